@@ -1,0 +1,241 @@
+"""One training step in each engine: `build(params, tokens, targets)` returns a function that does a step.
+
+Every step runs forward from a zero state, backward, clips the global gradient norm to 5 and updates by SGD with
+learning rate 0.1; it returns the loss before the update. Each engine is written as its users would write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Parameters = dict[str, np.ndarray]
+Step = Callable[[], float]
+Build = Callable[[Parameters, np.ndarray, np.ndarray], Step]
+
+LR = 0.1
+MAX_NORM = 5.0
+
+# Engines are imported by name, when first used: each runs in a process of its own, and most are optional.
+
+
+def count_layers(params: Parameters) -> int:
+    """Return the number of LSTM layers."""
+    return sum(name.endswith("weight_hh") for name in params)
+
+
+def build_numpy(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """Forward and BPTT by hand in NumPy."""
+    from hand_written import TrainingStep
+
+    return TrainingStep(params, tokens, targets, LR, MAX_NORM)
+
+
+def build_tinygrad_rnn(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """The engine of this repository, eager."""
+    import tinygrad_rnn as tg
+    from tinygrad_rnn import bptt, nn, optim
+
+    vocabulary, hidden = params["embedding.weight"].shape
+
+    class CharLSTM(nn.Module):
+        """Embedding, LSTM cells, linear head."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(vocabulary, hidden)
+            self.cells = [nn.LSTMCell(hidden, hidden) for _ in range(count_layers(params))]
+            self.head = nn.Linear(hidden, vocabulary)
+
+        def loss(self) -> Any:
+            """Return the mean cross entropy."""
+            xs = self.embedding(tokens)
+            for cell in self.cells:
+                xs, _ = bptt.unroll(cell, xs)
+            return nn.cross_entropy(self.head(xs), targets)
+
+    model = CharLSTM()
+    model.load_state_dict(params)
+    optimizer = optim.SGD(model.parameters(), lr=LR)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = model.loss()
+        loss.backward()
+        tg.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
+        return float(loss.item())
+
+    return step
+
+
+def torch_step(weights: list[Any], forward: Callable[[], Any]) -> Step:
+    """Return the part of a step that both PyTorch engines share; forward returns the logits and targets."""
+    torch = import_module("torch")
+    cross_entropy = import_module("torch.nn.functional").cross_entropy
+    optimizer = torch.optim.SGD(weights, lr=LR)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        logits, targets = forward()
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, MAX_NORM)
+        optimizer.step()
+        return float(loss.item())
+
+    return step
+
+
+def build_torch_cells(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """PyTorch, with an LSTM cell from ordinary operations."""
+    torch = import_module("torch")
+    functional = import_module("torch.nn.functional")
+    weights = {name: torch.tensor(value, requires_grad=True) for name, value in params.items()}
+    inputs, labels = torch.tensor(tokens), torch.tensor(targets)
+
+    def forward() -> Any:
+        xs = functional.embedding(inputs, weights["embedding.weight"])
+        for k in range(count_layers(params)):
+            weight_hh = weights[f"cells.{k}.weight_hh"]
+            projected = functional.linear(xs, weights[f"cells.{k}.weight_ih"], weights[f"cells.{k}.bias"])
+            h = c = torch.zeros_like(xs[0])
+            outputs = []
+            for z in projected:  # unbinds; indexing projected[t] would make backward quadratic in T
+                i, f, g, o = (z + functional.linear(h, weight_hh)).chunk(4, -1)
+                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+                h = torch.sigmoid(o) * torch.tanh(c)
+                outputs.append(h)
+            xs = torch.stack(outputs)
+        return functional.linear(xs, weights["head.weight"], weights["head.bias"]), labels
+
+    return torch_step(list(weights.values()), forward)
+
+
+def build_torch_lstm(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """PyTorch, with nn.LSTM."""
+    torch = import_module("torch")
+    vocabulary, hidden = params["embedding.weight"].shape
+    embedding, head = torch.nn.Embedding(vocabulary, hidden), torch.nn.Linear(hidden, vocabulary)
+    lstm = torch.nn.LSTM(hidden, hidden, count_layers(params))
+    names = {"embedding.weight": embedding.weight, "head.weight": head.weight, "head.bias": head.bias}
+    with torch.no_grad():
+        for k in range(count_layers(params)):
+            names[f"cells.{k}.weight_ih"] = getattr(lstm, f"weight_ih_l{k}")
+            names[f"cells.{k}.weight_hh"] = getattr(lstm, f"weight_hh_l{k}")
+            names[f"cells.{k}.bias"] = getattr(lstm, f"bias_ih_l{k}")
+            # PyTorch has a second bias. At zero and frozen, it leaves the results as they are with one.
+            getattr(lstm, f"bias_hh_l{k}").zero_().requires_grad_(False)
+        for name, value in params.items():
+            names[name].copy_(torch.tensor(value))
+    inputs, labels = torch.tensor(tokens), torch.tensor(targets)
+
+    def forward() -> Any:
+        outputs, _ = lstm(embedding(inputs))
+        return head(outputs), labels
+
+    return torch_step(list(names.values()), forward)
+
+
+def build_jax_scan(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """JAX: the whole step compiled, lax.scan over time."""
+    jax, jnp = import_module("jax"), import_module("jax.numpy")
+
+    def loss_function(p: Any, inputs: Any, labels: Any) -> Any:
+        xs = p["embedding.weight"][inputs]
+        for k in range(count_layers(params)):
+            weight_hh = p[f"cells.{k}.weight_hh"]
+
+            def cell(state: Any, z: Any, weight_hh: Any = weight_hh) -> Any:
+                h, c = state
+                i, f, g, o = jnp.split(z + h @ weight_hh.T, 4, axis=-1)
+                c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+                h = jax.nn.sigmoid(o) * jnp.tanh(c)
+                return (h, c), h
+
+            zeros = jnp.zeros_like(xs[0])
+            _, xs = jax.lax.scan(cell, (zeros, zeros), xs @ p[f"cells.{k}.weight_ih"].T + p[f"cells.{k}.bias"])
+        log_probabilities = jax.nn.log_softmax(xs @ p["head.weight"].T + p["head.bias"])
+        return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1))
+
+    def update(p: Any, inputs: Any, labels: Any) -> Any:
+        loss, grads = jax.value_and_grad(loss_function)(p, inputs, labels)
+        norm = jnp.sqrt(sum(jnp.vdot(grad, grad) for grad in grads.values()))
+        rate = LR * jnp.minimum(1.0, MAX_NORM / (norm + 1e-6))
+        return {name: value - rate * grads[name] for name, value in p.items()}, loss
+
+    compiled = jax.jit(update, donate_argnums=0)
+    weights = {name: jnp.array(value) for name, value in params.items()}
+    inputs, labels = jnp.array(tokens), jnp.array(targets)
+
+    def step() -> float:
+        nonlocal weights
+        weights, loss = jax.block_until_ready(compiled(weights, inputs, labels))
+        return float(loss)
+
+    return step
+
+
+def build_autograd(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """HIPS autograd, with an LSTM cell from ordinary operations."""
+    autograd, anp = import_module("autograd"), import_module("autograd.numpy")
+    getval = import_module("autograd.tracer").getval
+    steps, batch = tokens.shape
+    at = (np.arange(steps)[:, None], np.arange(batch), targets)
+
+    def sigmoid(x: Any) -> Any:
+        return 0.5 * anp.tanh(0.5 * x) + 0.5
+
+    def loss_function(p: Any) -> Any:
+        xs = p["embedding.weight"][tokens]
+        for k in range(count_layers(params)):
+            projected = anp.dot(xs, p[f"cells.{k}.weight_ih"].T) + p[f"cells.{k}.bias"]
+            weight_hh_t = p[f"cells.{k}.weight_hh"].T
+            n = weight_hh_t.shape[0]
+            h = c = np.zeros((batch, n), params["embedding.weight"].dtype)
+            outputs = []
+            for t in range(steps):
+                z = projected[t] + anp.dot(h, weight_hh_t)
+                i, f, g, o = z[:, :n], z[:, n : 2 * n], z[:, 2 * n : 3 * n], z[:, 3 * n :]
+                c = sigmoid(f) * c + sigmoid(i) * anp.tanh(g)
+                h = sigmoid(o) * anp.tanh(c)
+                outputs.append(h)
+            xs = anp.stack(outputs)
+        logits = anp.dot(xs, p["head.weight"].T) + p["head.bias"]
+        # The largest logit is a constant: it cancels from the gradient.
+        largest = np.max(getval(logits), axis=-1, keepdims=True)
+        shifted = logits - largest
+        return anp.mean(anp.log(anp.sum(anp.exp(shifted), axis=-1)) - shifted[at])
+
+    value_and_grad = autograd.value_and_grad(loss_function)
+    weights = {name: value.copy() for name, value in params.items()}
+
+    def step() -> float:
+        loss, grads = value_and_grad(weights)
+        norm = sum(float(np.vdot(grad, grad)) for grad in grads.values()) ** 0.5
+        rate = LR * min(1.0, MAX_NORM / (norm + 1e-6))
+        for name, grad in grads.items():
+            weights[name] -= rate * grad
+        return float(loss)
+
+    return step
+
+
+class Engine(NamedTuple):
+    """An engine: the package that has to be installed, and how to build a step."""
+
+    package: str
+    build: Build
+
+
+ENGINES = {
+    "tinygrad_rnn": Engine("tinygrad_rnn", build_tinygrad_rnn),
+    "numpy": Engine("numpy", build_numpy),
+    "torch-cells": Engine("torch", build_torch_cells),
+    "torch-lstm": Engine("torch", build_torch_lstm),
+    "jax-scan": Engine("jax", build_jax_scan),
+    "autograd": Engine("autograd", build_autograd),
+}

@@ -1,0 +1,91 @@
+"""An autograd engine written from scratch, made for recurrence.
+
+``Tensor`` is an array of NumPy or CuPy on a reverse-mode tape; RNN, LSTM and GRU cells are ordinary operations, and
+back-propagation through time is what falls out of unrolling them.
+"""
+
+from . import backend, bptt, nn, ops, optim, tape
+from .backend import BackendError, available_backends, manual_seed, set_backend, use_backend
+from .clip import ClipReport, clip_grad_norm_, clip_grad_value_, clip_message
+from .grad import grad, hvp, jacobian, jvp, vjp
+from .op import ShapeError, op
+from .ops import (
+    absolute,
+    add,
+    argmax,
+    argmin,
+    astype,
+    broadcast_to,
+    clip,
+    concatenate,
+    conv2d,
+    cos,
+    cross_entropy,
+    cumsum,
+    divide,
+    dropout,
+    einsum,
+    embedding,
+    equal,
+    exp,
+    expand_dims,
+    flip,
+    greater,
+    greater_equal,
+    layer_norm,
+    less,
+    less_equal,
+    linear,
+    log,
+    log_softmax,
+    logsumexp,
+    matmul,
+    max,
+    max_pool2d,
+    maximum,
+    mean,
+    min,
+    minimum,
+    multiply,
+    negative,
+    normalize,
+    not_equal,
+    outer,
+    pad,
+    power,
+    relu,
+    reshape,
+    sigmoid,
+    sign,
+    sin,
+    softmax,
+    softplus,
+    split,
+    sqrt,
+    squeeze,
+    stack,
+    std,
+    subtract,
+    sum,
+    swapaxes,
+    take_along_axis,
+    tanh,
+    transpose,
+    var,
+    where,
+)
+from .ops import absolute as abs
+from .tape import GraphError, enable_grad, is_grad_enabled, no_grad
+from .tensor import (
+    Tensor,
+    arange,
+    eye,
+    full,
+    ones,
+    ones_like,
+    rand,
+    randn,
+    tensor,
+    zeros,
+    zeros_like,
+)

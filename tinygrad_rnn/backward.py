@@ -1,0 +1,130 @@
+"""The walk back: cotangents travel from outputs to leaves, newest node first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from . import tape
+from .op import Step
+from .ops.shape import unbroadcast
+from .tape import GraphError, Leaf, Node, state
+
+Environment = tuple[Any, ...]  # (g, k, what the node saved ...): where a rule finds its arguments
+
+
+def walk(
+    roots: Sequence[tuple[Node | Leaf, Any]],
+    *,
+    targets: frozenset[Node | Leaf] | None = None,
+    horizon: int = 0,
+    retain: bool = False,
+    wrap: Callable[..., Any] | None = None,
+) -> dict[Node | Leaf, Any]:
+    """Send each root's cotangent back and return what arrives at the leaves, or at the targets if there are any.
+
+    Nodes older than the horizon are not entered; leaves are never too old. Without ``retain`` every node that was
+    passed drops what it saved. With ``wrap`` (Tensor.wrap) cotangents are tensors, and the walk itself is recorded.
+
+    Nodes are taken from a heap by their ids. A node is newer than all that it was made from, so by the time it is
+    taken, everything that can arrive at it has arrived.
+    """
+    if targets is not None:
+        horizon = max(horizon, min(target.id for target in targets))  # nothing older leads to a target
+    arrived: dict[Node | Leaf, Any] = {}
+    heap: list[int] = []
+    waiting: dict[int, Node | Leaf] = {}
+    total: dict[int, Any] = {}  # by id: the sum of the contributions so far
+    fresh: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
+    uses: dict[int, dict[Step, list[Environment]]] = {}  # by id: contributions that wait to be merged
+
+    def add(target: Node | Leaf, contribution: Any) -> None:
+        id = target.id
+        if contribution.shape != target.shape:
+            contribution = unbroadcast(contribution, target.shape)
+        if contribution.dtype != target.dtype:
+            contribution = contribution.astype(target.dtype)
+        if id not in total:
+            total[id] = contribution
+        elif id in fresh:
+            total[id] += contribution
+        else:
+            total[id] = total[id] + contribution
+            if wrap is None:
+                fresh.add(id)
+
+    for root, cotangent in roots:
+        if root.id not in waiting:
+            waiting[root.id] = root
+            heappush(heap, -root.id)
+        add(root, cotangent)
+    step = None
+    try:
+        while heap:
+            id = -heappop(heap)
+            node = waiting.pop(id)
+            if id in uses:
+                for step, environments in uses.pop(id).items():
+                    contribution = step.combine(environments)
+                    for watcher in state.watchers:
+                        watcher.backward(step, node, contribution)
+                    add(node, contribution)
+            g = total.pop(id)
+            plan = node.plan
+            if plan is None or (targets is not None and node in targets):
+                arrived[node] = g if id in fresh or wrap is not None else g.copy()  # it shares memory with nothing
+                if plan is None or id <= horizon:
+                    continue
+            saved, parents = node.saved, node.parents
+            if saved is None:
+                raise GraphError(_freed(node))
+            if id < tape.last_write:
+                _refuse_overwritten(node)
+            if wrap is not None:
+                saved = plan.revive(node, saved, wrap)
+            for position, step in plan.steps if not plan.variadic else plan.every(parents):
+                parent = parents[position]
+                parent_id = parent.id
+                if parent_id < horizon or parent.plan is None:
+                    if parent.plan is not None or (targets is not None and parent not in targets):
+                        continue
+                if parent_id not in waiting:
+                    waiting[parent_id] = parent
+                    heappush(heap, -parent_id)
+                environment = (g, position, *saved)
+                if step.merge is None:
+                    contribution = step.function(*step.pick(environment))
+                    if state.watchers:
+                        for watcher in state.watchers:
+                            watcher.backward(step, node, contribution)
+                    add(parent, contribution)
+                elif parent_id in uses:
+                    uses[parent_id].setdefault(step, []).append(environment)
+                else:
+                    uses[parent_id] = {step: [environment]}
+            if not retain:
+                node.saved, node.parents = None, ()
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        rule = f"the rule of {step.op.name} for its input {step.input!r} failed: " if step else ""
+        raise GraphError(f"backward: {rule}{error} (on the way back through {node!r})") from error
+    return arrived
+
+
+def _freed(node: Node) -> str:
+    return (
+        f"backward: the graph behind {node.origin} was freed by an earlier backward. A tensor that was made there was used again, "
+        "most likely a state that was carried into the next window. Cut it at the window's end, state = bptt.detach(state) "
+        "(or x.detach()); to go through one graph twice, call the first backward with retain_graph=True"
+    )
+
+
+def _refuse_overwritten(node: Node) -> None:
+    """Raise if a leaf's array was changed in place after this node saved it."""
+    for position, parent in enumerate(node.parents):
+        if isinstance(parent, Leaf) and parent.written > node.id and position in node.plan.origins:
+            raise GraphError(
+                f"backward: {node.origin} saved the input {node.plan.op.inputs[position]!r} (leaf#{parent.id}, shape "
+                f"{list(parent.shape)}), whose array was changed in place since. Update it after backward, or give it a new "
+                "array, x.data = x.data - step, which leaves older graphs as they were"
+            )

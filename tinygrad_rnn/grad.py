@@ -1,0 +1,160 @@
+"""Derivatives as functions: of tensors that are there (``grad``), and of functions (``vjp``, ``jvp``, ``hvp``, ``jacobian``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .backward import walk
+from .op import ShapeError
+from .ops import stack
+from .tape import GraphError, enable_grad, no_grad
+from .tensor import Tensor, as_tensor, seed, tensor, zeros_like
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+    allow_unused: bool = False,
+) -> Any:
+    """Gradients of outputs for inputs, which may be anywhere in the graph; ``.grad`` of no tensor is touched.
+
+    grad_outputs: what to start from, one for each output; 1 for scalars.
+    create_graph: record the walk, so that the result can be differentiated again.
+    retain_graph: keep what the graph saved; as ``create_graph`` unless given.
+    allow_unused: None for an input that no output depends on, instead of a GraphError.
+
+    Returns a Tensor if ``inputs`` is one, else a tuple.
+
+    >>> x = tensor(3.0, requires_grad=True)
+    >>> g = grad(x**3, x, create_graph=True)
+    >>> g.item(), grad(g, x).item()
+    (27.0, 18.0)
+    """
+    ys = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    gs = (
+        list(grad_outputs)
+        if isinstance(grad_outputs, (list, tuple))
+        else [grad_outputs] * len(ys)
+        if grad_outputs is None
+        else [grad_outputs]
+    )
+    if len(gs) != len(ys):
+        raise ShapeError(f"grad: {len(gs)} grad_outputs were given for {len(ys)} outputs")
+    for x in xs:
+        if x.node is None:
+            raise GraphError(f"grad: the input {x!r} does not require a gradient")
+    roots = [(y.node, seed(y, g, create_graph)) for y, g in zip(ys, gs, strict=True) if y.node is not None]
+    if not roots:
+        raise GraphError(f"grad: the output {ys[0]!r} has no history" if ys else "grad: there are no outputs")
+    arrived = walk(
+        roots,
+        targets=frozenset(x.node for x in xs if x.node is not None),
+        retain=create_graph if retain_graph is None else retain_graph,
+        wrap=Tensor.wrap if create_graph else None,
+    )
+    found = [arrived.get(x.node) if x.node is not None else None for x in xs]
+    for x, g in zip(xs, found, strict=True):
+        if g is None and not allow_unused:
+            raise GraphError(f"grad: no output depends on the input {x!r}; allow_unused=True gives None for it")
+    results = tuple(None if g is None else as_tensor(g) for g in found)
+    return results[0] if isinstance(inputs, Tensor) else results
+
+
+def _fresh(xs: Sequence[Any]) -> list[Tensor]:
+    """Leaves with the values of xs, so that a derivative leaves the tensors that it was given alone."""
+    return [tensor(x, requires_grad=True) for x in xs]
+
+
+def _evaluate(f: Callable[..., Any], leaves: Sequence[Tensor]) -> Tensor:
+    y = f(*leaves)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"the function must return one Tensor, not {type(y).__name__}")
+    return y
+
+
+def vjp(f: Callable[..., Tensor], *xs: Any) -> tuple[Tensor, Callable[[Any], tuple[Tensor, ...]]]:
+    """The value f(*xs), and the function from a cotangent v to v^T J, with one part for each x.
+
+    >>> value, pull = vjp(lambda x: x * x, tensor([1.0, 2.0]))
+    >>> pull(tensor([1.0, 10.0]))[0].numpy()
+    array([ 2., 40.], dtype=float32)
+    """
+    with enable_grad():
+        leaves = _fresh(xs)
+        y = _evaluate(f, leaves)
+
+    def pull(cotangent: Any) -> tuple[Tensor, ...]:
+        if y.node is None:
+            return tuple(map(zeros_like, leaves))
+        parts = grad(y, leaves, [cotangent], retain_graph=True, allow_unused=True)
+        return tuple(zeros_like(x) if g is None else g for x, g in zip(leaves, parts, strict=True))
+
+    return y.detach(), pull
+
+
+def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tensor]:
+    """The value f(*xs), and its derivative J v in the direction of the tangents, as the vjp of the vjp.
+
+    v^T J is linear in v, so its own vjp with the tangent as cotangent is J times the tangent.
+
+    >>> jvp(lambda x: x * x, tensor([1.0, 2.0]), tensor([1.0, 10.0]))[1].numpy()
+    array([ 2., 40.], dtype=float32)
+    """
+    xs, tangents = ((xs,), (tangents,)) if not isinstance(xs, (list, tuple)) else (xs, tangents)
+    with enable_grad():
+        leaves = _fresh(xs)
+        directions = [as_tensor(t) for t in tangents]
+        for x, t in zip(leaves, directions, strict=True):
+            if x.shape != t.shape:
+                raise ShapeError(f"jvp: the tangent {t!r} does not fit {x!r}")
+        y = _evaluate(f, leaves)
+        v = zeros_like(y, requires_grad=True)
+        if y.node is None:
+            return y, zeros_like(y)
+        parts = grad(y, leaves, [v], create_graph=True, allow_unused=True)
+        pairs = [(g, t) for g, t in zip(parts, directions, strict=True) if g is not None and g.node is not None]
+        if not pairs:
+            return y.detach(), zeros_like(y)
+        forward = grad([g for g, _ in pairs], v, [t for _, t in pairs], allow_unused=True)
+    return y.detach(), zeros_like(y) if forward is None else forward
+
+
+def hvp(f: Callable[[Tensor], Tensor], x: Any, v: Any) -> Tensor:
+    """The Hessian of a scalar function times a vector, as the gradient of (gradient . v).
+
+    >>> hvp(lambda x: (x**3).sum(), tensor([1.0, 2.0]), tensor([1.0, 10.0])).numpy()
+    array([  6., 120.], dtype=float32)
+    """
+    with enable_grad():
+        (leaf,) = _fresh([x])
+        direction = as_tensor(v)
+        if direction.shape != leaf.shape:
+            raise ShapeError(f"hvp: the vector {direction!r} does not fit {leaf!r}")
+        g = grad(_evaluate(f, [leaf]), leaf, create_graph=True)
+        if g.node is None:
+            return zeros_like(leaf)
+        h = grad(g, leaf, [direction], allow_unused=True)
+    return zeros_like(leaf) if h is None else h
+
+
+def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
+    """All partial derivatives: the shape of f(x), then the shape of x.
+
+    >>> jacobian(lambda x: x * x, tensor([1.0, 2.0])).numpy()
+    array([[2., 0.], [0., 4.]], dtype=float32)
+    """
+    y, pull = vjp(f, x)
+    with no_grad():
+        rows = []
+        for i in range(y.size):
+            direction = zeros_like(y)
+            direction.array.reshape(-1)[i] = 1
+            rows.append(pull(direction)[0])
+        if not rows:
+            return tensor(y.array).reshape((*y.shape, *as_tensor(x).shape))
+        return stack(rows).reshape((*y.shape, *rows[0].shape))

@@ -1,0 +1,164 @@
+"""Module: an object whose attributes include parameters, and other modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from ..backend import DTypeLike, signature
+from ..op import ShapeError
+from ..tape import Leaf
+from ..tensor import Tensor, tensor
+
+
+class Module:
+    """The base of layers and models.
+
+    A parameter is an attribute that holds a Tensor which requires a gradient; a Tensor that does not is a constant
+    that is saved with the parameters. Modules, and lists, tuples and dictionaries of modules or Tensors, are searched in
+    the order in which they were assigned. Subclasses define ``forward``, which calling the module runs.
+
+    >>> from tinygrad_rnn import nn
+    >>> class Model(nn.Module):
+    ...     def __init__(self):
+    ...         self.layers = [nn.Linear(2, 3), nn.Linear(3, 1)]
+    >>> [name for name, _ in Model().named_parameters()]
+    ['layers.0.weight', 'layers.0.bias', 'layers.1.weight', 'layers.1.bias']
+    """
+
+    training = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all within it."""
+        yield self
+        for _, part in _parts(self, ""):
+            if isinstance(part, Module):
+                yield from part.modules()
+
+    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """All Tensors with their dotted names, in order of definition; a shared one comes once, under its first name."""
+        seen: set[Tensor] = set()
+        for name, found in _tensors(self, prefix):
+            if found not in seen:
+                seen.add(found)
+                yield name, found
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The Tensors that require a gradient, with their names."""
+        return ((name, p) for name, p in self.named_tensors() if p.requires_grad)
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The Tensors that require a gradient, in order of definition."""
+        return (p for _, p in self.named_parameters())
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.parameters():
+            p.grad = None
+
+    def train(self, mode: bool = True) -> Module:
+        """Switch dropout and the like on (or off), here and in all modules within; returns the module."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Switch dropout and the like off; returns the module."""
+        return self.train(False)
+
+    def to(self, where: str | None = None, dtype: DTypeLike = None) -> Module:
+        """Move all Tensors to a backend (``"cupy"``), to a dtype (``to(dtype="float64")``), or both; gradients are dropped."""
+        if where is not None and where not in ("numpy", "cupy") and where not in backend.available_backends():
+            where, dtype = None, where  # to("float64"), to(np.float64)
+        moved = [
+            (t, backend.as_array(t.array, dtype if t.dtype.kind == "f" else None, where or t.backend))
+            for _, t in self.named_tensors()
+        ]
+        for t, array in moved:
+            _replace(t, array)
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """A copy of all Tensors, as NumPy arrays by name."""
+        return {name: t.numpy() for name, t in self.named_tensors()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Take over arrays by name, exactly: each Tensor also takes the dtype of what it is given.
+
+        Raises before anything changes: KeyError, if strict, for names that are missing or unknown, ShapeError for an
+        array that does not fit.
+        """
+        own = dict(self.named_tensors())
+        missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
+        if strict and (missing or unknown):
+            raise KeyError(
+                f"load_state_dict: missing {missing}, unknown {unknown}; {type(self).__name__} has {list(own)}"
+            )
+        arrays = {
+            name: backend.as_array(_bare(state[name]), backend=own[name].backend) for name in own if name in state
+        }
+        wrong = [
+            f"{name} is {signature(array)}, but {signature(own[name].array)} is needed"
+            for name, array in arrays.items()
+            if array.shape != own[name].shape or (own[name].dtype.kind == "f") != (array.dtype.kind == "f")
+        ]
+        if wrong:
+            raise ShapeError("load_state_dict: " + "; ".join(wrong))
+        for name, array in arrays.items():
+            _replace(own[name], array)
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{name}: {part!r}" for name, part in _parts(self, "") if isinstance(part, Module))
+        return f"{type(self).__name__}({inner})"
+
+
+def parameter(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> Tensor:
+    """A Tensor that a Module is to learn, on the default backend unless told otherwise."""
+    from ..backend import default
+
+    return tensor(data, dtype, backend or default().name, requires_grad=True)
+
+
+def _bare(value: Any) -> Any:
+    return value.array if isinstance(value, Tensor) else value
+
+
+def _replace(t: Tensor, array: Any) -> None:
+    """Give a Tensor a new array; where its dtype or its place changes, its gradient would no longer fit and goes."""
+    if t.dtype != array.dtype or type(t.array) is not type(array):
+        t.array, t.node = array, Leaf(array.shape, array.dtype) if t.requires_grad else None
+    else:
+        t.data = array
+
+
+def _parts(holder: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Modules and Tensors that an object, or a container in it, holds directly."""
+    if isinstance(holder, Module):
+        items: Any = vars(holder).items()
+    elif isinstance(holder, dict):
+        items = holder.items()
+    else:
+        items = enumerate(holder)
+    for name, value in items:
+        path = f"{prefix}{name}"
+        if isinstance(value, (Module, Tensor)):
+            yield path, value
+        elif isinstance(value, (list, tuple, dict)):
+            yield from _parts(value, f"{path}.")
+
+
+def _tensors(module: Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, part in _parts(module, prefix):
+        if isinstance(part, Tensor):
+            yield name, part
+        else:
+            yield from _tensors(part, f"{name}.")

@@ -1,0 +1,76 @@
+"""Two-dimensional convolution and pooling, from one pair of operations: windows, and their overlapping sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import Array
+from ..op import op
+from .linear import einsum
+from .reduce import max
+from .shape import Shape, pad, reshape
+
+Pair = tuple[int, int]
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _counts(shape: Shape, size: Pair, stride: Pair) -> Pair:
+    """How many windows fit along the last two axes."""
+    counts = tuple((n - k) // s + 1 for n, k, s in zip(shape[-2:], size, stride, strict=True))
+    if min(counts) < 1 or min(size) < 1 or min(stride) < 1:
+        raise ValueError(
+            f"windows of size {size} with stride {stride} do not fit into the last two axes of shape {shape}"
+        )
+    return counts[0], counts[1]
+
+
+@op
+def windows(xp: Any, x: Array, *, size: Pair, stride: Pair) -> Array:
+    """All windows over the last two axes, as a view: (..., H, W) becomes (..., rows, columns, size, size)."""
+    rows, columns = _counts(x.shape, size, stride)
+    down, right = x.strides[-2:]
+    return xp.lib.stride_tricks.as_strided(
+        x, (*x.shape[:-2], rows, columns, *size), (*x.strides[:-2], down * stride[0], right * stride[1], down, right)
+    )
+
+
+windows.vjp(x=lambda g, x_shape, size, stride: overlap_add(g, shape=x_shape, size=size, stride=stride))
+
+
+@op
+def overlap_add(xp: Any, x: Array, *, shape: Shape, size: Pair, stride: Pair, out: Array = None) -> Array:
+    """Windows added up where they overlap: the inverse journey of ``windows``."""
+    rows, columns = _counts(shape, size, stride)
+    total = xp.empty(shape, dtype=x.dtype) if out is None else out
+    total.fill(0)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            total[..., i : i + rows * stride[0] : stride[0], j : j + columns * stride[1] : stride[1]] += x[..., i, j]
+    return total
+
+
+overlap_add.vjp(x=lambda g, size, stride: windows(g, size=size, stride=stride))
+
+
+def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, padding: int | Pair = 0) -> Any:
+    """Cross-correlation of pictures (B, C, H, W) with kernels (O, C, kH, kW), as in PyTorch: (B, O, H', W').
+
+    H' = (H + 2 padding - kH) // stride + 1.
+    """
+    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"conv2d: x {x.shape} must be (batch, channels, height, width), and weight {weight.shape} (out, channels, height, width)"
+        )
+    high, wide = _pair(padding)
+    if high or wide:
+        x = pad(x, widths=((0, 0), (0, 0), (high, high), (wide, wide)))
+    y = einsum("bcyxij,ocij->boyx", windows(x, size=weight.shape[2:], stride=_pair(stride)), weight)
+    return y if bias is None else y + reshape(bias, (-1, 1, 1))
+
+
+def max_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> Any:
+    """The largest element of each window over the last two axes; windows lie side by side unless a stride is given."""
+    return max(windows(x, size=_pair(size), stride=_pair(stride or size)), axis=(-2, -1))

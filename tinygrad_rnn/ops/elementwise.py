@@ -1,0 +1,243 @@
+"""Operations on each element. Inputs broadcast as in NumPy; the engine sums gradients back to the inputs' shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import Array
+from ..op import Op, op
+
+
+@op
+def add(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """Sum, y = a + b."""
+    return xp.add(a, b, out=out)
+
+
+add.vjp(a=lambda g: g, b=lambda g: g)
+
+
+@op
+def subtract(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """Difference, y = a - b."""
+    return xp.subtract(a, b, out=out)
+
+
+subtract.vjp(a=lambda g: g, b=lambda g: -g)
+
+
+@op
+def multiply(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """Product, y = a b."""
+    return xp.multiply(a, b, out=out)
+
+
+multiply.vjp(a=lambda g, b: g * b, b=lambda g, a: g * a)
+
+
+@op
+def divide(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """Quotient, y = a / b."""
+    return xp.divide(a, b, out=out)
+
+
+divide.vjp(a=lambda g, b: g / b, b=lambda g, b, y: -g * y / b)
+
+
+@op
+def negative(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = -x."""
+    return xp.negative(x, out=out)
+
+
+negative.vjp(x=lambda g: -g)
+
+
+@op
+def power(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """y = a ** b. The gradient for b is that of a positive base, and 0 where a = 0."""
+    return xp.power(a, b, out=out)
+
+
+power.vjp(a=lambda g, a, b: g * _power_slope(a, b), b=lambda g, a, y: g * y * log(where(a == 0, 1, a)))
+
+
+def _power_slope(a: Array, b: Array) -> Array:
+    """b a^(b-1), which at b = 0 is 0 even where a = 0."""
+    if isinstance(b, (int, float)):
+        return b * a ** (b - 1) if b else a * 0
+    return b * a ** where(b == 0, 1, b - 1)
+
+
+@op
+def absolute(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = |x|; the slope at 0 is taken as 0."""
+    return xp.absolute(x, out=out)
+
+
+absolute.vjp(x=lambda g, x: g * sign(x))
+
+
+@op
+def sign(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """-1, 0 or 1; its slope is 0."""
+    return xp.sign(x, out=out)
+
+
+sign.vjp(x=None)
+
+
+@op
+def exp(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = e^x."""
+    return xp.exp(x, out=out)
+
+
+exp.vjp(x=lambda g, y: g * y)
+
+
+@op
+def log(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """Natural logarithm."""
+    return xp.log(x, out=out)
+
+
+log.vjp(x=lambda g, x: g / x)
+
+
+@op
+def sqrt(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """Square root."""
+    return xp.sqrt(x, out=out)
+
+
+sqrt.vjp(x=lambda g, y: g / (2 * y))
+
+
+@op
+def sin(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """Sine of radians."""
+    return xp.sin(x, out=out)
+
+
+sin.vjp(x=lambda g, x: g * cos(x))
+
+
+@op
+def cos(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """Cosine of radians."""
+    return xp.cos(x, out=out)
+
+
+cos.vjp(x=lambda g, x: -g * sin(x))
+
+
+@op
+def tanh(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """Hyperbolic tangent."""
+    return xp.tanh(x, out=out)
+
+
+tanh.vjp(x=lambda g, y: g * (1 - y * y))
+
+
+@op
+def sigmoid(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """Logistic function, y = 1 / (1 + e^-x)."""
+    y = xp.multiply(x, 0.5, out=out)
+    y = xp.tanh(y, out=out)  # 0.5 tanh(x / 2) + 0.5 never overflows
+    y *= 0.5
+    y += 0.5
+    return y
+
+
+sigmoid.vjp(x=lambda g, y: g * (y * (1 - y)))
+
+
+@op
+def relu(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = max(x, 0); the slope at 0 is taken as 0."""
+    return xp.maximum(x, 0, out=out)
+
+
+relu.vjp(x=lambda g, y: g * (y > 0))
+
+
+@op
+def softplus(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = log(1 + e^x), without overflow."""
+    return xp.logaddexp(x, xp.zeros_like(x), out=out)
+
+
+softplus.vjp(x=lambda g, x: g * sigmoid(x))
+
+
+@op
+def maximum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """The larger of two; where they are equal, each gets half of the gradient."""
+    return xp.maximum(a, b, out=out)
+
+
+maximum.vjp(a=lambda g, a, b: _winner(g, a, b), b=lambda g, a, b: _winner(g, b, a))
+
+
+@op
+def minimum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """The smaller of two; where they are equal, each gets half of the gradient."""
+    return xp.minimum(a, b, out=out)
+
+
+minimum.vjp(a=lambda g, a, b: _winner(g, b, a), b=lambda g, a, b: _winner(g, a, b))
+
+
+@op
+def clip(xp: Any, x: Array, *, low: float | None = None, high: float | None = None, out: Array = None) -> Array:
+    """x held between low and high (None: no bound). The slope is 1 within, bounds included, and 0 outside."""
+    return xp.clip(x, low, high, out=out)
+
+
+clip.vjp(x=lambda g, x, y: g * (x == y))
+
+
+@op
+def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
+    """a where the condition holds, and b elsewhere."""
+    return xp.where(condition, a, b)
+
+
+where.vjp(
+    condition=None,
+    a=lambda g, condition: where(condition, g, 0),
+    b=lambda g, condition: where(condition, 0, g),
+)
+
+
+@op
+def astype(xp: Any, x: Array, *, dtype: Any) -> Array:
+    """x in another dtype; the gradient returns in x's own."""
+    return x.astype(dtype)
+
+
+astype.vjp(x=lambda g: g)
+
+
+def _winner(g: Array, a: Array, b: Array) -> Array:
+    """The gradient for a of "the larger of a and b": all of g where a is larger, half where they are equal."""
+    return where(a > b, g, where(a == b, 0.5 * g, 0))
+
+
+def _comparison(name: str, sign: str) -> Op:
+    def kernel(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+        return getattr(xp, name)(a, b, out=out)
+
+    kernel.__name__ = name
+    kernel.__doc__ = f"Whether a {sign} b, element by element."
+    return op(kernel).vjp(a=None, b=None)
+
+
+equal = _comparison("equal", "==")
+not_equal = _comparison("not_equal", "!=")
+less = _comparison("less", "<")
+less_equal = _comparison("less_equal", "<=")
+greater = _comparison("greater", ">")
+greater_equal = _comparison("greater_equal", ">=")

@@ -1,0 +1,168 @@
+"""Products of vectors, matrices and stacks of matrices."""
+
+from __future__ import annotations
+
+from string import ascii_letters
+from typing import Any
+
+from ..backend import Array, signature
+from ..op import op
+from .elementwise import multiply
+from .reduce import sum
+from .shape import broadcast_to, expand_dims, reshape, rows, swapaxes, transpose
+
+
+def mT(x: Any) -> Any:
+    """A matrix, or each matrix of a stack, transposed."""
+    return x.swapaxes(-1, -2)
+
+
+@op
+def product(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """The kernel of ``matmul``, for inputs with two axes or more."""
+    if a.ndim == b.ndim == 2:
+        return xp.dot(a, b, out=out)
+    return xp.matmul(a, b, out=out)
+
+
+product.vjp(
+    a=lambda g, b: product(g, mT(b)),
+    b=lambda g, a, b_shape: product(mT(rows(a)), rows(g)) if len(b_shape) == 2 else product(mT(a), g),
+)
+
+
+@product.explain
+def _(a: Array, b: Array) -> str | None:
+    if a.shape[-1] != b.shape[-2]:
+        return f"a {signature(a)} does not fit b {signature(b)} (last axis {a.shape[-1]}, b expects {b.shape[-2]})"
+    return None
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """Matrix product as in NumPy: vectors on either side, and stacks of matrices that broadcast.
+
+    >>> import numpy as np
+    >>> matmul(np.eye(2), np.array([1.0, 2.0]))
+    array([1., 2.])
+    """
+    if a.ndim == 1 and b.ndim == 1:
+        return sum(multiply(a, b)) if a.shape == b.shape else product(expand_dims(a, 0), expand_dims(b, 1))
+    if a.ndim == 1:
+        y = product(expand_dims(a, 0), b)
+        return reshape(y, (*y.shape[:-2], y.shape[-1]))
+    if b.ndim == 1:
+        y = product(a, expand_dims(b, 1))
+        return reshape(y, y.shape[:-1])
+    return product(a, b)
+
+
+@op
+def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, *, out: Array = None) -> Array:
+    """Affine map of the last axis, y = x W^T + b, with W of shape (out, in) and b of shape (out,)."""
+    flat = x if x.ndim == 2 else x.reshape(_rows_of(x), x.shape[-1])
+    target = out if out is None or out.ndim == 2 else out.reshape(flat.shape[0], -1)
+    y = xp.dot(flat, weight.T, out=target)  # one product, where matmul would make one for each matrix of a stack
+    if bias is not None:
+        y += bias
+    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _rows_of(x: Array) -> int:
+    count = 1
+    for n in x.shape[:-1]:
+        count *= n
+    return count
+
+
+linear.vjp(
+    x=lambda g, weight: matmul(g, weight),
+    weight=lambda g, x: product(mT(rows(g)), rows(x)),
+    bias=lambda g: g,
+)
+linear.merge(weight=lambda g, x: product(mT(rows(*g)), rows(*x)))
+
+
+@linear.explain
+def _(x: Array, weight: Array, bias: Array | None) -> str | None:
+    if weight.ndim != 2:
+        return f"weight {signature(weight)} needs two axes, (out, in)"
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        last = x.shape[-1] if x.ndim else "missing"
+        return f"x {signature(x)} does not fit weight {signature(weight)} (last axis {last}, weight expects {weight.shape[1]})"
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return f"bias {signature(bias)} does not fit weight {signature(weight)} (it needs shape ({weight.shape[0]},))"
+    return None
+
+
+def outer(a: Any, b: Any) -> Any:
+    """Every element of a times every element of b, for vectors."""
+    return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))
+
+
+@op
+def contract(xp: Any, *xs: Array, subscripts: str, out: Array = None) -> Array:
+    """The kernel of ``einsum``, for subscripts in their full form, in which no operand repeats a letter."""
+    return xp.einsum(subscripts, *xs, out=out, optimize=True)
+
+
+contract.vjp(xs=lambda g, xs, k, subscripts: _contract_back(g, xs, k, subscripts))
+
+
+def _contract_back(g: Any, xs: tuple[Any, ...], k: int, subscripts: str) -> Any:
+    """The product of g and the other operands, summed to the letters of operand k."""
+    terms, result = _terms(subscripts)
+    others = [(term, x) for i, (term, x) in enumerate(zip(terms, xs, strict=True)) if i != k]
+    wanted = terms[k]
+    seen = set(result).union(*(term for term, _ in others))
+    kept = "".join(
+        c for c in wanted if c in seen
+    )  # a letter that only operand k has was summed out: g is the same all along it
+    g = contract(g, *(x for _, x in others), subscripts=",".join([result, *(term for term, _ in others)]) + "->" + kept)
+    if kept != wanted:
+        g = expand_dims(g, axis=tuple(i for i, c in enumerate(wanted) if c not in seen))
+    return broadcast_to(g, shape=xs[k].shape)
+
+
+def _terms(subscripts: str) -> tuple[list[str], str]:
+    left, _, result = subscripts.partition("->")
+    return left.split(","), result
+
+
+def einsum(subscripts: str, *operands: Any) -> Any:
+    """Einstein's sum convention as in NumPy, with ``...``, implicit output and repeated letters.
+
+    >>> import numpy as np
+    >>> einsum("ij,j->i", np.eye(2), np.array([1.0, 2.0]))
+    array([1., 2.])
+    """
+    given = subscripts.replace(" ", "")
+    terms, result = _terms(given)
+    if len(terms) != len(operands):
+        raise ValueError(f"einsum: {subscripts!r} names {len(terms)} operands, but {len(operands)} were given")
+    free = [c for c in ascii_letters if c not in given]
+    widest = max([x.ndim - len(t) + 3 for t, x in zip(terms, operands, strict=True) if "..." in t], default=0)
+    dots = "".join(free[len(free) - widest :])
+    terms = [t.replace("...", dots[widest - (x.ndim - len(t) + 3) :]) for t, x in zip(terms, operands, strict=True)]
+    if "->" not in given:
+        joined = "".join(terms)
+        result = dots + "".join(sorted(c for c in set(joined) - set(dots) if joined.count(c) == 1))
+    result = result.replace("...", dots)
+    operands, terms = zip(*(_diagonal(x, t) for x, t in zip(operands, terms, strict=True)), strict=True)
+    return contract(*operands, subscripts=",".join(terms) + "->" + result)
+
+
+def _diagonal(x: Any, term: str) -> tuple[Any, str]:
+    """An operand without repeated letters: the diagonal of x along the axes that share one."""
+    for c in term:
+        while term.count(c) > 1:
+            i = term.index(c)
+            j = term.index(c, i + 1)
+            order = [*(a for a in range(x.ndim) if a not in (i, j)), i, j]
+            x = transpose(x, axes=order)
+            n = x.shape[-1]
+            x = reshape(x, (*x.shape[:-2], -1))[(..., slice(None, None, n + 1))]
+            term = "".join(term[a] for a in order[:-1])
+    return x, term
+
+
+__all__ = ["contract", "einsum", "linear", "mT", "matmul", "outer", "product", "swapaxes"]

@@ -1,0 +1,141 @@
+"""Operations that sum up an axis, several axes (a tuple), or everything (None)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import Array
+from ..op import op
+from .elementwise import exp, sqrt, where
+from .shape import broadcast_to, expand_dims, flip
+
+Axis = int | tuple[int, ...] | None
+
+
+@op
+def sum(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Array = None) -> Array:
+    """y = sum over the axis."""
+    return x.sum(axis=axis, keepdims=keepdims, out=out)
+
+
+sum.vjp(x=lambda g, x_shape, axis, keepdims: _spread(g, x_shape, axis, keepdims))
+
+
+@op
+def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Array = None) -> Array:
+    """y = sum over the axis / number of its elements."""
+    return x.mean(axis=axis, keepdims=keepdims, out=out)
+
+
+mean.vjp(x=lambda g, x_shape, axis, keepdims: _spread(g / _count(x_shape, axis), x_shape, axis, keepdims))
+
+
+@op
+def max(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Array = None) -> Array:
+    """The largest element; where several are equal, they share the gradient evenly."""
+    return x.max(axis=axis, keepdims=keepdims, out=out)
+
+
+@op
+def min(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Array = None) -> Array:
+    """The smallest element; where several are equal, they share the gradient evenly."""
+    return x.min(axis=axis, keepdims=keepdims, out=out)
+
+
+max.vjp(x=lambda g, x, y, axis, keepdims: _to_extremes(g, x, y, axis, keepdims))
+min.vjp(x=lambda g, x, y, axis, keepdims: _to_extremes(g, x, y, axis, keepdims))
+
+
+@op
+def var(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, ddof: int = 0, out: Array = None) -> Array:
+    """Variance, y = sum (x - mean)^2 / (n - ddof)."""
+    return x.var(axis=axis, keepdims=keepdims, ddof=ddof, out=out)
+
+
+var.vjp(
+    x=lambda g, x, axis, keepdims, ddof: (
+        _spread(g * (2 / (_count(x.shape, axis) - ddof)), x.shape, axis, keepdims)
+        * (x - x.mean(axis=axis, keepdims=True))
+    )
+)
+
+
+def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Any:
+    """Standard deviation, the square root of ``var``."""
+    return sqrt(var(x, axis=axis, keepdims=keepdims, ddof=ddof))
+
+
+@op
+def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """y = log sum e^x, without overflow; of nothing but -inf it is -inf."""
+    top = x.max(axis=axis, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, 0)
+    y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    return y if keepdims else y.reshape(_reduced(x.shape, axis))
+
+
+logsumexp.vjp(
+    x=lambda g, x, y, axis, keepdims: (
+        _spread(g, x.shape, axis, keepdims) * exp(x - _spread(where(y == -float("inf"), 0, y), x.shape, axis, keepdims))
+    )
+)
+
+
+@op
+def cumsum(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Array:
+    """Running sum along an axis, y_t = sum of x_s for s <= t."""
+    return xp.cumsum(x, axis=axis, out=out)
+
+
+cumsum.vjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis))
+
+
+@op
+def argmax(xp: Any, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
+    """Index of the largest element; it has no slope."""
+    return x.argmax(axis=axis) if not keepdims else xp.expand_dims(x.argmax(axis=axis), axis)
+
+
+argmax.vjp(x=None)
+
+
+@op
+def argmin(xp: Any, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
+    """Index of the smallest element; it has no slope."""
+    return x.argmin(axis=axis) if not keepdims else xp.expand_dims(x.argmin(axis=axis), axis)
+
+
+argmin.vjp(x=None)
+
+
+def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
+    """The axis argument as a tuple of numbers from 0 up."""
+    if axis is None:
+        return tuple(range(ndim))
+    return tuple(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def _count(shape: tuple[int, ...], axis: Axis) -> int:
+    """How many elements are summed up in one."""
+    count = 1
+    for a in _axes(len(shape), axis):
+        count *= shape[a]
+    return count
+
+
+def _reduced(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
+    axes = _axes(len(shape), axis)
+    return tuple(n for a, n in enumerate(shape) if a not in axes)
+
+
+def _spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
+    """A reduced array over the shape from before the reduction."""
+    if not keepdims and axis is not None:
+        g = expand_dims(g, axis=_axes(len(shape), axis))
+    return broadcast_to(g, shape=shape)
+
+
+def _to_extremes(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Array:
+    """g divided evenly among the elements that equal the extreme y."""
+    hit = (x == _spread(y, x.shape, axis, keepdims)).astype(x.dtype)
+    return _spread(g, x.shape, axis, keepdims) * (hit / hit.sum(axis=axis, keepdims=True))

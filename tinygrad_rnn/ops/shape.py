@@ -1,0 +1,191 @@
+"""Operations that move elements and compute nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from math import prod
+from typing import Any
+
+from ..backend import Array
+from ..op import op
+
+Shape = tuple[int, ...]
+
+
+@op
+def reshape(xp: Any, x: Array, *, shape: Shape) -> Array:
+    """The same elements in another shape; one length may be -1."""
+    return x.reshape(shape)
+
+
+reshape.vjp(x=lambda g, x_shape: g.reshape(x_shape))
+
+
+@op
+def transpose(xp: Any, x: Array, *, axes: Sequence[int] | None = None) -> Array:
+    """Axes in another order; None reverses them."""
+    return x.transpose(axes)
+
+
+transpose.vjp(x=lambda g, axes: g.transpose(None if axes is None else _inverse(axes)))
+
+
+def _inverse(axes: Sequence[int]) -> Shape:
+    ndim = len(axes)
+    return tuple(sorted(range(ndim), key=lambda i: axes[i] % ndim))
+
+
+def swapaxes(x: Any, a: int, b: int) -> Any:
+    """x with two axes exchanged."""
+    axes = list(range(x.ndim))
+    axes[a], axes[b] = axes[b], axes[a]
+    return transpose(x, axes=tuple(axes))
+
+
+@op
+def broadcast_to(xp: Any, x: Array, *, shape: Shape) -> Array:
+    """x repeated along new axes and along axes of length 1."""
+    return xp.broadcast_to(x, shape)
+
+
+broadcast_to.vjp(x=lambda g: g)  # the engine sums g back to x's shape, as it does for every broadcast
+
+
+@op
+def expand_dims(xp: Any, x: Array, *, axis: int | Shape) -> Array:
+    """x with new axes of length 1."""
+    return xp.expand_dims(x, axis)
+
+
+expand_dims.vjp(x=lambda g, x_shape: g.reshape(x_shape))
+
+
+@op
+def squeeze(xp: Any, x: Array, *, axis: int | Shape | None = None) -> Array:
+    """x without axes of length 1: all of them, or those named."""
+    return xp.squeeze(x, axis)
+
+
+squeeze.vjp(x=lambda g, x_shape: g.reshape(x_shape))
+
+
+@op
+def flip(xp: Any, x: Array, *, axis: int | Shape | None = None) -> Array:
+    """Elements in reverse order along the axes."""
+    return xp.flip(x, axis)
+
+
+flip.vjp(x=lambda g, axis: flip(g, axis=axis))
+
+
+@op
+def join(xp: Any, *xs: Array, axis: int, bounds: tuple[int, ...], out: Array = None) -> Array:
+    """The kernel of ``concatenate``; part k lies between bounds k and k+1."""
+    return xp.concatenate(xs, axis=axis, out=out)
+
+
+join.vjp(xs=lambda g, k, axis, bounds: between(g, axis, bounds[k], bounds[k + 1]))
+
+
+def between(x: Any, axis: int, start: int, stop: int) -> Any:
+    """x[start:stop] along an axis."""
+    return x[(slice(None),) * (axis % x.ndim) + (slice(start, stop),)]
+
+
+def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays one after another along an existing axis."""
+    xs = tuple(xs)
+    if len(xs) == 1:
+        return xs[0]
+    lengths = [
+        x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs
+    ]  # an axis that is not there fails in the kernel
+    return join(*xs, axis=axis, bounds=tuple(accumulate(lengths, initial=0)))
+
+
+@op
+def stack(xp: Any, *xs: Array, axis: int = 0, out: Array = None) -> Array:
+    """Arrays of one shape along a new axis."""
+    return xp.stack(xs, axis=axis, out=out)
+
+
+stack.vjp(xs=lambda g, k, axis: g[(slice(None),) * (axis % g.ndim) + (k,)])
+
+
+@op
+def part(xp: Any, x: Array, *, index: int, sections: int, axis: int) -> Array:
+    """The kernel of ``split``: one of several equal parts."""
+    size = x.shape[axis] // sections
+    return between(x, axis, index * size, (index + 1) * size)
+
+
+part.vjp(x=lambda g, x_shape, index, axis: _place(g, x_shape, index, axis))
+part.merge(x=lambda g, x_shape, index, axis: _gather(g, x_shape[0], index, axis[0]))
+
+
+def _place(g: Any, shape: Shape, index: int, axis: int) -> Any:
+    """g as part ``index`` of zeros."""
+    size = g.shape[axis]
+    widths = [(0, 0)] * len(shape)
+    widths[axis] = (index * size, shape[axis] - (index + 1) * size)
+    return pad(g, widths=tuple(widths))
+
+
+def _gather(parts: Sequence[Any], shape: Shape, indices: Sequence[int], axis: int) -> Any:
+    """The sum of all parts, each in its place; when each occurs once, they only need to be joined."""
+    size = parts[0].shape[axis]
+    if len(parts) * size == shape[axis] and len(set(indices)) == len(indices):
+        return concatenate([g for _, g in sorted(zip(indices, parts, strict=True), key=lambda pair: pair[0])], axis)
+    total = _place(parts[0], shape, indices[0], axis)
+    for g, index in zip(parts[1:], indices[1:], strict=True):
+        total = total + _place(g, shape, index, axis)
+    return total
+
+
+def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
+    """Equal parts along an axis, or the parts between the given indices."""
+    length = x.shape[axis]
+    if isinstance(sections, int):
+        if sections < 1 or length % sections:
+            raise ValueError(
+                f"split: an axis of length {length} does not divide into {sections} equal parts (shape {x.shape})"
+            )
+        return tuple(part(x, index=k, sections=sections, axis=axis) for k in range(sections))
+    bounds = (0, *sections, length)
+    return tuple(between(x, axis, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False))
+
+
+@op
+def pad(xp: Any, x: Array, *, widths: Any, value: float = 0.0) -> Array:
+    """x with ``value`` around it; widths are (before, after) for each axis, as in ``numpy.pad``."""
+    return xp.pad(x, widths, constant_values=value)
+
+
+pad.vjp(x=lambda g, x_shape, widths: g[_inner(x_shape, widths)])
+
+
+def _inner(shape: Shape, widths: Any) -> tuple[slice, ...]:
+    if isinstance(widths, int):
+        widths = ((widths, widths),) * len(shape)
+    elif isinstance(widths[0], int):
+        widths = (tuple(widths),) * len(shape)
+    pairs = [(w[0], w[-1]) for w in widths]
+    if len(pairs) == 1:
+        pairs *= len(shape)
+    return tuple(slice(before, before + n) for n, (before, _) in zip(shape, pairs, strict=True))
+
+
+def unbroadcast(g: Any, shape: Shape) -> Any:
+    """Sum an array to the shape that it was broadcast from; works on arrays and on Tensors."""
+    extra = g.ndim - len(shape)
+    if extra < 0 or any(n not in (m, 1) for n, m in zip(shape, g.shape[extra:], strict=True)):
+        raise ValueError(f"a gradient of shape {tuple(g.shape)} cannot belong to an input of shape {shape}")
+    axes = (*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1))
+    return g.sum(axis=axes, keepdims=True).reshape(shape) if axes else g.reshape(shape)
+
+
+def rows(*xs: Any) -> Any:
+    """Arrays as one matrix: every axis but the last counted through, one array below the other."""
+    flat = [x if x.ndim == 2 else x.reshape((prod(x.shape[:-1]), x.shape[-1])) for x in xs]
+    return concatenate(flat)

@@ -1,0 +1,180 @@
+"""The tape: nodes in order of creation.
+
+A node's id only grows, so creation order is topological order: a walk from high ids to low ids meets every node after
+all of its users, without sorting. The id is also a clock: "how far back in time" and "written since" compare ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from array import array as int_array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import ContextDecorator, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from . import backend
+from .backend import Array
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .op import Plan
+
+_ids = itertools.count(1)
+clock = _ids.__next__  # the next id; calling it is atomic
+
+_MARKS_KEPT = 1 << 20  # time steps that are remembered per thread (16 MB); older ones are forgotten
+
+
+class GraphError(RuntimeError):
+    """A graph was asked for something that it no longer holds."""
+
+
+class Node:
+    """One operation that was done: what its rules need, and the nodes that its inputs came from.
+
+    It holds arrays and nodes, never Tensors, so that no reference leads back and a dropped graph is freed at once.
+    """
+
+    __slots__ = ("dtype", "id", "parents", "plan", "saved", "shape")
+
+    def __init__(
+        self, plan: Plan, parents: Sequence[Node | Leaf | None], saved: tuple[Any, ...], output: Array
+    ) -> None:
+        self.id = clock()
+        self.plan = plan
+        self.parents = parents
+        self.saved: tuple[Any, ...] | None = saved  # None: a backward pass went through here and freed it
+        self.shape: tuple[int, ...] = output.shape
+        self.dtype = output.dtype
+
+    def __repr__(self) -> str:
+        return f"{self.plan.op.name}#{self.id}"
+
+    @property
+    def origin(self) -> str:
+        """The operation and the time step that made it, for messages."""
+        step = step_of(self.id)
+        return f"{self!r} {list(self.shape)}" + ("" if step is None else f", time step {step}")
+
+
+class Leaf:
+    """Where the graph ends in a tensor that wants a gradient, and where that gradient gathers."""
+
+    __slots__ = ("dtype", "grad", "id", "shape", "written")
+    plan = None  # what tells a leaf from a node
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.id = clock()
+        self.shape = shape
+        self.dtype = dtype
+        self.grad: Any = None  # a Tensor
+        self.written = 0  # when its array was last changed in place: nodes with a lower id saved older values
+
+    def __repr__(self) -> str:
+        return f"leaf#{self.id}"
+
+
+class Taped:
+    """An array and the node that made it: all of a Tensor that the tape needs to know."""
+
+    __slots__ = ("array", "node")
+    array: Array
+    node: Node | Leaf | None
+
+    def __repr__(self) -> str:
+        node = "" if self.node is None else f", {self.node!r}"
+        return f"{type(self).__name__}({backend.signature(self.array)} {backend.of(self.array).name}{node})"
+
+    @classmethod
+    def wrap(cls, array: Array, node: Node | Leaf | None = None) -> Self:
+        """An instance round an array, with nothing copied and nothing checked."""
+        self = cls.__new__(cls)
+        self.array = array
+        self.node = node
+        return self
+
+
+class _State(threading.local):
+    """What belongs to one thread: whether operations are recorded, who watches them, and where time steps began."""
+
+    def __init__(self) -> None:
+        self.enabled = True
+        self.watchers: tuple[Any, ...] = ()
+        self.marks = int_array("q")  # ids, growing
+        self.steps = int_array("q")  # the time step that began at each mark, -1 for "outside of any"
+
+
+state = _State()
+last_write = 0  # the latest Leaf.written of all: a node with a higher id need not look
+
+
+def wrote(leaf: Leaf) -> None:
+    """Note that a leaf's array was changed in place, so that older nodes refuse to use what they saved of it."""
+    global last_write
+    leaf.written = last_write = clock()
+
+
+def mark(step: int = -1) -> int:
+    """Remember this moment, in constant time; ``backward(horizon=...)`` takes what is returned.
+
+    A node that is made from now on, until the next mark, belongs to time step ``step``.
+    """
+    now = clock()
+    if len(state.marks) >= _MARKS_KEPT:
+        del state.marks[: _MARKS_KEPT // 2], state.steps[: _MARKS_KEPT // 2]
+    state.marks.append(now)
+    state.steps.append(step)
+    return now
+
+
+def step_of(node_id: int) -> int | None:
+    """The time step in which a node was made, or None."""
+    position = bisect_right(state.marks, node_id) - 1
+    step = state.steps[position] if position >= 0 else -1
+    return None if step < 0 else step
+
+
+class _GradMode(ContextDecorator):
+    """Switches recording on or off for a block or for a function, and back again however it ends."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._before: list[bool] = []
+
+    def _recreate_cm(self) -> _GradMode:
+        return _GradMode(self._enabled)  # a decorated function may run in several threads
+
+    def __enter__(self) -> None:
+        self._before.append(state.enabled)
+        state.enabled = self._enabled
+
+    def __exit__(self, *_: object) -> None:
+        state.enabled = self._before.pop()
+
+
+def no_grad() -> _GradMode:
+    """Record nothing inside this block: for evaluation, and for updates of parameters. Works as a decorator too."""
+    return _GradMode(False)
+
+
+def enable_grad() -> _GradMode:
+    """Record inside this block, even within ``no_grad``."""
+    return _GradMode(True)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded in this thread."""
+    return state.enabled
+
+
+@contextmanager
+def watching(watcher: Any) -> Iterator[Any]:
+    """Tell a watcher of every operation, forward and backward, while the block runs (see ``record.Watcher``)."""
+    state.watchers += (watcher,)
+    try:
+        yield watcher
+    finally:
+        state.watchers = tuple(w for w in state.watchers if w is not watcher)

@@ -1,0 +1,389 @@
+"""The Tensor: an array that remembers how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from . import backend, ops, tape
+from .backend import Array, DTypeLike
+from .backward import walk
+from .op import ShapeError
+from .tape import GraphError, Leaf, Node, Taped
+
+
+class Tensor(Taped):
+    """A NumPy or CuPy array on the tape.
+
+    Operators, indexing and methods do what they do to NumPy's arrays, and are recorded if an input needs a gradient.
+    Make one with ``tensor``, ``zeros``, ``randn`` and so on.
+
+    >>> x = tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> y = (x * x).sum()
+    >>> y.backward()
+    >>> x.grad.numpy()
+    array([2., 4., 6.], dtype=float32)
+    """
+
+    __slots__ = ("__weakref__",)
+    __array_ufunc__ = None  # so that ndarray * Tensor asks Tensor
+    __hash__ = object.__hash__
+
+    # ---- what it is ----
+
+    @property
+    def data(self) -> Array:
+        """The bare array. Assigning a new array leaves graphs that used the old one as they were."""
+        return self.array
+
+    @data.setter
+    def data(self, value: Array) -> None:
+        array = value.array if isinstance(value, Taped) else value
+        if not backend.is_array(array) or array.shape != self.array.shape:
+            raise ShapeError(f"data: {self!r} can only take an array of shape {self.shape}, not {_outline(array)}")
+        if isinstance(self.node, Node):
+            raise GraphError(f"data: {self!r} is the result of an operation; assign to a leaf, or to x.detach()")
+        if self.node is not None and array.dtype != self.array.dtype:
+            raise TypeError(f"data: {self!r} has a gradient of its own dtype and cannot take an array of {array.dtype}")
+        if array is self.array and self.node is not None:  # x.data -= step, which has just changed the array in place
+            tape.wrote(self.node)
+        self.array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return tuple(self.array.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return int(self.array.ndim)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(self.array.size)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the elements."""
+        return np.dtype(self.array.dtype)
+
+    @property
+    def backend(self) -> str:
+        """Where the array lives: ``numpy`` or ``cupy``."""
+        return backend.of(self.array).name
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded. Setting it makes a leaf, or makes a leaf a constant."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value == self.requires_grad:
+            return
+        if isinstance(self.node, Node):
+            raise GraphError(f"requires_grad: {self!r} is the result of an operation; use x.detach() for a constant")
+        if value and self.array.dtype.kind != "f":
+            raise TypeError(f"requires_grad: only floating-point tensors have gradients, not {self!r}")
+        self.node = Leaf(self.array.shape, self.array.dtype) if value else None
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made it."""
+        return not isinstance(self.node, Node)
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that backward passes have gathered here, for leaves that require one."""
+        return self.node.grad if isinstance(self.node, Leaf) else None
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if not isinstance(self.node, Leaf):
+            raise GraphError(f"grad: {self!r} is not a leaf that requires a gradient")
+        if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
+            raise ShapeError(f"grad: {self!r} needs a Tensor of shape {self.shape}, not {_outline(value)}")
+        self.node.grad = value
+
+    def __len__(self) -> int:
+        if not self.array.ndim:
+            raise TypeError(f"{self!r} has no axis to count along")
+        return int(self.array.shape[0])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(f"{self!r} has {self.size} elements: say whether any or all of them must hold")
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError(f"{self!r} does not turn into a NumPy array unasked; call x.numpy()")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(f"{self!r} is not written in place; build a new one with tg.where or tg.concatenate")
+
+    def item(self) -> Any:
+        """The one element, as a Python number; on a device this waits for the result."""
+        if self.size != 1:
+            raise ValueError(f"item: {self!r} has {self.size} elements, not one")
+        return self.array.item()
+
+    def numpy(self) -> np.ndarray:
+        """A copy in NumPy, without history."""
+        return np.array(backend.of(self.array).to_host(self.array))
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self.array.tolist()
+
+    def detach(self) -> Tensor:
+        """The same array without history: the way back ends here."""
+        return Tensor.wrap(self.array)
+
+    def to(self, name: str) -> Tensor:
+        """A copy on another backend, without history; the tensor itself if it is already there."""
+        if name == self.backend:
+            return self
+        return tensor(self.array, backend=name, requires_grad=isinstance(self.node, Leaf))
+
+    def backward(
+        self,
+        gradient: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        horizon: int | None = None,
+    ) -> None:
+        """Add the gradient of this tensor to ``.grad`` of every leaf that it was made from.
+
+        gradient: what to start from, of this tensor's shape; 1 for a scalar.
+        retain_graph: keep what the graph saved, for another backward; as ``create_graph`` unless given.
+        create_graph: record the walk itself, so that gradients can be differentiated again.
+        horizon: a ``tape.mark()``; nothing that was made before it is entered, leaves excepted.
+
+        Raises GraphError without touching any gradient if the graph is gone, or if a saved array was overwritten.
+        """
+        if self.node is None:
+            raise GraphError(
+                f"backward: {self!r} has no history; no input of it requires a gradient, or it was made in no_grad"
+            )
+        arrived = walk(
+            [(self.node, seed(self, gradient, create_graph))],
+            horizon=horizon or 0,
+            retain=create_graph if retain_graph is None else retain_graph,
+            wrap=Tensor.wrap if create_graph else None,
+        )
+        for leaf, g in arrived.items():
+            assert isinstance(leaf, Leaf)
+            if leaf.grad is None:
+                leaf.grad = as_tensor(g)
+            elif create_graph:
+                leaf.grad = leaf.grad + g
+            else:
+                leaf.grad.array += g
+
+    # ---- what it can do: each operation as a method ----
+
+    __add__ = __radd__ = add = ops.add
+    __sub__ = subtract = ops.subtract
+    __mul__ = __rmul__ = multiply = ops.multiply
+    __truediv__ = divide = ops.divide
+    __pow__ = power = ops.power
+    __neg__ = negative = ops.negative
+    __abs__ = abs = absolute = ops.absolute
+    __lt__, __le__, __gt__, __ge__ = ops.less, ops.less_equal, ops.greater, ops.greater_equal
+    __eq__, __ne__ = ops.equal, ops.not_equal  # type: ignore[assignment]
+    exp, log, sqrt, sin, cos, tanh = ops.exp, ops.log, ops.sqrt, ops.sin, ops.cos, ops.tanh
+    sigmoid, relu, softplus, sign = ops.sigmoid, ops.relu, ops.softplus, ops.sign
+    maximum, minimum, clip, astype = ops.maximum, ops.minimum, ops.clip, ops.astype
+    sum, mean, max, min, var = ops.sum, ops.mean, ops.max, ops.min, ops.var
+    logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
+    broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
+    softmax, log_softmax, take_along_axis = ops.softmax, ops.log_softmax, ops.take_along_axis
+    linear, normalize = ops.linear, ops.normalize
+    __matmul__ = matmul = ops.matmul
+    std, split, swapaxes, outer, layer_norm, dropout = (
+        ops.std,
+        ops.split,
+        ops.swapaxes,
+        ops.outer,
+        ops.layer_norm,
+        ops.dropout,
+    )
+    __getitem__ = ops.index
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return ops.subtract(other, self)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return ops.divide(other, self)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return ops.power(other, self)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return ops.matmul(other, self)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements in another shape, given as numbers or as a tuple."""
+        return ops.reshape(self, shape=_spread(shape))
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """Axes in another order, given as numbers or as a tuple; reversed if none are given."""
+        return ops.transpose(self, axes=_spread(axes) if axes else None)
+
+    @property
+    def T(self) -> Tensor:
+        """Axes in reverse order."""
+        return ops.transpose(self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes exchanged."""
+        return ops.swapaxes(self, -1, -2)
+
+
+def _spread(values: tuple[Any, ...]) -> tuple[int, ...] | None:
+    """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
+    first = values[0] if len(values) == 1 else values
+    return first if first is None else tuple(first) if isinstance(first, (tuple, list)) else (first,)
+
+
+def _outline(value: Any) -> str:
+    if isinstance(value, Taped):
+        return repr(value)
+    return backend.signature(value) if backend.is_array(value) else type(value).__name__
+
+
+def seed(output: Tensor, gradient: Any, record: bool) -> Any:
+    """The cotangent to start from: an array, or a Tensor if the walk is recorded."""
+    if gradient is None:
+        if output.size != 1:
+            raise GraphError(
+                f"backward: {output!r} is not a scalar; sum it up, or give a gradient of shape {output.shape}"
+            )
+        gradient = ops_like(output.array, 1)
+    if not isinstance(gradient, Tensor):
+        gradient = tensor(gradient, dtype=output.dtype, backend=output.backend)
+    if gradient.shape != output.shape or gradient.backend != output.backend:
+        raise ShapeError(f"backward: gradient {gradient!r} does not fit {output!r}")
+    return gradient if record else gradient.array
+
+
+def ops_like(array: Array, value: float) -> Array:
+    """A new array of the same shape, dtype and place, filled with a value."""
+    return backend.of(array).xp.full_like(array, value)
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A Tensor round an array, without a copy; a Tensor as it is; anything else by ``tensor``."""
+    if isinstance(value, Tensor):
+        return value
+    return Tensor.wrap(value) if backend.is_array(value) else tensor(value)
+
+
+# ---- making tensors ----
+
+
+def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A Tensor with a copy of the data: an array, a Tensor, a number, or nested lists of numbers.
+
+    Arrays keep their dtype, Python floats become float32. The backend is that of the array, or the default one.
+
+    >>> tensor([[1.0, 2.0]])
+    Tensor(f32[1,2] numpy)
+    """
+    made = Tensor.wrap(_backend_module.as_array(data.array if isinstance(data, Taped) else data, dtype, backend))
+    made.requires_grad = requires_grad
+    return made
+
+
+_backend_module = backend
+
+
+def _filled(shape: Any, value: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
+    return tensor(
+        np.full(shape, value, dtype=np.float32 if dtype is None else dtype), None, backend or _default(), requires_grad
+    )
+
+
+def _default() -> str:
+    return _backend_module.default().name
+
+
+def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Zeros, float32 unless told otherwise; the shape as numbers or as a tuple.
+
+    >>> zeros(2, 3)
+    Tensor(f32[2,3] numpy)
+    """
+    return _filled(_spread(shape), 0, dtype, backend, requires_grad)
+
+
+def ones(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Ones, float32 unless told otherwise; the shape as numbers or as a tuple."""
+    return _filled(_spread(shape), 1, dtype, backend, requires_grad)
+
+
+def full(
+    shape: Any, value: float, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
+) -> Tensor:
+    """One value everywhere, float32 unless told otherwise."""
+    return _filled(shape, value, dtype, backend, requires_grad)
+
+
+def zeros_like(x: Any, requires_grad: bool = False) -> Tensor:
+    """Zeros of x's shape, dtype and backend."""
+    return tensor(ops_like(as_tensor(x).array, 0), requires_grad=requires_grad)
+
+
+def ones_like(x: Any, requires_grad: bool = False) -> Tensor:
+    """Ones of x's shape, dtype and backend."""
+    return tensor(ops_like(as_tensor(x).array, 1), requires_grad=requires_grad)
+
+
+def zeros_beside(x: Any, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of another shape, with x's dtype and backend."""
+    array = x.array if isinstance(x, Taped) else x
+    return Tensor.wrap(_backend_module.of(array).xp.zeros(shape, dtype=array.dtype))
+
+
+def arange(
+    start: float, stop: float | None = None, step: float = 1, dtype: DTypeLike = None, backend: str | None = None
+) -> Tensor:
+    """Numbers from start to before stop; integers if all arguments are, else float32.
+
+    >>> arange(3).numpy()
+    array([0, 1, 2])
+    """
+    start, stop = (0, start) if stop is None else (start, stop)
+    numbers = np.arange(start, stop, step)
+    return tensor(numbers, dtype or (np.float32 if numbers.dtype.kind == "f" else None), backend or _default())
+
+
+def eye(n: int, m: int | None = None, dtype: DTypeLike = None, backend: str | None = None) -> Tensor:
+    """The identity matrix, float32 unless told otherwise."""
+    return tensor(np.eye(n, m, dtype=np.float32 if dtype is None else dtype), None, backend or _default())
+
+
+def randn(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Standard normal numbers, drawn on the host on every backend."""
+    numbers = _backend_module.host_generator().standard_normal(_spread(shape))
+    return tensor(numbers, np.float32 if dtype is None else dtype, backend or _default(), requires_grad)
+
+
+def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Uniform numbers from [0, 1), drawn on the host on every backend."""
+    numbers = _backend_module.host_generator().random(_spread(shape))
+    return tensor(numbers, np.float32 if dtype is None else dtype, backend or _default(), requires_grad)

@@ -1,0 +1,70 @@
+"""Nested tuples, lists and dictionaries: the shape that states and parameters come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def rebuild(like: Any, children: Any) -> Any:
+    """A container of the same kind as ``like`` (named tuples included) with new children."""
+    if isinstance(like, dict):
+        return dict(zip(like, children, strict=True))
+    if hasattr(like, "_fields"):
+        return type(like)(*children)
+    return type(like)(children)
+
+
+def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply a function to every leaf; further trees of the same structure give it further arguments.
+
+    None is a leaf that stays None. ValueError if the structures differ.
+
+    >>> tree_map(lambda a, b: a + b, {"h": 1, "c": (2, 3)}, {"h": 10, "c": (20, 30)})
+    {'h': 11, 'c': (22, 33)}
+    """
+    if tree is None:
+        return None
+    if not isinstance(tree, (tuple, list, dict)):
+        return function(tree, *others)
+    for other in others:
+        if (
+            type(other) is not type(tree)
+            or len(other) != len(tree)
+            or (isinstance(tree, dict) and other.keys() != tree.keys())
+        ):
+            raise ValueError(f"the trees differ in structure: {_outline(tree)} and {_outline(other)}")
+    keys = tree.keys() if isinstance(tree, dict) else range(len(tree))
+    return rebuild(tree, [tree_map(function, tree[k], *(other[k] for other in others)) for k in keys])
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """All leaves from left to right.
+
+    >>> tree_leaves({"h": 1, "c": (2, [3])})
+    [1, 2, 3]
+    """
+    return [leaf for _, leaf in tree_items(tree)]
+
+
+def tree_items(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All leaves with their paths, dotted.
+
+    >>> list(tree_items({"h": 1, "c": (2, 3)}))
+    [('h', 1), ('c.0', 2), ('c.1', 3)]
+    """
+    if tree is None:
+        return
+    if not isinstance(tree, (tuple, list, dict)):
+        yield path, tree
+        return
+    names = tree.keys() if isinstance(tree, dict) else getattr(tree, "_fields", range(len(tree)))
+    children = tree.values() if isinstance(tree, dict) else tree
+    for name, child in zip(names, children, strict=True):
+        yield from tree_items(child, f"{path}.{name}" if path else str(name))
+
+
+def _outline(tree: Any) -> str:
+    if isinstance(tree, dict):
+        return "{" + ", ".join(map(str, tree)) + "}"
+    return f"{type(tree).__name__} of {len(tree)}" if isinstance(tree, (tuple, list)) else type(tree).__name__
