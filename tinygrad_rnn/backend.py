@@ -207,7 +207,7 @@ _process_default: str | None = None
 
 
 def default() -> Backend:
-    """Where new tensors are made: the innermost use_backend, else set_backend, else TINYGRAD_RNN_BACKEND, else NumPy."""
+    """Where new tensors are made: by use_backend, else by set_backend, else by TINYGRAD_RNN_BACKEND, else NumPy."""
     return get(_default.name or _process_default or os.environ.get("TINYGRAD_RNN_BACKEND") or "numpy")
 
 

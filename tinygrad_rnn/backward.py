@@ -59,11 +59,11 @@ def walk(
             waiting[root.id] = root
             heappush(heap, -root.id)
         add(root, cotangent)
-    step = None
+    step: Step | None = None
     try:
         while heap:
             id = -heappop(heap)
-            node = waiting.pop(id)
+            node: Any = waiting.pop(id)
             if id in uses:
                 for step, environments in uses.pop(id).items():
                     contribution = step.combine(environments)
@@ -86,9 +86,11 @@ def walk(
             for position, step in plan.steps if not plan.variadic else plan.every(parents):
                 parent = parents[position]
                 parent_id = parent.id
-                if parent_id < horizon or parent.plan is None:
-                    if parent.plan is not None or (targets is not None and parent not in targets):
+                if parent.plan is None:
+                    if targets is not None and parent not in targets:
                         continue
+                elif parent_id < horizon:
+                    continue
                 if parent_id not in waiting:
                     waiting[parent_id] = parent
                     heappush(heap, -parent_id)
@@ -113,9 +115,10 @@ def walk(
 
 def _freed(node: Node) -> str:
     return (
-        f"backward: the graph behind {node.origin} was freed by an earlier backward. A tensor that was made there was used again, "
-        "most likely a state that was carried into the next window. Cut it at the window's end, state = bptt.detach(state) "
-        "(or x.detach()); to go through one graph twice, call the first backward with retain_graph=True"
+        f"backward: the graph behind {node.origin} was freed by an earlier backward. A tensor that was made there was "
+        "used again, most likely a state that was carried into the next window. Cut it at the window's end, "
+        "state = bptt.detach(state) (or x.detach()); to go through one graph twice, call the first backward with "
+        "retain_graph=True"
     )
 
 
@@ -125,6 +128,6 @@ def _refuse_overwritten(node: Node) -> None:
         if isinstance(parent, Leaf) and parent.written > node.id and position in node.plan.origins:
             raise GraphError(
                 f"backward: {node.origin} saved the input {node.plan.op.inputs[position]!r} (leaf#{parent.id}, shape "
-                f"{list(parent.shape)}), whose array was changed in place since. Update it after backward, or give it a new "
-                "array, x.data = x.data - step, which leaves older graphs as they were"
+                f"{list(parent.shape)}), whose array was changed in place since. Update it after backward, or give it "
+                "a new array, x.data = x.data - step, which leaves older graphs as they were"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .nn.recurrent import Unrolled, unroll
-from .tape import Taped
+from .tensor import Tensor
 from .tree import tree_map
 
 __all__ = ["Unrolled", "detach", "unroll"]
@@ -19,4 +19,4 @@ def detach(state: Any) -> Any:
     >>> state.c.requires_grad, detach(state).c.requires_grad
     (True, False)
     """
-    return tree_map(lambda x: x.detach() if isinstance(x, Taped) else x, state)
+    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)

@@ -29,7 +29,7 @@ class ClipReport(NamedTuple):
         return self.clipped_norm < self.norm
 
 
-Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+Parameters = Iterable[Any]  # of Tensors, or of pairs of name and Tensor, as ``named_parameters()`` gives them
 
 
 def clip_grad_norm_(
@@ -109,7 +109,7 @@ def _gradients(parameters: Parameters, caller: str, on_nonfinite: str) -> list[t
         parameters = [parameters]
     found = []
     for i, entry in enumerate(parameters):
-        name, p = entry if isinstance(entry, tuple) else (f"parameter {i} {list(entry.shape)}", entry)
+        name, p = (f"parameter {i} {list(entry.shape)}", entry) if isinstance(entry, Tensor) else entry
         if p.grad is not None:
             found.append((name, p, p.grad))
     return found

@@ -1,4 +1,4 @@
-"""Derivatives as functions: of tensors that are there (``grad``), and of functions (``vjp``, ``jvp``, ``hvp``, ``jacobian``)."""
+"""Derivatives: of tensors that are there (``grad``), and of functions (``vjp``, ``jvp``, ``hvp``, ``jacobian``)."""
 
 from __future__ import annotations
 

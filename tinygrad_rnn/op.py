@@ -62,14 +62,14 @@ class Step:
         self.function = function
         self.pick = find(function)
         self.merge = merge
-        self.merge_pick = find(merge) if merge else None
+        self.merge_pick: Any = find(merge) if merge else None
 
     def combine(self, uses: list[tuple[Any, ...]]) -> Any:
         """The sum of the gradients of several uses of one array, by the merge: it gets a tuple for each parameter."""
         if len(uses) == 1:
             return self.function(*self.pick(uses[0]))
-        assert self.merge is not None and self.merge_pick is not None
-        return self.merge(*zip(*map(self.merge_pick, uses), strict=True))
+        merge: Any = self.merge
+        return merge(*zip(*map(self.merge_pick, uses), strict=True))
 
 
 class Plan:
@@ -81,7 +81,8 @@ class Plan:
             if name not in op.rules:
                 raise TypeError(
                     f"{op.name}: its input {name!r} needs a gradient, but has no rule. Write one, "
-                    f"{op.name}.vjp({name}=lambda g, ...: ...), or say that there is none to have, {op.name}.vjp({name}=None)"
+                    f"{op.name}.vjp({name}=lambda g, ...: ...), or say that there is none to have, "
+                    f"{op.name}.vjp({name}=None)"
                 )
         active = [name for name in needed if op.rules[name] is not None]
         rules = [rule for name in active for rule in (op.rules[name], op.merges.get(name)) if rule]
@@ -389,7 +390,7 @@ _ENGINE = {f"{__package__}.{name}" for name in ("op", "ops", "tensor", "tape", "
 
 
 def whereabouts() -> str:
-    """The present time step, the innermost line outside of the engine, and the user's line, as ``, step 3, cells.py:41``."""
+    """The present time step, the innermost line outside of the engine, and the user's: ``, step 3, cells.py:41``."""
     frame: FrameType | None = sys._getframe(1)
     lines: list[str] = []
     while frame is not None:

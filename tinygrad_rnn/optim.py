@@ -1,4 +1,4 @@
-"""Optimisers. A step gives each parameter a new array and never writes into the old one, which a graph may still need."""
+"""Optimisers. A step gives each parameter a new array: the old one, which a graph may still need, is not written."""
 
 from __future__ import annotations
 
@@ -76,9 +76,8 @@ class Optimizer:
                     raise ShapeError(
                         f"{type(self).__name__}: the state's {name} has shape {value.shape}, its parameter {p.shape}"
                     )
-            arrays = hasattr
             loaded.append(
-                {n: backend.as_array(v, backend=p.backend) if arrays(v, "shape") else v for n, v in given.items()}
+                {n: backend.as_array(v, backend=p.backend) if hasattr(v, "shape") else v for n, v in given.items()}
             )
         self.lr, self.slots = state["lr"], loaded
 
@@ -86,7 +85,7 @@ class Optimizer:
 def _remember(slots: Slots, name: str, like: Array) -> Array:
     """The named array of a parameter's slots, zeros at first."""
     if name not in slots:
-        slots[name] = like * 0 if like.ndim == 0 else backend.of(like).xp.zeros_like(like)
+        slots[name] = backend.of(like).xp.zeros_like(like)
     return slots[name]
 
 
@@ -192,7 +191,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): p <- (1 - lr weight_decay) p before Adam's step."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): first p <- (1 - lr weight_decay) p."""
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ class Node:
     ) -> None:
         self.id = clock()
         self.plan = plan
-        self.parents = parents
+        self.parents: Sequence[Any] = parents
         self.saved: tuple[Any, ...] | None = saved  # None: a backward pass went through here and freed it
         self.shape: tuple[int, ...] = output.shape
         self.dtype = output.dtype

@@ -27,14 +27,14 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         return None
     if not isinstance(tree, (tuple, list, dict)):
         return function(tree, *others)
+    keys: Any = tree.keys() if isinstance(tree, dict) else range(len(tree))
     for other in others:
         if (
             type(other) is not type(tree)
             or len(other) != len(tree)
-            or (isinstance(tree, dict) and other.keys() != tree.keys())
+            or (isinstance(tree, dict) and other.keys() != keys)
         ):
             raise ValueError(f"the trees differ in structure: {_outline(tree)} and {_outline(other)}")
-    keys = tree.keys() if isinstance(tree, dict) else range(len(tree))
     return rebuild(tree, [tree_map(function, tree[k], *(other[k] for other in others)) for k in keys])
 
 

@@ -73,7 +73,7 @@ class Dropout(Module):
 
 
 class LayerNorm(Module):
-    """Layer normalisation of the last axis (Ba, Kiros and Hinton 2016): (x - mean) / sqrt(var + eps) * weight + bias."""
+    """Layer normalisation of the last axis (Ba et al. 2016): (x - mean) / sqrt(var + eps) * weight + bias."""
 
     def __init__(self, size: int, eps: float = 1e-5, dtype: DTypeLike = None, backend: str | None = None):
         self.eps = eps

@@ -1,4 +1,4 @@
-"""Losses. Each is the mean over the elements that count, or with ``reduction`` their "sum", or with "none" one by one."""
+"""Losses: the mean over the elements that count, or with ``reduction`` their "sum", or with "none" one by one."""
 
 from __future__ import annotations
 

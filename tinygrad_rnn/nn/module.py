@@ -18,8 +18,8 @@ class Module:
     """The base of layers and models.
 
     A parameter is an attribute that holds a Tensor which requires a gradient; a Tensor that does not is a constant
-    that is saved with the parameters. Modules, and lists, tuples and dictionaries of modules or Tensors, are searched in
-    the order in which they were assigned. Subclasses define ``forward``, which calling the module runs.
+    that is saved with the parameters. Modules, and lists, tuples and dictionaries of modules or Tensors, are searched
+    in the order in which they were assigned. Subclasses define ``forward``, which calling the module runs.
 
     >>> from tinygrad_rnn import nn
     >>> class Model(nn.Module):
@@ -45,7 +45,7 @@ class Module:
                 yield from part.modules()
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """All Tensors with their dotted names, in order of definition; a shared one comes once, under its first name."""
+        """All Tensors by dotted name, in order of definition; a shared one comes once, under its first name."""
         seen: set[Tensor] = set()
         for name, found in _tensors(self, prefix):
             if found not in seen:
@@ -76,7 +76,7 @@ class Module:
         return self.train(False)
 
     def to(self, where: str | None = None, dtype: DTypeLike = None) -> Module:
-        """Move all Tensors to a backend (``"cupy"``), to a dtype (``to(dtype="float64")``), or both; gradients are dropped."""
+        """Move all Tensors to a backend (``"cupy"``), to a dtype (``"float64"``), or both; gradients are dropped."""
         if where is not None and where not in ("numpy", "cupy") and where not in backend.available_backends():
             where, dtype = None, where  # to("float64"), to(np.float64)
         moved = [

@@ -37,9 +37,6 @@ def windows(xp: Any, x: Array, *, size: Pair, stride: Pair) -> Array:
     )
 
 
-windows.vjp(x=lambda g, x_shape, size, stride: overlap_add(g, shape=x_shape, size=size, stride=stride))
-
-
 @op
 def overlap_add(xp: Any, x: Array, *, shape: Shape, size: Pair, stride: Pair, out: Array = None) -> Array:
     """Windows added up where they overlap: the inverse journey of ``windows``."""
@@ -52,6 +49,7 @@ def overlap_add(xp: Any, x: Array, *, shape: Shape, size: Pair, stride: Pair, ou
     return total
 
 
+windows.vjp(x=lambda g, x_shape, size, stride: overlap_add(g, shape=x_shape, size=size, stride=stride))
 overlap_add.vjp(x=lambda g, size, stride: windows(g, size=size, stride=stride))
 
 
@@ -62,7 +60,8 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, paddin
     """
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
         raise ValueError(
-            f"conv2d: x {x.shape} must be (batch, channels, height, width), and weight {weight.shape} (out, channels, height, width)"
+            f"conv2d: x {x.shape} must be (batch, channels, height, width), and weight {weight.shape} (out, channels, "
+            "height, width)"
         )
     high, wide = _pair(padding)
     if high or wide:

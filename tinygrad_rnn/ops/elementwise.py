@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend import Array
-from ..op import Op, op
+from ..op import Operation, op
 
 
 @op
@@ -54,6 +54,37 @@ negative.vjp(x=lambda g: -g)
 
 
 @op
+def sign(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """-1, 0 or 1; its slope is 0."""
+    return xp.sign(x, out=out)
+
+
+sign.vjp(x=None)
+
+
+@op
+def log(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """Natural logarithm."""
+    return xp.log(x, out=out)
+
+
+log.vjp(x=lambda g, x: g / x)
+
+
+@op
+def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
+    """a where the condition holds, and b elsewhere."""
+    return xp.where(condition, a, b)
+
+
+where.vjp(
+    condition=None,
+    a=lambda g, condition: where(condition, g, 0),
+    b=lambda g, condition: where(condition, 0, g),
+)
+
+
+@op
 def power(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     """y = a ** b. The gradient for b is that of a positive base, and 0 where a = 0."""
     return xp.power(a, b, out=out)
@@ -79,30 +110,12 @@ absolute.vjp(x=lambda g, x: g * sign(x))
 
 
 @op
-def sign(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """-1, 0 or 1; its slope is 0."""
-    return xp.sign(x, out=out)
-
-
-sign.vjp(x=None)
-
-
-@op
 def exp(xp: Any, x: Array, *, out: Array = None) -> Array:
     """y = e^x."""
     return xp.exp(x, out=out)
 
 
 exp.vjp(x=lambda g, y: g * y)
-
-
-@op
-def log(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Natural logarithm."""
-    return xp.log(x, out=out)
-
-
-log.vjp(x=lambda g, x: g / x)
 
 
 @op
@@ -120,15 +133,13 @@ def sin(xp: Any, x: Array, *, out: Array = None) -> Array:
     return xp.sin(x, out=out)
 
 
-sin.vjp(x=lambda g, x: g * cos(x))
-
-
 @op
 def cos(xp: Any, x: Array, *, out: Array = None) -> Array:
     """Cosine of radians."""
     return xp.cos(x, out=out)
 
 
+sin.vjp(x=lambda g, x: g * cos(x))
 cos.vjp(x=lambda g, x: -g * sin(x))
 
 
@@ -200,19 +211,6 @@ clip.vjp(x=lambda g, x, y: g * (x == y))
 
 
 @op
-def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
-    """a where the condition holds, and b elsewhere."""
-    return xp.where(condition, a, b)
-
-
-where.vjp(
-    condition=None,
-    a=lambda g, condition: where(condition, g, 0),
-    b=lambda g, condition: where(condition, 0, g),
-)
-
-
-@op
 def astype(xp: Any, x: Array, *, dtype: Any) -> Array:
     """x in another dtype; the gradient returns in x's own."""
     return x.astype(dtype)
@@ -226,7 +224,7 @@ def _winner(g: Array, a: Array, b: Array) -> Array:
     return where(a > b, g, where(a == b, 0.5 * g, 0))
 
 
-def _comparison(name: str, sign: str) -> Op:
+def _comparison(name: str, sign: str) -> Operation:
     def kernel(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
         return getattr(xp, name)(a, b, out=out)
 

@@ -14,6 +14,28 @@ from .shape import Shape
 
 
 @op
+def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: Array = None) -> Array:
+    """Zeros to which each of several values is added at its key: what all uses of ``x[key]`` send back to x."""
+    rows = all(type(key) is int for key in keys)
+    apart = rows and len({key % shape[0] for key in keys}) == len(keys)  # as a loop over time makes them
+    covered = apart and len(keys) == shape[0]
+    buffer = out if out is not None else xp.empty(shape, dtype=values[0].dtype)
+    if not covered:
+        buffer.fill(0)
+    for value, key in zip(values, keys, strict=True):
+        if apart:
+            buffer[key] = value
+        elif _is_basic(key):
+            buffer[key] += value
+        else:
+            backend.of(buffer).add_at(buffer, key, value)
+    return buffer
+
+
+scatter.vjp(values=lambda g, k, keys: g[keys[k]])
+
+
+@op
 def getitem(xp: Any, x: Array, *, key: Any) -> Array:
     """x[key], for integers, slices, ..., None, integer arrays and boolean arrays."""
     return x[key]
@@ -36,33 +58,11 @@ def _bare(key: Any) -> Any:
     return int(key) if isinstance(key, np.integer) else key
 
 
-@op
-def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: Array = None) -> Array:
-    """Zeros to which each of several values is added at its key: what all uses of ``x[key]`` send back to x."""
-    rows = all(type(key) is int for key in keys)
-    apart = rows and len({key % shape[0] for key in keys}) == len(keys)  # as a loop over time makes them
-    covered = apart and len(keys) == shape[0]
-    buffer = out if out is not None else xp.empty(shape, dtype=values[0].dtype)
-    if not covered:
-        buffer.fill(0)
-    for value, key in zip(values, keys, strict=True):
-        if apart:
-            buffer[key] = value
-        elif _is_basic(key):
-            buffer[key] += value
-        else:
-            backend.of(buffer).add_at(buffer, key, value)
-    return buffer
-
-
-scatter.vjp(values=lambda g, k, keys: g[keys[k]])
-
-
 def _is_basic(key: Any) -> bool:
     """Whether a key selects every element at most once, as integers, slices and masks do."""
     parts = key if isinstance(key, tuple) else (key,)
     return all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts) or (
-        not isinstance(key, tuple) and getattr(key, "dtype", None) == bool
+        not isinstance(key, tuple) and getattr(key, "dtype", None) == np.bool_
     )
 
 
@@ -70,11 +70,6 @@ def _is_basic(key: Any) -> bool:
 def take_along_axis(xp: Any, x: Array, indices: Array, *, axis: int = -1) -> Array:
     """y[i, j] = x[i, indices[i, j]], for the axis -1; the other axes of x and indices agree."""
     return xp.take_along_axis(x, indices, axis=axis)
-
-
-take_along_axis.vjp(
-    x=lambda g, indices, x_shape, axis: add_along_axis(g, indices, shape=x_shape, axis=axis), indices=None
-)
 
 
 @op
@@ -90,4 +85,7 @@ def add_along_axis(xp: Any, values: Array, indices: Array, *, shape: Shape, axis
     return buffer
 
 
+take_along_axis.vjp(
+    x=lambda g, indices, x_shape, axis: add_along_axis(g, indices, shape=x_shape, axis=axis), indices=None
+)
 add_along_axis.vjp(values=lambda g, indices, axis: take_along_axis(g, indices, axis=axis), indices=None)

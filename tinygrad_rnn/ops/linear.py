@@ -88,7 +88,8 @@ def _(x: Array, weight: Array, bias: Array | None) -> str | None:
         return f"weight {signature(weight)} needs two axes, (out, in)"
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         last = x.shape[-1] if x.ndim else "missing"
-        return f"x {signature(x)} does not fit weight {signature(weight)} (last axis {last}, weight expects {weight.shape[1]})"
+        wanted = f"(last axis {last}, weight expects {weight.shape[1]})"
+        return f"x {signature(x)} does not fit weight {signature(weight)} {wanted}"
     if bias is not None and bias.shape != weight.shape[:1]:
         return f"bias {signature(bias)} does not fit weight {signature(weight)} (it needs shape ({weight.shape[0]},))"
     return None
@@ -147,8 +148,8 @@ def einsum(subscripts: str, *operands: Any) -> Any:
         joined = "".join(terms)
         result = dots + "".join(sorted(c for c in set(joined) - set(dots) if joined.count(c) == 1))
     result = result.replace("...", dots)
-    operands, terms = zip(*(_diagonal(x, t) for x, t in zip(operands, terms, strict=True)), strict=True)
-    return contract(*operands, subscripts=",".join(terms) + "->" + result)
+    plain = [_diagonal(x, t) for x, t in zip(operands, terms, strict=True)]
+    return contract(*(x for x, _ in plain), subscripts=",".join(t for _, t in plain) + "->" + result)
 
 
 def _diagonal(x: Any, term: str) -> tuple[Any, str]:

@@ -37,6 +37,18 @@ log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=axis, keepdims=Tru
 
 
 @op
+def minus_one_hot(xp: Any, p: Array, targets: Array) -> Array:
+    """p with 1 subtracted at each row's target."""
+    y = p.copy()
+    flat = y.reshape(-1, y.shape[-1])
+    flat[xp.arange(flat.shape[0]), targets.ravel()] -= 1
+    return y
+
+
+minus_one_hot.vjp(p=lambda g: g, targets=None)
+
+
+@op
 def cross_entropy(xp: Any, logits: Array, targets: Array) -> Array:
     """-log softmax(logits)[target] for each row: logits (..., classes), integer targets (...)."""
     if logits.shape[:-1] != targets.shape or targets.dtype.kind not in "iu":
@@ -64,27 +76,12 @@ def _(logits: Array, targets: Array) -> str | None:
 
 
 @op
-def minus_one_hot(xp: Any, p: Array, targets: Array) -> Array:
-    """p with 1 subtracted at each row's target."""
-    y = p.copy()
-    flat = y.reshape(-1, y.shape[-1])
-    flat[xp.arange(flat.shape[0]), targets.ravel()] -= 1
-    return y
-
-
-minus_one_hot.vjp(p=lambda g: g, targets=None)
-
-
-@op
 def embedding(xp: Any, indices: Array, weight: Array) -> Array:
     """Rows of a table, y = weight[indices], with indices of any shape and weight (count, size)."""
     if indices.dtype.kind not in "iu" or weight.ndim != 2:
         raise TypeError("integers are needed")
     backend.of(weight).check_indices(indices, weight.shape[0], "the index")
     return weight[indices]
-
-
-embedding.vjp(indices=None, weight=lambda g, indices, weight_shape: add_rows(g, indices, shape=weight_shape))
 
 
 @embedding.explain
@@ -102,6 +99,7 @@ def add_rows(xp: Any, values: Array, indices: Array, *, shape: Shape) -> Array:
     return table
 
 
+embedding.vjp(indices=None, weight=lambda g, indices, weight_shape: add_rows(g, indices, shape=weight_shape))
 add_rows.vjp(values=lambda g, indices: embedding(indices, g), indices=None)
 
 

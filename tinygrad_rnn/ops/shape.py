@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
@@ -153,7 +153,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
             )
         return tuple(part(x, index=k, sections=sections, axis=axis) for k in range(sections))
     bounds = (0, *sections, length)
-    return tuple(between(x, axis, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False))
+    return tuple(between(x, axis, start, stop) for start, stop in pairwise(bounds))
 
 
 @op
