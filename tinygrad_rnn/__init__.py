@@ -6,8 +6,12 @@ back-propagation through time is what falls out of unrolling them.
 
 from . import backend, bptt, nn, ops, optim, tape
 from .backend import BackendError, available_backends, manual_seed, set_backend, use_backend
+from .check import CheckError, check
 from .clip import ClipReport, clip_grad_norm_, clip_grad_value_, clip_message
+from .create import arange, eye, full, ones, ones_like, rand, randn, zeros, zeros_like
+from .draw import draw
 from .grad import grad, hvp, jacobian, jvp, vjp
+from .io import CheckpointError, load, save
 from .op import ShapeError, op
 from .ops import (
     absolute,
@@ -75,17 +79,6 @@ from .ops import (
     where,
 )
 from .ops import absolute as abs
+from .record import detect_anomaly
 from .tape import GraphError, enable_grad, is_grad_enabled, no_grad
-from .tensor import (
-    Tensor,
-    arange,
-    eye,
-    full,
-    ones,
-    ones_like,
-    rand,
-    randn,
-    tensor,
-    zeros,
-    zeros_like,
-)
+from .tensor import Tensor, tensor

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -31,6 +32,7 @@ class Backend:
     name = "numpy"
     xp: ModuleType | Any = np
     array_type: type = np.ndarray
+    wraps = False  # whether an index that is out of range counts from the other end, instead of raising IndexError
 
     def __init__(self) -> None:
         self.seed(0)
@@ -64,10 +66,16 @@ class Backend:
             target[found] += np.add.reduceat(values[order], starts, axis=0)
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
-        """Raise IndexError unless all integer indices lie in [0, size); a device is not made to wait for this."""
+        """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""
         if indices.size and (indices.min() < 0 or indices.max() >= size):
             wrong = indices[(indices < 0) | (indices >= size)].flat[0]
             raise IndexError(f"{what} {wrong} is out of range: they run from 0 to {size - 1}")
+
+    def mark_invalid(
+        self, values: Array, indices: Array, size: int, lowest: int = 0, everywhere: bool = False
+    ) -> Array:
+        """Values looked up with indices. On a device, NaN where these are not in [lowest, size), or everywhere."""
+        return values
 
     def synchronize(self) -> None:
         """Wait until all work that was handed to the device is done."""
@@ -81,6 +89,7 @@ class CupyBackend(Backend):
     """CuPy, on the current CUDA device."""
 
     name = "cupy"
+    wraps = True
 
     def __init__(self, cupy: ModuleType) -> None:
         self.xp, self.array_type = cupy, cupy.ndarray
@@ -105,7 +114,19 @@ class CupyBackend(Backend):
         self.xp.add.at(target, rows, values)
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
-        pass  # looking at the values would stall the device; CuPy wraps an index that is out of range
+        pass
+
+    def mark_invalid(
+        self, values: Array, indices: Array, size: int, lowest: int = 0, everywhere: bool = False
+    ) -> Array:
+        # CuPy wraps an index that is out of range: without a mark, the wrong row would pass for the right one.
+        if values.dtype.kind != "f":
+            return values
+        indices = indices.astype(np.int64)  # CuPy cannot compare a small integer type with a size beyond its range
+        valid = (indices >= lowest) & (indices < size)
+        valid = valid.all() if everywhere else valid
+        valid = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim))
+        return self.xp.where(valid, values, values.dtype.type(np.nan))
 
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
@@ -135,22 +156,25 @@ _numpy = register(Backend())
 def _cupy_or_reason() -> Backend | str:
     """Start CuPy once, with a tiny kernel and a tiny product, or say why it cannot work here."""
     try:
-        import cupy  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError as error:
-        return f"CuPy is not installed ({error}). Install it with {_INSTALL_CUPY}."
-    try:
-        ones = cupy.ones((2, 2), dtype=np.float32)
-        if float((ones @ ones + ones).sum()) != 12.0:
-            return "CuPy is installed, but computes wrong numbers on this GPU; reinstall it to match the driver."
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # a warning of CuPy's is no reason to go without it
+            import cupy  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+            ones = cupy.ones((2, 2), dtype=np.float32)
+            correct = float((ones @ ones + ones).sum()) == 12.0
+            backend = CupyBackend(cupy)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return f"CuPy is not installed. Install it with {_INSTALL_CUPY}."
+        lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]  # some are ======
         return (
-            f"CuPy is installed, but cannot use a GPU here ({type(error).__name__}: {reason}). It needs an NVIDIA "
-            f"driver and the CUDA libraries that come with {_INSTALL_CUPY}."
+            f"CuPy is installed, but cannot use a GPU here ({': '.join([type(error).__name__, *lines[:1]])}). It needs "
+            f"an NVIDIA driver and the CUDA libraries that come with {_INSTALL_CUPY}."
         )
-    backend = register(CupyBackend(cupy))
+    if not correct:
+        return "CuPy is installed, but computes wrong numbers on this GPU; reinstall it to match the driver."
     backend.seed(_seed)
-    return backend
+    return register(backend)
 
 
 def get(name: str) -> Backend:
@@ -195,7 +219,7 @@ def namespace(values: Any) -> Any:
         xp = modules.get(type(value))
         if xp is not None:
             return xp
-    return np
+    return next((modules[type(value)] for value in values if is_array(value)), np)  # CuPy's first array, perhaps
 
 
 class _Default(threading.local):

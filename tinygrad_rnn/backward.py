@@ -9,11 +9,10 @@ from typing import Any
 from . import tape
 from .op import Step
 from .ops.shape import unbroadcast
-from .tape import GraphError, Leaf, Node, state
-
-Environment = tuple[Any, ...]  # (g, k, what the node saved ...): where a rule finds its arguments
+from .tape import GraphError, Leaf, Node, collector_resting, state
 
 
+@collector_resting()
 def walk(
     roots: Sequence[tuple[Node | Leaf, Any]],
     *,
@@ -37,7 +36,7 @@ def walk(
     waiting: dict[int, Node | Leaf] = {}
     total: dict[int, Any] = {}  # by id: the sum of the contributions so far
     fresh: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
-    uses: dict[int, dict[Step, list[Environment]]] = {}  # by id: contributions that wait to be merged
+    uses: dict[int, dict[Step, list[tuple[Any, ...]]]] = {}  # by id: arguments of rules that wait to be merged
 
     def add(target: Node | Leaf, contribution: Any) -> None:
         id = target.id
@@ -65,8 +64,8 @@ def walk(
             id = -heappop(heap)
             node: Any = waiting.pop(id)
             if id in uses:
-                for step, environments in uses.pop(id).items():
-                    contribution = step.combine(environments)
+                for step, waiting_uses in uses.pop(id).items():
+                    contribution = step.combine(waiting_uses)
                     for watcher in state.watchers:
                         watcher.backward(step, node, contribution)
                     add(node, contribution)
@@ -76,15 +75,14 @@ def walk(
                 arrived[node] = g if id in fresh or wrap is not None else g.copy()  # it shares memory with nothing
                 if plan is None or id <= horizon:
                     continue
-            saved, parents = node.saved, node.parents
-            if saved is None:
+            if not node:
                 raise GraphError(_freed(node))
             if id < tape.last_write:
                 _refuse_overwritten(node)
-            if wrap is not None:
-                saved = plan.revive(node, saved, wrap)
-            for position, step in plan.steps if not plan.variadic else plan.every(parents):
-                parent = parents[position]
+            arguments = node if wrap is None else plan.revive(node, wrap)
+            arguments[0] = g
+            for place, step in plan.steps if not plan.variadic else plan.every(node):
+                parent = node[place]
                 parent_id = parent.id
                 if parent.plan is None:
                     if targets is not None and parent not in targets:
@@ -94,19 +92,22 @@ def walk(
                 if parent_id not in waiting:
                     waiting[parent_id] = parent
                     heappush(heap, -parent_id)
-                environment = (g, position, *saved)
+                if plan.variadic:
+                    arguments[1] = place - plan.base
                 if step.merge is None:
-                    contribution = step.function(*step.pick(environment))
+                    contribution = step.function(*step.pick(arguments))
                     if state.watchers:
                         for watcher in state.watchers:
                             watcher.backward(step, node, contribution)
                     add(parent, contribution)
                 elif parent_id in uses:
-                    uses[parent_id].setdefault(step, []).append(environment)
+                    uses[parent_id].setdefault(step, []).append(step.pick(arguments))
                 else:
-                    uses[parent_id] = {step: [environment]}
-            if not retain:
-                node.saved, node.parents = None, ()
+                    uses[parent_id] = {step: [step.pick(arguments)]}
+            if retain:
+                node[0] = None
+            else:
+                node.clear()
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         rule = f"the rule of {step.op.name} for its input {step.input!r} failed: " if step else ""
         raise GraphError(f"backward: {rule}{error} (on the way back through {node!r})") from error
@@ -125,7 +126,7 @@ def _freed(node: Node) -> str:
 def _refuse_overwritten(node: Node) -> None:
     """Raise if a leaf's array was changed in place after this node saved it."""
     for position, parent in enumerate(node.parents):
-        if isinstance(parent, Leaf) and parent.written > node.id and position in node.plan.origins:
+        if isinstance(parent, Leaf) and parent.written > node.id and node.plan.op.inputs[position] in node.plan.names:
             raise GraphError(
                 f"backward: {node.origin} saved the input {node.plan.op.inputs[position]!r} (leaf#{parent.id}, shape "
                 f"{list(parent.shape)}), whose array was changed in place since. Update it after backward, or give it "

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .backward import walk
+from .create import zeros_like
 from .op import ShapeError
 from .ops import stack
 from .tape import GraphError, enable_grad, no_grad
-from .tensor import Tensor, as_tensor, seed, tensor, zeros_like
+from .tensor import Tensor, as_tensor, seed, tensor
 
 
 def grad(

@@ -18,9 +18,7 @@ says by the names of its parameters what it needs, and the tape keeps just that:
 
 from __future__ import annotations
 
-import functools
 import inspect
-import linecache
 import sys
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -28,8 +26,9 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 from . import backend, tape
-from .backend import Array, modules, namespace, signature
-from .tape import Leaf, Node, Taped, state
+from .backend import Array, modules, signature
+from .dispatch import dispatcher, forget, parameters_of
+from .tape import Leaf, Node
 
 Rule = Callable[..., Any]
 
@@ -38,42 +37,41 @@ class ShapeError(ValueError):
     """Arrays whose shapes do not go together."""
 
 
-def _picker(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """A quick function from a tuple to the tuple of its items at these positions."""
-    if len(positions) > 1:
-        return itemgetter(*positions)
-    start = positions[0] if positions else 0
-    return itemgetter(slice(start, start + len(positions)))  # itemgetter of one index would not give a tuple
-
-
 class Step:
-    """How one input gets its gradient: the rule, the merge if there is one, and where their arguments are found."""
+    """How one input gets its gradient: the rule, the merge if there is one, and where their arguments are in a node."""
 
-    __slots__ = ("function", "input", "merge", "merge_pick", "op", "pick")
+    __slots__ = ("function", "input", "merge", "op", "pick")
 
     def __init__(self, op: Op, name: str, names: list[str]) -> None:
-        def find(rule: Rule) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-            return _picker([names.index(parameter) for parameter in parameters_of(rule)])
-
-        function, merge = op.rules[name], op.merges.get(name)
-        assert function is not None
         self.op = op
         self.input = name
-        self.function = function
-        self.pick = find(function)
-        self.merge = merge
-        self.merge_pick: Any = find(merge) if merge else None
+        self.function: Rule = op.rules[name]  # type: ignore[assignment]
+        self.pick = _picker([names.index(parameter) for parameter in parameters_of(self.function)])
+        self.merge = op.merges.get(name)
 
     def combine(self, uses: list[tuple[Any, ...]]) -> Any:
         """The sum of the gradients of several uses of one array, by the merge: it gets a tuple for each parameter."""
         if len(uses) == 1:
-            return self.function(*self.pick(uses[0]))
-        merge: Any = self.merge
-        return merge(*zip(*map(self.merge_pick, uses), strict=True))
+            return self.function(*uses[0])
+        assert self.merge is not None
+        columns = dict(zip(parameters_of(self.function), zip(*uses, strict=True), strict=True))
+        return self.merge(**{parameter: columns[parameter] for parameter in parameters_of(self.merge)})
+
+
+def _picker(positions: list[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """A quick function from a sequence to its items at these positions."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    start = positions[0] if positions else 0
+    return itemgetter(slice(start, start + len(positions)))  # itemgetter of one position would give the item itself
 
 
 class Plan:
-    """What an op keeps, and which rules run, when a given set of its inputs needs a gradient."""
+    """What an op keeps, and which rules run, when a given set of its inputs needs a gradient.
+
+    A node is filled by ``pick`` from all that a call knows: first two blanks, for g and k, then the values that the
+    rules name, then the parents. So a rule finds its arguments in the node itself, once the walk back has set g.
+    """
 
     def __init__(self, op: Op, needed: list[str]) -> None:
         self.op = op
@@ -85,50 +83,38 @@ class Plan:
                     f"{op.name}.vjp({name}=None)"
                 )
         active = [name for name in needed if op.rules[name] is not None]
-        rules = [rule for name in active for rule in (op.rules[name], op.merges.get(name)) if rule]
-        named = {parameter for rule in rules for parameter in parameters_of(rule)}
-        arrays = [name for name in (*op.inputs, "y") if name in named]
-        shapes = [name for name in op.inputs if f"{name}_shape" in named]
-        attributes = [name for name in op.attributes if name in named]
-        self.names = [*arrays, *(f"{name}_shape" for name in shapes), *attributes]  # the order of what is saved
-        self.steps = tuple((op.inputs.index(name), Step(op, name, ["g", "k", *self.names])) for name in active)
+        rules = [op.rules[name] for name in active]
+        named = {parameter for rule in rules if rule for parameter in parameters_of(rule)}
+        order = op.known_to_a_call()
+        self.names = [name for name in order if name in named and name not in ("g", "k")]
+        layout = ["g", "k", *self.names]
+        parents = [] if op.variadic else [f"parent of {name}" for name in op.inputs]
+        self.pick = _picker([order.index(name) for name in [*layout, *parents]])
+        self.base = len(layout)  # where the parents begin
+        self.steps = tuple((self.base + op.inputs.index(name), Step(op, name, layout)) for name in active)
         self.variadic = op.variadic
-        order = [*op.inputs, "y"]
-        self.origins = [order.index(name) for name in arrays]  # which input a saved array is; one past the last is y
-        self.pick = _picker(self.origins)
-        self.simple = not (op.variadic or shapes or attributes)  # pick does it all
-        self._shapes = [op.inputs.index(name) for name in shapes]
-        self._attributes = [list(op.attributes).index(name) for name in attributes]
 
-    def save(self, arrays: tuple[Any, ...], attributes: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The values that the rules name, out of inputs and output and out of attributes, in the order of ``names``."""
-        if self.variadic:
-            *inputs, output = arrays
-            arrays = (tuple(inputs), output)
-            shapes = [tuple(x.shape for x in inputs) for _ in self._shapes]
-        else:
-            shapes = [getattr(arrays[i], "shape", ()) for i in self._shapes]
-        return (*self.pick(arrays), *shapes, *[attributes[i] for i in self._attributes])
-
-    def every(self, parents: Sequence[Node | Leaf | None]) -> list[tuple[int, Step]]:
+    def every(self, node: Node) -> list[tuple[int, Step]]:
         """The steps of an op of ``*xs``: the one rule, for each of the inputs that need a gradient."""
-        return [(k, self.steps[0][1]) for k, parent in enumerate(parents) if parent is not None]
+        ((_, step),) = self.steps
+        return [(i, step) for i in range(self.base, len(node)) if node[i] is not None]
 
-    def revive(self, node: Node, saved: tuple[Any, ...], wrap: Callable[..., Any]) -> tuple[Any, ...]:
-        """What was saved, with arrays as tensors that know where they came from: for gradients of gradients."""
+    def revive(self, node: Node, wrap: Callable[..., Any]) -> list[Any]:
+        """A copy of a node in which arrays are tensors that know where they came from: for gradients of gradients."""
 
         def tensor(array: Array, source: Node | Leaf | None) -> Any:
             return array if source is None else wrap(array, source)
 
-        revived: list[Any] = []
-        for origin, value in zip(self.origins, saved, strict=False):
-            if origin == len(self.op.inputs):
-                revived.append(tensor(value, node))
-            elif self.variadic:
-                revived.append(tuple(map(tensor, value, node.parents)))
-            else:
-                revived.append(tensor(value, node.parents[origin]))
-        return (*revived, *saved[len(revived) :])
+        revived = list(node)
+        for i, name in enumerate(self.names, start=2):
+            if name == "y":
+                revived[i] = tensor(node[i], node)
+            elif name in self.op.inputs:
+                if self.variadic:
+                    revived[i] = tuple(map(tensor, node[i], node[self.base :]))
+                else:
+                    revived[i] = tensor(node[i], node[self.base + self.op.inputs.index(name)])
+        return revived
 
 
 class Op:
@@ -150,6 +136,12 @@ class Op:
         self.merges: dict[str, Rule] = {}
         self.explain: Callable[..., str | None] | None = None
         self.plans: dict[int, Plan] = {}
+        self.function: Any = dispatcher(self)
+
+    def known_to_a_call(self) -> list[str]:
+        """All that a rule may name, and the parents, in the order in which a call lists them for ``Plan.pick``."""
+        parents = [] if self.variadic else [f"parent of {name}" for name in self.inputs]
+        return ["g", "k", *self.inputs, "y", *parents, *(f"{name}_shape" for name in self.inputs), *self.attributes]
 
     def define(self, kind: str, table: dict[str, Any], rules: dict[str, Any]) -> None:
         """Enter rules or merges, if all the names in them exist."""
@@ -161,7 +153,7 @@ class Op:
                 raise TypeError(
                     f"{self.name}.{kind}: there is no input {name!r}; the inputs are {_listed(self.inputs)}"
                 )
-            for parameter in parameters_of(rule) if rule else ():
+            for parameter in parameters_of(rule):
                 if parameter not in known:
                     raise TypeError(
                         f"{self.name}.{kind}: the rule for {name!r} asks for {parameter!r}, which it cannot have; "
@@ -169,6 +161,7 @@ class Op:
                     )
         table.update(rules)
         self.plans.clear()
+        forget(self)
 
     def plan(self, needs: int) -> Plan:
         """The plan for a set of inputs, given as bits; it is made once."""
@@ -230,8 +223,12 @@ def op(kernel: Callable[..., Array]) -> Operation:
     >>> del registry["softsign"]
     """
     record = registry[kernel.__name__] = Op(kernel)
-    function: Any = functools.wraps(kernel)(_dispatcher(record))
-    del function.__wrapped__  # its signature is its own
+    function = record.function
+    function.__doc__, function.__module__, function.__qualname__ = (
+        kernel.__doc__,
+        kernel.__module__,
+        kernel.__qualname__,
+    )
 
     def vjp(**rules: Rule | None) -> Operation:
         record.define("vjp", record.rules, rules)
@@ -249,144 +246,16 @@ def op(kernel: Callable[..., Array]) -> Operation:
     return function
 
 
-_UNWRAP = """
-    if isinstance({x}, Taped):
-        cls = {x}.__class__
-        node{i} = {x}.node
-        {x} = {x}.array
-        if node{i} is not None:
-            needs |= {bit}
-    else:
-        node{i} = None"""
-
-_UNWRAP_ALL = """
-    if {xs} and isinstance({xs}[0], (list, tuple)):  # one sequence of arrays, then perhaps attributes
-        return {name}(*{xs}[0], **{{**{attributes}, **dict(zip(names, {xs}[1:]))}}, out=out)
-    if not {xs}:
-        raise TypeError("{name}: at least one array is needed")
-    parents = tuple([x.node if isinstance(x, Taped) else None for x in {xs}])
-    for x in {xs}:
-        if isinstance(x, Taped):
-            cls = x.__class__
-            needs = needs or x.node is not None
-    {xs} = tuple([x.array if isinstance(x, Taped) else x for x in {xs}])"""
-
-_DISPATCH = """
-def {name}({signature}):
-    cls = None
-    needs = 0{unwrap}
-    xp = modules.get({first}.__class__) or namespace({inputs})
-    try:
-        if cls is None:
-            {bare}
-        array = kernel(xp, {call})
-    except Exception as error:
-        record.fail(error, {inputs}, {attributes})
-    if out is not None:
-        raise TypeError("{name}: out= is for bare arrays; the array of a Tensor is never written")
-    if array.__class__ not in modules:
-        array = xp.asarray(array)  # NumPy makes scalars of 0-d results
-    result = new(cls)
-    result.array = array
-    result.node = None
-    if needs and state.enabled:
-        plan = plans.get(needs) or record.plan(needs)
-        if plan.steps:
-            values = {values}
-            saved = plan.pick(values) if plan.simple else plan.save(values, {attribute_values})
-            result.node = Node(plan, {parents}, saved, array)
-    if state.watchers:
-        for watcher in state.watchers:
-            watcher.forward(record, {inputs}, {attributes}, result)
-    return result
-"""
-
-
-def _dispatcher(op: Op) -> Callable[..., Any]:
-    """The function that users call, written out for this op's own inputs: a loop over them would cost a third more."""
-    names, attributes = list(op.inputs), list(op.attributes)
-
-    def with_default(name: str, defaults: dict[str, Any]) -> str:
-        return (
-            f"{name}=default_{name}"
-            if defaults.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty
-            else name
-        )
-
-    as_dict = f"dict({', '.join(f'{a}={a}' for a in attributes)})"
-    keywords = "".join(f", {a}={a}" for a in attributes)
-    inputs = f"({', '.join(names)},)" if not op.variadic else names[0]
-    if op.variadic:
-        signature = [f"*{names[0]}", *(with_default(a, op.attributes) for a in attributes), "out=None"]
-        unwrap = _UNWRAP_ALL.format(xs=names[0], name=op.name, attributes=as_dict)
-        call, first, values, parents = f"*{names[0]}", f"{names[0]}[0]", f"(*{names[0]}, array)", "parents"
-    else:
-        signature = [with_default(name, op.optional) for name in names]
-        signature += ["*"] * bool(op.optional and attributes)
-        signature += [with_default(a, op.attributes) for a in attributes]
-        signature += ["*"] * (not (op.optional and attributes)) + ["out=None"]
-        unwrap = "".join(_UNWRAP.format(x=name, i=i, bit=1 << i) for i, name in enumerate(names))
-        call, first, values = ", ".join(names), names[0], f"({', '.join(names)}, array)"
-        parents = f"({', '.join(f'node{i}' for i in range(len(names)))},)"
-    call += keywords
-    bare = f"return kernel(xp, {call}, out=out)" if op.writes_out else f"return deliver(kernel(xp, {call}), out)"
-    source = _DISPATCH.format(
-        name=op.name,
-        signature=", ".join(signature),
-        unwrap=unwrap,
-        first=first,
-        inputs=inputs,
-        bare=bare,
-        call=call,
-        attributes=as_dict,
-        values=values,
-        attribute_values=f"({''.join(f'{a}, ' for a in attributes)})",
-        parents=parents,
-    )
-    space: dict[str, Any] = {
-        "Node": Node,
-        "Taped": Taped,
-        "deliver": _deliver,
-        "kernel": op.kernel,
-        "modules": modules,
-        "names": attributes,
-        "namespace": namespace,
-        "new": object.__new__,
-        "plans": op.plans,
-        "record": op,
-        "state": state,
-        "__name__": __name__,
-        **{f"default_{name}": default for name, default in {**op.optional, **op.attributes}.items()},
-    }
-    file = f"<dispatch of {op.name}>"
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # so that tracebacks show it
-    exec(compile(source, file, "exec"), space)
-    made: Callable[..., Any] = space[op.name]
-    return made
-
-
-def _deliver(array: Array, out: Array | None) -> Array:
-    """A kernel's result, copied to ``out`` for a kernel that does not write there itself."""
-    if out is None:
-        return array
-    out[...] = array
-    return out
-
-
 registry: dict[str, Op] = {}
-
-
-@functools.cache
-def parameters_of(rule: Rule) -> tuple[str, ...]:
-    """The names of a rule's parameters."""
-    return tuple(inspect.signature(rule).parameters)
 
 
 def _listed(names: Any) -> str:
     return ", ".join(map(str, names))
 
 
-_ENGINE = {f"{__package__}.{name}" for name in ("op", "ops", "tensor", "tape", "backward", "grad")}
+_ENGINE = {
+    f"{__package__}.{name}" for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record")
+}
 
 
 def whereabouts() -> str:

@@ -43,7 +43,7 @@ class Optimizer:
                 if self.weight_decay:
                     g = self.decay(p, g)
                 slots["step"] = slots.get("step", 0) + 1
-                p.data = self.update(p.array, g, slots)
+                p.data = backend.of(p.array).xp.asarray(self.update(p.array, g, slots))  # NumPy: 0-d becomes a scalar
 
     def decay(self, p: Tensor, g: Array) -> Array:
         """L2 regularisation: weight_decay * p is part of the gradient."""
@@ -204,5 +204,5 @@ class AdamW(Adam):
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
     def decay(self, p: Tensor, g: Array) -> Array:
-        p.data = p.array * (1 - self.lr * self.weight_decay)
+        p.data = backend.of(p.array).xp.asarray(p.array * (1 - self.lr * self.weight_decay))
         return g

@@ -6,11 +6,12 @@ all of its users, without sorting. The id is also a clock: "how far back in time
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 from array import array as int_array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,23 +33,31 @@ class GraphError(RuntimeError):
     """A graph was asked for something that it no longer holds."""
 
 
-class Node:
-    """One operation that was done: what its rules need, and the nodes that its inputs came from.
+class Node(list[Any]):
+    """One operation that was done. Its items: blanks for g and k, the values that its rules need, then its parents.
 
     It holds arrays and nodes, never Tensors, so that no reference leads back and a dropped graph is freed at once.
+    It is a list, and not an object with two tuples, because Python's cyclic collector walks all that is alive time and
+    again: this way it meets one object for an operation instead of three. Empty means that a backward pass freed it.
     """
 
-    __slots__ = ("dtype", "id", "parents", "plan", "saved", "shape")
+    __slots__ = ("dtype", "id", "plan", "shape")
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+    id: int
+    plan: Plan
+    shape: tuple[int, ...]
+    dtype: Any
 
-    def __init__(
-        self, plan: Plan, parents: Sequence[Node | Leaf | None], saved: tuple[Any, ...], output: Array
-    ) -> None:
-        self.id = clock()
-        self.plan = plan
-        self.parents: Sequence[Any] = parents
-        self.saved: tuple[Any, ...] | None = saved  # None: a backward pass went through here and freed it
-        self.shape: tuple[int, ...] = output.shape
-        self.dtype = output.dtype
+    @property
+    def saved(self) -> dict[str, Any]:
+        """What the rules need, by name."""
+        return dict(zip(self.plan.names, self[2 : self.plan.base], strict=True)) if self else {}
+
+    @property
+    def parents(self) -> list[Node | Leaf | None]:
+        """The nodes of the inputs, None for inputs without one."""
+        return self[self.plan.base :]
 
     def __repr__(self) -> str:
         return f"{self.plan.op.name}#{self.id}"
@@ -168,6 +177,28 @@ def enable_grad() -> _GradMode:
 def is_grad_enabled() -> bool:
     """Whether operations are recorded in this thread."""
     return state.enabled
+
+
+@contextmanager
+def collector_resting() -> Iterator[None]:
+    """Pause Python's cyclic collector: a graph has no cycles, and while it grows it would be walked in vain."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
+def timeline() -> Iterator[Callable[[int], int]]:
+    """A loop over time steps: gives ``mark``, to be called with each step's number; the last step ends with it."""
+    with collector_resting():
+        try:
+            yield mark
+        finally:
+            mark()
 
 
 @contextmanager

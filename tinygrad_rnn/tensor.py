@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import backend, ops, tape
-from .backend import Array, DTypeLike
+from .backend import Array, DTypeLike, as_array
 from .backward import walk
 from .op import ShapeError
 from .tape import GraphError, Leaf, Node, Taped
@@ -18,7 +18,7 @@ class Tensor(Taped):
     """A NumPy or CuPy array on the tape.
 
     Operators, indexing and methods do what they do to NumPy's arrays, and are recorded if an input needs a gradient.
-    Make one with ``tensor``, ``zeros``, ``randn`` and so on.
+    Make one with ``tensor``, or with ``zeros``, ``randn`` and so on.
 
     >>> x = tensor([1.0, 2.0, 3.0], requires_grad=True)
     >>> y = (x * x).sum()
@@ -237,11 +237,11 @@ class Tensor(Taped):
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements in another shape, given as numbers or as a tuple."""
-        return ops.reshape(self, shape=_spread(shape))
+        return ops.reshape(self, shape=spread(shape))
 
     def transpose(self, *axes: Any) -> Tensor:
         """Axes in another order, given as numbers or as a tuple; reversed if none are given."""
-        return ops.transpose(self, axes=_spread(axes) if axes else None)
+        return ops.transpose(self, axes=spread(axes) if axes else None)
 
     @property
     def T(self) -> Tensor:
@@ -254,7 +254,7 @@ class Tensor(Taped):
         return ops.swapaxes(self, -1, -2)
 
 
-def _spread(values: tuple[Any, ...]) -> tuple[int, ...] | None:
+def spread(values: tuple[Any, ...]) -> tuple[int, ...] | None:
     """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
     first = values[0] if len(values) == 1 else values
     return first if first is None else tuple(first) if isinstance(first, (tuple, list)) else (first,)
@@ -273,7 +273,7 @@ def seed(output: Tensor, gradient: Any, record: bool) -> Any:
             raise GraphError(
                 f"backward: {output!r} is not a scalar; sum it up, or give a gradient of shape {output.shape}"
             )
-        gradient = ops_like(output.array, 1)
+        gradient = filled_like(output.array, 1)
     if not isinstance(gradient, Tensor):
         gradient = tensor(gradient, dtype=output.dtype, backend=output.backend)
     if gradient.shape != output.shape or gradient.backend != output.backend:
@@ -281,7 +281,7 @@ def seed(output: Tensor, gradient: Any, record: bool) -> Any:
     return gradient if record else gradient.array
 
 
-def ops_like(array: Array, value: float) -> Array:
+def filled_like(array: Array, value: float) -> Array:
     """A new array of the same shape, dtype and place, filled with a value."""
     return backend.of(array).xp.full_like(array, value)
 
@@ -293,9 +293,6 @@ def as_tensor(value: Any) -> Tensor:
     return Tensor.wrap(value) if backend.is_array(value) else tensor(value)
 
 
-# ---- making tensors ----
-
-
 def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor with a copy of the data: an array, a Tensor, a number, or nested lists of numbers.
 
@@ -304,86 +301,6 @@ def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requi
     >>> tensor([[1.0, 2.0]])
     Tensor(f32[1,2] numpy)
     """
-    made = Tensor.wrap(_backend_module.as_array(data.array if isinstance(data, Taped) else data, dtype, backend))
+    made = Tensor.wrap(as_array(data.array if isinstance(data, Taped) else data, dtype, backend))
     made.requires_grad = requires_grad
     return made
-
-
-_backend_module = backend
-
-
-def _filled(shape: Any, value: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
-    return tensor(
-        np.full(shape, value, dtype=np.float32 if dtype is None else dtype), None, backend or _default(), requires_grad
-    )
-
-
-def _default() -> str:
-    return _backend_module.default().name
-
-
-def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Zeros, float32 unless told otherwise; the shape as numbers or as a tuple.
-
-    >>> zeros(2, 3)
-    Tensor(f32[2,3] numpy)
-    """
-    return _filled(_spread(shape), 0, dtype, backend, requires_grad)
-
-
-def ones(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Ones, float32 unless told otherwise; the shape as numbers or as a tuple."""
-    return _filled(_spread(shape), 1, dtype, backend, requires_grad)
-
-
-def full(
-    shape: Any, value: float, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
-) -> Tensor:
-    """One value everywhere, float32 unless told otherwise."""
-    return _filled(shape, value, dtype, backend, requires_grad)
-
-
-def zeros_like(x: Any, requires_grad: bool = False) -> Tensor:
-    """Zeros of x's shape, dtype and backend."""
-    return tensor(ops_like(as_tensor(x).array, 0), requires_grad=requires_grad)
-
-
-def ones_like(x: Any, requires_grad: bool = False) -> Tensor:
-    """Ones of x's shape, dtype and backend."""
-    return tensor(ops_like(as_tensor(x).array, 1), requires_grad=requires_grad)
-
-
-def zeros_beside(x: Any, shape: tuple[int, ...]) -> Tensor:
-    """Zeros of another shape, with x's dtype and backend."""
-    array = x.array if isinstance(x, Taped) else x
-    return Tensor.wrap(_backend_module.of(array).xp.zeros(shape, dtype=array.dtype))
-
-
-def arange(
-    start: float, stop: float | None = None, step: float = 1, dtype: DTypeLike = None, backend: str | None = None
-) -> Tensor:
-    """Numbers from start to before stop; integers if all arguments are, else float32.
-
-    >>> arange(3).numpy()
-    array([0, 1, 2])
-    """
-    start, stop = (0, start) if stop is None else (start, stop)
-    numbers = np.arange(start, stop, step)
-    return tensor(numbers, dtype or (np.float32 if numbers.dtype.kind == "f" else None), backend or _default())
-
-
-def eye(n: int, m: int | None = None, dtype: DTypeLike = None, backend: str | None = None) -> Tensor:
-    """The identity matrix, float32 unless told otherwise."""
-    return tensor(np.eye(n, m, dtype=np.float32 if dtype is None else dtype), None, backend or _default())
-
-
-def randn(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Standard normal numbers, drawn on the host on every backend."""
-    numbers = _backend_module.host_generator().standard_normal(_spread(shape))
-    return tensor(numbers, np.float32 if dtype is None else dtype, backend or _default(), requires_grad)
-
-
-def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Uniform numbers from [0, 1), drawn on the host on every backend."""
-    numbers = _backend_module.host_generator().random(_spread(shape))
-    return tensor(numbers, np.float32 if dtype is None else dtype, backend or _default(), requires_grad)

@@ -27,13 +27,9 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         return None
     if not isinstance(tree, (tuple, list, dict)):
         return function(tree, *others)
-    keys: Any = tree.keys() if isinstance(tree, dict) else range(len(tree))
+    keys = _keys(tree)
     for other in others:
-        if (
-            type(other) is not type(tree)
-            or len(other) != len(tree)
-            or (isinstance(tree, dict) and other.keys() != keys)
-        ):
+        if type(other) is not type(tree) or _keys(other) != keys:
             raise ValueError(f"the trees differ in structure: {_outline(tree)} and {_outline(other)}")
     return rebuild(tree, [tree_map(function, tree[k], *(other[k] for other in others)) for k in keys])
 
@@ -62,6 +58,10 @@ def tree_items(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     children = tree.values() if isinstance(tree, dict) else tree
     for name, child in zip(names, children, strict=True):
         yield from tree_items(child, f"{path}.{name}" if path else str(name))
+
+
+def _keys(tree: Any) -> Any:
+    return tree.keys() if isinstance(tree, dict) else range(len(tree))
 
 
 def _outline(tree: Any) -> str:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from .. import ops
 from ..backend import DTypeLike
+from ..create import zeros_beside
 from ..ops import linear, sigmoid, split, tanh
-from ..tensor import Tensor, zeros_beside
+from ..tensor import Tensor
 from . import init
 from .module import Module, parameter
 
@@ -87,7 +88,7 @@ class RNNCell(Cell):
         self.nonlinearity = nonlinearity
 
     def step(self, z: Any, state: Any) -> tuple[Tensor, Tensor]:
-        h = getattr(ops, self.nonlinearity)(z + linear(state, self.weight_hh))
+        h = getattr(ops, self.nonlinearity)(linear(state, self.weight_hh, z))
         return h, h
 
 
@@ -108,7 +109,7 @@ class LSTMCell(Cell):
 
     def step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState]:
         h, c = state
-        i, f, g, o = split(z + linear(h, self.weight_hh), 4, axis=-1)
+        i, f, g, o = split(linear(h, self.weight_hh, z), 4, axis=-1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h = sigmoid(o) * tanh(c)
         return h, LSTMState(h, c)

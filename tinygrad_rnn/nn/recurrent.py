@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from .. import tape
@@ -46,16 +47,14 @@ def unroll(cell: Any, xs: Any, state: Any = None, mask: Any = None) -> Unrolled:
             raise ValueError(f"unroll: {type(cell).__name__} has no initial_state, so a state must be given")
         state = cell.initial_state(zs[0])
     outputs = []
-    try:
+    with tape.timeline() as mark:
         for t in range(steps):
-            tape.mark(t)
-            output, after = cell.step(zs[t] if len(leaves) == 1 else tree_map(lambda z, t=t: z[t], zs), state)
+            mark(t)
+            output, after = cell.step(tree_map(itemgetter(t), zs), state)
             if mask is not None:
                 real = mask[t][:, None]
                 after = tree_map(lambda new, old, real=real: where(real, new, old), after, state)
                 output = where(real, output, 0)
             outputs.append(output)
             state = after
-    finally:
-        tape.mark()
     return Unrolled(stack(outputs), state)

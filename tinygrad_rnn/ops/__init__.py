@@ -52,7 +52,6 @@ from .shape import (
     flip,
     join,
     pad,
-    part,
     reshape,
     rows,
     split,

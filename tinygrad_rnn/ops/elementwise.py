@@ -74,7 +74,7 @@ log.vjp(x=lambda g, x: g / x)
 @op
 def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
     """a where the condition holds, and b elsewhere."""
-    return xp.where(condition, a, b)
+    return xp.where(condition if hasattr(condition, "dtype") else xp.asarray(condition), a, b)  # CuPy takes no bool
 
 
 where.vjp(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: A
     if not covered:
         buffer.fill(0)
     for value, key in zip(values, keys, strict=True):
-        if apart:
+        if apart or (len(keys) == 1 and _is_basic(key)):
             buffer[key] = value
         elif _is_basic(key):
             buffer[key] += value
@@ -38,7 +39,11 @@ scatter.vjp(values=lambda g, k, keys: g[keys[k]])
 @op
 def getitem(xp: Any, x: Array, *, key: Any) -> Array:
     """x[key], for integers, slices, ..., None, integer arrays and boolean arrays."""
-    return x[key]
+    y = x[key]
+    if type(key) is not int and (home := backend.of(x)).wraps:
+        for indices, size in _index_arrays(key, x.shape):
+            y = home.mark_invalid(y, indices, size, lowest=-size, everywhere=isinstance(key, tuple))
+    return y
 
 
 getitem.vjp(x=lambda g, x_shape, key: scatter(g, keys=(key,), shape=x_shape))
@@ -46,16 +51,39 @@ getitem.merge(x=lambda g, x_shape, key: scatter(*g, keys=key, shape=x_shape[0]))
 
 
 def index(x: Any, key: Any) -> Any:
-    """x[key], where the key may hold Tensors."""
+    """x[key], where the key may hold Tensors, and lists and NumPy arrays of indices, wherever x is."""
     if type(key) is int:
         return getitem(x, key=key)
-    return getitem(x, key=tuple(map(_bare, key)) if isinstance(key, tuple) else _bare(key))
+    home = backend.of(x.array if isinstance(x, Taped) else x)
+    return getitem(x, key=tuple([_bare(part, home) for part in key]) if isinstance(key, tuple) else _bare(key, home))
 
 
-def _bare(key: Any) -> Any:
+def _bare(key: Any, home: backend.Backend) -> Any:
     if isinstance(key, Taped):
-        return key.array
+        key = key.array
+    if isinstance(key, list):
+        key = np.array(key, dtype=None if key else int)
+    if isinstance(key, np.ndarray):
+        return home.from_host(key)
     return int(key) if isinstance(key, np.integer) else key
+
+
+def _index_arrays(key: Any, shape: Shape) -> Iterator[tuple[Array, int]]:
+    """The integer arrays in a key, each with the length of the axis that it picks from."""
+    parts = key if isinstance(key, tuple) else (key,)
+    taken = [_axes_taken(part) for part in parts]
+    axis = 0
+    for part, count in zip(parts, taken, strict=True):
+        if getattr(part, "dtype", np.bool_) != np.bool_:
+            yield part, shape[axis]
+        axis += len(shape) - sum(taken) if part is Ellipsis else count
+
+
+def _axes_taken(part: Any) -> int:
+    """How many axes a part of a key picks from."""
+    if part is None or part is Ellipsis:
+        return 0
+    return part.ndim if getattr(part, "dtype", None) == np.bool_ else 1
 
 
 def _is_basic(key: Any) -> bool:
@@ -69,7 +97,8 @@ def _is_basic(key: Any) -> bool:
 @op
 def take_along_axis(xp: Any, x: Array, indices: Array, *, axis: int = -1) -> Array:
     """y[i, j] = x[i, indices[i, j]], for the axis -1; the other axes of x and indices agree."""
-    return xp.take_along_axis(x, indices, axis=axis)
+    size = x.shape[axis]
+    return backend.of(x).mark_invalid(xp.take_along_axis(x, indices, axis=axis), indices, size, lowest=-size)
 
 
 @op

@@ -5,7 +5,7 @@ from __future__ import annotations
 from string import ascii_letters
 from typing import Any
 
-from ..backend import Array, signature
+from ..backend import Array, of, signature
 from ..op import op
 from .elementwise import multiply
 from .reduce import sum
@@ -58,9 +58,12 @@ def matmul(a: Any, b: Any) -> Any:
 
 @op
 def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, *, out: Array = None) -> Array:
-    """Affine map of the last axis, y = x W^T + b, with W of shape (out, in) and b of shape (out,)."""
+    """Affine map of the last axis, y = x W^T + b, with W of shape (out, in).
+
+    b has shape (out,), or any other that broadcasts to y's.
+    """
     flat = x if x.ndim == 2 else x.reshape(_rows_of(x), x.shape[-1])
-    target = out if out is None or out.ndim == 2 else out.reshape(flat.shape[0], -1)
+    target = out if out is None or out.ndim == 2 else out.reshape(flat.shape[0], weight.shape[0])
     y = xp.dot(flat, weight.T, out=target)  # one product, where matmul would make one for each matrix of a stack
     if bias is not None:
         y += bias
@@ -90,8 +93,9 @@ def _(x: Array, weight: Array, bias: Array | None) -> str | None:
         last = x.shape[-1] if x.ndim else "missing"
         wanted = f"(last axis {last}, weight expects {weight.shape[1]})"
         return f"x {signature(x)} does not fit weight {signature(weight)} {wanted}"
-    if bias is not None and bias.shape != weight.shape[:1]:
-        return f"bias {signature(bias)} does not fit weight {signature(weight)} (it needs shape ({weight.shape[0]},))"
+    if bias is not None:
+        shape = (*x.shape[:-1], weight.shape[0])
+        return f"bias {signature(bias)} does not broadcast to the result, x W^T of shape {shape}"
     return None
 
 
@@ -101,9 +105,11 @@ def outer(a: Any, b: Any) -> Any:
 
 
 @op
-def contract(xp: Any, *xs: Array, subscripts: str, out: Array = None) -> Array:
+def contract(xp: Any, *xs: Array, subscripts: str) -> Array:
     """The kernel of ``einsum``, for subscripts in their full form, in which no operand repeats a letter."""
-    return xp.einsum(subscripts, *xs, out=out, optimize=True)
+    if any(of(x) is not of(xs[0]) for x in xs):
+        raise TypeError("operands live in different places")  # CuPy would copy those of NumPy to the device unasked
+    return xp.einsum(subscripts, *xs, optimize=True)
 
 
 contract.vjp(xs=lambda g, xs, k, subscripts: _contract_back(g, xs, k, subscripts))

@@ -42,7 +42,7 @@ def minus_one_hot(xp: Any, p: Array, targets: Array) -> Array:
     y = p.copy()
     flat = y.reshape(-1, y.shape[-1])
     flat[xp.arange(flat.shape[0]), targets.ravel()] -= 1
-    return y
+    return backend.of(p).mark_invalid(y, targets, y.shape[-1])
 
 
 minus_one_hot.vjp(p=lambda g: g, targets=None)
@@ -53,10 +53,12 @@ def cross_entropy(xp: Any, logits: Array, targets: Array) -> Array:
     """-log softmax(logits)[target] for each row: logits (..., classes), integer targets (...)."""
     if logits.shape[:-1] != targets.shape or targets.dtype.kind not in "iu":
         raise ValueError("shapes")
-    backend.of(logits).check_indices(targets, logits.shape[-1], "the target")
+    home, classes = backend.of(logits), logits.shape[-1]
+    home.check_indices(targets, classes, "the target")
     top = logits.max(axis=-1, keepdims=True)
     total = xp.log(xp.exp(logits - top).sum(axis=-1)) + top[..., 0]
-    return total - xp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    losses = total - xp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return home.mark_invalid(losses, targets, classes)
 
 
 cross_entropy.vjp(
@@ -80,8 +82,9 @@ def embedding(xp: Any, indices: Array, weight: Array) -> Array:
     """Rows of a table, y = weight[indices], with indices of any shape and weight (count, size)."""
     if indices.dtype.kind not in "iu" or weight.ndim != 2:
         raise TypeError("integers are needed")
-    backend.of(weight).check_indices(indices, weight.shape[0], "the index")
-    return weight[indices]
+    home, count = backend.of(weight), weight.shape[0]
+    home.check_indices(indices, count, "the index")
+    return home.mark_invalid(weight[indices], indices, count)
 
 
 @embedding.explain

@@ -37,9 +37,9 @@ def max(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Ar
 
 
 @op
-def min(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Array = None) -> Array:
+def min(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """The smallest element; where several are equal, they share the gradient evenly."""
-    return x.min(axis=axis, keepdims=keepdims, out=out)
+    return x.min(axis=axis, keepdims=keepdims)  # not out=, which CuPy's min mistakes for a dtype (cupy#9032)
 
 
 max.vjp(x=lambda g, x, y, axis, keepdims: _to_extremes(g, x, y, axis, keepdims))
@@ -93,7 +93,7 @@ cumsum.vjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis=ax
 @op
 def argmax(xp: Any, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
     """Index of the largest element; it has no slope."""
-    return x.argmax(axis=axis) if not keepdims else xp.expand_dims(x.argmax(axis=axis), axis)
+    return x.argmax(axis=axis, keepdims=keepdims)
 
 
 argmax.vjp(x=None)
@@ -102,7 +102,7 @@ argmax.vjp(x=None)
 @op
 def argmin(xp: Any, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
     """Index of the smallest element; it has no slope."""
-    return x.argmin(axis=axis) if not keepdims else xp.expand_dims(x.argmin(axis=axis), axis)
+    return x.argmin(axis=axis, keepdims=keepdims)
 
 
 argmin.vjp(x=None)

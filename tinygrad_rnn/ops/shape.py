@@ -98,9 +98,7 @@ def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
     xs = tuple(xs)
     if len(xs) == 1:
         return xs[0]
-    lengths = [
-        x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs
-    ]  # an axis that is not there fails in the kernel
+    lengths = [x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs]  # a wrong axis fails in the kernel
     return join(*xs, axis=axis, bounds=tuple(accumulate(lengths, initial=0)))
 
 
@@ -113,36 +111,6 @@ def stack(xp: Any, *xs: Array, axis: int = 0, out: Array = None) -> Array:
 stack.vjp(xs=lambda g, k, axis: g[(slice(None),) * (axis % g.ndim) + (k,)])
 
 
-@op
-def part(xp: Any, x: Array, *, index: int, sections: int, axis: int) -> Array:
-    """The kernel of ``split``: one of several equal parts."""
-    size = x.shape[axis] // sections
-    return between(x, axis, index * size, (index + 1) * size)
-
-
-part.vjp(x=lambda g, x_shape, index, axis: _place(g, x_shape, index, axis))
-part.merge(x=lambda g, x_shape, index, axis: _gather(g, x_shape[0], index, axis[0]))
-
-
-def _place(g: Any, shape: Shape, index: int, axis: int) -> Any:
-    """g as part ``index`` of zeros."""
-    size = g.shape[axis]
-    widths = [(0, 0)] * len(shape)
-    widths[axis] = (index * size, shape[axis] - (index + 1) * size)
-    return pad(g, widths=tuple(widths))
-
-
-def _gather(parts: Sequence[Any], shape: Shape, indices: Sequence[int], axis: int) -> Any:
-    """The sum of all parts, each in its place; when each occurs once, they only need to be joined."""
-    size = parts[0].shape[axis]
-    if len(parts) * size == shape[axis] and len(set(indices)) == len(indices):
-        return concatenate([g for _, g in sorted(zip(indices, parts, strict=True), key=lambda pair: pair[0])], axis)
-    total = _place(parts[0], shape, indices[0], axis)
-    for g, index in zip(parts[1:], indices[1:], strict=True):
-        total = total + _place(g, shape, index, axis)
-    return total
-
-
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """Equal parts along an axis, or the parts between the given indices."""
     length = x.shape[axis]
@@ -151,28 +119,38 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
             raise ValueError(
                 f"split: an axis of length {length} does not divide into {sections} equal parts (shape {x.shape})"
             )
-        return tuple(part(x, index=k, sections=sections, axis=axis) for k in range(sections))
-    bounds = (0, *sections, length)
+        size = length // sections
+        bounds = range(0, length + 1, size) if size else (0,) * (sections + 1)
+    else:
+        bounds = (0, *sections, length)
     return tuple(between(x, axis, start, stop) for start, stop in pairwise(bounds))
 
 
 @op
 def pad(xp: Any, x: Array, *, widths: Any, value: float = 0.0) -> Array:
     """x with ``value`` around it; widths are (before, after) for each axis, as in ``numpy.pad``."""
-    return xp.pad(x, widths, constant_values=value)
+    pairs = _pairs(x.ndim, widths)
+    y = xp.full(tuple(n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True)), value, x.dtype)
+    y[_inner(x.shape, widths)] = x
+    return y
 
 
 pad.vjp(x=lambda g, x_shape, widths: g[_inner(x_shape, widths)])
 
 
-def _inner(shape: Shape, widths: Any) -> tuple[slice, ...]:
+def _pairs(ndim: int, widths: Any) -> list[tuple[int, int]]:
+    """(before, after) for each axis, from a number, one pair, or a pair for each axis."""
     if isinstance(widths, int):
-        widths = ((widths, widths),) * len(shape)
-    elif isinstance(widths[0], int):
-        widths = (tuple(widths),) * len(shape)
-    pairs = [(w[0], w[-1]) for w in widths]
-    if len(pairs) == 1:
-        pairs *= len(shape)
+        widths = (widths, widths)
+    if isinstance(widths[0], int):
+        widths = (widths,)
+    pairs = [(before, after) for before, after in widths]
+    return pairs * ndim if len(pairs) == 1 else pairs
+
+
+def _inner(shape: Shape, widths: Any) -> tuple[slice, ...]:
+    """Where the padded array holds the original."""
+    pairs = _pairs(len(shape), widths)
     return tuple(slice(before, before + n) for n, (before, _) in zip(shape, pairs, strict=True))
 
 

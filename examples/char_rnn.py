@@ -1,0 +1,223 @@
+"""A character-level language model: an LSTM reads text, learns to say what comes next, and then writes on its own.
+
+    python examples/char_rnn.py                                # learn from Python's documentation, about two minutes
+    python examples/char_rnn.py --text shakespeare.txt         # or from a text of yours
+    python examples/char_rnn.py --resume --epochs 30           # go on where it stopped, after Ctrl-C or at the end
+    python examples/char_rnn.py --sample 500 --prime "The "    # only write
+
+Training is truncated BPTT: the text is read in windows of T steps, the state is carried from window to window, and the
+gradient stops at each window's start. The folder --out gets best.safetensors (the model with the lowest validation
+loss), state.safetensors (all that --resume needs to go on exactly) and curves.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import bptt, nn, optim
+from tinygrad_rnn.io import import_extra
+from tinygrad_rnn.text import TextError, Vocabulary, Windows, python_documentation, read_text, split
+from tinygrad_rnn.train import Interrupt, Training, bits, plot_curves
+
+DEFAULTS = {"text": None, "epochs": 12, "hidden": 128, "layers": 2, "batch": 50, "steps": 50, "lr": 2e-3, "seed": 0}
+QUICK = {**DEFAULTS, "epochs": 2, "hidden": 32, "batch": 20, "steps": 25, "lr": 1e-2, "limit": 30_000}  # seconds
+
+
+class CharLSTM(nn.Module):
+    """Embedding, a stack of LSTM cells, and a linear map to the logits of the next character."""
+
+    def __init__(self, characters: int, hidden: int, layers: int):
+        self.embedding = nn.Embedding(characters, hidden)
+        self.cells = [nn.LSTMCell(hidden, hidden) for _ in range(layers)]
+        self.head = nn.Linear(hidden, characters)
+
+    def forward(self, tokens: Any, state: Any = None) -> bptt.Unrolled:
+        """Logits (T, B, characters) for tokens (T, B), and the state of each layer after the last of them."""
+        xs = self.embedding(tokens)
+        after = []
+        for layer, cell in enumerate(self.cells):
+            xs, last = bptt.unroll(cell, xs, state[layer] if state else None)
+            after.append(last)
+        return bptt.Unrolled(self.head(xs), after)
+
+
+@tg.no_grad()
+def generate(model: CharLSTM, vocabulary: Vocabulary, prime: str, length: int, temperature: float, seed: int) -> str:
+    """What comes after the prime: each character is drawn from softmax(logits / temperature); 0 takes the likeliest."""
+    rng, where = np.random.default_rng(seed), model.head.weight.backend
+    written: list[int] = []
+    unread, state = vocabulary.encode(prime), None
+    for _ in range(length):
+        logits, state = model(tg.tensor(unread[:, None], backend=where), state)
+        # The index of the largest logit, each with Gumbel noise added, is distributed as softmax says.
+        noise = temperature * rng.gumbel(size=len(vocabulary))
+        unread = np.argmax(logits[-1, 0].numpy() + noise, keepdims=True)
+        written.append(int(unread[0]))
+    return vocabulary.decode(written)
+
+
+def train(settings: dict[str, Any], out: Path, prime: str, saved: Any = None) -> None:
+    """Train as the settings say, from the start or from what was saved, and write models and curves to a folder."""
+    tqdm = import_extra("tqdm", "the progress bar").tqdm
+    text = read_text(settings["text"]) if settings["text"] else python_documentation()
+    text = text[: settings.get("limit")]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if saved and saved["digest"] != digest:
+        raise TextError("the text is not the one that this run began with; train on it anew, without --resume")
+
+    tg.manual_seed(settings["seed"])
+    vocabulary = Vocabulary(text)
+    vocabulary.encode(prime)  # a prime that cannot be read should fail now, not after the training
+    model = CharLSTM(len(vocabulary), settings["hidden"], settings["layers"])
+    tokens = tg.tensor(vocabulary.encode(text), backend=model.head.weight.backend).data
+    learn, validate = split(tokens, 0.95)
+    windows = Windows(learn, settings["batch"], settings["steps"], "the part to learn from")
+    validation = Windows(validate, settings["batch"], settings["steps"], "the part to validate on (5 %)")
+    optimizer = optim.RMSprop(model.parameters(), lr=settings["lr"], alpha=0.95)
+    training = Training(model, optimizer, windows, validation, max_norm=5.0, max_loss=1000.0)
+    if saved:
+        training.load_state_dict(saved["training"])
+    run = {"program": "char_rnn", "settings": settings, "digest": digest, "characters": vocabulary.characters}
+    size = sum(p.size for p in model.parameters())
+    print(
+        f"{len(text):,} characters, {len(vocabulary)} different; {size:,} parameters; {len(windows)} windows an epoch"
+    )
+    left_out = f"the last {windows.dropped} characters to learn from and {validation.dropped} to validate on"
+    print(f"left out, as they do not fill {settings['batch']} equal streams: {left_out}")
+    out.mkdir(parents=True, exist_ok=True)
+    with Interrupt() as interrupt:
+        while training.epoch < settings["epochs"]:
+            begun = time.perf_counter()
+            title = f"epoch {training.epoch + 1} of {settings['epochs']}"
+            # disable=None: no bar where the output is not a terminal
+            with tqdm(total=len(windows), initial=training.position, desc=title, leave=False, disable=None) as bar:
+                for loss in training.windows_left():
+                    bar.set_postfix_str(both_units(loss), refresh=False)
+                    bar.update()
+                    if interrupt.asked:
+                        tg.save(out / "state.safetensors", {**run, "training": training.state_dict()})
+                        place = f"{training.position} of {len(windows)} windows of {title}"
+                        raise KeyboardInterrupt(f"stopped after {place}, and saved; to go on, add --resume")
+            mean = sum(training.losses) / len(training.losses)
+            loss = training.end_epoch()
+            if loss == training.best:
+                tg.save(out / "best.safetensors", {**run, "model": model.state_dict(), "validation": loss})
+            tg.save(out / "state.safetensors", {**run, "training": training.state_dict()})
+            seconds = time.perf_counter() - begun
+            print(f"{title}: train {mean:.3f}, validation {both_units(loss)}, {seconds:.1f} s", flush=True)
+    plot_curves(training, out / "curves.png", f"Character LSTM, {settings['layers']} x {settings['hidden']}")
+    print(f"best validation loss {both_units(training.best)}; models and curves are in {out}")
+
+
+def both_units(nats: float) -> str:
+    """A loss in nats and in bits per character."""
+    return f"{nats:.3f} nats ({bits(nats):.3f} bits per character)"
+
+
+def read_run(path: Path) -> Any:
+    """What an earlier run saved."""
+    if not path.exists():
+        raise tg.CheckpointError(f"there is no {path}; train first")
+    saved = tg.load(path)
+    if not isinstance(saved, dict) or saved.get("program") != "char_rnn":
+        raise tg.CheckpointError(f"{path} was not saved by this program; give the folder of one of its runs as --out")
+    return saved
+
+
+def sample(options: argparse.Namespace) -> None:
+    """Write with the best model of a run."""
+    saved = read_run(options.out / "best.safetensors")
+    vocabulary = Vocabulary(saved["characters"])
+    model = CharLSTM(len(vocabulary), saved["settings"]["hidden"], saved["settings"]["layers"])
+    model.load_state_dict(saved["model"])
+    prime = options.prime or ("\n" if "\n" in saved["characters"] else saved["characters"][0])
+    written = generate(model, vocabulary, prime, options.sample or 500, options.temperature, options.seed or 0)
+    print(options.prime + written)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def at_least(lowest: int, kind: type[int] | type[float]) -> Any:
+    """How argparse is to read a number that must not be lower."""
+
+    def read(word: str) -> float:
+        with contextlib.suppress(ValueError):
+            if lowest <= (value := kind(word)) < math.inf:
+                return value
+        raise argparse.ArgumentTypeError(f"{word!r} is not a {'whole ' * (kind is int)}number of at least {lowest}")
+
+    return read
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; those of the recipe are None where they are not given."""
+    parser = Parser(prog="char_rnn.py", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to learn from (Python's documentation)")
+    for name, kind, meaning in (
+        ("epochs", at_least(1, int), "passes over the text"),
+        ("hidden", at_least(1, int), "units of each layer"),
+        ("layers", at_least(1, int), "LSTM cells on top of each other"),
+        ("batch", at_least(1, int), "streams of text side by side"),
+        ("steps", at_least(1, int), "characters that the gradient goes back"),
+        ("lr", at_least(0, float), "learning rate"),
+        ("seed", at_least(0, int), "of parameters and samples"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help=f"{meaning} ({DEFAULTS[name]})")
+    parser.add_argument("--backend", choices=("numpy", "cupy"), help="where to compute")
+    parser.add_argument("--out", type=Path, default=Path("runs/char_rnn"), help="folder of the run (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--sample", type=at_least(1, int), metavar="N", help="do not train, write N characters")
+    parser.add_argument("--temperature", type=at_least(0, float), default=0.7, help="0 dares nothing (%(default)s)")
+    parser.add_argument("--prime", default="", help="how the sample begins")
+    parser.add_argument("--quick", action="store_true", help="a tiny run, to see that everything works")
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, or go on training, and sample; or only sample."""
+    if options.backend:
+        tg.set_backend(options.backend)
+    if not options.sample:
+        settings, saved = (QUICK if options.quick else DEFAULTS), None
+        given = {name: value for name, value in vars(options).items() if name in DEFAULTS and value is not None}
+        if options.resume:
+            saved = read_run(options.out / "state.safetensors")
+            settings = saved["settings"]
+            for name, value in given.items():
+                if name != "epochs" and value != settings[name]:
+                    raise ValueError(f"--{name} cannot change with --resume: this run has {settings[name]}")
+        train({**settings, **given}, options.out, options.prime, saved)
+    sample(options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program and return its exit status; whatever goes wrong is told in one sentence."""
+    options = parse(arguments)
+    try:
+        run(options)
+    except KeyboardInterrupt as stop:
+        print(f"char_rnn.py: {str(stop) or 'stopped at once; what was saved before is intact'}", file=sys.stderr)
+        return 130
+    except (ValueError, ArithmeticError, OSError, ImportError, MemoryError, tg.BackendError) as error:
+        print(f"char_rnn.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

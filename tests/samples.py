@@ -1,0 +1,234 @@
+"""Inputs on which every operation and every composite function must keep the laws of test_laws.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sampling import (
+    S,
+    Sample,
+    choices,
+    compared,
+    distinct,
+    each,
+    exponents,
+    integers,
+    mask,
+    normal,
+    of,
+    one,
+    positive,
+    reductions,
+    shifted,
+    two,
+)
+
+import tinygrad_rnn as tg
+
+# Every kind of key, for an array of shape (4, 3, 5).
+ROOM = normal(4, 3, 5)
+BASIC_KEYS: list[Any] = [
+    *(0, -1, slice(1, 3), slice(None, None, -2), slice(2, 2), Ellipsis, None, (), (1, 2), (1, 2, 3), (slice(None), 1)),
+    *((..., slice(1, None, 2)), (None, 1, None, slice(0, 2)), (..., None, 0)),
+]
+ARRAY_KEYS: list[Any] = [
+    *(np.array([2, 0, 2, -1]), np.array([[0, 1], [1, 3]]), np.array([], dtype=int), np.array(2), [3, 3, 0]),
+    *(np.array([True, False, True, True]), np.zeros(4, dtype=bool), mask(4, 3), mask(4, 3, 5)),
+    *((np.array([0, 3, 3]), np.array([1, 2, 2])), (np.array([[0], [3]]), np.array([1, 2, 1]))),
+    *((slice(None), np.array([1, 1, 0])), (np.array([1, 1]), slice(1, 2), np.array([4, 4]))),
+    *((2, slice(None), np.array([0, 0, 4])), (np.array([True, False, False, True]), 1)),
+]
+KEYS = [*BASIC_KEYS, *ARRAY_KEYS]
+TENSOR_KEYS: list[Any] = [tg.tensor([1, 1, 3]), (slice(None), tg.tensor([0, 2, 0])), tg.tensor(mask(4, 3))]
+
+WIDE: dict[str, Any] = {"size": (2, 3), "stride": (2, 1)}
+DENSE: dict[str, Any] = {"size": (3, 2), "stride": (1, 1)}
+ROWS: list[tuple[int, ...]] = [(3,), (2, 3), (), (0,)]
+PRODUCTS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    *(((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((2, 3), (5, 3, 4)), ((5, 2, 3), (5, 3, 4)), ((2, 1, 2, 3), (5, 3, 4))),
+    *(((1, 2, 3), (3, 4)), ((0, 3), (3, 4)), ((2, 0), (0, 4)), ((0, 2, 3), (3, 4)), ((1, 1), (1, 1))),
+]
+
+SAMPLES: dict[str, list[Sample]] = {
+    **each("add subtract multiply", two),
+    **each("maximum minimum", lambda: two(distinct, shifted)),
+    **each("equal not_equal less less_equal greater greater_equal", compared),
+    **each("negative exp sin cos tanh sigmoid softplus", one),
+    **each("log sqrt", lambda: one(positive)),
+    **each("absolute sign relu", lambda: one(distinct)),
+    "divide": two(normal, positive),
+    "power": exponents(),
+    "clip": [
+        *one(distinct, low=-0.6, high=0.6),
+        *(S(distinct(3, 4), **bounds) for bounds in ({"low": 0.0}, {"high": 0.0}, {"low": -9, "high": 9})),
+    ],
+    "where": choices(),
+    "astype": one(dtype=np.float64),
+    "clip_message": one(bound=1e3),
+    "reshape": [
+        *(of((3, 4), shape=shape) for shape in ((2, 6), (-1,), (2, -1, 2), (3, 4))),
+        *(of((), shape=(1, 1)), of((1,), shape=()), of((0, 3), shape=(3, 0))),
+        *(S(normal(4, 3).T, shape=(6, 2)), S(normal(6, 8)[::-2, ::2], shape=(12,))),
+    ],
+    "transpose": [
+        *(of((2, 3, 4), axes=axes) for axes in (None, (1, 0, 2), (2, 0, 1), (-1, 0, 1), [0, 2, 1])),
+        *(S(x) for x in (normal(), normal(3), normal(0, 2), normal(3, 8)[::-1, ::3])),
+    ],
+    "broadcast_to": [
+        *(of((3, 1), shape=shape) for shape in ((3, 4), (2, 3, 4), (3, 1), (3, 0))),
+        *(S(x, shape=(2, 3)) for x in (normal(), normal(1), normal(3), normal(6)[::-2])),
+        of((0, 1), shape=(2, 0, 3)),
+    ],
+    "expand_dims": [
+        *(of((3, 4), axis=axis) for axis in (0, 1, -1, (0, 2), (-1, 0), ())),
+        *(S(x, axis=0) for x in (normal(), normal(0), normal(4, 3).T)),
+    ],
+    "squeeze": [
+        *(of((1, 3, 1), axis=axis) for axis in (None, 0, -1, (0, 2))),
+        *(S(x) for x in (normal(), normal(1, 1), normal(1, 0), normal(3, 2, 1)[::-1])),
+    ],
+    "flip": [*one(), *(of((2, 3, 4), axis=axis) for axis in (0, -1, (0, 2), (-1, 1)))],
+    "join": [
+        of((2, 3), (4, 3), axis=0, bounds=(0, 2, 6)),
+        of((2, 3), (2, 1), (2, 0), axis=-1, bounds=(0, 3, 4, 4)),
+        S(normal(3, 2).T, normal(4, 6)[::-2, ::2], axis=1, bounds=(0, 3, 6)),
+        of((3,), axis=0, bounds=(0, 3)),
+    ],
+    "stack": [
+        *(of((2, 3), (2, 3), (2, 3), axis=axis) for axis in (0, 1, -1)),
+        *(of((), ()), of((3,)), S(normal(0, 2), normal(2, 0).T)),
+    ],
+    "pad": [
+        *(of((2, 3), widths=w) for w in (1, (1, 2), ((0, 1), (2, 0)), ((1, 1),), ((0, 0), (0, 0)))),
+        *(S(x, widths=2, value=1.5) for x in (normal(), normal(3), normal(0, 2), normal(4, 3).T)),
+    ],
+    **each("sum mean", reductions),
+    **each("max min", lambda: reductions(distinct)),
+    **each(
+        "argmax argmin", lambda: [S(distinct(3, 4), axis=a, keepdims=k) for a in (None, 0, -1) for k in (False, True)]
+    ),
+    "var": [*reductions(), of((3, 4), axis=0, ddof=1), of((3, 4), ddof=2, keepdims=True)],
+    "logsumexp": [*reductions(), S(300 * normal(3, 4), axis=0)],
+    "cumsum": [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), of((3,)), of((2, 0)), S(normal(4, 3).T)],
+    **each(
+        "softmax log_softmax",
+        lambda: [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), *one(), S(300 * normal(3, 4))],
+    ),
+    "product": [
+        *(of(a, b) for a, b in PRODUCTS),
+        *(S(normal(3, 2).T, normal(4, 3).T), S(normal(4, 6)[::-2, ::2], normal(3, 8)[:, ::-2])),
+    ],
+    "linear": [
+        *(of((*shape, 3), (4, 3)) for shape in [*ROWS, (2, 0)]),
+        *(of((*shape, 3), (4, 3), (4,)) for shape in [*ROWS, (2, 1, 2)]),
+        *(of((2, 5, 3), (4, 3), (2, 1, 4)), of((2, 3), (4, 3), ()), of((0, 3), (4, 3), (1, 4))),
+        S(normal(3, 5).T, normal(3, 4).T, normal(8)[::-2]),
+        S(normal(5, 2, 3).swapaxes(0, 1), normal(8, 3)[::2]),
+    ],
+    "contract": [
+        *(of((2, 3), subscripts="ij->ji"), of((2, 3), subscripts="ij->j"), of((), (3,), subscripts=",i->i")),
+        *(of((2, 3), (3, 4), subscripts="ij,jk->ik"), of((2, 3), (3,), subscripts="ij,j->")),
+        *(of((2, 3), (4,), subscripts="ij,k->jk"), of((0, 3), (3, 2), subscripts="ij,jk->ki")),
+        *(of((1, 3), (2, 3), subscripts="ij,ij->j"), of((2, 3), (3, 4), (4, 2), subscripts="ij,jk,kl->li")),
+        S(normal(3, 2).T, normal(4, 6)[::-2, ::2], subscripts="ij,ij->i"),
+    ],
+    "windows": [of((2, 5, 6), **WIDE), of((4, 4), **DENSE), S(normal(7, 5, 2).T, **WIDE), of((0, 3, 3), **DENSE)],
+    "overlap_add": [
+        *(of((2, 2, 4, 2, 3), shape=(2, 5, 6), **WIDE), of((2, 3, 3, 2), shape=(4, 4), **DENSE)),
+        of((0, 1, 2, 3, 2), shape=(0, 3, 3), **DENSE),
+    ],
+    "getitem": [
+        *(S(ROOM, key=key) for key in KEYS),
+        *(S(normal(5, 3, 4).T, key=(slice(None, None, -1), 0)), of((), key=()), of((0, 2), key=slice(0, 0))),
+    ],
+    "scatter": [
+        *(of(ROOM[key].shape, keys=(key,), shape=ROOM.shape) for key in KEYS),
+        *(of((3,), (3,), (3,), keys=(1, 0, 2), shape=(3, 3)), of((3,), (3,), keys=(1, -2), shape=(3, 3))),
+        *(of((3,), (3,), keys=(1, -1), shape=(4, 3)), of((), (), keys=(0, 2), shape=(3,))),
+        of((2, 3), (3,), (3, 3), keys=(slice(0, 2), 1, [0, 0, 3]), shape=(4, 3)),
+    ],
+    "take_along_axis": [
+        *(S(normal(3, 4), integers(n, *s), axis=a) for a, n, s in ((-1, 4, (3, 2)), (0, 3, (5, 4)), (1, 4, (3, 1)))),
+        *(S(normal(3, 1, 4), integers(4, 1, 2, 5)), S(normal(4), np.array([3, 3, -1]))),
+        *(S(normal(0, 4), integers(4, 0, 2)), S(normal(4, 3).T, integers(4, 2, 3).T)),
+    ],
+    "add_along_axis": [
+        S(normal(3, 2), integers(4, 3, 2), shape=(3, 4), axis=-1),
+        S(normal(5, 4), integers(3, 5, 4), shape=(3, 4), axis=0),
+        S(normal(3, 2, 5), integers(4, 1, 2, 5), shape=(3, 1, 4), axis=-1),
+        S(normal(0, 2), integers(4, 0, 2), shape=(0, 4), axis=-1),
+    ],
+    **each(
+        "cross_entropy minus_one_hot",
+        lambda: [
+            *(S(normal(*s, 5), integers(5, *s)) for s in ROWS),
+            S(normal(5, 3).T, integers(5, 6)[::-2].astype("i1")),
+        ],
+    ),
+    "embedding": [*(S(integers(4, *s), normal(4, 3)) for s in ROWS), S(np.array([1, 1], "u1"), normal(3, 4).T)],
+    "add_rows": [S(normal(*s, 3), integers(4, *s), shape=(4, 3)) for s in ROWS],
+    "normalize": [*(of(s) for s in ((5,), (3, 4), (2, 3, 4), (0, 4))), S(normal(4, 3).T, eps=0.1)],
+}
+
+
+def seeded_dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
+    """Dropout with the same mask at every call."""
+    tg.manual_seed(1)
+    return tg.dropout(x, p, training)
+
+
+def summed(subscripts: str) -> Sample:
+    """Operands for ``einsum``: each letter has a length of its own, and ``...`` stands for one axis."""
+    terms = subscripts.replace(" ", "").partition("->")[0].replace("...", ".").split(",")
+    return Sample((subscripts, *(normal(*(2 + ".bijkl".find(c) % 4 for c in term)) for term in terms)))
+
+
+SUBSCRIPTS = [
+    *("ij,jk", "bi,b", "ij , kj -> i", "i,j", ",", "ii", "ii->i", "iij->ij", "iii->i", "bii->b", "iji,jk->ik", "ij->"),
+    *("ij,jk,kl->il", "...ij,...jk->...ik", "...i,...i", "i...->...", "...", "...ii->...i", "i...j,j...->i..."),
+]
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {"dropout": seeded_dropout, "index": tg.ops.index}
+
+COMPOSITES: dict[str, list[Sample]] = {
+    "matmul": [
+        *(of(a, b) for a, b in PRODUCTS),
+        *(of(a, b) for a, b in [((3,), (3,)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (5, 3, 4)), ((5, 2, 3), (3,))]),
+        *(of((0,), (0,)), of((0, 3), (3,)), S(normal(6)[::-2], normal(4, 3).T)),
+    ],
+    "einsum": [
+        *map(summed, SUBSCRIPTS),
+        *(S("...ij,...jk->...ik", normal(2, 1, 2, 3), normal(4, 3, 2)), S("ij,ij->ij", normal(1, 3), normal(2, 1))),
+        *(S("...i,...i", normal(2, 3), normal(3)), S("ij,j->i", normal(0, 3), normal(3)), S("bii->b", normal(0, 2, 2))),
+    ],
+    "split": [
+        *(S(normal(6, 4), 3), S(normal(6, 4), 2, axis=-1), S(normal(4, 6).T, 2, axis=0), S(normal(0, 4), 2)),
+        *(S(normal(2, 3, 4), (1, 3), axis=2), S(normal(2, 5), [0, 2, 2], axis=1)),
+    ],
+    "concatenate": [
+        *(S([normal(2, 3), normal(1, 3)]), S((normal(2, 3), normal(2, 1), normal(2, 0)), axis=-1)),
+        *(S([normal(3)]), S([normal(0, 2), normal(2, 2).T])),
+    ],
+    "std": [of((3, 4)), of((3, 4), axis=0), of((2, 3, 4), axis=(0, -1), keepdims=True, ddof=1)],
+    "outer": [of((3,), (4,)), of((0,), (2,)), S(normal(6)[::-2], normal(3))],
+    "swapaxes": [of((2, 3, 4), a=a, b=b) for a, b in ((0, 1), (-1, -2), (0, -1), (1, 1))],
+    "conv2d": [
+        *(of((2, 3, 5, 6), (4, 3, 2, 3)), of((2, 3, 5, 6), (4, 3, 2, 3), (4,), stride=2)),
+        *(of((1, 2, 4, 5), (3, 2, 3, 3), (3,), padding=1), of((0, 2, 4, 4), (3, 2, 2, 2))),
+        of((2, 1, 7, 6), (2, 1, 3, 2), stride=(3, 2), padding=(2, 0)),
+    ],
+    "max_pool2d": [
+        *(S(distinct(2, 3, 4, 6), 2), S(distinct(1, 5, 6), (3, 2), stride=1)),
+        S(distinct(2, 1, 5, 5), 2, stride=(3, 2)),
+    ],
+    "layer_norm": [
+        of((3, 4)),
+        of((3, 4), (4,)),
+        of((2, 3, 4), (4,), (4,)),
+        S(normal(4, 3).T, None, normal(4), eps=0.1),
+    ],
+    "dropout": [of((3, 4)), of((3, 4), p=0.2), of((3,), training=False), of(())],
+    "index": [S(ROOM, key=key) for key in [*KEYS, *TENSOR_KEYS, np.int64(2), True]],
+}

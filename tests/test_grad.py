@@ -1,0 +1,359 @@
+"""Derivatives as functions: grad, vjp, jvp, hvp and jacobian, against PyTorch and closed forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import ShapeError, Tensor, bptt, nn
+from tinygrad_rnn.tape import GraphError
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((3, 4))
+V = RNG.standard_normal((3, 4))
+W = RNG.standard_normal((4, 3))
+
+
+def lstm_step(m: Any, x: Any) -> Any:
+    """One step of an LSTM, its two states taken from rows of x; ``m`` is the array library."""
+    w = m.tensor(W)
+    i, f, g, o = ((x @ w + x.mean(0)[0]) * k for k in (0.5, 1.0, 1.5, 2.0))
+    c = m.sigmoid(f) * m.tanh(x[:, :3]) + m.sigmoid(i) * m.tanh(g)
+    return m.sigmoid(o) * m.tanh(c)
+
+
+# Each works with tinygrad_rnn and with torch as m: arguments by position, where the two name them differently.
+FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "elementwise": lambda m, x: m.tanh(x) * m.exp(-x) + m.sin(x) * m.cos(x) / (2 + x * x),
+    "powers": lambda m, x: (1 + x * x) ** 0.5 + m.log(1 + x * x) - m.sqrt(2 + x * x) + x**3,
+    "activations": lambda m, x: m.sigmoid(x) + x * m.relu(x),
+    "sum": lambda m, x: (x * x).sum(0),
+    "mean": lambda m, x: (x**3).mean(-1),
+    "logsumexp": lambda m, x: m.logsumexp(x * x, 1),
+    "softmax": lambda m, x: m.softmax(2 * x, -1),
+    "log_softmax": lambda m, x: m.log_softmax(x, 0),
+    "cumsum": lambda m, x: m.cumsum(x * x, 1),
+    "matmul": lambda m, x: x @ x.T @ (x @ m.tensor(W)),
+    "shapes": lambda m, x: (x.reshape(2, 6) * 2).T[1:4] ** 2,
+    "lstm step": lstm_step,
+}
+
+
+def scalar(m: Any, name: str) -> Callable[[Any], Any]:
+    """A function as one from an array to a number, with a Hessian that is not diagonal."""
+    return lambda x: m.tanh(FUNCTIONS[name](m, x).sum() / 10)
+
+
+# ---- against PyTorch ----
+
+
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def assert_close(actual: Tensor, expected: Any) -> None:
+    assert actual.dtype == np.float64
+    np.testing.assert_allclose(actual.numpy(), expected.detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_vjp(name: str, torch: Any) -> None:
+    value, pull = tg.vjp(lambda x: FUNCTIONS[name](tg, x), X)
+    expected, pull_torch = torch.func.vjp(lambda x: FUNCTIONS[name](torch, x), torch.tensor(X))
+    cotangent = np.random.default_rng(1).standard_normal(value.shape)
+    assert_close(value, expected)
+    for _ in range(2):  # it may be pulled more than once
+        assert_close(pull(cotangent)[0], pull_torch(torch.tensor(cotangent))[0])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_jvp(name: str, torch: Any) -> None:
+    value, tangent = tg.jvp(lambda x: FUNCTIONS[name](tg, x), X, V)
+    expected = torch.autograd.functional.jvp(lambda x: FUNCTIONS[name](torch, x), torch.tensor(X), torch.tensor(V))
+    assert_close(value, expected[0])
+    assert_close(tangent, expected[1])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_jacobian(name: str, torch: Any) -> None:
+    actual = tg.jacobian(lambda x: FUNCTIONS[name](tg, x), X)
+    assert_close(actual, torch.func.jacrev(lambda x: FUNCTIONS[name](torch, x))(torch.tensor(X)))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_hvp(name: str, torch: Any) -> None:
+    actual = tg.hvp(scalar(tg, name), X, V)
+    assert_close(actual, torch.autograd.functional.hvp(scalar(torch, name), torch.tensor(X), torch.tensor(V))[1])
+
+
+@pytest.mark.parametrize("name", ["elementwise", "matmul", "lstm step"])
+def test_third_derivative(name: str, torch: Any) -> None:
+    """The gradient of v^T H v, for a v that does not depend on x."""
+    x = tg.tensor(X, requires_grad=True)
+    (g,) = tg.grad([scalar(tg, name)(x)], [x], create_graph=True)
+    (h,) = tg.grad([(g * V).sum()], [x], create_graph=True)
+    third = tg.grad((h * V).sum(), x)
+    x_torch, v = torch.tensor(X, requires_grad=True), torch.tensor(V)
+    (g,) = torch.autograd.grad(scalar(torch, name)(x_torch), x_torch, create_graph=True)
+    (h,) = torch.autograd.grad((g * v).sum(), x_torch, create_graph=True)
+    assert_close(third, torch.autograd.grad((h * v).sum(), x_torch)[0])
+
+
+# ---- closed forms ----
+
+
+def test_hessian_of_a_quadratic_form() -> None:
+    a = RNG.standard_normal((4, 4))
+    x, v = RNG.standard_normal((2, 4))
+    f = lambda x: x @ (a @ x)  # noqa: E731
+    np.testing.assert_allclose(tg.hvp(f, x, v).numpy(), (a + a.T) @ v, rtol=1e-12)
+    np.testing.assert_allclose(tg.jacobian(lambda x: a @ x, x).numpy(), a, rtol=1e-12)
+    hessian = tg.jacobian(lambda x: tg.grad(f(x), x, create_graph=True), x)
+    np.testing.assert_allclose(hessian.numpy(), a + a.T, rtol=1e-12)
+
+
+def test_derivatives_of_derivatives_as_functions() -> None:
+    """A derivative inside of a differentiated function is differentiated too, and not taken for a constant."""
+    x = np.array([1.0, 2.0])
+    diagonal = tg.jacobian(lambda x: tg.jacobian(lambda u: u**3, x).sum(axis=1), x)
+    np.testing.assert_allclose(diagonal.numpy(), np.diag(6 * x), rtol=1e-12)
+    slope = tg.vjp(lambda x: tg.vjp(lambda u: u**3, x)[1](np.ones(2))[0], x)[1](np.ones(2))[0]
+    np.testing.assert_allclose(slope.numpy(), 6 * x, rtol=1e-12)
+    third = tg.jvp(lambda x: tg.hvp(lambda u: (u**4).sum(), x, np.ones(2)), x, np.ones(2))[1]
+    np.testing.assert_allclose(third.numpy(), 24 * x, rtol=1e-12)
+
+
+def test_jacobians_of_scalars_vectors_and_nothing() -> None:
+    assert tg.jacobian(lambda x: (x * x).sum(), np.ones(3)).tolist() == [2, 2, 2]
+    assert tg.jacobian(lambda x: x * x, np.array(3.0)).item() == 6
+    assert tg.jacobian(lambda x: x[:0], np.ones(3)).shape == (0, 3)
+    assert tg.jacobian(lambda x: tg.ones(2, dtype="float64"), np.ones(3)).tolist() == [[0] * 3] * 2
+
+
+def test_functions_of_several_inputs() -> None:
+    a, b = np.array([1.0, 2.0]), np.array(3.0)
+    value, pull = tg.vjp(lambda a, b: a * b, a, b)
+    assert value.tolist() == [3, 6]
+    assert [g.tolist() for g in pull([1.0, 10.0])] == [[3, 30], 21]
+    value, tangent = tg.jvp(lambda a, b: a * b, (a, b), ([1.0, 0.0], 10.0))
+    assert tangent.tolist() == [13, 20]
+
+
+def test_inputs_that_do_not_matter_have_zero_derivatives() -> None:
+    constant = tg.ones(2, dtype="float64", requires_grad=True)
+    for ignoring in (lambda x: tg.ones(2, dtype="float64").sum(), lambda x: constant.sum(), lambda x: x.sign().sum()):
+        assert tg.vjp(ignoring, np.ones(3))[1](1.0)[0].tolist() == [0, 0, 0]
+        assert tg.jvp(ignoring, np.ones(3), np.ones(3))[1].item() == 0
+        assert tg.jacobian(ignoring, np.ones(3)).tolist() == [0, 0, 0]
+        assert tg.hvp(ignoring, np.ones(3), np.ones(3)).tolist() == [0, 0, 0]
+    assert tg.hvp(lambda x: x.sum(), np.ones(3), np.ones(3)).tolist() == [0, 0, 0]
+
+
+def test_derivatives_leave_the_given_tensors_alone() -> None:
+    x = tg.ones(3, dtype="float64", requires_grad=True)
+    w = tg.ones(3, dtype="float64", requires_grad=True)
+    f = lambda x: (x * x * w).sum()  # noqa: E731
+    tg.vjp(f, x)[1](1.0)
+    tg.jvp(f, x, np.ones(3))
+    tg.hvp(f, x, np.ones(3))
+    tg.jacobian(f, x)
+    tg.grad(f(x), x)
+    assert x.grad is None
+    assert w.grad is None
+
+
+def test_derivatives_work_within_no_grad() -> None:
+    with tg.no_grad():
+        assert tg.vjp(lambda x: x * x, np.ones(2))[1]([1.0, 1.0])[0].tolist() == [2, 2]
+        assert tg.jvp(lambda x: x * x, np.ones(2), np.ones(2))[1].tolist() == [2, 2]
+        assert tg.hvp(lambda x: (x**3).sum(), np.ones(2), np.ones(2)).tolist() == [6, 6]
+        assert tg.jacobian(lambda x: x * x, np.ones(2)).tolist() == [[2, 0], [0, 2]]
+
+
+def test_dtypes_are_kept() -> None:
+    for dtype in ("float32", "float64"):
+        x = np.ones(2, dtype)
+        assert tg.vjp(lambda x: x * x, x)[1](np.ones(2))[0].dtype == dtype
+        assert tg.jvp(lambda x: x * x, x, x)[1].dtype == dtype
+        assert tg.hvp(lambda x: (x**3).sum(), x, x).dtype == dtype
+        assert tg.jacobian(lambda x: x * x, x).dtype == dtype
+
+
+# ---- grad ----
+
+
+def test_inputs_anywhere_in_the_graph() -> None:
+    x = tg.tensor(X, requires_grad=True)
+    y = x.sin()
+    z = y * y
+    loss = z.sum()
+    g_loss, g_z, g_y, g_x = tg.grad(loss, [loss, z, y, x])
+    assert g_loss.item() == 1
+    np.testing.assert_array_equal(g_z.numpy(), np.ones((3, 4)))
+    np.testing.assert_allclose(g_y.numpy(), 2 * np.sin(X), rtol=1e-14)
+    np.testing.assert_allclose(g_x.numpy(), 2 * np.sin(X) * np.cos(X), rtol=1e-14)
+    assert x.grad is None
+
+
+def test_an_input_that_is_no_leaf_alone_stops_the_walk() -> None:
+    """What is older than the inputs is neither entered nor freed."""
+    x = tg.tensor(X, requires_grad=True)
+    y = x.sin()
+    loss = (y * y).sum()
+    tg.grad(loss, y)
+    y.sum().backward()
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), np.cos(X))
+
+
+def test_a_single_input_gives_a_tensor_and_a_list_a_tuple() -> None:
+    x = tg.ones(3, requires_grad=True)
+    assert isinstance(tg.grad((x * x).sum(), x), Tensor)
+    assert isinstance(tg.grad((x * x).sum(), [x]), tuple)
+    both = tg.grad((x * x).sum(), (x, x))
+    assert [g.tolist() for g in both] == [[2, 2, 2]] * 2
+
+
+def test_several_outputs() -> None:
+    x = tg.tensor(X, requires_grad=True)
+    a = x.sin()
+    b = a * x
+    weights = (np.full((3, 4), 2.0), np.full((3, 4), 3.0))
+    (g,) = tg.grad([a, b], [x], list(weights))
+    np.testing.assert_allclose(g.numpy(), 2 * np.cos(X) + 3 * (np.cos(X) * X + np.sin(X)), rtol=1e-12)
+    y, z = (x * x).sum(), x.sum()
+    np.testing.assert_allclose(tg.grad([y, z, y], x).numpy(), 4 * X + 1, rtol=1e-12)
+    with pytest.raises(ShapeError, match="1 grad_outputs were given for 2 outputs"):
+        tg.grad([y, z], x, [1.0])
+
+
+def test_grad_outputs_may_be_differentiated() -> None:
+    x, v = tg.tensor(X, requires_grad=True), tg.tensor(V, requires_grad=True)
+    g = tg.grad(x.sin(), x, v, create_graph=True)
+    np.testing.assert_allclose(tg.grad(g.sum(), v).numpy(), np.cos(X), rtol=1e-14)
+
+
+def test_unused_inputs() -> None:
+    x, y = tg.ones(3, requires_grad=True), tg.ones(3, requires_grad=True)
+    with pytest.raises(GraphError, match=r"no output depends on the input Tensor\(f32\[3\].*allow_unused"):
+        tg.grad(x.sum(), [x, y])
+    g, none = tg.grad(x.sum(), [x, y], allow_unused=True)
+    assert g.tolist() == [1, 1, 1]
+    assert none is None
+    assert tg.grad(x.sum(), y, allow_unused=True) is None
+
+
+def test_newer_inputs_than_outputs_are_unused() -> None:
+    x = tg.ones(3, requires_grad=True)
+    y = x.sum()
+    z = x * 2
+    assert tg.grad(y, z, allow_unused=True) is None
+
+
+def test_inputs_without_history_are_refused() -> None:
+    x = tg.ones(3, requires_grad=True)
+    with pytest.raises(GraphError, match="does not require a gradient"):
+        tg.grad(x.sum(), tg.ones(3))
+    with pytest.raises(GraphError, match="has no history"):
+        tg.grad(tg.ones(3).sum(), x)
+    with pytest.raises(GraphError, match="not a scalar"):
+        tg.grad(x * 2, x)
+    with pytest.raises(ShapeError, match="does not fit"):
+        tg.grad(x * 2, x, np.ones(4))
+
+
+def test_a_graph_is_gone_after_grad_unless_it_is_kept() -> None:
+    x = tg.ones(3, requires_grad=True)
+    y = x.sin().sum()
+    tg.grad(y, x, retain_graph=True)
+    tg.grad(y, x, create_graph=True)
+    tg.grad(y, x)
+    with pytest.raises(GraphError, match="freed"):
+        tg.grad(y, x)
+
+
+# ---- a two-layer LSTM ----
+
+T, B, H = 5, 2, 3
+
+
+class Stack(nn.Module):
+    """Two LSTM cells and the loss of their outputs."""
+
+    def __init__(self) -> None:
+        self.cells = [nn.LSTMCell(4, H, dtype="float64"), nn.LSTMCell(H, H, dtype="float64")]
+
+    def forward(self, xs: Any) -> Tensor:
+        for cell in self.cells:
+            xs, state = bptt.unroll(cell, xs)
+        return (xs * xs).mean() + state.c.sin().sum()
+
+
+@pytest.fixture
+def lstm() -> tuple[Stack, np.ndarray, list[np.ndarray]]:
+    """The model, its inputs, and a direction in the space of its parameters."""
+    model, rng = Stack(), np.random.default_rng(5)
+    return model, rng.standard_normal((T, B, 4)), [rng.standard_normal(p.shape) for p in model.parameters()]
+
+
+def hessian_times(model: Stack, xs: np.ndarray, direction: list[np.ndarray]) -> list[np.ndarray]:
+    parameters = list(model.parameters())
+    grads = tg.grad(model(xs), parameters, create_graph=True)
+    return [h.numpy() for h in tg.grad(grads, parameters, direction)]
+
+
+def test_hessian_of_an_lstm_against_finite_differences(lstm: Any) -> None:
+    model, xs, direction = lstm
+    found = hessian_times(model, xs, direction)
+    start, eps, ends = [p.data for p in model.parameters()], 1e-5, []
+    for sign in (1, -1):
+        for p, x, v in zip(model.parameters(), start, direction, strict=True):
+            p.data = x + sign * eps * v
+        ends.append([g.numpy() for g in tg.grad(model(xs), list(model.parameters()))])
+    for h, plus, minus in zip(found, *ends, strict=True):
+        np.testing.assert_allclose(h, (plus - minus) / (2 * eps), rtol=1e-6, atol=1e-8)
+
+
+def test_hessian_of_an_lstm_against_torch(lstm: Any, torch: Any) -> None:
+    model, xs, direction = lstm
+    weights = [torch.tensor(p.data, requires_grad=True) for p in model.parameters()]
+    inputs = torch.tensor(xs)
+    for w_ih, w_hh, bias in (weights[:3], weights[3:]):
+        h = c = torch.zeros(B, H, dtype=torch.float64)
+        outputs = []
+        for x in inputs:
+            i, f, g, o = (x @ w_ih.T + h @ w_hh.T + bias).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            outputs.append(h)
+        inputs = torch.stack(outputs)
+    loss = (inputs * inputs).mean() + c.sin().sum()
+    assert model(xs).item() == pytest.approx(loss.item(), rel=1e-12)
+    grads = torch.autograd.grad(loss, weights, create_graph=True)
+    expected = torch.autograd.grad(grads, weights, [torch.tensor(v) for v in direction])
+    for h, e in zip(hessian_times(model, xs, direction), expected, strict=True):
+        np.testing.assert_allclose(h, e.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_jacobian_of_an_lstm_state_for_the_one_before(torch: Any) -> None:
+    """What flows from h_0 to h_T, through time."""
+    cell, xs = nn.LSTMCell(4, H, dtype="float64"), np.random.default_rng(6).standard_normal((T, 1, 4))
+    c0 = tg.zeros(1, H, dtype="float64")
+    actual = tg.jacobian(lambda h: bptt.unroll(cell, xs, (h, c0)).state.h, np.ones((1, H)))
+    reference = torch.nn.LSTM(4, H, dtype=torch.float64)
+    with torch.no_grad():
+        for name, value in (("weight_ih_l0", cell.weight_ih), ("weight_hh_l0", cell.weight_hh)):
+            getattr(reference, name).copy_(torch.tensor(value.data))
+        assert cell.bias is not None
+        reference.bias_ih_l0.copy_(torch.tensor(cell.bias.data))
+        reference.bias_hh_l0.zero_()
+    expected = torch.autograd.functional.jacobian(
+        lambda h: reference(torch.tensor(xs), (h[None], torch.zeros(1, 1, H, dtype=torch.float64)))[1][0][0],
+        torch.ones(1, H, dtype=torch.float64),
+    )
+    assert_close(actual, expected)

@@ -1,0 +1,549 @@
+"""The Tensor: constructors, dtypes, operators, repr, conversions, and the sentences that errors are made of."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import ShapeError, Tensor, bptt, nn
+from tinygrad_rnn.tape import GraphError
+
+# ---- constructors and dtypes ----
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype", "shape"),
+    [
+        (1.5, "float32", ()),
+        (3, "int64", ()),
+        (True, "bool", ()),
+        ([1.0, 2.0], "float32", (2,)),
+        ([1, 2], "int64", (2,)),
+        ([1, 2.5], "float32", (2,)),
+        ([True, False], "bool", (2,)),
+        ([[1.0], [2.0]], "float32", (2, 1)),
+        (((1, 2), (3, 4)), "int64", (2, 2)),
+        ([], "float32", (0,)),
+        (range(3), "int64", (3,)),
+        (np.float64(1.5), "float64", ()),
+        (np.float16(1.5), "float16", ()),
+        (np.int32(3), "int32", ()),
+        ([np.float64(1.5), np.float64(2.5)], "float64", (2,)),
+        (np.zeros((2, 3)), "float64", (2, 3)),
+        (np.zeros(3, np.float32), "float32", (3,)),
+        (np.zeros(3, np.uint8), "uint8", (3,)),
+        (np.array(2.0), "float64", ()),
+        ([np.zeros(2), np.ones(2)], "float64", (2, 2)),
+    ],
+)
+def test_tensor_takes_dtype_and_shape_from_the_data(data: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    x = tg.tensor(data)
+    assert (x.dtype, x.shape, x.backend) == (np.dtype(dtype), shape, "numpy")
+    assert (x.ndim, x.size) == (len(shape), int(np.prod(shape)))
+    np.testing.assert_array_equal(x.numpy(), np.array(data))
+    assert tg.tensor(data, dtype="float16").dtype == np.float16
+    assert tg.tensor(data, dtype=np.float64, requires_grad=True).requires_grad
+
+
+def test_tensor_copies() -> None:
+    a = np.zeros(3)
+    x = tg.tensor(a, requires_grad=True)
+    y = tg.tensor(x)
+    a[0] = 1
+    x.data[1] = 1
+    np.testing.assert_array_equal(x.data, [0, 1, 0])
+    np.testing.assert_array_equal(y.data, [0, 0, 0])
+    assert not y.requires_grad
+    b = x.numpy()
+    b[2] = 1
+    np.testing.assert_array_equal(x.data, [0, 1, 0])
+
+
+@pytest.mark.parametrize("data", [None, "a", 1j, [[1], [1, 2]], [object()], {"a": 1}])
+def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
+    with pytest.raises(TypeError, match="tensor: "):
+        tg.tensor(data)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (lambda: tg.zeros(2, 3), np.zeros((2, 3), np.float32)),
+        (lambda: tg.zeros((2, 3), dtype="float64"), np.zeros((2, 3))),
+        (lambda: tg.zeros([2]), np.zeros(2, np.float32)),
+        (lambda: tg.zeros(), np.zeros((), np.float32)),
+        (lambda: tg.zeros(np.int64(2), 0), np.zeros((2, 0), np.float32)),
+        (lambda: tg.ones(2, dtype=int), np.ones(2, int)),
+        (lambda: tg.full((2,), 1.5), np.full(2, 1.5, np.float32)),
+        (lambda: tg.full(2, 7, dtype="int32"), np.full(2, 7, np.int32)),
+        (lambda: tg.zeros_like(np.ones((1, 2))), np.zeros((1, 2))),
+        (lambda: tg.ones_like(tg.zeros(2, dtype="int8")), np.ones(2, np.int8)),
+        (lambda: tg.arange(3), np.arange(3)),
+        (lambda: tg.arange(1, 7, 2), np.array([1, 3, 5])),
+        (lambda: tg.arange(0, 1, 0.25), np.array([0, 0.25, 0.5, 0.75], np.float32)),
+        (lambda: tg.arange(3.0), np.array([0, 1, 2], np.float32)),
+        (lambda: tg.arange(3, dtype="float64"), np.arange(3.0)),
+        (lambda: tg.eye(2), np.eye(2, dtype=np.float32)),
+        (lambda: tg.eye(2, 3, dtype="float64"), np.eye(2, 3)),
+    ],
+)
+def test_constructors(made: Callable[[], Tensor], expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(made().data, expected, strict=True)
+
+
+@pytest.mark.parametrize("draw", [tg.randn, tg.rand])
+def test_random_numbers(draw: Any) -> None:
+    x = draw(200, 50, requires_grad=True)
+    assert (x.dtype, x.shape, x.requires_grad) == (np.float32, (200, 50), True)
+    assert draw((2, 3), dtype="float64").dtype == np.float64
+    assert draw().shape == ()
+    mean, std = (0.0, 1.0) if draw is tg.randn else (0.5, 12**-0.5)
+    np.testing.assert_allclose([x.data.mean(), x.data.std()], [mean, std], atol=0.03)
+    tg.manual_seed(7)
+    a = draw(5).numpy()
+    tg.manual_seed(7)
+    np.testing.assert_array_equal(draw(5).numpy(), a)
+
+
+# ---- operators ----
+
+OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow]
+COMPARISONS = [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne]
+A = np.array([[1.0, 2.0, 0.5]])
+
+
+@pytest.mark.parametrize("apply", [*OPERATORS, *COMPARISONS])
+@pytest.mark.parametrize(
+    "other",
+    [2, 2.0, True, np.float64(2), np.float32(2), np.int64(2), np.array(2.0), np.array([[1.0], [2.0]]), [1.0, 2.0, 3.0]],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_operators_do_what_numpy_does_on_both_sides(apply: Any, other: Any, dtype: str) -> None:
+    a = A.astype(dtype)
+    x = tg.tensor(a, requires_grad=True)
+    for result, expected in ((apply(x, other), apply(a, other)), (apply(other, x), apply(other, a))):
+        assert isinstance(result, Tensor)
+        np.testing.assert_array_equal(result.data, expected, strict=True)
+        assert result.requires_grad is (apply in OPERATORS)
+
+
+@pytest.mark.parametrize("apply", OPERATORS)
+def test_gradients_of_operators_with_an_array_or_a_number_on_either_side(apply: Any) -> None:
+    x = tg.tensor(A, requires_grad=True)
+    eps = 1e-6
+    for other in (2.0, np.array([[1.5], [2.0]])):
+        for call in (lambda a, other=other: apply(a, other), lambda a, other=other: apply(other, a)):
+            x.grad = None
+            call(x).sum().backward()
+            assert x.grad is not None
+            slope = (call(A + eps) - call(A - eps)) / (2 * eps)
+            np.testing.assert_allclose(x.grad.data, np.broadcast_to(slope, (len(slope), 3)).sum(0, keepdims=True), 1e-7)
+
+
+def test_matrix_products_mix_with_arrays() -> None:
+    x, a = tg.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True), np.ones((3, 4))
+    np.testing.assert_array_equal((x @ a).data, x.data @ a)
+    np.testing.assert_array_equal((a.T @ x.T).data, a.T @ x.data.T)
+    np.testing.assert_array_equal((x @ np.ones(3)).data, x.data @ np.ones(3))
+    np.testing.assert_array_equal((np.ones(2) @ x).data, np.ones(2) @ x.data)
+
+
+def test_unary_operators_and_shapes() -> None:
+    x = tg.tensor(np.array([[1.0, -2.0, 3.0]]))
+    np.testing.assert_array_equal((-x).data, -x.data)
+    np.testing.assert_array_equal(abs(x).data, abs(x.data))
+    assert x.T.shape == x.mT.shape == x.reshape(3, 1).shape == x.reshape((3, -1)).shape == (3, 1)
+    assert x.transpose(1, 0).shape == x.transpose((1, 0)).shape == x.transpose().shape == (3, 1)
+
+
+def test_augmented_assignment_makes_a_new_tensor() -> None:
+    x = y = tg.tensor([1.0], requires_grad=True)
+    y += 1
+    assert (x.item(), y.item()) == (1.0, 2.0)
+    assert y.requires_grad
+
+
+METHODS = """absolute abs add argmax argmin astype broadcast_to clip cos cumsum divide dropout exp expand_dims flip
+layer_norm linear log log_softmax logsumexp matmul max maximum mean min minimum multiply negative normalize outer pad
+power relu reshape sigmoid sign sin softmax softplus split sqrt squeeze std subtract sum swapaxes take_along_axis tanh
+transpose var""".split()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_operation_is_a_function_and_a_method(name: str) -> None:
+    assert callable(getattr(tg, name))
+    assert callable(getattr(Tensor, name))
+
+
+# ---- repr and conversions ----
+
+
+def test_repr_reads_exactly_so() -> None:
+    x = tg.zeros(32, 128)
+    assert repr(x) == "Tensor(f32[32,128] numpy)"
+    x.requires_grad = True
+    assert x.node is not None
+    assert repr(x) == f"Tensor(f32[32,128] numpy, leaf#{x.node.id})"
+    y = x.tanh()
+    assert y.node is not None
+    assert repr(y) == f"Tensor(f32[32,128] numpy, tanh#{y.node.id})"
+    assert y.node.id == x.node.id + 1
+    assert repr(tg.tensor(np.zeros((), np.float64))) == "Tensor(f64[] numpy)"
+    assert repr(tg.tensor([True])) == "Tensor(bool[1] numpy)"
+    assert repr(tg.tensor(np.zeros((0, 2), np.uint8))) == "Tensor(u8[0,2] numpy)"
+    assert repr(tg.tensor([1])) == "Tensor(i64[1] numpy)"
+
+
+def test_repr_of_a_freed_graph() -> None:
+    x = tg.ones(2, requires_grad=True)
+    y = x.sum()
+    y.backward()
+    assert re.fullmatch(r"Tensor\(f32\[\] numpy, sum#\d+\)", repr(y))
+
+
+def test_one_element_converts() -> None:
+    for x in (tg.tensor(2.5), tg.tensor([2.5]), tg.tensor([[2.5]], requires_grad=True)):
+        assert (x.item(), float(x), int(x), bool(x)) == (2.5, 2.5, 2, True)
+        assert type(x.item()) is float
+    assert type(tg.tensor(3).item()) is int
+    assert not tg.tensor(0.0)
+    assert tg.tensor([[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_scalar_is_formatted_like_its_number() -> None:
+    """``f"{loss:.4f}"`` is what every training loop prints."""
+    assert f"{tg.tensor(1.25, requires_grad=True):.1f} {tg.tensor(3):>3d}" == "1.2   3"
+    x = tg.ones(3)
+    assert f"{x}" == repr(x)
+
+
+def test_an_integer_tensor_serves_as_an_index() -> None:
+    i = tg.tensor(2)
+    assert [10, 20, 30][i] == 30
+    assert list(range(i)) == [0, 1]
+    x = tg.arange(5)
+    assert (x[i].item(), x[:i].tolist(), x[tg.tensor([0, -1])].tolist()) == (2, [0, 1], [0, 4])
+    with pytest.raises(TypeError):
+        [10, 20, 30][tg.tensor(1.0)]  # type: ignore[call-overload]
+
+
+def test_length_and_iteration() -> None:
+    x = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    assert len(x) == 2
+    a, b = x
+    assert a.tolist() == [1, 2]
+    assert b.requires_grad
+    with pytest.raises(TypeError, match="no axis"):
+        len(tg.tensor(1.0))
+    with pytest.raises(TypeError, match="no axis"):
+        iter(tg.tensor(1.0))
+
+
+@pytest.mark.parametrize("convert", [float, int, Tensor.item])
+def test_several_elements_do_not_convert(convert: Any) -> None:
+    with pytest.raises(ValueError, match=r"Tensor\(f32\[2,3\] numpy\) has 6 elements"):
+        convert(tg.zeros(2, 3))
+
+
+def test_truth_of_several_elements_is_refused() -> None:
+    with pytest.raises(ValueError, match="has 3 elements: say whether any or all"):
+        bool(tg.zeros(3))
+    with pytest.raises(ValueError, match="has 0 elements"):
+        bool(tg.zeros(0))
+
+
+def test_tensors_are_keys_by_identity() -> None:
+    x, y = tg.ones(2), tg.ones(2)
+    assert len({x, y, x}) == 2
+    assert {x: 1}[x] == 1
+
+
+def test_numpy_does_not_take_tensors_unasked() -> None:
+    x = tg.ones(3, requires_grad=True)
+    for use in (np.asarray, np.sin, lambda x: np.concatenate([x, x]), lambda x: np.array([x, x])):
+        with pytest.raises(TypeError):
+            use(x)
+
+
+def test_a_list_of_tensors_says_what_to_do() -> None:
+    with pytest.raises(TypeError, match="stack"):
+        tg.tensor([tg.tensor(1.0), tg.tensor(2.0)])
+
+
+def test_writing_into_a_tensor_is_refused_with_the_cure() -> None:
+    x = tg.ones(3)
+    with pytest.raises(TypeError, match="where"):
+        x[0] = 2.0
+
+
+def test_detach_and_to() -> None:
+    x = tg.ones(3, requires_grad=True)
+    y = x * 2
+    assert y.detach().data is y.data
+    assert not y.detach().requires_grad
+    assert y.to("numpy") is y
+    with pytest.raises(tg.BackendError, match="'nonsense'"):
+        y.to("nonsense")
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_copies_of_constants_and_leaves(duplicate: Any) -> None:
+    c, w = tg.ones(2), tg.ones(2, requires_grad=True)
+    assert not duplicate(c).requires_grad
+    assert duplicate(w).requires_grad
+    assert duplicate(w).is_leaf
+    np.testing.assert_array_equal(duplicate(w).data, w.data)
+
+
+# ---- requires_grad, data, grad ----
+
+
+def test_only_floats_require_gradients() -> None:
+    for data in ([1, 2], [True], np.zeros(2, np.uint8)):
+        with pytest.raises(TypeError, match="only floating-point"):
+            tg.tensor(data, requires_grad=True)
+        x = tg.tensor(data)
+        with pytest.raises(TypeError, match="only floating-point"):
+            x.requires_grad = True
+        assert not x.requires_grad
+    tg.tensor(np.zeros(2, np.float16), requires_grad=True)
+
+
+def test_requires_grad_is_switched_on_leaves_only() -> None:
+    x = tg.ones(2)
+    assert x.is_leaf
+    assert not x.requires_grad
+    x.requires_grad = True
+    node = x.node
+    x.requires_grad = True
+    assert x.node is node
+    y = x * 2
+    assert not y.is_leaf
+    with pytest.raises(GraphError, match="detach"):
+        y.requires_grad = False
+    x.requires_grad = False
+    assert x.grad is None
+
+
+def test_integers_and_comparisons_carry_no_gradient() -> None:
+    x = tg.tensor([0.5, 2.0], requires_grad=True)
+    for y in (x > 1, x == x, x.argmax(), x.astype("int64"), x.astype(bool)):
+        assert not y.requires_grad
+    tg.where(x > 1, x, 0.0).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1]
+
+
+def test_data_takes_arrays_that_fit() -> None:
+    x = tg.zeros(2, requires_grad=True)
+    x.data = np.ones(2, np.float32)
+    assert x.tolist() == [1, 1]
+    for wrong in (np.ones(3, np.float32), np.ones((2, 1), np.float32), [1.0, 2.0], 1.0, None):
+        with pytest.raises(ShapeError, match=r"data: Tensor\(f32\[2\] numpy, leaf#\d+\) can only take .*shape \(2,\)"):
+            x.data = wrong
+    with pytest.raises(TypeError, match="dtype"):
+        x.data = np.ones(2)
+    with pytest.raises(GraphError, match="result of an operation"):
+        (x * 2).data = np.ones(2, np.float32)
+    assert x.tolist() == [1, 1]
+
+
+def test_grad_takes_tensors_that_fit() -> None:
+    x = tg.zeros(2, requires_grad=True)
+    x.grad = tg.ones(2)
+    assert x.grad.tolist() == [1, 1]
+    for wrong in (tg.ones(3), np.ones(2), 1.0):
+        with pytest.raises(ShapeError, match=r"grad: Tensor\(f32\[2\] numpy, leaf#\d+\) needs a Tensor of shape \(2,\)"):
+            x.grad = wrong  # type: ignore[assignment]
+    x.grad = None
+    assert x.grad is None
+    with pytest.raises(GraphError, match="not a leaf"):
+        (x * 2).grad = tg.ones(2)
+
+
+def test_forgetting_the_gradient_of_a_constant_is_no_error() -> None:
+    """``zero_grad`` over parameters of which some were frozen."""
+    x = tg.zeros(2)
+    x.grad = None
+    assert x.grad is None
+
+
+# ---- backward's errors ----
+
+
+def test_backward_of_several_elements_needs_a_gradient() -> None:
+    x = tg.ones(3, requires_grad=True)
+    with pytest.raises(GraphError, match=r"multiply#\d+\) is not a scalar; .*shape \(3,\)"):
+        (x * 2).backward()
+    (x * 2).backward([1, 2, 3])
+    assert x.grad is not None
+    assert x.grad.tolist() == [2, 4, 6]
+    tg.ones(1, 1, requires_grad=True).backward()
+
+
+def test_backward_without_history() -> None:
+    x = tg.ones(3, requires_grad=True)
+    for y in (tg.ones(3).sum(), x.detach().sum(), (x > 0).sum()):
+        with pytest.raises(GraphError, match="has no history"):
+            y.backward()
+    with tg.no_grad():
+        y = x.sum()
+    with pytest.raises(GraphError, match="no_grad"):
+        y.backward()
+
+
+@pytest.mark.parametrize("gradient", [np.ones(4), tg.ones(1, 3), 1.0])
+def test_backward_with_a_gradient_of_another_shape(gradient: Any) -> None:
+    x = tg.ones(3, requires_grad=True)
+    with pytest.raises(ShapeError, match=r"does not fit Tensor\(f32\[3\] numpy, multiply#\d+\)"):
+        (x * 2).backward(gradient)
+    assert x.grad is None
+
+
+def test_a_rule_that_fails_is_named() -> None:
+    @tg.op
+    def wrong(xp: Any, x: Any) -> Any:
+        return x + 1
+
+    try:
+        wrong.vjp(x=lambda g: g[:1])
+        x = tg.ones(3, requires_grad=True)
+        with pytest.raises(GraphError, match=r"wrong.*'x'|wrong#\d+"):
+            wrong(x).sum().backward()
+        assert x.grad is None
+    finally:
+        del sys.modules["tinygrad_rnn.op"].registry["wrong"]  # type: ignore[attr-defined]
+
+
+# ---- errors of operations ----
+
+M = np.zeros((2, 3), np.float32)
+
+
+def line() -> int:
+    """The number of the caller's line."""
+    return sys._getframe(1).f_lineno
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "parts"),
+    [
+        (lambda m: m @ m, ShapeError, ["matmul: a f32[2,3] does not fit b f32[2,3] (last axis 3, b expects 2)"]),
+        (lambda m: m @ tg.ones(4), ShapeError, ["matmul: ", "a f32[2,3]", "b f32[4"]),
+        (lambda m: tg.ones(4) @ tg.ones(5), ShapeError, ["matmul: ", "f32[4]", "f32[5]"]),
+        (lambda m: tg.tensor(2.0) @ m, ShapeError, ["matmul: ", "f32[]", "f32[2,3]"]),
+        (
+            lambda m: tg.linear(tg.ones(32, 128), tg.ones(512, 64)),
+            ShapeError,
+            ["linear: x f32[32,128] does not fit weight f32[512,64] (last axis 128, weight expects 64)"],
+        ),
+        (lambda m: tg.linear(m, tg.ones(4, 3), tg.ones(5)), ShapeError, ["linear: bias f32[5]", "4"]),
+        (lambda m: tg.linear(m, tg.ones(3)), ShapeError, ["linear: weight f32[3] needs two axes"]),
+        (lambda m: m + tg.ones(4), ShapeError, ["add: a f32[2,3], b f32[4]", "broadcast"]),
+        (lambda m: m.reshape(4, 2), ShapeError, ["reshape: x f32[2,3]", "(4,2)"]),
+        (lambda m: m[5], IndexError, ["x f32[2,3]", "index 5 is out of bounds for axis 0 with size 2"]),
+        (lambda m: m[:, 7], IndexError, ["x f32[2,3]", "index 7", "axis 1"]),
+        (lambda m: tg.embedding(tg.tensor([1, 2]), m), IndexError, ["embedding: ", "index 2", "from 0 to 1"]),
+        (lambda m: tg.embedding(tg.tensor([-1]), m), IndexError, ["embedding: ", "index -1", "from 0 to 1"]),
+        (lambda m: tg.embedding(tg.tensor([1.0]), m), TypeError, ["embedding: indices f32[1] must be integers"]),
+        (
+            lambda m: tg.cross_entropy(m, tg.tensor([0, 1, 2])),
+            ShapeError,
+            ["cross_entropy: targets i64[3] do not fit logits f32[2,3] (they need shape (2,))"],
+        ),
+        (lambda m: tg.cross_entropy(m, tg.tensor([0, 3])), IndexError, ["cross_entropy: ", "target 3", "from 0 to 2"]),
+        (lambda m: tg.cross_entropy(m, m), (TypeError, ShapeError), ["cross_entropy: ", "must be integers"]),
+        (lambda m: tg.softmax(m, axis=2), (IndexError, ShapeError), ["softmax: x f32[2,3]", "axis 2"]),
+        (lambda m: m.sum(axis=2), (IndexError, ShapeError), ["sum: x f32[2,3]", "axis 2"]),
+        (lambda m: tg.stack([m, tg.ones(3)]), ShapeError, ["stack: xs[0] f32[2,3], xs[1] f32[3]"]),
+        (lambda m: tg.concatenate([m, tg.ones(3)]), ShapeError, ["concatenate: xs[0] f32[2,3], xs[1] f32[3]"]),
+        (lambda m: tg.split(m, 2, axis=1), ValueError, ["split: ", "length 3", "2 equal parts"]),
+        (lambda m: tg.einsum("ij,jk->ik", m, m), ShapeError, ["einsum: ", "f32[2,3]"]),
+    ],
+)
+def test_errors_show_the_operation_the_shapes_and_the_place(call: Any, error: Any, parts: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        call(tg.tensor(M, requires_grad=True))
+    message = str(caught.value)
+    for part in parts:
+        assert part in message
+    assert re.search(r"test_tensor\.py:\d+", message)
+    assert "time step" not in message
+
+
+def test_errors_name_the_very_line() -> None:
+    x = tg.ones(2, 3)
+    with pytest.raises(ShapeError, match=rf", test_tensor\.py:{line() + 1}$"):
+        x + tg.ones(4)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m @ [[1.0], [2.0], [3.0]],
+        lambda m: tg.linear([[1.0, 2.0, 3.0]], m),
+        lambda m: tg.embedding([1, 0], m),
+        lambda m: tg.cross_entropy(m, [0, 1]),
+    ],
+    ids=["matmul", "linear", "embedding", "cross_entropy"],
+)
+def test_lists_are_taken_or_refused_by_name(call: Any) -> None:
+    """A Python list where an array belongs either works or is refused in words, never with a bare AttributeError."""
+    try:
+        call(tg.tensor(M))
+    except TypeError as error:
+        assert re.match(r"\w+: .*list", str(error))
+
+
+def test_strings_and_none_are_refused_by_name() -> None:
+    for wrong in ("a", None):
+        with pytest.raises(TypeError, match=r"add: a f32\[2,3\]"):
+            tg.tensor(M) + wrong
+
+
+class WrongAtStep(nn.RNNCell):
+    """A cell that loses half of its state at time step 3."""
+
+    def initial_state(self, z: Tensor) -> Any:
+        self.count = 0
+        return super().initial_state(z)
+
+    def step(self, z: Any, state: Any) -> Any:
+        self.count += 1
+        return super().step(z, state if self.count < 4 else state[:, :2])
+
+
+def test_an_error_within_unroll_says_which_step() -> None:
+    with pytest.raises(ShapeError) as caught:
+        bptt.unroll(WrongAtStep(3, 4), np.ones((5, 2, 3), np.float32))
+    message = str(caught.value)
+    assert message.startswith("linear: x f32[2,2] does not fit weight f32[4,4] (last axis 2, weight expects 4)")
+    assert re.search(r", time step 3, cells\.py:\d+, called from test_tensor\.py:\d+$", message)
+
+
+# ---- the package ----
+
+
+def test_import_needs_numpy_alone() -> None:
+    source = """if True:
+        import sys
+        import numpy.random
+        before = set(sys.modules)
+        import tinygrad_rnn
+        new = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
+        print(sorted(new - {"numpy"}))
+    """
+    root = Path(tg.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", source], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['tinygrad_rnn']"

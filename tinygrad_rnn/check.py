@@ -1,0 +1,299 @@
+"""Are the derivatives right? Finite differences say so, of the function and of its gradient."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .backend import Array
+from .create import zeros_like
+from .grad import grad
+from .op import Op
+from .tape import GraphError, enable_grad, no_grad
+from .tensor import Tensor, tensor
+from .tree import tree_items, tree_leaves, tree_map
+
+TOLERANCE = 1e-6  # how far a derivative may be from finite differences, relative to the larger of the two
+STEPS = (1e-5, 1e-6, 1e-4, 1e-7)  # of finite differences; agreement at one is enough, for it does not come by chance
+NOISE = 1e-15  # how much of the output rounding may blur
+ROUNDING = 1e-10  # how far two ways to compute one thing may differ
+DIRECTIONS = 3
+FEW = 200  # elements up to which the worst one is looked for
+
+
+class CheckError(AssertionError):
+    """A derivative that disagrees with finite differences, or a rule that does not work in every way that it must."""
+
+
+def check(function: Callable[..., Any], *samples: Any, **attributes: Any) -> None:
+    """Compare the derivatives of an operation, or of any function of Tensors, with finite differences, in float64.
+
+    For each input x, and random u and v, ``gradient(v . f) . u = v . (f(x + h u) - f(x - h u)) / 2h`` must hold; and
+    again with that gradient in the place of f (order two). A rule must give on Tensors what it gives on arrays, and a
+    merge the sum of what the rule gives for each use.
+
+    function: an ``@op``, or a function that returns Tensors, perhaps in tuples.
+    samples: its arguments. Floating-point arrays, Tensors and Python floats, also nested in tuples, are differentiated;
+        all else is handed on as it is. Without samples, random arrays of shape (3, 4) are drawn.
+    attributes: keyword arguments, handed on as they are.
+
+    Returns None if all is well. CheckError names the input, the two numbers, and the worst element.
+
+    >>> from tinygrad_rnn.ops import softmax, tanh
+    >>> check(tanh)
+    >>> check(softmax, np.array([[1.0, 2.0], [3.0, 5.0]]), axis=0)
+    >>> check(lambda x: x * x.detach())  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    tinygrad_rnn.check.CheckError: check(<lambda>): the gradient for 'x' is wrong: d/dx along a random direction is ...
+    """
+    with np.errstate(all="ignore"):  # what is not finite is reported in words
+        report = _Report(function, attributes)
+        report.check(samples or report.drawn())
+
+
+@dataclass
+class _Problem:
+    """A function from a flat list of inputs to a flat list of Tensors, and the cotangents of these."""
+
+    run: Callable[[list[Any]], list[Tensor]]
+    names: list[str]
+    values: list[Any]
+    positions: list[int]  # of the inputs that are differentiated
+    cotangents: list[Array] = field(default_factory=list)
+
+    def outputs(self, position: int = -1, value: Any = None) -> list[Array]:
+        """The outputs, perhaps with another value for one input."""
+        values = [value if k == position else x for k, x in enumerate(self.values)]
+        with no_grad():
+            return [y.array for y in self.run(self._leaves(values))]
+
+    def gradient(self, position: int, record: bool = False) -> Array:
+        """The gradient for one input: by the rules on arrays or, if it is recorded, by the rules on Tensors."""
+        return _pull(self.run, self._leaves(self.values), position, [*map(Tensor.wrap, self.cotangents)], record).array
+
+    def derivative(self, position: int) -> _Problem:
+        """The gradient for one input as a function of all inputs and of the cotangents."""
+        n, m = len(self.values), len(self.cotangents)
+
+        def run(leaves: list[Any]) -> list[Tensor]:
+            record = any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
+            return [_pull(self.run, leaves[:n], position, leaves[n:], record)]
+
+        names = [*self.names, *(["g"] if m == 1 else [f"g[{k}]" for k in range(m)])]
+        return _Problem(run, names, [*self.values, *self.cotangents], [*self.positions, *range(n, n + m)])
+
+    def _leaves(self, values: list[Any]) -> list[Any]:
+        return [Tensor.wrap(x) if k in self.positions else x for k, x in enumerate(values)]
+
+
+def _pull(run: Callable[..., Any], leaves: list[Any], position: int, vs: list[Tensor], record: bool) -> Tensor:
+    """The gradient for one of the leaves; zeros if no output depends on it."""
+    if not leaves[position].requires_grad:
+        leaves[position] = tensor(leaves[position], requires_grad=True)
+    x = leaves[position]
+    with enable_grad():
+        pairs = [(y, v) for y, v in zip(run(leaves), vs, strict=True) if y.requires_grad]
+        if not pairs:
+            return zeros_like(x)
+        ys, gs = zip(*pairs, strict=True)
+        g = grad(ys, x, gs, create_graph=record, allow_unused=True)
+    return zeros_like(x) if g is None else g
+
+
+class _Report:
+    """The checks of one function, and the words in which they report."""
+
+    def __init__(self, function: Callable[..., Any], attributes: dict[str, Any]) -> None:
+        record = getattr(function, "op", None)
+        self.function, self.attributes = function, attributes
+        self.op = record if isinstance(record, Op) else None
+        name = self.op.name if self.op else getattr(function, "__name__", type(function).__name__)
+        self.title = f"check({name})"
+        self.rule = "rule" if self.op else "gradient"
+        self.random = np.random.default_rng(0)
+        parameters = list(inspect.signature(function).parameters.values())
+        named = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD)} | set(attributes)
+        self.parameters = [p for p in parameters if p.name not in named]
+
+    def check(self, samples: Sequence[Any]) -> None:
+        """Run all checks; those of one kind are reported together, and end it if any of them failed."""
+        problem = self.problem(samples)
+        problem.cotangents = list(map(self.normal, self.outputs(problem)))
+        gradients: dict[int, Array] = {}
+        for kind in (self.rules, self.rules_on_tensors, self.merges, self.order_two):
+            lines = [f"{self.title}: {line}" for k in problem.positions for line in kind(problem, k, gradients)]
+            if lines:
+                raise CheckError("\n".join(lines))
+
+    def drawn(self) -> list[Array]:
+        """Random samples: normal ones, or positive ones for a function that needs them, such as a logarithm."""
+        inputs = self.op.inputs if self.op else ()
+        wanted = [p for p in self.parameters if p.default is p.empty and (not inputs or p.name in inputs)]
+        samples = [self.normal(np.empty((3, 4))) for p in wanted for _ in range(2 if p.kind is p.VAR_POSITIONAL else 1)]
+        try:
+            ys = self.problem(samples).outputs()
+        except (TypeError, ValueError, IndexError) as error:
+            raise CheckError(
+                f"{self.title}: it fails on random arrays of shape (3, 4) ({error}). Give samples that fit, "
+                f"check(function, {', '.join(p.name for p in wanted)}), and by keyword what else it needs"
+            ) from error
+        return samples if all(map(_finite, ys)) else [abs(x) + 0.5 for x in samples]
+
+    def normal(self, like: Array) -> Array:
+        """Random numbers of an array's shape, dtype and place."""
+        return backend.of(like).from_host(np.asarray(self.random.standard_normal(like.shape), dtype=like.dtype))
+
+    def problem(self, samples: Sequence[Any]) -> _Problem:
+        """The function with nested samples and results laid out flat."""
+        names: list[str] = []
+        for p in self.parameters:
+            rest = range(len(samples) - len(names))
+            names += [f"{p.name}[{k}]" for k in rest] if p.kind is p.VAR_POSITIONAL else [p.name]
+        names += [f"argument {k}" for k in range(len(names), len(samples))]
+        tree = dict(zip(names, samples, strict=False))
+
+        def run(leaves: list[Any]) -> list[Tensor]:
+            given = iter(leaves)
+            result = self.function(*tree_map(lambda _: next(given), tree).values(), **self.attributes)
+            ys = tree_leaves(result)
+            if not ys or not all(isinstance(y, Tensor) for y in ys):
+                raise CheckError(f"{self.title}: it must return Tensors, not {type(result).__name__}")
+            return [y for y in ys if y.dtype.kind == "f"]
+
+        leaves = [(name, _float64(value)) for name, value in tree_items(tree)]
+        positions = [k for k, (_, x) in enumerate(leaves) if backend.is_array(x) and x.dtype.kind == "f"]
+        if not positions:
+            raise CheckError(f"{self.title}: no sample is a floating-point array, so there is nothing to differentiate")
+        return _Problem(run, [name for name, _ in leaves], [x for _, x in leaves], positions)
+
+    def outputs(self, problem: _Problem) -> list[Array]:
+        """The outputs at the samples, once it is sure that they can be differentiated."""
+        before = {k: problem.values[k].copy() for k in problem.positions}
+        ys = [y.copy() for y in problem.outputs()]
+        for k, x in before.items():
+            if not _same(problem.values[k], x, 0):
+                raise CheckError(f"{self.title}: it changes its input {problem.names[k]!r} in place")
+        if not all(_same(y, z, 0) for y, z in zip(ys, problem.outputs(), strict=True)):
+            raise CheckError(f"{self.title}: two calls gave different results; draw random numbers before the call")
+        if not all(map(_finite, ys)):
+            raise CheckError(f"{self.title}: the result is not finite; give samples from inside its domain")
+        return ys
+
+    # ---- the checks, each for one input ----
+
+    def rules(self, problem: _Problem, k: int, gradients: dict[int, Array]) -> Iterator[str]:
+        """The derivative against finite differences."""
+        name, op = problem.names[k], self.op
+        word = name.partition("[")[0]
+        if op and word in op.inputs and word not in op.rules:
+            yield f"there is no rule for {name!r}; write one, {op.name}.vjp({word}=lambda g, ...: ...)"
+            return
+        try:
+            gradients[k] = problem.gradient(k)
+            wrong = self.compare(problem, k, gradients[k], f"by the {self.rule}")
+            if wrong:
+                yield f"the {self.rule} for {name!r} is wrong: d/d{name} {wrong}"
+        except Exception as error:
+            yield f"the {self.rule} for {name!r} failed: {self.reason(error)}"
+
+    def rules_on_tensors(self, problem: _Problem, k: int, gradients: dict[int, Array]) -> Iterator[str]:
+        """The gradient that is recorded, for gradients of gradients, against the one on bare arrays."""
+        title = f"the {self.rule} for {problem.names[k]!r}"
+        advice = "use operators and tinygrad_rnn ops in it, not NumPy functions"
+        try:
+            if not _same(problem.gradient(k, record=True), gradients[k], ROUNDING):
+                yield f"{title} gives one result on arrays and another on Tensors: {advice}"
+        except Exception as error:
+            yield f"{title} works on arrays but not on Tensors: {advice} ({self.reason(error)})"
+
+    def merges(self, problem: _Problem, k: int, gradients: dict[int, Array]) -> Iterator[str]:
+        """The merged gradient of two uses against the sum."""
+        if self.op and self.op.merges:
+            twice = replace(problem, run=lambda leaves: problem.run(leaves) + problem.run(leaves))
+            twice.cotangents = [*problem.cotangents, *(3 * v for v in problem.cotangents)]
+            if not all(_same(twice.gradient(k, record), 4 * gradients[k], ROUNDING) for record in (False, True)):
+                yield f"the merge for {problem.names[k]!r} does not give the sum of what the rule gives for each use"
+
+    def order_two(self, problem: _Problem, k: int, _: dict[int, Array]) -> Iterator[str]:
+        """The derivatives of the gradient against finite differences of it."""
+        title = f"the {self.rule} for {problem.names[k]!r}"
+        derivative = problem.derivative(k)
+        derivative.cotangents = [self.normal(problem.values[k])]
+        for j in derivative.positions:
+            try:
+                wrong = self.compare(derivative, j, derivative.gradient(j), f"by differentiating the {self.rule}")
+                if wrong:
+                    yield f"{title} has a wrong derivative (order two): d/d{derivative.names[j]} of it {wrong}"
+            except Exception as error:
+                yield f"{title} cannot be differentiated (order two): {self.reason(error)}"
+
+    def reason(self, error: Exception) -> str:
+        """What went wrong inside a rule; for a function, also inside which."""
+        cause = error.__cause__ if self.op and isinstance(error, GraphError) else error
+        return f"{type(cause).__name__}: {cause}"
+
+    def compare(self, problem: _Problem, k: int, gradient: Array, by: str) -> str | None:
+        """None if the gradient for input k agrees with finite differences in some random directions, else how not."""
+        x = problem.values[k]
+        for _ in range(DIRECTIONS):
+            pair = _disagreement(problem, k, gradient, self.normal(x) * backend.of(x).xp.maximum(1, abs(x)))
+            if pair:
+                numeric, ruled = pair
+                error = abs(ruled - numeric) / abs(numeric) if numeric else inf
+                where = _worst(problem, k, gradient) if x.ndim and x.size <= FEW else ""
+                return (
+                    f"along a random direction is {numeric:.5g} by finite differences, {ruled:.5g} {by} "
+                    f"(relative error {error:.2g}; {TOLERANCE:.0e} is allowed){where}"
+                )
+        return None
+
+
+def _disagreement(problem: _Problem, k: int, gradient: Array, u: Array) -> tuple[float, float] | None:
+    """The slope of input k in direction u, by finite differences and as gradient . u; None if they agree."""
+    x, xp = problem.values[k], backend.of(gradient).xp
+    found = []
+    for h in STEPS:
+        above, below = xp.asarray(x + h * u), xp.asarray(x - h * u)
+        numeric = noise = 0.0
+        for v, y, z in zip(problem.cotangents, problem.outputs(k, above), problem.outputs(k, below), strict=True):
+            numeric += float((v * (y - z)).sum()) / (2 * h)
+            noise += float(abs(v * y).sum()) * NOISE / h
+        ruled = float((gradient * (above - below)).sum()) / (2 * h)  # for the step as it was rounded
+        if abs(numeric - ruled) <= TOLERANCE * max(abs(numeric), abs(ruled)) + noise:
+            return None
+        found.append((numeric, ruled))
+    return next((pair for pair in found if isfinite(pair[0])), found[0])
+
+
+def _worst(problem: _Problem, k: int, gradient: Array) -> str:
+    """Where the gradient is worst, found by moving one element at a time."""
+    errors = np.zeros(gradient.shape)
+    for at in np.ndindex(errors.shape):
+        unit = np.zeros(errors.shape)
+        unit[at] = 1
+        pair = _disagreement(problem, k, gradient, backend.of(gradient).from_host(unit))
+        errors[at] = np.nan_to_num(abs(pair[0] - pair[1]), nan=inf) if pair else 0
+    index = [int(i) for i in np.unravel_index(errors.argmax(), errors.shape)]
+    return f"; worst at {problem.names[k]}{index} ({np.count_nonzero(errors)} of {errors.size} elements are wrong)"
+
+
+def _finite(a: Array) -> bool:
+    return bool(backend.of(a).xp.isfinite(a).all())
+
+
+def _same(a: Array, b: Array, tolerance: float) -> bool:
+    same = backend.of(a).xp.allclose
+    return a.shape == b.shape and bool(same(a, b, rtol=tolerance, atol=tolerance, equal_nan=True))
+
+
+def _float64(value: Any) -> Any:
+    """A floating-point array, tensor or number as a float64 array; anything else as it is."""
+    kind = value.dtype.kind if hasattr(value, "dtype") else "f" if isinstance(value, float) else ""
+    return tensor(value, dtype=np.float64).array if kind == "f" else value

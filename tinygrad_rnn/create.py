@@ -1,0 +1,89 @@
+"""Making tensors that do not start from data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import backend as backends
+from .backend import DTypeLike
+from .tape import Taped
+from .tensor import Tensor, as_tensor, filled_like, spread, tensor
+
+
+def _filled(shape: Any, value: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
+    return tensor(
+        np.full(shape, value, dtype=np.float32 if dtype is None else dtype), None, backend or _default(), requires_grad
+    )
+
+
+def _default() -> str:
+    return backends.default().name
+
+
+def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Zeros, float32 unless told otherwise; the shape as numbers or as a tuple.
+
+    >>> zeros(2, 3)
+    Tensor(f32[2,3] numpy)
+    """
+    return _filled(spread(shape), 0, dtype, backend, requires_grad)
+
+
+def ones(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Ones, float32 unless told otherwise; the shape as numbers or as a tuple."""
+    return _filled(spread(shape), 1, dtype, backend, requires_grad)
+
+
+def full(
+    shape: Any, value: float, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
+) -> Tensor:
+    """One value everywhere, float32 unless told otherwise."""
+    return _filled(shape, value, dtype, backend, requires_grad)
+
+
+def zeros_like(x: Any, requires_grad: bool = False) -> Tensor:
+    """Zeros of x's shape, dtype and backend."""
+    return tensor(filled_like(as_tensor(x).array, 0), requires_grad=requires_grad)
+
+
+def ones_like(x: Any, requires_grad: bool = False) -> Tensor:
+    """Ones of x's shape, dtype and backend."""
+    return tensor(filled_like(as_tensor(x).array, 1), requires_grad=requires_grad)
+
+
+def zeros_beside(x: Any, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of another shape, with x's dtype and backend."""
+    array = x.array if isinstance(x, Taped) else x
+    return Tensor.wrap(backends.of(array).xp.zeros(shape, dtype=array.dtype))
+
+
+def arange(
+    start: float, stop: float | None = None, step: float = 1, dtype: DTypeLike = None, backend: str | None = None
+) -> Tensor:
+    """Numbers from start to before stop; integers if all arguments are, else float32.
+
+    >>> arange(3).numpy()
+    array([0, 1, 2])
+    """
+    start, stop = (0, start) if stop is None else (start, stop)
+    numbers = np.arange(start, stop, step)
+    return tensor(numbers, dtype or (np.float32 if numbers.dtype.kind == "f" else None), backend or _default())
+
+
+def eye(n: int, m: int | None = None, dtype: DTypeLike = None, backend: str | None = None) -> Tensor:
+    """The identity matrix, float32 unless told otherwise."""
+    return tensor(np.eye(n, m, dtype=np.float32 if dtype is None else dtype), None, backend or _default())
+
+
+def randn(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Standard normal numbers, drawn on the host on every backend."""
+    numbers = backends.host_generator().standard_normal(spread(shape))
+    return tensor(numbers, np.float32 if dtype is None else dtype, backend or _default(), requires_grad)
+
+
+def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Uniform numbers from [0, 1), drawn on the host on every backend."""
+    numbers = backends.host_generator().random(spread(shape))
+    return tensor(numbers, np.float32 if dtype is None else dtype, backend or _default(), requires_grad)

@@ -1,0 +1,207 @@
+"""The function that users call for an operation: it unwraps Tensors, runs the kernel, and records a node.
+
+It is written out for each op's own inputs, as ``dataclasses`` writes out ``__init__``: a loop over arguments would cost
+half as much again. Names of the engine begin with an underscore there, and so cannot meet those of a kernel's inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import linecache
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from .backend import Array, modules, namespace
+from .tape import Node, Taped, clock, state
+
+if TYPE_CHECKING:
+    from .op import Op
+
+_UNWRAP = """
+    if _isinstance({x}, _Taped):
+        _cls = {x}.__class__
+        _node{i} = {x}.node
+        {x} = {x}.array
+        if _node{i} is not None:
+            _needs |= {bit}
+    else:
+        _node{i} = None"""
+
+_UNWRAP_ALL = """
+    if not {x}:
+        raise _TypeError("{name}: at least one array is needed")
+    if _isinstance({x}[0], _sequence):  # one sequence of arrays, then perhaps attributes by position
+        return {name}(*{x}[0], **({attributes} | _by_position({x}[1:])), out=out)
+    _cls, _needs, _parents, {x} = _unwrap({x})"""
+
+_FUNCTION = """
+def {name}{signature}:
+    _cls = None
+    _needs = 0{unwrap}
+    _xp = _modules.get({first}.__class__) or _namespace({inputs})
+    try:
+        if _cls is None:
+            return {bare}
+        _array = _kernel(_xp, {arguments})
+    except _Exception as _error:
+        _op.fail(_error, {inputs}, {attributes})
+    if out is not None:
+        raise _TypeError("{name}: out= is for bare arrays; the array of a Tensor is never written")
+    if _array.__class__ not in _modules:
+        _array = _xp.asarray(_array)  # NumPy makes scalars of 0-d results
+    _result = _new(_cls)
+    _result.array = _array
+    _result.node = None
+    if _needs and _state.enabled:
+        _plan = _plans.get(_needs) or _op.plan(_needs)
+        if _plan.steps:
+            _node = _Node({contents})
+            _node.id = _clock()
+            _node.plan = _plan
+            _node.shape = _array.shape
+            _node.dtype = _array.dtype
+            _result.node = _node
+    if _state.watchers:
+        for _watcher in _state.watchers:
+            _watcher.forward(_op, {inputs}, {attributes}, _result)
+    return _result
+"""
+
+
+def dispatcher(op: Op) -> Any:
+    """The function for an op. It writes itself out at its first call, so that a hundred ops import quickly."""
+    signature = _signature(op)
+    space: dict[str, Any] = {
+        "_Exception": Exception,
+        "_Node": Node,
+        "_Taped": Taped,
+        "_TypeError": TypeError,
+        "_clock": clock,
+        "_by_position": lambda values: dict(zip(op.attributes, values, strict=False)),
+        "_deliver": _deliver,
+        "_isinstance": isinstance,
+        "_kernel": op.kernel,
+        "_modules": modules,
+        "_namespace": namespace,
+        "_new": object.__new__,
+        "_op": op,
+        "_plans": op.plans,
+        "_sequence": (list, tuple),
+        "_shape": _shape,
+        "_state": state,
+        "_unwrap": _unwrap,
+        "__name__": __name__,
+    }
+
+    def write_out() -> Callable[..., Any]:
+        source = _source(op, signature)
+        file = f"<dispatch of {op.name}>"
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # tracebacks show it
+        exec(compile(source, file, "exec"), space)
+        function.__code__ = space[op.name].__code__
+        function.__defaults__ = tuple(p.default for p in signature.parameters.values() if _by_place(p)) or None
+        function.__kwdefaults__ = {p.name: p.default for p in signature.parameters.values() if _by_name(p)}
+        space[op.name] = function
+        return function
+
+    space["_write_out"] = write_out
+    function: Any = FunctionType(_first_call.__code__, space, op.name)
+    function.__signature__ = signature
+    return function
+
+
+def _first_call(*args: Any, **attributes: Any) -> Any:
+    return _write_out()(*args, **attributes)  # type: ignore[name-defined]  # noqa: F821  (a name in each op's space)
+
+
+def forget(op: Op) -> None:
+    """Let the function be written out again, because the rules have changed."""
+    op.function.__code__, op.function.__defaults__, op.function.__kwdefaults__ = _first_call.__code__, None, None
+
+
+@functools.cache
+def parameters_of(rule: Callable[..., Any] | None) -> tuple[str, ...]:
+    """The names of a rule's parameters; no rule has none."""
+    return tuple(inspect.signature(rule).parameters) if rule else ()
+
+
+def _by_place(p: inspect.Parameter) -> bool:
+    return p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty
+
+
+def _by_name(p: inspect.Parameter) -> bool:
+    return p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+
+
+def _signature(op: Op) -> inspect.Signature:
+    """The kernel's, less xp, in which attributes can be given by position, as NumPy's axis is."""
+    parameters = []
+    optional = False
+    for p in list(inspect.signature(op.kernel).parameters.values())[1:]:
+        if p.name.startswith("_"):
+            raise TypeError(
+                f"{op.name}: the name {p.name!r} begins with an underscore, which the engine keeps for itself"
+            )
+        required = p.default is p.empty and p.kind is not p.VAR_POSITIONAL
+        if p.name in op.attributes and not op.variadic and not (required and optional):
+            p = p.replace(kind=p.POSITIONAL_OR_KEYWORD)
+        optional = optional or not required
+        if p.name != "out":
+            parameters.append(p.replace(annotation=p.empty))
+    parameters.append(inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None))
+    parameters.sort(key=lambda p: p.kind)
+    return inspect.Signature(parameters)
+
+
+def _source(op: Op, signature: inspect.Signature) -> str:
+    blank = [p.replace(default=p.default if p.default is p.empty else None) for p in signature.parameters.values()]
+    names, attributes = op.inputs, list(op.attributes)
+    as_dict = "{" + ", ".join(f"'{a}': {a}" for a in attributes) + "}"
+    if op.variadic:
+        (x,) = names
+        inputs, call, first = x, f"*{x}", f"{x}[0]"
+        unwrap = _UNWRAP_ALL.format(x=x, name=op.name, attributes=as_dict)
+        parents = []
+    else:
+        inputs, call, first = f"({', '.join(names)},)", ", ".join(names), names[0]
+        unwrap = "".join(_UNWRAP.format(x=name, i=i, bit=1 << i) for i, name in enumerate(names))
+        parents = [f"_node{i}" for i in range(len(names))]
+    # All that a rule may name, in the order of Op.known_to_a_call; shapes only if some rule names one.
+    named = {parameter for rule in op.rules.values() for parameter in parameters_of(rule)}
+    shapes = [f"_shape({name})" if f"{name}_shape" in named else "None" for name in names]
+    values = ", ".join(["None", "0", *names, "_array", *parents, *shapes, *attributes])
+    arguments = ", ".join([call, *(f"{a}={a}" for a in attributes)])
+    return _FUNCTION.format(
+        name=op.name,
+        signature=inspect.Signature(blank),
+        unwrap=unwrap,
+        first=first,
+        inputs=inputs,
+        bare=f"_kernel(_xp, {arguments}, out=out)" if op.writes_out else f"_deliver(_kernel(_xp, {arguments}), out)",
+        arguments=arguments,
+        attributes=as_dict,
+        contents=f"_plan.pick(({values}))" + (" + _parents" if op.variadic else ""),
+    )
+
+
+def _shape(value: Any) -> Any:
+    """The shape of an input; of ``*xs``, the tuple of all their shapes."""
+    return tuple(map(_shape, value)) if isinstance(value, tuple) else getattr(value, "shape", ())
+
+
+def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:
+    """The class of the Tensors among some values, whether one needs a gradient, their nodes, and the bare arrays."""
+    taped = [value for value in values if isinstance(value, Taped)]
+    parents = tuple([value.node if isinstance(value, Taped) else None for value in values])
+    arrays = tuple([value.array if isinstance(value, Taped) else value for value in values])
+    return type(taped[0]) if taped else None, int(any(value.node is not None for value in taped)), parents, arrays
+
+
+def _deliver(array: Array, out: Array | None) -> Array:
+    """A kernel's result, copied to ``out`` for a kernel that does not write there itself."""
+    if out is None:
+        return array
+    out[...] = array
+    return out

@@ -1,0 +1,216 @@
+"""Saving and loading: a nested tree of arrays and plain values in one ``.safetensors`` file.
+
+Arrays are the file's entries, under dotted names that any reader of safetensors shows; the structure round them is JSON
+in the file's metadata. Nothing in a file can make ``load`` run code or import a module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import math
+import os
+import secrets
+import sys
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .tape import Taped
+
+_FORMAT = "tinygrad_rnn.tree.1"
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be loaded; the message names it and says what to do."""
+
+
+def save(path: str | os.PathLike[str], tree: Any) -> None:
+    """Write a tree to a ``.safetensors`` file, in place of what was there.
+
+    tree: dictionaries with string keys, lists, tuples and named tuples, nested as you like, of Tensors, arrays of NumPy
+    or CuPy, numbers, strings, booleans and None. Numbers come back exactly, integers of any size.
+
+    The new file is written beside the old one and takes its place in one move: whatever happens, a full disk, Ctrl-C or
+    a power cut, the path holds either all of the old tree or all of the new one.
+
+    Raises TypeError for anything else in the tree, with the path to it; FileNotFoundError if there is no such folder.
+
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "tree.safetensors")
+    >>> save(path, {"weights": [np.eye(2)], "step": 3})
+    >>> load(path)
+    {'weights': [array([[1., 0.], [0., 1.]])], 'step': 3}
+    """
+    numpy_format = import_extra("safetensors.numpy", "tg.save")
+    target = Path(os.path.realpath(path))  # through links, so that the file is replaced and not the link
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"save: there is no folder {target.parent} to write {target.name} to; make it first")
+    arrays: dict[str, np.ndarray] = {}
+    structure = json.dumps(_encode(tree, "", arrays))
+    content = numpy_format.save(arrays, metadata={"format": _FORMAT, "tree": structure})
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # before the move: else a power cut could leave the name with no content
+        os.replace(temporary, target)
+    except BaseException:  # Ctrl-C too
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read the tree that ``save`` wrote, with NumPy arrays for all arrays and Tensors.
+
+    A named tuple comes back as the class that it was of if its module is imported, else as one of the same name.
+
+    Raises CheckpointError if the file is missing, truncated, or was not written by ``save``.
+    """
+    safetensors = import_extra("safetensors", "tg.load")
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise CheckpointError(f"there is no file {path}; give the path of one that tg.save wrote")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file is no dictionary)
+    except PermissionError as error:
+        raise CheckpointError(f"{path} may not be read ({error.strerror}); change its permissions") from error
+    except Exception as error:  # what is raised for a damaged file differs between versions of safetensors
+        raise CheckpointError(
+            f"{path} is truncated, or not a .safetensors file ({error}); use another copy, or save it anew"
+        ) from error
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path} is a .safetensors file, but not one that tg.save wrote; read it with safetensors.numpy.load_file"
+        )
+    try:
+        return _decode(json.loads(metadata["tree"]), arrays)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: its structure cannot be read ({error!r}); save it anew") from error
+
+
+def import_extra(module: str, purpose: str) -> Any:
+    """Import a module of the ``examples`` extra; ImportError says what needs it and how to install it.
+
+    >>> import_extra("no_such_module", "this doctest")
+    Traceback (most recent call last):
+    ImportError: this doctest needs no_such_module, which is not installed: pip install "tinygrad-rnn[examples]"
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f'{purpose} needs {package}, which is not installed: pip install "tinygrad-rnn[examples]"'
+        ) from None
+
+
+def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """The value as JSON, in which an object names its kind; arrays are entered under their paths."""
+
+    def child(key: object, part: Any) -> Any:
+        return _encode(part, f"{path}.{key}" if path else str(key), arrays)
+
+    if isinstance(value, Taped):
+        value = value.array
+    if isinstance(value, (np.ndarray, np.generic)) or backend.is_array(value):
+        return {"array": _enter(value, path, arrays)}
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value) if value.bit_length() < 64 else {"int": hex(value)}  # Python limits the digits of decimals
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"float": str(value)}  # JSON has no word for these
+    if isinstance(value, list):
+        return [child(i, part) for i, part in enumerate(value)]
+    if isinstance(value, tuple):
+        if names := getattr(value, "_fields", None):
+            origin = f"{type(value).__module__}:{type(value).__qualname__}"
+            return {"namedtuple": [origin, {n: child(n, part) for n, part in zip(names, value, strict=True)}]}
+        return {"tuple": [child(i, part) for i, part in enumerate(value)]}
+    if isinstance(value, dict):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"save: the keys of {_place(path)} must be strings, but {wrong[0]!r} is among them")
+        return {"dict": {key: child(key, part) for key, part in value.items()}}
+    raise TypeError(
+        f"save: {_place(path)} is of type {type(value).__name__}; a tree holds dictionaries, lists, tuples, "
+        "Tensors, arrays, numbers, strings, booleans and None"
+    )
+
+
+def _enter(array: Any, path: str, arrays: dict[str, np.ndarray]) -> str:
+    """Put an array among the entries and return the name that it got there."""
+    host = np.asarray(backend.of(array).to_host(array))
+    dtype = host.dtype.newbyteorder("=")
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise TypeError(f"save: {_place(path)} is an array of dtype {host.dtype}, which the file format lacks")
+    name = (path or "array").encode("utf-8", "backslashreplace").decode()
+    while name in arrays or name == "__metadata__":  # {"a.b": x, "a": {"b": y}}
+        name += "'"
+    arrays[name] = host.astype(dtype, order="C", copy=False)  # other orders are written wrongly, without complaint
+    return name
+
+
+def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The tree from its JSON and its arrays."""
+    if isinstance(value, list):
+        return [_decode(part, arrays) for part in value]
+    if not isinstance(value, dict):
+        return value
+    content: Any
+    ((kind, content),) = value.items()
+    if kind == "array":
+        return arrays[content]
+    if kind == "int":
+        return int(content, 16)
+    if kind == "float":
+        return float(content)
+    if kind == "tuple":
+        return tuple(_decode(part, arrays) for part in content)
+    if kind == "dict":
+        return {key: _decode(part, arrays) for key, part in content.items()}
+    if kind == "namedtuple":
+        origin, fields = content
+        return _named_tuple(origin, tuple(fields))._make(_decode(part, arrays) for part in fields.values())
+    raise ValueError(f"unknown kind {kind!r}")
+
+
+def _named_tuple(origin: str, fields: tuple[str, ...]) -> Any:
+    """The named tuple class ``module:name`` if it is already imported, else one of that name."""
+    module, _, name = origin.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, "__dict__", {}).get(part)  # getattr itself could run a module's __getattr__
+    if isinstance(found, type) and issubclass(found, tuple) and getattr(found, "_fields", None) == fields:
+        return found
+    return _new_named_tuple(name.rpartition(".")[2], fields)
+
+
+@functools.cache
+def _new_named_tuple(name: str, fields: tuple[str, ...]) -> Any:
+    """A named tuple class, the same one each time, so that trees that were loaded have the same structure."""
+    return namedtuple(name, fields)
+
+
+def _place(path: str) -> str:
+    return f"{path!r} in the tree" if path else "the tree"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's new entry written to the disk, on systems that let a folder be opened."""
+    if os.name == "posix":
+        with contextlib.suppress(OSError):  # some network file systems refuse; the file itself is safe by now
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

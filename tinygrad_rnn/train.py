@@ -1,0 +1,243 @@
+"""Training by truncated BPTT that can stop after any window, and go on later exactly as if it had not."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import backend, bptt, nn
+from .clip import clip_grad_norm_
+from .io import import_extra
+from .optim import Optimizer
+from .tape import no_grad
+from .tensor import Tensor, tensor
+from .tree import tree_map
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Curve = list[tuple[int, float]]  # (windows trained on so far, loss)
+
+
+def bits(nats: float) -> float:
+    """A loss per character in bits.
+
+    >>> bits(math.log(8))
+    3.0
+    """
+    return nats / math.log(2)
+
+
+class Training:
+    """A model, its optimiser, and the place in the text that training has come to.
+
+    The recurrent state is carried from window to window, without its history, and starts from None in every epoch.
+
+    >>> training = Training(model, optimizer, windows, validation)  # doctest: +SKIP
+    >>> while training.epoch < 10:  # doctest: +SKIP
+    ...     for loss in training.windows_left():
+    ...         print(loss)
+    ...     print(training.end_epoch())
+
+    model: called as ``model(inputs, state)``, returns outputs and the next state.
+    windows, validation: sequences of (inputs, targets), such as ``text.Windows``.
+    loss: called as ``loss(outputs, targets)``, returns a mean.
+    max_norm, on_nonfinite: see ``clip_grad_norm_``; updates that "skip" left out are counted in ``skipped``.
+    max_loss: above it training counts as diverged. Saturated cells can keep a hopeless loss finite.
+    log_every: windows per point of the training curve.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        windows: Sequence[tuple[Any, Any]],
+        validation: Sequence[tuple[Any, Any]],
+        *,
+        loss: Callable[[Any, Any], Tensor] = nn.cross_entropy,
+        max_norm: float = 5.0,
+        on_nonfinite: str = "raise",
+        max_loss: float = math.inf,
+        log_every: int = 10,
+    ):
+        self.model, self.optimizer, self.windows, self.validation = model, optimizer, windows, validation
+        self.loss, self.max_norm, self.on_nonfinite = loss, max_norm, on_nonfinite
+        self.max_loss, self.log_every = max_loss, log_every
+        self.epoch = 0  # epochs done
+        self.position = 0  # windows done in this epoch
+        self.step = 0  # windows done in all
+        self.skipped = 0
+        self.state: Any = None
+        self.losses: list[float] = []  # of the windows of this epoch
+        self.train_curve: Curve = []
+        self.validation_curve: Curve = []
+
+    def windows_left(self) -> Iterator[float]:
+        """Train on the windows that are left in this epoch, and yield the loss of each.
+
+        Raises FloatingPointError, with the parameters as they were, if the loss has diverged, or if a gradient is not
+        finite and not to be skipped.
+        """
+        self.model.train()
+        while self.position < len(self.windows):
+            # A loss that overflows is reported below, in words; NumPy's warnings would only come before them.
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                loss = self._train_on(*self.windows[self.position])
+            self.position += 1
+            self.step += 1
+            self.losses.append(loss)
+            if self.position % self.log_every == 0 or self.position == len(self.windows):
+                recent = self.losses[(self.position - 1) // self.log_every * self.log_every :]
+                self.train_curve.append((self.step, sum(recent) / len(recent)))
+            yield loss
+
+    def _train_on(self, inputs: Any, targets: Any) -> float:
+        """One step: forward, backward, clip, update."""
+        outputs, state = self.model(inputs, self.state)
+        loss = self.loss(outputs, targets)
+        value = self._sound(loss.item(), "loss")
+        self.optimizer.zero_grad()
+        loss.backward()
+        report = clip_grad_norm_(self.model.named_parameters(), self.max_norm, on_nonfinite=self.on_nonfinite)
+        self.skipped += bool(report.nonfinite)
+        self.optimizer.step()
+        self.state = bptt.detach(state)
+        return value
+
+    def end_epoch(self) -> float:
+        """Measure the validation loss, and make ready for the next epoch; returns the loss.
+
+        Raises FloatingPointError, with nothing changed, if it has diverged.
+        """
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            loss = self._sound(self.validate(), "validation loss")
+        self.validation_curve.append((self.step, loss))
+        self.epoch, self.position, self.state, self.losses = self.epoch + 1, 0, None, []
+        return loss
+
+    @no_grad()
+    def validate(self) -> float:
+        """The mean loss over all of the validation windows, from no state."""
+        self.model.eval()
+        state, total, count = None, 0.0, 0
+        for inputs, targets in self.validation:
+            outputs, state = self.model(inputs, state)
+            total += self.loss(outputs, targets).item() * targets.size
+            count += targets.size
+        return total / count
+
+    @property
+    def best(self) -> float:
+        """The lowest validation loss so far, infinite before the first."""
+        return min((loss for _, loss in self.validation_curve), default=math.inf)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on exactly from here, as a tree for ``tg.save``.
+
+        The random generator of the host is part of it, those of GPUs are not.
+        """
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": backend.random_state(),
+            "state": tree_map(lambda x: x.numpy(), self.state),
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "losses": np.array(self.losses, dtype=np.float64),
+            "curves": {"train": _columns(self.train_curve), "validation": _columns(self.validation_curve)},
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from a ``state_dict``; raises ValueError or KeyError if it is of another model or another text."""
+        if not 0 <= saved["counters"]["position"] <= len(self.windows):
+            raise ValueError(
+                f"the state is at window {saved['counters']['position']}, but there are {len(self.windows)} here"
+            )
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        backend.set_random_state(saved["random"])
+        place = self.optimizer.parameters[0].backend
+        self.state = tree_map(lambda x: tensor(x, backend=place), saved["state"])
+        for name in _COUNTERS:
+            setattr(self, name, saved["counters"][name])
+        self.losses = saved["losses"].tolist()
+        self.train_curve = _points(saved["curves"]["train"])
+        self.validation_curve = _points(saved["curves"]["validation"])
+
+    def _sound(self, value: float, what: str) -> float:
+        """The value of a loss, if training can go on with it."""
+        if not math.isfinite(value) or value > self.max_loss:
+            place = f"in epoch {self.epoch + 1}, after {self.position} of {len(self.windows)} windows"
+            raise FloatingPointError(f"the {what} became {value:.4g} {place}; the learning rate may be too high")
+        return value
+
+
+_COUNTERS = ("epoch", "position", "step", "skipped")
+
+
+def _columns(curve: Curve) -> dict[str, np.ndarray]:
+    """A curve as two arrays: float64 keeps the losses exactly."""
+    return {
+        "step": np.array([step for step, _ in curve], dtype=np.int64),
+        "loss": np.array([loss for _, loss in curve], dtype=np.float64),
+    }
+
+
+def _points(columns: Mapping[str, np.ndarray]) -> Curve:
+    return list(zip(columns["step"].tolist(), columns["loss"].tolist(), strict=True))
+
+
+class Interrupt:
+    """Ctrl-C as a question inside a ``with`` block: the first only sets ``asked``, a second one interrupts at once.
+
+    A step of training that is broken off half way leaves some parameters updated and others not, so the loop looks at
+    ``asked`` between two steps. Outside of the main thread, where Python has no signals, nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __enter__(self) -> Self:
+        try:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        except ValueError:  # not the main thread
+            self._before = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def plot_curves(training: Training, path: str | os.PathLike[str], title: str = "") -> None:
+    """Draw the training and the validation curve: nats on the left, bits on the right, epochs below, steps above."""
+    figure = import_extra("matplotlib.figure", "the picture of the curves").Figure(
+        figsize=(8, 4.5), layout="constrained"
+    )
+    axes = figure.subplots()
+    per_epoch = len(training.windows)
+    ink, blue, orange = "0.25", "#1f77b4", "#d95f02"
+    for curve, color, name, style in (
+        (training.train_curve, blue, "training", {"linewidth": 1.2}),
+        (training.validation_curve, orange, "validation", {"linewidth": 2, "marker": "o", "markersize": 5}),
+    ):
+        if curve:
+            epochs, losses = [step / per_epoch for step, _ in curve], [loss for _, loss in curve]
+            axes.plot(epochs, losses, color=color, label=f"{name}, {losses[-1]:.3f} nats at the end", **style)
+    axes.set(xlabel="epoch", ylabel="loss per character (nats)", title=title, xlim=(0, None))
+    axes.secondary_yaxis("right", functions=(bits, lambda b: b * math.log(2))).set_ylabel("bits per character")
+    steps = axes.secondary_xaxis("top", functions=(lambda e: e * per_epoch, lambda s: s / per_epoch))
+    steps.set_xlabel("training steps", color=ink)
+    axes.grid(color="0.92")
+    axes.spines[:].set_color("0.7")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
