@@ -27,7 +27,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, optim
 from tinygrad_rnn.io import import_extra
 from tinygrad_rnn.text import TextError, Vocabulary, Windows, python_documentation, read_text, split
-from tinygrad_rnn.train import Interrupt, Training, bits, plot_curves
+from tinygrad_rnn.train import Interrupt, Training, nats_and_bits, plot_curves
 
 DEFAULTS = {"text": None, "epochs": 12, "hidden": 128, "layers": 2, "batch": 50, "steps": 50, "lr": 2e-3, "seed": 0}
 QUICK = {**DEFAULTS, "epochs": 2, "hidden": 32, "batch": 20, "steps": 25, "lr": 1e-2, "limit": 30_000}  # seconds
@@ -66,18 +66,12 @@ def generate(model: CharLSTM, vocabulary: Vocabulary, prime: str, length: int, t
     return vocabulary.decode(written)
 
 
-def train(settings: dict[str, Any], out: Path, prime: str, saved: Any = None) -> None:
-    """Train as the settings say, from the start or from what was saved, and write models and curves to a folder."""
-    tqdm = import_extra("tqdm", "the progress bar").tqdm
-    text = read_text(settings["text"]) if settings["text"] else python_documentation()
-    text = text[: settings.get("limit")]
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    if saved and saved["digest"] != digest:
-        raise TextError("the text is not the one that this run began with; train on it anew, without --resume")
-
-    tg.manual_seed(settings["seed"])
+def prepare(settings: dict[str, Any], prime: str, saved: Any = None) -> tuple[Training, dict[str, Any]]:
+    """The training, at its start or where it was saved, and what describes the run."""
+    text = (read_text(settings["text"]) if settings["text"] else python_documentation())[: settings.get("limit")]
     vocabulary = Vocabulary(text)
     vocabulary.encode(prime)  # a prime that cannot be read should fail now, not after the training
+    tg.manual_seed(settings["seed"])
     model = CharLSTM(len(vocabulary), settings["hidden"], settings["layers"])
     tokens = tg.tensor(vocabulary.encode(text), backend=model.head.weight.backend).data
     learn, validate = split(tokens, 0.95)
@@ -85,43 +79,47 @@ def train(settings: dict[str, Any], out: Path, prime: str, saved: Any = None) ->
     validation = Windows(validate, settings["batch"], settings["steps"], "the part to validate on (5 %)")
     optimizer = optim.RMSprop(model.parameters(), lr=settings["lr"], alpha=0.95)
     training = Training(model, optimizer, windows, validation, max_norm=5.0, max_loss=1000.0)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if saved and saved["digest"] != digest:
+        raise TextError("the text is not the one that this run began with; train on it anew, without --resume")
     if saved:
         training.load_state_dict(saved["training"])
-    run = {"program": "char_rnn", "settings": settings, "digest": digest, "characters": vocabulary.characters}
     size = sum(p.size for p in model.parameters())
-    print(
-        f"{len(text):,} characters, {len(vocabulary)} different; {size:,} parameters; {len(windows)} windows an epoch"
-    )
+    print(f"{len(text):,} characters ({len(vocabulary)} kinds), {size:,} parameters, {len(windows)} windows an epoch")
     left_out = f"the last {windows.dropped} characters to learn from and {validation.dropped} to validate on"
     print(f"left out, as they do not fill {settings['batch']} equal streams: {left_out}")
+    run = {"program": "char_rnn", "settings": settings, "digest": digest, "characters": vocabulary.characters}
+    return training, run
+
+
+def train(settings: dict[str, Any], out: Path, prime: str, saved: Any = None) -> None:
+    """Train as the settings say, from the start or from what was saved, and write models and curves to a folder."""
+    tqdm, *_ = (import_extra(name, "this program") for name in ("tqdm", "safetensors", "matplotlib"))  # now, not later
+    training, run = prepare(settings, prime, saved)
+    windows = len(training.windows)
     out.mkdir(parents=True, exist_ok=True)
     with Interrupt() as interrupt:
         while training.epoch < settings["epochs"]:
             begun = time.perf_counter()
             title = f"epoch {training.epoch + 1} of {settings['epochs']}"
             # disable=None: no bar where the output is not a terminal
-            with tqdm(total=len(windows), initial=training.position, desc=title, leave=False, disable=None) as bar:
+            with tqdm.tqdm(total=windows, initial=training.position, desc=title, leave=False, disable=None) as bar:
                 for loss in training.windows_left():
-                    bar.set_postfix_str(both_units(loss), refresh=False)
+                    bar.set_postfix_str(nats_and_bits(loss), refresh=False)
                     bar.update()
                     if interrupt.asked:
                         tg.save(out / "state.safetensors", {**run, "training": training.state_dict()})
-                        place = f"{training.position} of {len(windows)} windows of {title}"
+                        place = f"{training.position} of {windows} windows of {title}"
                         raise KeyboardInterrupt(f"stopped after {place}, and saved; to go on, add --resume")
             mean = sum(training.losses) / len(training.losses)
             loss = training.end_epoch()
             if loss == training.best:
-                tg.save(out / "best.safetensors", {**run, "model": model.state_dict(), "validation": loss})
+                tg.save(out / "best.safetensors", {**run, "model": training.model.state_dict(), "validation": loss})
             tg.save(out / "state.safetensors", {**run, "training": training.state_dict()})
             seconds = time.perf_counter() - begun
-            print(f"{title}: train {mean:.3f}, validation {both_units(loss)}, {seconds:.1f} s", flush=True)
+            print(f"{title}: train {mean:.3f}, validation {nats_and_bits(loss)}, {seconds:.1f} s", flush=True)
     plot_curves(training, out / "curves.png", f"Character LSTM, {settings['layers']} x {settings['hidden']}")
-    print(f"best validation loss {both_units(training.best)}; models and curves are in {out}")
-
-
-def both_units(nats: float) -> str:
-    """A loss in nats and in bits per character."""
-    return f"{nats:.3f} nats ({bits(nats):.3f} bits per character)"
+    print(f"best validation loss {nats_and_bits(training.best)}; models and curves are in {out}")
 
 
 def read_run(path: Path) -> Any:
@@ -140,9 +138,8 @@ def sample(options: argparse.Namespace) -> None:
     vocabulary = Vocabulary(saved["characters"])
     model = CharLSTM(len(vocabulary), saved["settings"]["hidden"], saved["settings"]["layers"])
     model.load_state_dict(saved["model"])
-    prime = options.prime or ("\n" if "\n" in saved["characters"] else saved["characters"][0])
-    written = generate(model, vocabulary, prime, options.sample or 500, options.temperature, options.seed or 0)
-    print(options.prime + written)
+    prime = options.prime or ("The " if set("The ") <= set(vocabulary.characters) else vocabulary.characters[-1])
+    print(prime + generate(model, vocabulary, prime, options.sample or 600, options.temperature, options.seed or 0))
 
 
 class Parser(argparse.ArgumentParser):

@@ -65,7 +65,7 @@ SAMPLES: dict[str, list[Sample]] = {
         *(S(distinct(3, 4), **bounds) for bounds in ({"low": 0.0}, {"high": 0.0}, {"low": -9, "high": 9})),
     ],
     "where": choices(),
-    "astype": one(dtype=np.float64),
+    "astype": [*one(dtype=np.float64), S(distinct(3, 4), dtype=np.int64)],
     "clip_message": one(bound=1e3),
     "reshape": [
         *(of((3, 4), shape=shape) for shape in ((2, 6), (-1,), (2, -1, 2), (3, 4))),
@@ -98,10 +98,10 @@ SAMPLES: dict[str, list[Sample]] = {
     ],
     "stack": [
         *(of((2, 3), (2, 3), (2, 3), axis=axis) for axis in (0, 1, -1)),
-        *(of((), ()), of((3,)), S(normal(0, 2), normal(2, 0).T)),
+        *(of((), ()), of((3,)), of((0, 2), (0, 2)), S(normal(2, 3).T, normal(6, 4)[::-2, ::2])),
     ],
     "pad": [
-        *(of((2, 3), widths=w) for w in (1, (1, 2), ((0, 1), (2, 0)), ((1, 1),), ((0, 0), (0, 0)))),
+        *(of((2, 3), widths=w) for w in (np.int64(1), (1, 2), ((0, 1), (2, 0)), ((1,), (2,)), ((0, 0), (0, 0)))),
         *(S(x, widths=2, value=1.5) for x in (normal(), normal(3), normal(0, 2), normal(4, 3).T)),
     ],
     **each("sum mean", reductions),
@@ -204,7 +204,7 @@ COMPOSITES: dict[str, list[Sample]] = {
         *(S("...i,...i", normal(2, 3), normal(3)), S("ij,j->i", normal(0, 3), normal(3)), S("bii->b", normal(0, 2, 2))),
     ],
     "split": [
-        *(S(normal(6, 4), 3), S(normal(6, 4), 2, axis=-1), S(normal(4, 6).T, 2, axis=0), S(normal(0, 4), 2)),
+        *(S(normal(6, 4), 3), S(normal(6, 4), np.int64(2), axis=-1), S(normal(4, 6).T, 2, axis=0), S(normal(0, 4), 2)),
         *(S(normal(2, 3, 4), (1, 3), axis=2), S(normal(2, 5), [0, 2, 2], axis=1)),
     ],
     "concatenate": [

@@ -52,7 +52,7 @@ def distinct(*shape: int) -> np.ndarray:
 
 def shifted(*shape: int) -> np.ndarray:
     """As ``distinct``, and nowhere near what that gives."""
-    return distinct(*shape) + 0.1
+    return np.asarray(distinct(*shape) + 0.1)
 
 
 def integers(stop: int, *shape: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def integers(stop: int, *shape: int) -> np.ndarray:
 
 
 def mask(*shape: int) -> np.ndarray:
-    return random.random(shape) < 0.5
+    return np.asarray(random.random(shape) < 0.5)
 
 
 # ---- lists of samples ----

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import signal
@@ -14,12 +13,12 @@ from typing import Any
 import char_rnn
 import numpy as np
 import pytest
+from test_backends import strict_backend  # noqa: F401  (a fixture)
 from test_io import same
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn, optim, train
-from tinygrad_rnn.text import Vocabulary, Windows
-from tinygrad_rnn.train import Interrupt, Training
+from tinygrad_rnn.text import Vocabulary
+from tinygrad_rnn.train import Training
 
 TINY = ["--quick", "--hidden", "8", "--layers", "1", "--batch", "50"]  # 23 windows an epoch
 WINDOWS = 23
@@ -74,52 +73,7 @@ def test_more_epochs_can_be_added(trained: Path, tmp_path: Path) -> None:
     assert same(resumed["training"], whole["training"])
 
 
-def test_the_state_holds_dropout_and_optimiser_too() -> None:
-    """A model with dropout draws random numbers at each step; Adam counts its steps."""
-    tokens = Vocabulary("abc").encode("abcacbbca" * 40)
-
-    def build() -> Training:
-        model = Dropping()
-        return Training(model, optim.Adam(model.parameters()), Windows(tokens, 4, 5), Windows(tokens, 4, 5))
-
-    whole, parts = build(), build()
-    parts.load_state_dict(whole.state_dict())
-    tg.manual_seed(1)
-    losses = list(whole.windows_left())
-    tg.manual_seed(1)
-    first = list(itertools.islice(parts.windows_left(), 7))
-    saved = parts.state_dict()
-    tg.manual_seed(2)
-    parts = build()
-    parts.load_state_dict(saved)
-    assert first + list(parts.windows_left()) == losses
-    assert whole.end_epoch() == parts.end_epoch()
-    assert same(whole.state_dict(), parts.state_dict())
-
-
-class Dropping(nn.Module):
-    """A tiny recurrent model with dropout."""
-
-    def __init__(self) -> None:
-        self.embedding, self.cell, self.head = nn.Embedding(3, 4), nn.RNNCell(4, 4), nn.Linear(4, 3)
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, tokens: Any, state: Any) -> Any:
-        outputs, state = tg.bptt.unroll(self.cell, self.dropout(self.embedding(tokens)), state)
-        return self.head(outputs), state
-
-
-def test_a_state_of_another_text_is_refused(trained: Path) -> None:
-    saved = tg.load(trained / "state.safetensors")["training"]
-    model = Dropping()
-    windows = Windows(np.zeros(20, dtype=int), 2, 5)
-    training = Training(model, optim.SGD(model.parameters(), lr=1), windows, windows)
-    saved["counters"]["position"] = 5
-    with pytest.raises(ValueError, match="at window 5, but there are 2 here"):
-        training.load_state_dict(saved)
-
-
-# ---- the loop ----
+# ---- the run ----
 
 
 def test_it_learns_and_draws(trained: Path) -> None:
@@ -131,35 +85,6 @@ def test_it_learns_and_draws(trained: Path) -> None:
     assert curve["step"].tolist() == [10, 20, 23, 33, 43, 46]
     assert (trained / "curves.png").stat().st_size > 10_000
     assert not [name for name in os.listdir(trained) if name.endswith(".tmp")]
-
-
-def test_gradients_that_are_not_finite_can_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Dropping()
-    windows = Windows(np.arange(24) % 3, 2, 4)
-    training = Training(model, optim.SGD(model.parameters(), lr=1), windows, windows, on_nonfinite="skip")
-    before = model.state_dict()
-
-    def spoil(parameters: Any, *_: Any, **options: Any) -> Any:
-        parameters = list(parameters)
-        parameters[0][1].grad.data[...] = np.nan
-        return tg.clip_grad_norm_(parameters, 1.0, **options)
-
-    monkeypatch.setattr(train, "clip_grad_norm_", spoil)
-    list(training.windows_left())
-    assert training.skipped == len(windows)
-    assert same(model.state_dict(), before)
-    training.on_nonfinite, training.position = "raise", 0
-    with pytest.raises(FloatingPointError, match=r"embedding\.weight is not finite"):
-        list(training.windows_left())
-
-
-def test_a_second_interrupt_does_not_wait() -> None:
-    with Interrupt() as interrupt:
-        signal.raise_signal(signal.SIGINT)
-        assert interrupt.asked
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_second_interrupt_while_saving_leaves_the_file_of_before(
@@ -175,6 +100,19 @@ def test_a_second_interrupt_while_saving_leaves_the_file_of_before(
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
+@pytest.mark.usefixtures("strict_backend")
+def test_it_runs_and_resumes_on_a_device(trained: Path, tmp_path: Path) -> None:
+    """On an array module that refuses what CuPy refuses; the numbers are NumPy's."""
+    options = char_rnn.parse([*TINY, "--epochs", "1", "--out", str(tmp_path)])
+    with tg.use_backend("strict"):
+        char_rnn.run(options)
+        options.resume, options.epochs = True, 2
+        char_rnn.run(options)
+    found, expected = (tg.load(out / "state.safetensors")["training"]["curves"] for out in (tmp_path, trained))
+    np.testing.assert_allclose(found["train"]["loss"], expected["train"]["loss"], rtol=1e-4)
+    np.testing.assert_allclose(found["validation"]["loss"], expected["validation"]["loss"], rtol=1e-4)
+
+
 # ---- writing ----
 
 
@@ -183,7 +121,7 @@ def test_sampling_needs_no_training_and_follows_the_seed(trained: Path, capsys: 
         assert char_rnn.main(["--sample", "40", "--out", str(trained), *options]) == 0
         return capsys.readouterr().out
 
-    assert len(sample()) == 41
+    assert len(sample()) == len("The ") + 40 + len("\n")
     assert sample("--prime", "The ").startswith("The ")
     assert sample("--seed", "1") == sample("--seed", "1") != sample("--seed", "2")
     greedy = ("--temperature", "0", "--prime", "The ")
@@ -268,10 +206,29 @@ def test_errors_are_one_sentence(
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["tqdm", "safetensors", "matplotlib"])
+def test_what_is_not_installed_is_told_before_training(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    assert char_rnn.main([*TINY, "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"char_rnn.py: this program needs {name}, which is not installed: pip install ")
+    assert not (tmp_path / "out").exists()
+
+
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-W", "error", str(Path(char_rnn.__file__)), *arguments]
+    """The program as a process of its own, in which any warning is an error."""
+    return [sys.executable, "-W", "error", char_rnn.__file__, *arguments]
 
 
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let other processes find the package, installed or not."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(tg.__file__).parent.parent))
+
+
+@pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize(("lr", "loss"), [("1e30", "[0-9.]+e\\+3[0-9]"), ("1e38", "(nan|inf)")])
 def test_a_loss_that_diverges_ends_in_a_sentence_and_keeps_what_was_saved(
     trained: Path, tmp_path: Path, lr: str, loss: str
@@ -289,6 +246,7 @@ def test_a_loss_that_diverges_ends_in_a_sentence_and_keeps_what_was_saved(
     assert (tmp_path / "state.safetensors").read_bytes() == (trained / "state.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("importable")
 @pytest.mark.skipif(os.name != "posix", reason="other systems send Ctrl-C in another way")
 def test_control_c_in_a_real_process(tmp_path: Path) -> None:
     process = subprocess.Popen(

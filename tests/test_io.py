@@ -244,5 +244,6 @@ def test_a_missing_extra_says_how_to_install_it(path: Path, monkeypatch: pytest.
 def test_the_root_import_needs_numpy_alone() -> None:
     extras = ["safetensors", "tqdm", "matplotlib", "cupy", "torch"]
     program = f"import sys, tinygrad_rnn; print([name for name in {extras} if name in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    root = Path(tg.__file__).parent.parent
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
     assert told.stdout.strip() == "[]"

@@ -220,7 +220,9 @@ def test_linear(shape: tuple[int, ...], bias: bool) -> None:
     assert_layer(nn.Linear(4, 3, bias=bias, dtype="float64"), reference, both(*shape))
 
 
-@pytest.mark.parametrize("indices", [np.array([1, 1, 2, 0, 1]), np.array([[1, 4], [4, 4]]), np.array(3), np.zeros(0, int)])
+@pytest.mark.parametrize(
+    "indices", [np.array([1, 1, 2, 0, 1]), np.array([[1, 4], [4, 4]]), np.array(3), np.zeros(0, int)]
+)
 def test_embedding(indices: np.ndarray) -> None:
     reference = torch.nn.Embedding(5, 3, dtype=torch.float64)
     assert_layer(nn.Embedding(5, 3, dtype="float64"), reference, (tg.tensor(indices), torch.tensor(indices)))

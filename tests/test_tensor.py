@@ -16,6 +16,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import ShapeError, Tensor, bptt, nn
+from tinygrad_rnn.op import registry
 from tinygrad_rnn.tape import GraphError
 
 # ---- constructors and dtypes ----
@@ -177,10 +178,10 @@ def test_augmented_assignment_makes_a_new_tensor() -> None:
 METHODS = """absolute abs add argmax argmin astype broadcast_to clip cos cumsum divide dropout exp expand_dims flip
 layer_norm linear log log_softmax logsumexp matmul max maximum mean min minimum multiply negative normalize outer pad
 power relu reshape sigmoid sign sin softmax softplus split sqrt squeeze std subtract sum swapaxes take_along_axis tanh
-transpose var""".split()
+transpose var"""
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS.split())
 def test_each_operation_is_a_function_and_a_method(name: str) -> None:
     assert callable(getattr(tg, name))
     assert callable(getattr(Tensor, name))
@@ -364,7 +365,7 @@ def test_grad_takes_tensors_that_fit() -> None:
     x.grad = tg.ones(2)
     assert x.grad.tolist() == [1, 1]
     for wrong in (tg.ones(3), np.ones(2), 1.0):
-        with pytest.raises(ShapeError, match=r"grad: Tensor\(f32\[2\] numpy, leaf#\d+\) needs a Tensor of shape \(2,\)"):
+        with pytest.raises(ShapeError, match=r"grad: Tensor\(f32\[2\] numpy, leaf#\d+\) needs .*shape \(2,\)"):
             x.grad = wrong  # type: ignore[assignment]
     x.grad = None
     assert x.grad is None
@@ -423,7 +424,7 @@ def test_a_rule_that_fails_is_named() -> None:
             wrong(x).sum().backward()
         assert x.grad is None
     finally:
-        del sys.modules["tinygrad_rnn.op"].registry["wrong"]  # type: ignore[attr-defined]
+        del registry["wrong"]
 
 
 # ---- errors of operations ----
@@ -503,7 +504,10 @@ def test_lists_are_taken_or_refused_by_name(call: Any) -> None:
     try:
         call(tg.tensor(M))
     except TypeError as error:
-        assert re.match(r"\w+: .*list", str(error))
+        message = str(error)
+    else:
+        return
+    assert re.match(r"\w+: .*list", message)
 
 
 def test_strings_and_none_are_refused_by_name() -> None:

@@ -108,10 +108,11 @@ class CupyBackend(Backend):
         return self.xp.asnumpy(array)
 
     def add_at(self, target: Array, index: Any, values: Array) -> None:
+        index = tuple(map(_widened, index)) if isinstance(index, tuple) else _widened(index)
         self.xp.add.at(target, index, values)
 
     def add_rows(self, target: Array, rows: Array, values: Array) -> None:
-        self.xp.add.at(target, rows, values)
+        self.add_at(target, rows, values)
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         pass
@@ -122,7 +123,7 @@ class CupyBackend(Backend):
         # CuPy wraps an index that is out of range: without a mark, the wrong row would pass for the right one.
         if values.dtype.kind != "f":
             return values
-        indices = indices.astype(np.int64)  # CuPy cannot compare a small integer type with a size beyond its range
+        indices = _widened(indices)
         valid = (indices >= lowest) & (indices < size)
         valid = valid.all() if everywhere else valid
         valid = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim))
@@ -133,6 +134,11 @@ class CupyBackend(Backend):
 
     def memory_in_use(self) -> int:
         return int(self.xp.get_default_memory_pool().used_bytes())
+
+
+def _widened(index: Any) -> Any:
+    """An array of integers as int64: CuPy compares and wraps indices in their own type, which a length may overflow."""
+    return index.astype(np.int64, copy=False) if getattr(index, "dtype", np.bool_) != np.bool_ else index
 
 
 _backends: dict[str, Backend] = {}

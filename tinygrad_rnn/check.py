@@ -21,7 +21,8 @@ from .tree import tree_items, tree_leaves, tree_map
 
 TOLERANCE = 1e-6  # how far a derivative may be from finite differences, relative to the larger of the two
 STEPS = (1e-5, 1e-6, 1e-4, 1e-7)  # of finite differences; agreement at one is enough, for it does not come by chance
-NOISE = 1e-15  # how much of the output rounding may blur
+NOISE = 1e-15  # how much of an output rounding may blur
+FLOOR = 1e-10  # what rounding inside the function may add to that
 ROUNDING = 1e-10  # how far two ways to compute one thing may differ
 DIRECTIONS = 3
 FEW = 200  # elements up to which the worst one is looked for
@@ -136,7 +137,8 @@ class _Report:
         """Random samples: normal ones, or positive ones for a function that needs them, such as a logarithm."""
         inputs = self.op.inputs if self.op else ()
         wanted = [p for p in self.parameters if p.default is p.empty and (not inputs or p.name in inputs)]
-        samples = [self.normal(np.empty((3, 4))) for p in wanted for _ in range(2 if p.kind is p.VAR_POSITIONAL else 1)]
+        count = sum(2 if p.kind is p.VAR_POSITIONAL else 1 for p in wanted)
+        samples = [backend.default().from_host(self.random.standard_normal((3, 4))) for _ in range(count)]
         try:
             ys = self.problem(samples).outputs()
         except (TypeError, ValueError, IndexError) as error:
@@ -185,8 +187,6 @@ class _Report:
         if not all(map(_finite, ys)):
             raise CheckError(f"{self.title}: the result is not finite; give samples from inside its domain")
         return ys
-
-    # ---- the checks, each for one input ----
 
     def rules(self, problem: _Problem, k: int, gradients: dict[int, Array]) -> Iterator[str]:
         """The derivative against finite differences."""
@@ -264,7 +264,7 @@ def _disagreement(problem: _Problem, k: int, gradient: Array, u: Array) -> tuple
         numeric = noise = 0.0
         for v, y, z in zip(problem.cotangents, problem.outputs(k, above), problem.outputs(k, below), strict=True):
             numeric += float((v * (y - z)).sum()) / (2 * h)
-            noise += float(abs(v * y).sum()) * NOISE / h
+            noise += float((abs(v) * (abs(y) * NOISE / h + FLOOR)).sum())
         ruled = float((gradient * (above - below)).sum()) / (2 * h)  # for the step as it was rounded
         if abs(numeric - ruled) <= TOLERANCE * max(abs(numeric), abs(ruled)) + noise:
             return None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from . import backend
 from .backend import Array
@@ -57,9 +60,9 @@ def clip_grad_norm_(
         return _nonfinite("clip_grad_norm_", found, bad, on_nonfinite)
     total = math.hypot(*norms)
     scales = [min(1.0, max_norm / norm) if norm else 1.0 for norm in (norms if per_parameter else [total] * len(norms))]
-    for (_, _, g), scale in zip(found, scales, strict=True):
+    for (_, p, g), scale in zip(found, scales, strict=True):
         if scale < 1:
-            g.array *= scale
+            _put(p, g, g.array * scale if g.requires_grad else operator.imul(g.array, scale))
     after = math.hypot(*(norm * scale for norm, scale in zip(norms, scales, strict=True)))
     angle = 0.0
     if per_parameter and total:
@@ -79,14 +82,14 @@ def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str
         return _nonfinite("clip_grad_value_", found, bad, on_nonfinite)
     total, dot = math.hypot(*before), 0.0
     after = []
-    for (_, _, g), norm in zip(found, before, strict=True):
+    for (_, p, g), norm in zip(found, before, strict=True):
         clipped = g.array.clip(-max_value, max_value)
         after.append(_norm(clipped))
         if norm and after[-1]:
             dot += float(((g.array / norm) * (clipped / after[-1])).sum()) * norm * after[-1] / total
-        g.array = clipped
+        _put(p, g, clipped)
     new = math.hypot(*after)
-    return ClipReport(total, new, math.acos(min(1.0, dot / new)) if new else 0.0)
+    return ClipReport(total, new, math.acos(min(1.0, dot / new)) if 0 < new < total else 0.0)
 
 
 @op
@@ -115,10 +118,20 @@ def _gradients(parameters: Parameters, caller: str, on_nonfinite: str) -> list[t
     return found
 
 
+def _put(p: Tensor, g: Tensor, array: Array) -> None:
+    """Give p's gradient g other values. One with history is part of a graph, which keeps the old ones."""
+    array = backend.of(p.array).xp.asarray(array)  # NumPy makes scalars of 0-d results
+    if g.requires_grad:
+        p.grad = Tensor.wrap(array)
+    else:
+        g.array = array
+
+
 def _norm(g: Array) -> float:
     """L2 norm, also where the squares of float32 numbers would overflow or vanish."""
     flat = g.ravel()
-    square = float(flat.dot(flat))
+    with np.errstate(over="ignore"):
+        square = float(flat.dot(flat))
     if 1e-30 < square < 1e30:
         return math.sqrt(square)
     xp = backend.of(g).xp

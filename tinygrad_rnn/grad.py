@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from .backward import walk
 from .create import zeros_like
 from .op import ShapeError
-from .ops import stack
-from .tape import GraphError, enable_grad, no_grad
+from .ops import astype, stack
+from .tape import GraphError, enable_grad, is_grad_enabled
 from .tensor import Tensor, as_tensor, seed, tensor
 
 
@@ -66,13 +68,18 @@ def grad(
     return results[0] if isinstance(inputs, Tensor) else results
 
 
-def _fresh(xs: Sequence[Any]) -> list[Tensor]:
-    """Leaves with the values of xs, so that a derivative leaves the tensors that it was given alone."""
-    return [tensor(x, requires_grad=True) for x in xs]
+def _fresh(xs: Sequence[Any]) -> tuple[list[Tensor], bool]:
+    """Tensors with the values of xs and nodes of their own, so that what was given is left alone; whether to record.
+
+    A derivative is recorded if it is taken of tensors that require a gradient: then f may use derivatives itself.
+    """
+    tracked = [is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad for x in xs]
+    fresh = [astype(x, dtype=x.dtype) if t else tensor(x, requires_grad=True) for x, t in zip(xs, tracked, strict=True)]
+    return fresh, any(tracked)
 
 
-def _evaluate(f: Callable[..., Any], leaves: Sequence[Tensor]) -> Tensor:
-    y = f(*leaves)
+def _evaluate(f: Callable[..., Any], xs: Sequence[Tensor]) -> Tensor:
+    y = f(*xs)
     if not isinstance(y, Tensor):
         raise TypeError(f"the function must return one Tensor, not {type(y).__name__}")
     return y
@@ -85,17 +92,17 @@ def vjp(f: Callable[..., Tensor], *xs: Any) -> tuple[Tensor, Callable[[Any], tup
     >>> pull(tensor([1.0, 10.0]))[0].numpy()
     array([ 2., 40.], dtype=float32)
     """
+    fresh, record = _fresh(xs)
     with enable_grad():
-        leaves = _fresh(xs)
-        y = _evaluate(f, leaves)
+        y = _evaluate(f, fresh)
 
     def pull(cotangent: Any) -> tuple[Tensor, ...]:
         if y.node is None:
-            return tuple(map(zeros_like, leaves))
-        parts = grad(y, leaves, [cotangent], retain_graph=True, allow_unused=True)
-        return tuple(zeros_like(x) if g is None else g for x, g in zip(leaves, parts, strict=True))
+            return tuple(map(zeros_like, fresh))
+        parts = grad(y, fresh, [cotangent], create_graph=record, retain_graph=True, allow_unused=True)
+        return tuple(zeros_like(x) if g is None else g for x, g in zip(fresh, parts, strict=True))
 
-    return y.detach(), pull
+    return y if record else y.detach(), pull
 
 
 def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tensor]:
@@ -107,22 +114,22 @@ def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tenso
     array([ 2., 40.], dtype=float32)
     """
     xs, tangents = ((xs,), (tangents,)) if not isinstance(xs, (list, tuple)) else (xs, tangents)
+    fresh, record = _fresh(xs)
+    directions = [as_tensor(t) for t in tangents]
+    for x, t in zip(fresh, directions, strict=True):
+        if x.shape != t.shape:
+            raise ShapeError(f"jvp: the tangent {t!r} does not fit {x!r}")
     with enable_grad():
-        leaves = _fresh(xs)
-        directions = [as_tensor(t) for t in tangents]
-        for x, t in zip(leaves, directions, strict=True):
-            if x.shape != t.shape:
-                raise ShapeError(f"jvp: the tangent {t!r} does not fit {x!r}")
-        y = _evaluate(f, leaves)
-        v = zeros_like(y, requires_grad=True)
-        if y.node is None:
-            return y, zeros_like(y)
-        parts = grad(y, leaves, [v], create_graph=True, allow_unused=True)
-        pairs = [(g, t) for g, t in zip(parts, directions, strict=True) if g is not None and g.node is not None]
-        if not pairs:
-            return y.detach(), zeros_like(y)
-        forward = grad([g for g, _ in pairs], v, [t for _, t in pairs], allow_unused=True)
-    return y.detach(), zeros_like(y) if forward is None else forward
+        y = _evaluate(f, fresh)
+        value, slope = y if record else y.detach(), None
+        if y.node is not None:
+            v = zeros_like(y, requires_grad=True)
+            parts = grad(y, fresh, [v], create_graph=True, allow_unused=True)
+            pairs = [(g, t) for g, t in zip(parts, directions, strict=True) if g is not None and g.node is not None]
+            if pairs:
+                gs, ts = zip(*pairs, strict=True)
+                slope = grad(gs, v, ts, create_graph=record, allow_unused=True)
+    return value, zeros_like(y) if slope is None else slope
 
 
 def hvp(f: Callable[[Tensor], Tensor], x: Any, v: Any) -> Tensor:
@@ -131,16 +138,17 @@ def hvp(f: Callable[[Tensor], Tensor], x: Any, v: Any) -> Tensor:
     >>> hvp(lambda x: (x**3).sum(), tensor([1.0, 2.0]), tensor([1.0, 10.0])).numpy()
     array([  6., 120.], dtype=float32)
     """
+    (fresh,), record = _fresh([x])
+    direction = as_tensor(v)
+    if direction.shape != fresh.shape:
+        raise ShapeError(f"hvp: the vector {direction!r} does not fit {fresh!r}")
+    h = None
     with enable_grad():
-        (leaf,) = _fresh([x])
-        direction = as_tensor(v)
-        if direction.shape != leaf.shape:
-            raise ShapeError(f"hvp: the vector {direction!r} does not fit {leaf!r}")
-        g = grad(_evaluate(f, [leaf]), leaf, create_graph=True)
-        if g.node is None:
-            return zeros_like(leaf)
-        h = grad(g, leaf, [direction], allow_unused=True)
-    return zeros_like(leaf) if h is None else h
+        y = _evaluate(f, [fresh])
+        g = None if y.node is None else grad(y, fresh, create_graph=True, allow_unused=True)
+        if g is not None and g.node is not None:
+            h = grad(g, fresh, [direction], create_graph=record, allow_unused=True)
+    return zeros_like(fresh) if h is None else h
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
@@ -150,12 +158,11 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     array([[2., 0.], [0., 4.]], dtype=float32)
     """
     y, pull = vjp(f, x)
-    with no_grad():
-        rows = []
-        for i in range(y.size):
-            direction = zeros_like(y)
-            direction.array.reshape(-1)[i] = 1
-            rows.append(pull(direction)[0])
-        if not rows:
-            return tensor(y.array).reshape((*y.shape, *as_tensor(x).shape))
-        return stack(rows).reshape((*y.shape, *rows[0].shape))
+    rows = []
+    for i in range(y.size):
+        direction = zeros_like(y)
+        direction.array[np.unravel_index(i, y.shape)] = 1  # not in reshape(-1): of a transposed array that is a copy
+        rows.append(pull(direction)[0])
+    if not rows:
+        return zeros_like(tensor(y)).reshape((*y.shape, *as_tensor(x).shape))
+    return stack(rows).reshape((*y.shape, *rows[0].shape))

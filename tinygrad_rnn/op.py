@@ -21,9 +21,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, overload
 
 from . import backend, tape
 from .backend import Array, modules, signature
@@ -120,8 +121,8 @@ class Plan:
 class Op:
     """The record of an operation: kernel, inputs, attributes, rules."""
 
-    def __init__(self, kernel: Callable[..., Array]) -> None:
-        self.name: str = kernel.__name__
+    def __init__(self, kernel: Callable[..., Array], name: str) -> None:
+        self.name = name
         self.kernel = kernel
         _, *parameters = inspect.signature(kernel).parameters.values()  # the first one is xp
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
@@ -208,10 +209,15 @@ class Operation(Protocol):
         """Set what says, given the inputs and attributes of a call that failed, what is wrong and how to mend it."""
 
 
-def op(kernel: Callable[..., Array]) -> Operation:
+@overload
+def op(kernel: Callable[..., Array]) -> Operation: ...
+@overload
+def op(*, name: str) -> Callable[[Callable[..., Array]], Operation]: ...
+def op(kernel: Callable[..., Array] | None = None, *, name: str = "") -> Any:
     """Make an operation of a kernel ``kernel(xp, *arrays, out=None, **attributes)`` and enter it in the registry.
 
     Attributes are the kernel's keyword-only parameters; callers may give them by position, after the arrays.
+    ``@op(name=...)`` gives it another name than the kernel's, for messages and drawings.
     A kernel that names ``out`` must write it when it is given; for other kernels the result is copied there.
 
     >>> @op
@@ -222,7 +228,13 @@ def op(kernel: Callable[..., Array]) -> Operation:
     0.75
     >>> del registry["softsign"]
     """
-    record = registry[kernel.__name__] = Op(kernel)
+    if kernel is None:
+        return partial(_operation, name=name)
+    return _operation(kernel, kernel.__name__)
+
+
+def _operation(kernel: Callable[..., Array], name: str) -> Operation:
+    record = registry[kernel.__name__] = Op(kernel, name)
     function = record.function
     function.__doc__, function.__module__, function.__qualname__ = (
         kernel.__doc__,

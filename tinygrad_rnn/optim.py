@@ -28,7 +28,7 @@ class Optimizer:
             raise ValueError(f"{name}: a parameter was given twice")
         if not lr >= 0 or not weight_decay >= 0:
             raise ValueError(f"{name}: lr {lr} and weight_decay {weight_decay} must not be negative")
-        self.lr, self.weight_decay = lr, weight_decay
+        self.lr, self.weight_decay = lr, float(weight_decay)
         self.slots: list[Slots] = [{} for _ in self.parameters]
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
@@ -37,6 +37,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
+        self.lr = float(self.lr)  # a schedule's np.float64 would make float64 of float32 parameters
         for p, slots in zip(self.parameters, self.slots, strict=True):
             if p.grad is not None:
                 g = p.grad.array
@@ -158,6 +159,7 @@ class RMSprop(Optimizer):
             m *= self.alpha
             m += (1 - self.alpha) * g
             spread = s - m * m
+            spread = spread * (spread > 0)  # rounding can leave less than nothing, of which there is no root
         g = g / (spread**0.5 + self.eps)
         if self.momentum:
             v = _remember(slots, "velocity", p)

@@ -33,16 +33,19 @@ def bits(nats: float) -> float:
     return nats / math.log(2)
 
 
+def nats_and_bits(nats: float) -> str:
+    """A loss per character in both units, for people.
+
+    >>> nats_and_bits(1.65)
+    '1.650 nats (2.380 bits per character)'
+    """
+    return f"{nats:.3f} nats ({bits(nats):.3f} bits per character)"
+
+
 class Training:
     """A model, its optimiser, and the place in the text that training has come to.
 
     The recurrent state is carried from window to window, without its history, and starts from None in every epoch.
-
-    >>> training = Training(model, optimizer, windows, validation)  # doctest: +SKIP
-    >>> while training.epoch < 10:  # doctest: +SKIP
-    ...     for loss in training.windows_left():
-    ...         print(loss)
-    ...     print(training.end_epoch())
 
     model: called as ``model(inputs, state)``, returns outputs and the next state.
     windows, validation: sequences of (inputs, targets), such as ``text.Windows``.
@@ -50,6 +53,19 @@ class Training:
     max_norm, on_nonfinite: see ``clip_grad_norm_``; updates that "skip" left out are counted in ``skipped``.
     max_loss: above it training counts as diverged. Saturated cells can keep a hopeless loss finite.
     log_every: windows per point of the training curve.
+
+    >>> from tinygrad_rnn import nn, optim, text
+    >>> class Model(nn.Module):
+    ...     def __init__(self):
+    ...         self.embedding, self.cell, self.head = nn.Embedding(2, 4), nn.RNNCell(4, 4), nn.Linear(4, 2)
+    ...     def forward(self, tokens, state):
+    ...         outputs, state = bptt.unroll(self.cell, self.embedding(tokens), state)
+    ...         return self.head(outputs), state
+    >>> model, windows = Model(), text.Windows(np.arange(200) % 2, batch_size=4, steps=10)
+    >>> training = Training(model, optim.Adam(model.parameters(), lr=0.1), windows, windows)
+    >>> losses = list(training.windows_left())
+    >>> training.end_epoch() < losses[0]
+    True
     """
 
     def __init__(
@@ -239,5 +255,6 @@ def plot_curves(training: Training, path: str | os.PathLike[str], title: str = "
     steps.set_xlabel("training steps", color=ink)
     axes.grid(color="0.92")
     axes.spines[:].set_color("0.7")
-    axes.legend(frameon=False)
+    if axes.lines:  # there are none before the first window
+        axes.legend(frameon=False)
     figure.savefig(path, dpi=150)

@@ -18,7 +18,8 @@ def rebuild(like: Any, children: Any) -> Any:
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply a function to every leaf; further trees of the same structure give it further arguments.
 
-    None is a leaf that stays None. ValueError if the structures differ.
+    None is a leaf that stays None. Tuples, named tuples and lists of one length are alike; the result is built like
+    the first tree. ValueError if the structures differ.
 
     >>> tree_map(lambda a, b: a + b, {"h": 1, "c": (2, 3)}, {"h": 10, "c": (20, 30)})
     {'h': 11, 'c': (22, 33)}
@@ -29,7 +30,7 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         return function(tree, *others)
     keys = _keys(tree)
     for other in others:
-        if type(other) is not type(tree) or _keys(other) != keys:
+        if not isinstance(other, dict if isinstance(tree, dict) else (tuple, list)) or _keys(other) != keys:
             raise ValueError(f"the trees differ in structure: {_outline(tree)} and {_outline(other)}")
     return rebuild(tree, [tree_map(function, tree[k], *(other[k] for other in others)) for k in keys])
 

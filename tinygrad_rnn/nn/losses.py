@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import ops
+from .. import backend, ops
 from ..tape import Taped
 from ..tensor import Tensor
 
@@ -47,20 +47,36 @@ def cross_entropy(
     >>> round(nn.cross_entropy(zeros(3, 4), tensor([0, 1, 2])).item(), 4)
     1.3863
     """
-    targets, mask, weight = _array(targets), _array(mask), _array(weight)
+    targets, weights = _counted(targets, ignore_index, mask, weight)
+    return _reduce("cross_entropy", ops.cross_entropy(logits, targets), weights, reduction)
+
+
+def nll_loss(
+    log_probabilities: Any,
+    targets: Any,
+    *,
+    ignore_index: int | None = None,
+    mask: Any = None,
+    weight: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """-log_probabilities[target]: what ``cross_entropy`` is for the output of ``log_softmax``."""
+    targets, weights = _counted(targets, ignore_index, mask, weight)
+    backend.of(targets).check_indices(targets, log_probabilities.shape[-1], "nll_loss: the target")
+    picked = ops.take_along_axis(log_probabilities, targets[..., None], axis=-1)
+    return _reduce("nll_loss", -ops.squeeze(picked, axis=-1), weights, reduction)
+
+
+def _counted(targets: Any, ignore_index: int | None, mask: Any, weight: Any) -> tuple[Any, Any]:
+    """Targets with 0 for those to ignore, and how much each counts (None: all alike), as arrays."""
+    targets, weights, weight = _array(targets), _array(mask), _array(weight)
     if ignore_index is not None:
         kept = targets != ignore_index
-        mask = kept if mask is None else kept * mask
+        weights = kept if weights is None else kept * weights
         targets = targets * kept
     if weight is not None:
-        mask = weight[targets] if mask is None else weight[targets] * mask
-    return _reduce("cross_entropy", ops.cross_entropy(logits, targets), mask, reduction)
-
-
-def nll_loss(log_probabilities: Any, targets: Any, *, mask: Any = None, reduction: str = "mean") -> Tensor:
-    """-log_probabilities[target]: what ``cross_entropy`` is for the output of ``log_softmax``."""
-    picked = ops.take_along_axis(log_probabilities, _array(targets)[..., None], axis=-1)
-    return _reduce("nll_loss", -ops.squeeze(picked, axis=-1), _array(mask), reduction)
+        weights = weight[targets] if weights is None else weight[targets] * weights
+    return targets, weights
 
 
 def mse_loss(prediction: Any, target: Any, *, mask: Any = None, reduction: str = "mean") -> Tensor:

@@ -38,17 +38,20 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def modules(self) -> Iterator[Module]:
-        """This module and all within it."""
-        yield self
-        for _, part in _parts(self, ""):
-            if isinstance(part, Module):
-                yield from part.modules()
+        """This module and all within it, each once."""
+        waiting, seen = [self], set()
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                yield module
+                waiting += reversed([part for _, part in _parts(module, "") if isinstance(part, Module)])
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """All Tensors by dotted name, in order of definition; a shared one comes once, under its first name."""
         seen: set[Tensor] = set()
-        for name, found in _tensors(self, prefix):
-            if found not in seen:
+        for name, found in _tensors(self, prefix, {self}):
+            if found.is_leaf and found not in seen:  # a result that a model keeps in an attribute is not its own
                 seen.add(found)
                 yield name, found
 
@@ -156,9 +159,10 @@ def _parts(holder: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _parts(value, f"{path}.")
 
 
-def _tensors(module: Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(module: Module, prefix: str, entered: set[Module]) -> Iterator[tuple[str, Tensor]]:
     for name, part in _parts(module, prefix):
         if isinstance(part, Tensor):
             yield name, part
-        else:
-            yield from _tensors(part, f"{name}.")
+        elif part not in entered:  # a part may know the whole
+            entered.add(part)
+            yield from _tensors(part, f"{name}.", entered)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array
 from ..op import Operation, op
 
@@ -97,7 +99,7 @@ def _power_slope(a: Array, b: Array) -> Array:
     """b a^(b-1), which at b = 0 is 0 even where a = 0."""
     if isinstance(b, (int, float)):
         return b * a ** (b - 1) if b else a * 0
-    return b * a ** where(b == 0, 1, b - 1)
+    return b * a ** where(a == 0, where(b == 0, 1, b - 1), b - 1)
 
 
 @op
@@ -212,11 +214,11 @@ clip.vjp(x=lambda g, x, y: g * (x == y))
 
 @op
 def astype(xp: Any, x: Array, *, dtype: Any) -> Array:
-    """x in another dtype; the gradient returns in x's own."""
+    """x in another dtype; the gradient returns in x's own, and is 0 if the other dtype holds no fractions."""
     return x.astype(dtype)
 
 
-astype.vjp(x=lambda g: g)
+astype.vjp(x=lambda g, dtype: g if np.dtype(dtype).kind == "f" else g * 0)
 
 
 def _winner(g: Array, a: Array, b: Array) -> Array:

@@ -54,17 +54,17 @@ def index(x: Any, key: Any) -> Any:
     """x[key], where the key may hold Tensors, and lists and NumPy arrays of indices, wherever x is."""
     if type(key) is int:
         return getitem(x, key=key)
-    home = backend.of(x.array if isinstance(x, Taped) else x)
-    return getitem(x, key=tuple([_bare(part, home) for part in key]) if isinstance(key, tuple) else _bare(key, home))
+    return getitem(x, key=tuple([_bare(part, x) for part in key]) if isinstance(key, tuple) else _bare(key, x))
 
 
-def _bare(key: Any, home: backend.Backend) -> Any:
+def _bare(key: Any, x: Any) -> Any:
+    """A part of a key for x: an array of indices where x is, a Python number, or what it was."""
     if isinstance(key, Taped):
         key = key.array
     if isinstance(key, list):
         key = np.array(key, dtype=None if key else int)
     if isinstance(key, np.ndarray):
-        return home.from_host(key)
+        return backend.of(x.array if isinstance(x, Taped) else x).from_host(key)
     return int(key) if isinstance(key, np.integer) else key
 
 

@@ -17,7 +17,7 @@ def mT(x: Any) -> Any:
     return x.swapaxes(-1, -2)
 
 
-@op
+@op(name="matmul")
 def product(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     """The kernel of ``matmul``, for inputs with two axes or more."""
     if a.ndim == b.ndim == 2:
@@ -33,6 +33,8 @@ product.vjp(
 
 @product.explain
 def _(a: Array, b: Array) -> str | None:
+    if a.ndim < 2 or b.ndim < 2:
+        return f"a {signature(a)} and b {signature(b)} need axes to sum over"
     if a.shape[-1] != b.shape[-2]:
         return f"a {signature(a)} does not fit b {signature(b)} (last axis {a.shape[-1]}, b expects {b.shape[-2]})"
     return None
@@ -65,9 +67,11 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, *, out: 
     flat = x if x.ndim == 2 else x.reshape(_rows_of(x), x.shape[-1])
     target = out if out is None or out.ndim == 2 else out.reshape(flat.shape[0], weight.shape[0])
     y = xp.dot(flat, weight.T, out=target)  # one product, where matmul would make one for each matrix of a stack
+    if x.ndim != 2:
+        y = y.reshape(*x.shape[:-1], weight.shape[0])
     if bias is not None:
         y += bias
-    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[0])
+    return y
 
 
 def _rows_of(x: Array) -> int:
@@ -104,7 +108,7 @@ def outer(a: Any, b: Any) -> Any:
     return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
-@op
+@op(name="einsum")
 def contract(xp: Any, *xs: Array, subscripts: str) -> Array:
     """The kernel of ``einsum``, for subscripts in their full form, in which no operand repeats a letter."""
     if any(of(x) is not of(xs[0]) for x in xs):
@@ -127,7 +131,8 @@ def _contract_back(g: Any, xs: tuple[Any, ...], k: int, subscripts: str) -> Any:
     g = contract(g, *(x for _, x in others), subscripts=",".join([result, *(term for term, _ in others)]) + "->" + kept)
     if kept != wanted:
         g = expand_dims(g, axis=tuple(i for i, c in enumerate(wanted) if c not in seen))
-    return broadcast_to(g, shape=xs[k].shape)
+    # An axis of length 1 was broadcast, and the engine sums g along it.
+    return broadcast_to(g, shape=tuple(m if n == 1 else n for n, m in zip(xs[k].shape, g.shape, strict=True)))
 
 
 def _terms(subscripts: str) -> tuple[list[str], str]:
@@ -167,7 +172,9 @@ def _diagonal(x: Any, term: str) -> tuple[Any, str]:
             order = [*(a for a in range(x.ndim) if a not in (i, j)), i, j]
             x = transpose(x, axes=order)
             n = x.shape[-1]
-            x = reshape(x, (*x.shape[:-2], -1))[(..., slice(None, None, n + 1))]
+            if x.shape[-2] != n:
+                raise ValueError(f"einsum: the letter {c!r} stands for axes of lengths {x.shape[-2]} and {n}")
+            x = reshape(x, (*x.shape[:-2], n * n))[(..., slice(None, None, n + 1))]
             term = "".join(term[a] for a in order[:-1])
     return x, term
 

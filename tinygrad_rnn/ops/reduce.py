@@ -54,7 +54,7 @@ def var(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, ddof: i
 
 var.vjp(
     x=lambda g, x, axis, keepdims, ddof: (
-        _spread(g * (2 / (_count(x.shape, axis) - ddof)), x.shape, axis, keepdims)
+        _spread(g / ((_count(x.shape, axis) - ddof) / 2), x.shape, axis, keepdims)
         * (x - x.mean(axis=axis, keepdims=True))
     )
 )
@@ -69,8 +69,8 @@ def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Any
 def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """y = log sum e^x, without overflow; of nothing but -inf it is -inf."""
     top = x.max(axis=axis, keepdims=True)
-    top = xp.where(xp.isfinite(top), top, 0)
-    y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    total = xp.exp(x - xp.where(xp.isfinite(top), top, 0)).sum(axis=axis, keepdims=True)
+    y = xp.log(xp.maximum(total, 0.5)) + top  # the total is at least 1, or else 0 because the top is -inf
     return y if keepdims else y.reshape(_reduced(x.shape, axis))
 
 

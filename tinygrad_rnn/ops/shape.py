@@ -7,6 +7,8 @@ from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array
 from ..op import op
 
@@ -79,7 +81,7 @@ def flip(xp: Any, x: Array, *, axis: int | Shape | None = None) -> Array:
 flip.vjp(x=lambda g, axis: flip(g, axis=axis))
 
 
-@op
+@op(name="concatenate")
 def join(xp: Any, *xs: Array, axis: int, bounds: tuple[int, ...], out: Array = None) -> Array:
     """The kernel of ``concatenate``; part k lies between bounds k and k+1."""
     return xp.concatenate(xs, axis=axis, out=out)
@@ -114,7 +116,7 @@ stack.vjp(xs=lambda g, k, axis: g[(slice(None),) * (axis % g.ndim) + (k,)])
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """Equal parts along an axis, or the parts between the given indices."""
     length = x.shape[axis]
-    if isinstance(sections, int):
+    if isinstance(sections, (int, np.integer)):
         if sections < 1 or length % sections:
             raise ValueError(
                 f"split: an axis of length {length} does not divide into {sections} equal parts (shape {x.shape})"
@@ -140,11 +142,11 @@ pad.vjp(x=lambda g, x_shape, widths: g[_inner(x_shape, widths)])
 
 def _pairs(ndim: int, widths: Any) -> list[tuple[int, int]]:
     """(before, after) for each axis, from a number, one pair, or a pair for each axis."""
-    if isinstance(widths, int):
+    if isinstance(widths, (int, np.integer)):
         widths = (widths, widths)
-    if isinstance(widths[0], int):
+    if isinstance(widths[0], (int, np.integer)):
         widths = (widths,)
-    pairs = [(before, after) for before, after in widths]
+    pairs = [(pair[0], pair[-1]) for pair in widths]
     return pairs * ndim if len(pairs) == 1 else pairs
 
 

@@ -1,0 +1,174 @@
+"""Values and gradients against NumPy's and PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_same, changed, cotangents, function, law, leaf, pull
+from samples import COMPOSITES, SAMPLES
+from sampling import Sample
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.tensor import Tensor
+from tinygrad_rnn.tree import tree_leaves, tree_map
+
+SAME_NAME = (
+    "add subtract multiply divide power negative absolute exp log sqrt sin cos tanh sign maximum minimum equal "
+    "not_equal less less_equal greater greater_equal sum mean max min var argmax argmin where std reshape transpose "
+    "broadcast_to expand_dims squeeze flip concatenate outer matmul einsum split"
+)
+
+# What computes the same in NumPy, as a function of the same arguments.
+NUMPY: dict[str, Callable[..., Any]] = {
+    **{name: getattr(np, name) for name in SAME_NAME.split()},
+    "clip": lambda x, low=None, high=None: np.clip(x, low, high),
+    "cumsum": lambda x, axis=-1: np.cumsum(x, axis=axis),
+    "getitem": lambda x, key: x[key],
+    "index": lambda x, key: x[tree_map(lambda k: k.array if isinstance(k, Tensor) else k, key)],
+    "linear": lambda x, weight, bias=0.0: x @ weight.T + bias,
+    "logsumexp": lambda x, axis=None, keepdims=False: np.logaddexp.reduce(x, axis=axis, keepdims=keepdims),
+    "pad": lambda x, widths, value=0.0: np.pad(x, widths, constant_values=value),
+    "product": np.matmul,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softplus": lambda x: np.log1p(np.exp(x)),
+    "stack": lambda *xs, axis=0: np.stack(xs, axis=axis),
+    "swapaxes": lambda x, a, b: np.swapaxes(x, a, b),
+    "take_along_axis": lambda x, indices, axis=-1: np.take_along_axis(x, indices, axis=axis),
+    "windows": lambda x, size, stride: np.lib.stride_tricks.sliding_window_view(x, size, axis=(-2, -1))[
+        ..., :: stride[0], :: stride[1], :, :
+    ],
+}
+TABLE = {name: samples for name, samples in {**SAMPLES, **COMPOSITES}.items() if name in NUMPY}
+
+
+@law(TABLE)
+def test_values_are_those_of_numpy(name: str, sample: Sample) -> None:
+    if name == "logsumexp" and isinstance(sample.attributes.get("axis", 0), tuple):
+        return  # np.logaddexp reduces along one axis
+    if name == "pad" and not sample.inputs[0].ndim:
+        return  # np.pad refuses
+    expected = tree_leaves(NUMPY[name](*sample.inputs, **sample.attributes))
+    for wrap in (np.asarray, leaf):
+        inputs = changed(sample, wrap).inputs
+        for y, value in zip(tree_leaves(function(name)(*inputs, **sample.attributes)), expected, strict=True):
+            assert_same(y, value)
+
+
+def torch_functions() -> dict[str, Callable[..., Any]]:
+    torch = pytest.importorskip("torch")
+    nn = torch.nn.functional
+
+    def max_pool(x: Any, size: Any, stride: Any = None) -> Any:
+        return nn.max_pool2d(x, size, stride)
+
+    def layer_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+        return nn.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+    def cross_entropy(logits: Any, targets: Any) -> Any:
+        flat = nn.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long(), reduction="none")
+        return flat.reshape(targets.shape)
+
+    def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
+        return torch.var(x, dim=axis, keepdim=keepdims, correction=ddof)
+
+    def logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        return torch.logsumexp(x, tuple(range(x.ndim)) if axis is None else axis, keepdim=keepdims)
+
+    return {
+        **{name: getattr(torch, name) for name in ("matmul", "einsum", "outer", "sigmoid", "exp", "tanh")},
+        "conv2d": nn.conv2d,
+        "cross_entropy": cross_entropy,
+        "embedding": lambda indices, weight: nn.embedding(indices.long(), weight),
+        "layer_norm": layer_norm,
+        "linear": lambda x, weight, bias=0.0: x @ weight.T + bias,
+        "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
+        "logsumexp": logsumexp,
+        "max_pool2d": max_pool,
+        "power": torch.pow,
+        "relu": torch.relu,
+        "softmax": lambda x, axis=-1: torch.softmax(x, axis),
+        "softplus": nn.softplus,
+        "stack": lambda *xs, axis=0: torch.stack(xs, axis),
+        "std": lambda x, **options: var(x, **options).sqrt(),
+        "var": var,
+        "where": lambda condition, a, b: torch.where(torch.as_tensor(condition), a, b),
+    }
+
+
+TORCH = (
+    "matmul einsum where outer sigmoid exp tanh conv2d cross_entropy embedding layer_norm linear log_softmax logsumexp "
+    "max_pool2d power relu softmax softplus stack std var"
+)
+TORCH_TABLE = {name: samples for name, samples in {**SAMPLES, **COMPOSITES}.items() if name in TORCH.split()}
+
+
+@law(TORCH_TABLE, differentiable=True)
+def test_values_and_gradients_are_those_of_pytorch(name: str, sample: Sample) -> None:
+    torch = pytest.importorskip("torch")
+    if sample.attributes.get("axis") == () or (name == "var" and not sample.inputs[0].size):
+        return  # PyTorch refuses, or warns
+    inputs = tree_map(lambda x: torch.tensor(np.array(x)) if isinstance(x, np.ndarray) else x, sample.inputs)
+    xs = [x for x in tree_leaves(inputs) if torch.is_tensor(x) and x.is_floating_point()]
+    for x in xs:
+        x.requires_grad = True
+    expected = torch_functions()[name](*inputs, **sample.attributes)
+    found = function(name)(*changed(sample, leaf).inputs, **sample.attributes)
+    np.testing.assert_allclose(found.array, expected.detach().numpy(), rtol=1e-10, atol=1e-10)
+    expected.backward(torch.tensor(cotangents([found])[0]))
+    for g, x in zip(pull(name, sample), xs, strict=True):
+        np.testing.assert_allclose(g.array, x.grad.numpy(), rtol=1e-10, atol=1e-10)
+
+
+# ---- where derivatives are a choice ----
+
+
+def gradient(f: Callable[[Tensor], Tensor], x: Any) -> list[float]:
+    leaf = tg.tensor(np.array(x, dtype=float), requires_grad=True)
+    result: list[float] = tg.grad(f(leaf).sum(), leaf).tolist()
+    return result
+
+
+def test_ties_share_the_gradient() -> None:
+    assert gradient(tg.max, [1.0, 3.0, 3.0, 0.0]) == [0, 0.5, 0.5, 0]
+    assert gradient(tg.min, [1.0, 3.0, 1.0, 1.0]) == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3])
+    assert gradient(lambda x: tg.maximum(x, 3.0), [1.0, 3.0, 4.0]) == [0, 0.5, 1]
+    assert gradient(lambda x: tg.minimum(3.0, x), [1.0, 3.0, 4.0]) == [1, 0.5, 0]
+
+
+def test_slopes_at_corners() -> None:
+    assert gradient(tg.abs, [-1.0, 0.0, 2.0]) == [-1, 0, 1]
+    assert gradient(tg.relu, [-1.0, 0.0, 2.0]) == [0, 0, 1]
+    assert gradient(lambda x: tg.clip(x, -1, 1), [-2.0, -1.0, 0.0, 1.0, 2.0]) == [0, 1, 1, 1, 0]
+    assert gradient(lambda x: x**0, [0.0, 2.0]) == [0, 0]
+    assert gradient(lambda x: x**2, [0.0, 2.0]) == [0, 4]
+    assert gradient(lambda x: 0.0**x, [1.0, 2.0]) == [0, 0]
+    assert gradient(lambda x: x**0.0 + 0.0 * x, [0.0]) == [0]
+
+
+def test_a_cast_to_integers_sends_nothing_back() -> None:
+    assert gradient(lambda x: x * tg.ops.astype(x, dtype=int), [1.5, 2.5]) == [1, 2]
+
+
+def test_large_numbers_do_not_overflow() -> None:
+    x = np.array([-1e4, 0.0, 1e4])
+    for f in (tg.sigmoid, tg.tanh, tg.softplus, tg.softmax, tg.log_softmax, tg.logsumexp):
+        assert np.isfinite(np.asarray(f(x))).all()
+        assert np.isfinite(gradient(f, x)).all()
+    assert np.isfinite(gradient(lambda x: tg.cross_entropy(x, np.array(0)), x)).all()
+    minus = np.array([-np.inf, -np.inf])
+    assert tg.logsumexp(minus) == -np.inf
+    assert gradient(tg.logsumexp, [-np.inf, 0.0]) == [0, 1]
+
+
+def test_variance_of_one_element_is_not_a_number() -> None:
+    with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="Degrees of freedom"):
+        assert np.isnan(gradient(lambda x: tg.var(x, ddof=1), [2.0])).all()
+
+
+def test_letters_of_two_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="the letter 'i' stands for axes of lengths 2 and 3"):
+        tg.einsum("ii->i", np.ones((2, 3)))
