@@ -65,7 +65,7 @@ SAMPLES: dict[str, list[Sample]] = {
         *(S(distinct(3, 4), **bounds) for bounds in ({"low": 0.0}, {"high": 0.0}, {"low": -9, "high": 9})),
     ],
     "where": choices(),
-    "astype": [*one(dtype=np.float64), S(distinct(3, 4), dtype=np.int64)],
+    "cast": [*one(dtype=np.float64), S(distinct(3, 4), dtype=np.int64)],
     "clip_message": one(bound=1e3),
     "reshape": [
         *(of((3, 4), shape=shape) for shape in ((2, 6), (-1,), (2, -1, 2), (3, 4))),

@@ -229,7 +229,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("importable")
-@pytest.mark.parametrize(("lr", "loss"), [("1e30", "[0-9.]+e\\+3[0-9]"), ("1e38", "(nan|inf)")])
+@pytest.mark.parametrize(("lr", "loss"), [("1e30", "([0-9.]+e\\+3[0-9]|nan|inf)"), ("1e38", "(nan|inf)")])
 def test_a_loss_that_diverges_ends_in_a_sentence_and_keeps_what_was_saved(
     trained: Path, tmp_path: Path, lr: str, loss: str
 ) -> None:

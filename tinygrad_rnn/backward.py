@@ -9,7 +9,7 @@ from typing import Any
 from . import tape
 from .op import Step
 from .ops.shape import unbroadcast
-from .tape import GraphError, Leaf, Node, collector_resting, state
+from .tape import GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
 
 
 @collector_resting()
@@ -29,6 +29,9 @@ def walk(
     Nodes are taken from a heap by their ids. A node is newer than all that it was made from, so by the time it is
     taken, everything that can arrive at it has arrived.
     """
+    if wrap is not None and not state.enabled:
+        with enable_grad():
+            return walk(roots, targets=targets, horizon=horizon, retain=retain, wrap=wrap)
     if targets is not None:
         horizon = max(horizon, min(target.id for target in targets))  # nothing older leads to a target
     arrived: dict[Node | Leaf, Any] = {}
@@ -36,7 +39,7 @@ def walk(
     waiting: dict[int, Node | Leaf] = {}
     total: dict[int, Any] = {}  # by id: the sum of the contributions so far
     fresh: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
-    uses: dict[int, dict[Step, list[tuple[Any, ...]]]] = {}  # by id: arguments of rules that wait to be merged
+    uses: dict[int, dict[Any, tuple[Step, list[Any]]]] = {}  # by id and merge: arguments of rules that wait for it
 
     def add(target: Node | Leaf, contribution: Any) -> None:
         id = target.id
@@ -64,22 +67,23 @@ def walk(
             id = -heappop(heap)
             node: Any = waiting.pop(id)
             if id in uses:
-                for step, waiting_uses in uses.pop(id).items():
-                    contribution = step.combine(waiting_uses)
+                for step, arguments in uses.pop(id).values():
+                    contribution = step.combine(arguments)
                     for watcher in state.watchers:
                         watcher.backward(step, node, contribution)
                     add(node, contribution)
+            step = None
             g = total.pop(id)
             plan = node.plan
             if plan is None or (targets is not None and node in targets):
-                arrived[node] = g if id in fresh or wrap is not None else g.copy()  # it shares memory with nothing
+                arrived[node] = g if id in fresh else _own(g)
                 if plan is None or id <= horizon:
                     continue
             if not node:
                 raise GraphError(_freed(node))
             if id < tape.last_write:
                 _refuse_overwritten(node)
-            arguments = node if wrap is None else plan.revive(node, wrap)
+            arguments = node if not retain else list(node) if wrap is None else plan.revive(node, wrap)
             arguments[0] = g
             for place, step in plan.steps if not plan.variadic else plan.every(node):
                 parent = node[place]
@@ -100,15 +104,18 @@ def walk(
                         for watcher in state.watchers:
                             watcher.backward(step, node, contribution)
                     add(parent, contribution)
-                elif parent_id in uses:
-                    uses[parent_id].setdefault(step, []).append(step.pick(arguments))
                 else:
-                    uses[parent_id] = {step: [step.pick(arguments)]}
-            if retain:
-                node[0] = None
-            else:
+                    if parent_id not in uses:
+                        uses[parent_id] = {}
+                    merges = uses[parent_id]
+                    if step.merge not in merges:
+                        merges[step.merge] = (step, [])
+                    merges[step.merge][1].append(step.pick(arguments))
+            if not retain:
                 node.clear()
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
+    except (GraphError, FloatingPointError, MemoryError):
+        raise
+    except Exception as error:
         rule = f"the rule of {step.op.name} for its input {step.input!r} failed: " if step else ""
         raise GraphError(f"backward: {rule}{error} (on the way back through {node!r})") from error
     return arrived
@@ -124,11 +131,17 @@ def _freed(node: Node) -> str:
 
 
 def _refuse_overwritten(node: Node) -> None:
-    """Raise if a leaf's array was changed in place after this node saved it."""
-    for position, parent in enumerate(node.parents):
-        if isinstance(parent, Leaf) and parent.written > node.id and node.plan.op.inputs[position] in node.plan.names:
-            raise GraphError(
-                f"backward: {node.origin} saved the input {node.plan.op.inputs[position]!r} (leaf#{parent.id}, shape "
-                f"{list(parent.shape)}), whose array was changed in place since. Update it after backward, or give it "
-                "a new array, x.data = x.data - step, which leaves older graphs as they were"
-            )
+    """Raise if an array that this node saved was changed in place since."""
+    for name, value in node.saved.items():
+        for array in value if isinstance(value, tuple) else (value,):
+            if tape.written_since(array, node.id):
+                raise GraphError(
+                    f"backward: {node.origin} saved {name!r}, an array of shape {list(array.shape)} that was changed "
+                    "in place since. Change it after backward, or assign a new array, x.data = x.data - step, which "
+                    "leaves older graphs as they were"
+                )
+
+
+def _own(g: Any) -> Any:
+    """A gradient that shares memory with nothing else, as it will be handed out and added to."""
+    return type(g).wrap(g.array.copy(), g.node) if isinstance(g, Taped) else g.copy()

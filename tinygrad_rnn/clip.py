@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -62,7 +61,7 @@ def clip_grad_norm_(
     scales = [min(1.0, max_norm / norm) if norm else 1.0 for norm in (norms if per_parameter else [total] * len(norms))]
     for (_, p, g), scale in zip(found, scales, strict=True):
         if scale < 1:
-            _put(p, g, g.array * scale if g.requires_grad else operator.imul(g.array, scale))
+            _put(p, g, g.array * scale)
     after = math.hypot(*(norm * scale for norm, scale in zip(norms, scales, strict=True)))
     angle = 0.0
     if per_parameter and total:

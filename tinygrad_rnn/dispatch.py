@@ -100,9 +100,10 @@ def dispatcher(op: Op) -> Any:
         file = f"<dispatch of {op.name}>"
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # tracebacks show it
         exec(compile(source, file, "exec"), space)
-        function.__code__ = space[op.name].__code__
+        # Defaults first: until the code is there, nobody asks for them, and another thread may be calling.
         function.__defaults__ = tuple(p.default for p in signature.parameters.values() if _by_place(p)) or None
         function.__kwdefaults__ = {p.name: p.default for p in signature.parameters.values() if _by_name(p)}
+        function.__code__ = space[op.name].__code__
         space[op.name] = function
         return function
 

@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol, overload
 
 from . import backend, tape
-from .backend import Array, modules, signature
+from .backend import Array, signature
 from .dispatch import dispatcher, forget, parameters_of
 from .tape import Leaf, Node
 
@@ -175,18 +175,21 @@ class Op:
         names = [f"{self.inputs[0]}[{k}]" for k in range(len(arrays))] if self.variadic else self.inputs
         inputs = [(name, a) for name, a in zip(names, arrays, strict=True) if a is not None]
         where = whereabouts()
-        homes = {name: backend.of(a).name for name, a in inputs if type(a) in modules}
+        homes = {name: backend.of(a).name for name, a in inputs if backend.is_array(a)}
         if len(set(homes.values())) > 1:
             listed = _listed(f"{name} on {home}" for name, home in homes.items())
             cure = f"bring them together with x.to({min(homes.values())!r})"
             raise backend.BackendError(f"{self.name}: arrays of two backends, {listed}; {cure}{where}") from error
-        told = self.explain(*arrays, **attributes) if self.explain else None
+        lists = [name for name, a in inputs if isinstance(a, (list, tuple))]
+        told = f"make a tensor of the list {lists[0]!r}, tg.tensor({lists[0]})" if lists else None
+        if self.explain and all(hasattr(a, "dtype") for _, a in inputs):
+            told = self.explain(*arrays, **attributes)
         if told is None:
             given = [f"{name} {signature(a) if hasattr(a, 'dtype') else repr(a)}" for name, a in inputs]
             told = f"{_listed(given if len(given) < 8 else [*given[:3], '...', given[-1]])}: {error}"
         message = f"{self.name}: {told}{where}"
         for kind, raised in ((IndexError, IndexError), (ValueError, ShapeError), (TypeError, TypeError)):
-            if isinstance(error, kind):
+            if isinstance(error, kind) or (lists and raised is TypeError):
                 raise raised(message) from error
         raise error
 
@@ -263,6 +266,11 @@ registry: dict[str, Op] = {}
 
 def _listed(names: Any) -> str:
     return ", ".join(map(str, names))
+
+
+def misfit(message: str) -> ShapeError:
+    """The error for shapes that do not go together, with the time step and the caller's line."""
+    return ShapeError(message + whereabouts())
 
 
 _ENGINE = {

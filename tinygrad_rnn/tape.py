@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import weakref
 from array import array as int_array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ class Node(list[Any]):
 class Leaf:
     """Where the graph ends in a tensor that wants a gradient, and where that gradient gathers."""
 
-    __slots__ = ("dtype", "grad", "id", "shape", "written")
+    __slots__ = ("dtype", "grad", "id", "shape")
     plan = None  # what tells a leaf from a node
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
@@ -80,7 +81,6 @@ class Leaf:
         self.shape = shape
         self.dtype = dtype
         self.grad: Any = None  # a Tensor
-        self.written = 0  # when its array was last changed in place: nodes with a lower id saved older values
 
     def __repr__(self) -> str:
         return f"leaf#{self.id}"
@@ -117,13 +117,29 @@ class _State(threading.local):
 
 
 state = _State()
-last_write = 0  # the latest Leaf.written of all: a node with a higher id need not look
+_writes: list[tuple[weakref.ref[Any], int]] = []  # arrays that were changed in place, and when
+last_write = 0  # the latest of those moments: a node with a higher id need not look
 
 
-def wrote(leaf: Leaf) -> None:
-    """Note that a leaf's array was changed in place, so that older nodes refuse to use what they saved of it."""
+def wrote(array: Array) -> None:
+    """Note that an array was changed in place, so that older nodes refuse to use what they saved of it."""
     global last_write
-    leaf.written = last_write = clock()
+    last_write = clock()
+    owner = _owner(array)
+    _writes[:] = [(ref, when) for ref, when in _writes if ref() is not None and ref() is not owner]
+    _writes.append((weakref.ref(owner), last_write))
+
+
+def written_since(array: Array, moment: int) -> bool:
+    """Whether the memory of an array was changed in place after a moment."""
+    owner = _owner(array)
+    return any(when > moment and ref() is owner for ref, when in _writes)
+
+
+def _owner(array: Array) -> Array:
+    """The array whose memory a view shows."""
+    base = getattr(array, "base", None)  # of a view: the array that it shows; else None, or what lent the memory
+    return array if type(base) is not type(array) or base is None else _owner(base)
 
 
 def mark(step: int = -1) -> int:
@@ -194,11 +210,12 @@ def collector_resting() -> Iterator[None]:
 @contextmanager
 def timeline() -> Iterator[Callable[[int], int]]:
     """A loop over time steps: gives ``mark``, to be called with each step's number; the last step ends with it."""
+    outer = state.steps[-1] if state.steps else -1
     with collector_resting():
         try:
             yield mark
         finally:
-            mark()
+            mark(outer)
 
 
 @contextmanager

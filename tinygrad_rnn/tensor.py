@@ -47,8 +47,8 @@ class Tensor(Taped):
             raise GraphError(f"data: {self!r} is the result of an operation; assign to a leaf, or to x.detach()")
         if self.node is not None and array.dtype != self.array.dtype:
             raise TypeError(f"data: {self!r} has a gradient of its own dtype and cannot take an array of {array.dtype}")
-        if array is self.array and self.node is not None:  # x.data -= step, which has just changed the array in place
-            tape.wrote(self.node)
+        if array is self.array:  # x.data -= step, which has just changed the array in place
+            tape.wrote(array)
         self.array = array
 
     @property
@@ -104,6 +104,8 @@ class Tensor(Taped):
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
         if not isinstance(self.node, Leaf):
+            if value is None:
+                return
             raise GraphError(f"grad: {self!r} is not a leaf that requires a gradient")
         if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
             raise ShapeError(f"grad: {self!r} needs a Tensor of shape {self.shape}, not {_outline(value)}")
@@ -128,8 +130,25 @@ class Tensor(Taped):
     def __int__(self) -> int:
         return int(self.item())
 
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu" or self.size != 1:
+            raise TypeError(f"{self!r} is not an index; one integer is")
+        return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if isinstance(self.node, Node):
+            raise GraphError(f"deepcopy: {self!r} is the result of an operation; copy x.detach()")
+        return tensor(self.array, requires_grad=self.requires_grad)
+
+    def __reduce__(self) -> Any:
+        """What pickle stores: the array, without history and without the gradient."""
+        return tensor, (self.numpy(), None, self.backend, isinstance(self.node, Leaf))
+
     def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray:
-        raise TypeError(f"{self!r} does not turn into a NumPy array unasked; call x.numpy()")
+        raise TypeError(f"{self!r} does not turn into a NumPy array unasked; call x.numpy(), or tg.stack for a list")
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(f"{self!r} is not written in place; build a new one with tg.where or tg.concatenate")
@@ -188,10 +207,10 @@ class Tensor(Taped):
             assert isinstance(leaf, Leaf)
             if leaf.grad is None:
                 leaf.grad = as_tensor(g)
-            elif create_graph:
+            elif create_graph or leaf.grad.node is not None:
                 leaf.grad = leaf.grad + g
             else:
-                leaf.grad.array += g
+                leaf.grad.array = leaf.grad.array + g  # not in place: a graph may have saved the old array
 
     # ---- what it can do: each operation as a method ----
 
@@ -277,7 +296,7 @@ def seed(output: Tensor, gradient: Any, record: bool) -> Any:
     if not isinstance(gradient, Tensor):
         gradient = tensor(gradient, dtype=output.dtype, backend=output.backend)
     if gradient.shape != output.shape or gradient.backend != output.backend:
-        raise ShapeError(f"backward: gradient {gradient!r} does not fit {output!r}")
+        raise ShapeError(f"backward: gradient {gradient!r} does not fit {output!r}, in shape or in backend")
     return gradient if record else gradient.array
 
 
@@ -290,6 +309,8 @@ def as_tensor(value: Any) -> Tensor:
     """A Tensor round an array, without a copy; a Tensor as it is; anything else by ``tensor``."""
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, np.generic):  # what NumPy makes of a 0-d result
+        value = np.asarray(value)
     return Tensor.wrap(value) if backend.is_array(value) else tensor(value)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend import Array
-from ..op import op
+from ..op import misfit, op
 from .linear import einsum
 from .reduce import max
 from .shape import Shape, pad, reshape
@@ -59,7 +59,7 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, paddin
     H' = (H + 2 padding - kH) // stride + 1.
     """
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
-        raise ValueError(
+        raise misfit(
             f"conv2d: x {x.shape} must be (batch, channels, height, width), and weight {weight.shape} (out, channels, "
             "height, width)"
         )

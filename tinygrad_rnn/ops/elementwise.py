@@ -8,6 +8,7 @@ import numpy as np
 
 from ..backend import Array
 from ..op import Operation, op
+from ..tape import Taped
 
 
 @op
@@ -89,6 +90,8 @@ where.vjp(
 @op
 def power(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     """y = a ** b. The gradient for b is that of a positive base, and 0 where a = 0."""
+    if type(b) is int and b == 2:
+        return xp.square(a, out=out)  # several times quicker
     return xp.power(a, b, out=out)
 
 
@@ -212,13 +215,20 @@ def clip(xp: Any, x: Array, *, low: float | None = None, high: float | None = No
 clip.vjp(x=lambda g, x, y: g * (x == y))
 
 
-@op
-def astype(xp: Any, x: Array, *, dtype: Any) -> Array:
-    """x in another dtype; the gradient returns in x's own, and is 0 if the other dtype holds no fractions."""
+@op(name="astype")
+def cast(xp: Any, x: Array, *, dtype: Any) -> Array:
+    """The kernel of ``astype``."""
     return x.astype(dtype)
 
 
-astype.vjp(x=lambda g, dtype: g if np.dtype(dtype).kind == "f" else g * 0)
+cast.vjp(x=lambda g, dtype: g if np.dtype(dtype).kind == "f" else g * 0)
+
+
+def astype(x: Any, dtype: Any) -> Any:
+    """x in another dtype; the gradient returns in x's own. Integers and booleans have no history."""
+    if isinstance(x, Taped) and np.dtype(dtype).kind != "f":
+        x = type(x).wrap(x.array)
+    return cast(x, dtype=dtype)
 
 
 def _winner(g: Array, a: Array, b: Array) -> Array:

@@ -6,7 +6,7 @@ from string import ascii_letters
 from typing import Any
 
 from ..backend import Array, of, signature
-from ..op import op
+from ..op import misfit, op
 from .elementwise import multiply
 from .reduce import sum
 from .shape import broadcast_to, expand_dims, reshape, rows, swapaxes, transpose
@@ -47,15 +47,18 @@ def matmul(a: Any, b: Any) -> Any:
     >>> matmul(np.eye(2), np.array([1.0, 2.0]))
     array([1., 2.])
     """
-    if a.ndim == 1 and b.ndim == 1:
-        return sum(multiply(a, b)) if a.shape == b.shape else product(expand_dims(a, 0), expand_dims(b, 1))
-    if a.ndim == 1:
+    ndim = getattr(a, "ndim", None), getattr(b, "ndim", None)
+    if ndim == (1, 1):
+        if a.shape != b.shape:
+            raise misfit(f"matmul: a {signature(a)} does not fit b {signature(b)}")
+        return sum(multiply(a, b))
+    if ndim[0] == 1:
         y = product(expand_dims(a, 0), b)
         return reshape(y, (*y.shape[:-2], y.shape[-1]))
-    if b.ndim == 1:
+    if ndim[1] == 1:
         y = product(a, expand_dims(b, 1))
         return reshape(y, y.shape[:-1])
-    return product(a, b)
+    return product(a, b)  # which also says what is wrong with anything else
 
 
 @op
@@ -64,6 +67,8 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, *, out: 
 
     b has shape (out,), or any other that broadcasts to y's.
     """
+    if weight.ndim != 2:
+        raise ValueError("the weight is no matrix")
     flat = x if x.ndim == 2 else x.reshape(_rows_of(x), x.shape[-1])
     target = out if out is None or out.ndim == 2 else out.reshape(flat.shape[0], weight.shape[0])
     y = xp.dot(flat, weight.T, out=target)  # one product, where matmul would make one for each matrix of a stack
@@ -150,7 +155,7 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     given = subscripts.replace(" ", "")
     terms, result = _terms(given)
     if len(terms) != len(operands):
-        raise ValueError(f"einsum: {subscripts!r} names {len(terms)} operands, but {len(operands)} were given")
+        raise misfit(f"einsum: {subscripts!r} names {len(terms)} operands, but {len(operands)} were given")
     free = [c for c in ascii_letters if c not in given]
     widest = max([x.ndim - len(t) + 3 for t, x in zip(terms, operands, strict=True) if "..." in t], default=0)
     dots = "".join(free[len(free) - widest :])
@@ -173,7 +178,7 @@ def _diagonal(x: Any, term: str) -> tuple[Any, str]:
             x = transpose(x, axes=order)
             n = x.shape[-1]
             if x.shape[-2] != n:
-                raise ValueError(f"einsum: the letter {c!r} stands for axes of lengths {x.shape[-2]} and {n}")
+                raise misfit(f"einsum: the letter {c!r} stands for axes of lengths {x.shape[-2]} and {n}")
             x = reshape(x, (*x.shape[:-2], n * n))[(..., slice(None, None, n + 1))]
             term = "".join(term[a] for a in order[:-1])
     return x, term

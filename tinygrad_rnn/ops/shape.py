@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from ..op import op
+from ..op import misfit, op
 
 Shape = tuple[int, ...]
 
@@ -118,7 +118,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
     length = x.shape[axis]
     if isinstance(sections, (int, np.integer)):
         if sections < 1 or length % sections:
-            raise ValueError(
+            raise misfit(
                 f"split: an axis of length {length} does not divide into {sections} equal parts (shape {x.shape})"
             )
         size = length // sections
