@@ -370,6 +370,20 @@ def test_create_graph_records_even_within_no_grad() -> None:
     assert tg.grad(g, x).item() == 12.0
 
 
+@pytest.mark.parametrize("retain", [None, True, False])
+def test_recorded_gradients_lead_on_to_what_they_were_made_from(retain: bool | None) -> None:
+    """Also if the first graph is not kept: then the second derivative is right or refused, never without a part."""
+    w = leaf(3)
+    g = tg.grad((w**3).sum(), w, create_graph=True, retain_graph=retain)
+    total = (w * 5).sum() + (g * g).sum()
+    try:
+        total.backward()
+    except GraphError:
+        assert retain is False
+    else:
+        np.testing.assert_allclose(gradients(w)[0], 5 + 36 * w.data**3, rtol=1e-12)
+
+
 def test_a_walk_without_create_graph_records_nothing() -> None:
     x = leaf(3)
     x.sin().sum().backward()
@@ -577,6 +591,17 @@ def test_backward_adds_to_what_is_there() -> None:
     np.testing.assert_allclose(held.numpy(), np.cos(x.data) + 2 * x.data, rtol=1e-15)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2, 0)])
+def test_gradients_stay_arrays_as_they_gather(shape: tuple[int, ...]) -> None:
+    """NumPy makes scalars of the sums of arrays without axes."""
+    x = leaf(*shape)
+    for _ in range(3):
+        (x * x + x).sum().backward()
+        assert x.grad is not None
+        assert isinstance(x.grad.data, np.ndarray)
+    np.testing.assert_allclose(gradients(x)[0], 6 * x.data + 3, rtol=1e-12)
+
+
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize(
     "combine",
@@ -697,8 +722,10 @@ def through_itself(w: Tensor) -> None:
         lambda v, w: tg.einsum("ij,ij->", v, w),
         lambda v, w: tg.linear(v, w).sum(),
         lambda v, w: (tg.split(w, 3, axis=1)[0] * v).sum(),
+        lambda v, w: (v.reshape(9, 1, 1) * w[0].broadcast_to(shape=(2, 3))).sum(),
+        lambda v, w: tg.conv2d(w.reshape(1, 1, 3, 3), v[:2, :2].reshape(1, 1, 2, 2)).sum() + v.sum(),
     ],
-    ids=["leaf", "transposed", "reshaped", "row", "flipped", "einsum", "linear", "split"],
+    ids=["leaf", "transposed", "reshaped", "row", "flipped", "einsum", "linear", "split", "broadcast", "windows"],
 )
 @pytest.mark.parametrize("trainable", [True, False], ids=["leaf", "constant"])
 def test_old_and_new_values_never_mix(
@@ -1012,7 +1039,7 @@ def test_a_graph_made_in_one_thread_is_differentiated_in_another() -> None:
 # ---- copies ----
 
 
-def test_a_deep_copy_of_a_leaf_is_a_leaf_of_its_own() -> None:
+def test_a_copy_of_a_leaf_is_a_leaf_of_its_own() -> None:
     """Two leaves must never share an id: their gradients would flow together."""
     w = leaf(3)
     for other in (copy.deepcopy(w), pickle.loads(pickle.dumps(w)), copy.copy(w)):
@@ -1021,3 +1048,15 @@ def test_a_deep_copy_of_a_leaf_is_a_leaf_of_its_own() -> None:
             assert_equal(gradients(w), [np.full(3, 7.0)])
         else:
             assert_equal(gradients(w, other), [np.full(3, 2.0), np.full(3, 5.0)])
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_result_keeps_its_history_or_is_refused(duplicate: Callable[[Tensor], Tensor]) -> None:
+    w = leaf(3)
+    y = w * 2
+    try:
+        other = duplicate(y)
+    except GraphError:
+        return
+    other.sum().backward()
+    assert_equal(gradients(w), [np.full(3, 2.0)])

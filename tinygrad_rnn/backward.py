@@ -72,6 +72,8 @@ def walk(
                     for watcher in state.watchers:
                         watcher.backward(step, node, contribution)
                     add(node, contribution)
+                    if len(arguments) > 1 and wrap is None:
+                        fresh.add(id)  # a sum of several uses is an array of its own
             step = None
             g = total.pop(id)
             plan = node.plan
@@ -83,7 +85,7 @@ def walk(
                 raise GraphError(_freed(node))
             if id < tape.last_write:
                 _refuse_overwritten(node)
-            arguments = node if not retain else list(node) if wrap is None else plan.revive(node, wrap)
+            arguments = plan.revive(node, wrap) if wrap is not None else list(node) if retain else node
             arguments[0] = g
             for place, step in plan.steps if not plan.variadic else plan.every(node):
                 parent = node[place]
@@ -108,9 +110,9 @@ def walk(
                     if parent_id not in uses:
                         uses[parent_id] = {}
                     merges = uses[parent_id]
-                    if step.merge not in merges:
-                        merges[step.merge] = (step, [])
-                    merges[step.merge][1].append(step.pick(arguments))
+                    if step.key not in merges:
+                        merges[step.key] = (step, [])
+                    merges[step.key][1].append(step.pick(arguments))
             if not retain:
                 node.clear()
     except (GraphError, FloatingPointError, MemoryError):

@@ -195,9 +195,11 @@ def _shape(value: Any) -> Any:
 def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:
     """The class of the Tensors among some values, whether one needs a gradient, their nodes, and the bare arrays."""
     taped = [value for value in values if isinstance(value, Taped)]
+    if not taped:
+        return None, 0, (), values
     parents = tuple([value.node if isinstance(value, Taped) else None for value in values])
     arrays = tuple([value.array if isinstance(value, Taped) else value for value in values])
-    return type(taped[0]) if taped else None, int(any(value.node is not None for value in taped)), parents, arrays
+    return type(taped[0]), int(any(value.node is not None for value in taped)), parents, arrays
 
 
 def _deliver(array: Array, out: Array | None) -> Array:

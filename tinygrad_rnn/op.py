@@ -41,11 +41,12 @@ class ShapeError(ValueError):
 class Step:
     """How one input gets its gradient: the rule, the merge if there is one, and where their arguments are in a node."""
 
-    __slots__ = ("function", "input", "merge", "op", "pick")
+    __slots__ = ("function", "input", "key", "merge", "op", "pick")
 
     def __init__(self, op: Op, name: str, names: list[str]) -> None:
         self.op = op
         self.input = name
+        self.key = (op, name)  # uses through different plans are merged together
         self.function: Rule = op.rules[name]  # type: ignore[assignment]
         self.pick = _picker([names.index(parameter) for parameter in parameters_of(self.function)])
         self.merge = op.merges.get(name)

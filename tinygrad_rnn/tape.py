@@ -118,16 +118,18 @@ class _State(threading.local):
 
 state = _State()
 _writes: list[tuple[weakref.ref[Any], int]] = []  # arrays that were changed in place, and when
+_writing = threading.Lock()
 last_write = 0  # the latest of those moments: a node with a higher id need not look
 
 
 def wrote(array: Array) -> None:
     """Note that an array was changed in place, so that older nodes refuse to use what they saved of it."""
     global last_write
-    last_write = clock()
     owner = _owner(array)
-    _writes[:] = [(ref, when) for ref, when in _writes if ref() is not None and ref() is not owner]
-    _writes.append((weakref.ref(owner), last_write))
+    with _writing:
+        last_write = clock()
+        _writes[:] = [(ref, when) for ref, when in _writes if ref() is not None and ref() is not owner]
+        _writes.append((weakref.ref(owner), last_write))
 
 
 def written_since(array: Array, moment: int) -> bool:
@@ -138,8 +140,11 @@ def written_since(array: Array, moment: int) -> bool:
 
 def _owner(array: Array) -> Array:
     """The array whose memory a view shows."""
-    base = getattr(array, "base", None)  # of a view: the array that it shows; else None, or what lent the memory
-    return array if type(base) is not type(array) or base is None else _owner(base)
+    owner = base = array
+    while base is not None:
+        owner = base if type(base) is type(array) else owner  # as_strided puts an object of another kind in between
+        base = getattr(base, "base", None)
+    return owner
 
 
 def mark(step: int = -1) -> int:

@@ -138,6 +138,9 @@ class Tensor(Taped):
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else repr(self)
 
+    def __copy__(self) -> Tensor:
+        return Tensor.wrap(self.array, self.node)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if isinstance(self.node, Node):
             raise GraphError(f"deepcopy: {self!r} is the result of an operation; copy x.detach()")
@@ -210,7 +213,7 @@ class Tensor(Taped):
             elif create_graph or leaf.grad.node is not None:
                 leaf.grad = leaf.grad + g
             else:
-                leaf.grad.array = leaf.grad.array + g  # not in place: a graph may have saved the old array
+                leaf.grad.array = as_tensor(leaf.grad.array + g).array  # a graph may have saved the old array
 
     # ---- what it can do: each operation as a method ----
 

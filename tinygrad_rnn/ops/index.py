@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,45 @@ from .shape import Shape
 @op
 def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: Array = None) -> Array:
     """Zeros to which each of several values is added at its key: what all uses of ``x[key]`` send back to x."""
-    rows = all(type(key) is int for key in keys)
-    apart = rows and len({key % shape[0] for key in keys}) == len(keys)  # as a loop over time makes them
-    covered = apart and len(keys) == shape[0]
+    apart, covering = (True, False) if len(keys) == 1 and _is_basic(keys[0]) else _layout(keys, shape)
     buffer = out if out is not None else xp.empty(shape, dtype=values[0].dtype)
-    if not covered:
+    if not covering:
         buffer.fill(0)
     for value, key in zip(values, keys, strict=True):
-        if apart or (len(keys) == 1 and _is_basic(key)):
+        if apart:
             buffer[key] = value
         elif _is_basic(key):
             buffer[key] += value
         else:
             backend.of(buffer).add_at(buffer, key, value)
     return buffer
+
+
+def _layout(keys: tuple[Any, ...], shape: Shape) -> tuple[bool, bool]:
+    """Whether no element is named twice, and whether all are: known of rows, and of pieces as split makes them."""
+    first = keys[0]
+    if type(first) is int:
+        apart = all(type(key) is int for key in keys) and len({key % shape[0] for key in keys}) == len(keys)
+        return apart, apart and len(keys) == shape[0]
+    pieces = [_piece(key) for key in keys]
+    if None in pieces:
+        return False, False
+    pieces.sort()  # type: ignore[type-var]
+    (axis, start, _), (last, _, stop) = pieces[0], pieces[-1]  # type: ignore[misc]
+    meeting = axis == last and all(before[2] == after[1] for before, after in pairwise(pieces))  # type: ignore[index]
+    return meeting, meeting and (start, stop) == (0, shape[axis])
+
+
+def _piece(key: Any) -> tuple[int, int, int] | None:
+    """(axis, start, stop) of a key such as [:, :, 3:5], and None for any other."""
+    if type(key) is not tuple or not key or any(type(part) is not slice for part in key):
+        return None
+    for part in key[:-1]:
+        if part != slice(None):
+            return None
+    last = key[-1]
+    plain = type(last.start) is int and type(last.stop) is int and last.start >= 0 and last.step is None
+    return (len(key) - 1, last.start, last.stop) if plain else None
 
 
 scatter.vjp(values=lambda g, k, keys: g[keys[k]])

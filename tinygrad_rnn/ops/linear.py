@@ -75,6 +75,8 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, *, out: 
     if x.ndim != 2:
         y = y.reshape(*x.shape[:-1], weight.shape[0])
     if bias is not None:
+        if out is None and bias.dtype != y.dtype:
+            return y + bias  # adding in place would narrow it
         y += bias
     return y
 
@@ -87,10 +89,17 @@ def _rows_of(x: Array) -> int:
 
 
 linear.vjp(
-    x=lambda g, weight: matmul(g, weight),
+    x=lambda g, weight: _affine_back(g, weight),
     weight=lambda g, x: product(mT(rows(g)), rows(x)),
     bias=lambda g: g,
 )
+
+
+def _affine_back(g: Any, weight: Any) -> Any:
+    """g W for any number of axes, as one product."""
+    return product(g, weight) if g.ndim == 2 else product(rows(g), weight).reshape((*g.shape[:-1], weight.shape[1]))
+
+
 linear.merge(weight=lambda g, x: product(mT(rows(*g)), rows(*x)))
 
 
