@@ -164,3 +164,19 @@ def test_gradients_add_up_over_backward_passes() -> None:
         (x * x).sum().backward()
     assert x.grad is not None
     assert_same(x.grad, 6 * x.array)
+
+
+@pytest.mark.parametrize("sections", [[1, 3], [3, 1], [-2, 4], [2, 2], [0, 9], 5])
+def test_parts_of_a_split_add_up(sections: int | list[int]) -> None:
+    """Also where they overlap, are empty, count from the end, or reach past it."""
+    x = tg.tensor(np.arange(10.0).reshape(2, 5), requires_grad=True)
+    parts = tg.split(x, sections, axis=1)
+    expected = np.zeros((2, 5))
+    bounds = [0, *(sections if isinstance(sections, list) else range(1, 5)), 5]
+    total = tg.tensor(0.0)
+    for number, (part, start, stop) in enumerate(zip(parts, bounds, bounds[1:], strict=False), start=1):
+        np.testing.assert_array_equal(part.numpy(), x.numpy()[:, start:stop])
+        expected[:, start:stop] += number
+        total = total + part.sum() * number
+    total.backward()
+    np.testing.assert_array_equal(x.grad.numpy(), expected)

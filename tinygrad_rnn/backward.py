@@ -45,7 +45,7 @@ def walk(
         id = target.id
         if contribution.shape != target.shape:
             contribution = unbroadcast(contribution, target.shape)
-        if contribution.dtype != target.dtype:
+        if contribution.dtype is not target.dtype and contribution.dtype != target.dtype:
             contribution = contribution.astype(target.dtype)
         if id not in total:
             total[id] = contribution
@@ -62,6 +62,7 @@ def walk(
             heappush(heap, -root.id)
         add(root, cotangent)
     step: Step | None = None
+    watchers, last_write = state.watchers, tape.last_write
     try:
         while heap:
             id = -heappop(heap)
@@ -69,7 +70,7 @@ def walk(
             if id in uses:
                 for step, arguments in uses.pop(id).values():
                     contribution = step.combine(arguments)
-                    for watcher in state.watchers:
+                    for watcher in watchers:
                         watcher.backward(step, node, contribution)
                     add(node, contribution)
                     if len(arguments) > 1 and wrap is None:
@@ -83,7 +84,7 @@ def walk(
                     continue
             if not node:
                 raise GraphError(_freed(node))
-            if id < tape.last_write:
+            if id < last_write:
                 _refuse_overwritten(node)
             arguments = plan.revive(node, wrap) if wrap is not None else list(node) if retain else node
             arguments[0] = g
@@ -102,17 +103,13 @@ def walk(
                     arguments[1] = place - plan.base
                 if step.merge is None:
                     contribution = step.function(*step.pick(arguments))
-                    if state.watchers:
-                        for watcher in state.watchers:
-                            watcher.backward(step, node, contribution)
+                    for watcher in watchers:
+                        watcher.backward(step, node, contribution)
                     add(parent, contribution)
-                else:
-                    if parent_id not in uses:
-                        uses[parent_id] = {}
-                    merges = uses[parent_id]
-                    if step.key not in merges:
-                        merges[step.key] = (step, [])
+                elif (merges := uses.get(parent_id)) and step.key in merges:
                     merges[step.key][1].append(step.pick(arguments))
+                else:
+                    uses.setdefault(parent_id, {})[step.key] = (step, [step.pick(arguments)])
             if not retain:
                 node.clear()
     except (GraphError, FloatingPointError, MemoryError):

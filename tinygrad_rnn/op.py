@@ -46,7 +46,7 @@ class Step:
     def __init__(self, op: Op, name: str, names: list[str]) -> None:
         self.op = op
         self.input = name
-        self.key = (op, name)  # uses through different plans are merged together
+        self.key = op.merge_keys.setdefault(name, object())  # uses through different plans are merged together
         self.function: Rule = op.rules[name]  # type: ignore[assignment]
         self.pick = _picker([names.index(parameter) for parameter in parameters_of(self.function)])
         self.merge = op.merges.get(name)
@@ -136,6 +136,7 @@ class Op:
         self.attributes = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "out"}
         self.rules: dict[str, Rule | None] = {}
         self.merges: dict[str, Rule] = {}
+        self.merge_keys: dict[str, object] = {}  # what tells the merges of one input from all others
         self.explain: Callable[..., str | None] | None = None
         self.plans: dict[int, Plan] = {}
         self.function: Any = dispatcher(self)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..op import op
+from ..op import misfit, op
 from ..tape import Taped
 from .shape import Shape
 
@@ -33,30 +34,15 @@ def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: A
 
 
 def _layout(keys: tuple[Any, ...], shape: Shape) -> tuple[bool, bool]:
-    """Whether no element is named twice, and whether all are: known of rows, and of pieces as split makes them."""
+    """Whether no element is named twice, and whether all are, where that is known at once: of rows, and of cuts."""
     first = keys[0]
     if type(first) is int:
         apart = all(type(key) is int for key in keys) and len({key % shape[0] for key in keys}) == len(keys)
         return apart, apart and len(keys) == shape[0]
-    pieces = [_piece(key) for key in keys]
-    if None in pieces:
-        return False, False
-    pieces.sort()  # type: ignore[type-var]
-    (axis, start, _), (last, _, stop) = pieces[0], pieces[-1]  # type: ignore[misc]
-    meeting = axis == last and all(before[2] == after[1] for before, after in pairwise(pieces))  # type: ignore[index]
-    return meeting, meeting and (start, stop) == (0, shape[axis])
-
-
-def _piece(key: Any) -> tuple[int, int, int] | None:
-    """(axis, start, stop) of a key such as [:, :, 3:5], and None for any other."""
-    if type(key) is not tuple or not key or any(type(part) is not slice for part in key):
-        return None
-    for part in key[:-1]:
-        if part != slice(None):
-            return None
-    last = key[-1]
-    plain = type(last.start) is int and type(last.stop) is int and last.start >= 0 and last.step is None
-    return (len(key) - 1, last.start, last.stop) if plain else None
+    if type(first) is Cut and all(type(key) is Cut and key.family is first.family for key in keys):
+        apart = len({key.number for key in keys}) == len(keys)
+        return apart, apart and len(keys) == first.family.size
+    return False, False
 
 
 scatter.vjp(values=lambda g, k, keys: g[keys[k]])
@@ -66,7 +52,7 @@ scatter.vjp(values=lambda g, k, keys: g[keys[k]])
 def getitem(xp: Any, x: Array, *, key: Any) -> Array:
     """x[key], for integers, slices, ..., None, integer arrays and boolean arrays."""
     y = x[key]
-    if type(key) is not int and (home := backend.of(x)).wraps:
+    if xp is not np and type(key) is not int and (home := backend.of(x)).wraps:
         for indices, size in _index_arrays(key, x.shape):
             y = home.mark_invalid(y, indices, size, lowest=-size, everywhere=isinstance(key, tuple))
     return y
@@ -81,6 +67,48 @@ def index(x: Any, key: Any) -> Any:
     if type(key) is int:
         return getitem(x, key=key)
     return getitem(x, key=tuple([_bare(part, x) for part in key]) if isinstance(key, tuple) else _bare(key, x))
+
+
+class Family(NamedTuple):
+    """The cuts of one split, which touch and do not overlap."""
+
+    size: int
+
+
+class Cut(tuple[slice, ...]):
+    """A key such as [:, 3:5] that ``split`` made. It knows its family: the gradients of a whole one are just joined."""
+
+    number: int
+    family: Family
+
+
+@functools.lru_cache(maxsize=1024)
+def _cuts(ndim: int, axis: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
+    """The keys of the parts between bounds."""
+    keys = [(slice(None),) * (axis % ndim) + (slice(start, stop),) for start, stop in pairwise(bounds)]
+    if not all(0 <= start <= stop <= bounds[-1] for start, stop in pairwise(bounds)):
+        return tuple(keys)  # parts that overlap, or count from the end
+    family, cuts = Family(len(keys)), [Cut(key) for key in keys]
+    for number, cut in enumerate(cuts):
+        cut.number, cut.family = number, family
+    return tuple(cuts)
+
+
+def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
+    """Equal parts along an axis, or the parts between the given indices."""
+    shape = x.shape
+    length = shape[axis]
+    if isinstance(sections, (int, np.integer)):
+        if sections < 1 or length % sections:
+            raise misfit(
+                f"split: an axis of length {length} does not divide into {sections} equal parts (shape {x.shape})"
+            )
+        size = length // sections
+        bounds = tuple(range(0, length + 1, size)) if size else (0,) * (sections + 1)
+        cuts = _cuts(len(shape), axis, bounds)
+    else:
+        cuts = _cuts(len(shape), axis, (0, *map(int, sections), length))
+    return tuple([getitem(x, key=cut) for cut in cuts])
 
 
 def _bare(key: Any, x: Any) -> Any:
