@@ -31,7 +31,7 @@ from .elementwise import (
     tanh,
     where,
 )
-from .index import add_along_axis, getitem, index, scatter, take_along_axis
+from .index import add_along_axis, getitem, index, scatter, split, take_along_axis
 from .linear import contract, einsum, linear, matmul, mT, outer, product
 from .nn import (
     add_rows,
@@ -54,7 +54,6 @@ from .shape import (
     pad,
     reshape,
     rows,
-    split,
     squeeze,
     stack,
     swapaxes,

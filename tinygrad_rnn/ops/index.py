@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,22 @@ def index(x: Any, key: Any) -> Any:
         return getitem(x, key=key)
     home = backend.of(x.array if isinstance(x, Taped) else x)
     return getitem(x, key=tuple([_bare(part, home) for part in key]) if isinstance(key, tuple) else _bare(key, home))
+
+
+def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
+    """Equal parts along an axis, or the parts between the given indices."""
+    length = x.shape[axis]
+    if isinstance(sections, int):
+        if sections < 1 or length % sections:
+            raise ValueError(
+                f"split: an axis of length {length} does not divide into {sections} equal parts (shape {x.shape})"
+            )
+        size = length // sections
+        bounds: Sequence[int] = range(0, length + 1, size) if size else (0,) * (sections + 1)
+    else:
+        bounds = (0, *sections, length)
+    before = (slice(None),) * (axis % x.ndim)
+    return tuple([getitem(x, key=(*before, slice(start, stop))) for start, stop in pairwise(bounds)])
 
 
 def _bare(key: Any, home: backend.Backend) -> Any:

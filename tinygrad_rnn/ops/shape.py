@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -109,21 +109,6 @@ def stack(xp: Any, *xs: Array, axis: int = 0, out: Array = None) -> Array:
 
 
 stack.vjp(xs=lambda g, k, axis: g[(slice(None),) * (axis % g.ndim) + (k,)])
-
-
-def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
-    """Equal parts along an axis, or the parts between the given indices."""
-    length = x.shape[axis]
-    if isinstance(sections, int):
-        if sections < 1 or length % sections:
-            raise ValueError(
-                f"split: an axis of length {length} does not divide into {sections} equal parts (shape {x.shape})"
-            )
-        size = length // sections
-        bounds = range(0, length + 1, size) if size else (0,) * (sections + 1)
-    else:
-        bounds = (0, *sections, length)
-    return tuple(between(x, axis, start, stop) for start, stop in pairwise(bounds))
 
 
 @op
