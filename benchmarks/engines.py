@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
+from workloads import CELLS, cell_of
 
 Parameters = dict[str, np.ndarray]
 Step = Callable[[], float]
@@ -23,7 +24,7 @@ MAX_NORM = 5.0
 
 
 def count_layers(params: Parameters) -> int:
-    """Return the number of LSTM layers."""
+    """Return the number of recurrent layers."""
     return sum(name.endswith("weight_hh") for name in params)
 
 
@@ -40,14 +41,21 @@ def build_tinygrad_rnn(params: Parameters, tokens: np.ndarray, targets: np.ndarr
     from tinygrad_rnn import bptt, nn, optim
 
     vocabulary, hidden = params["embedding.weight"].shape
+    kinds = {
+        "lstm": nn.LSTMCell,
+        "gru": nn.GRUCell,
+        "peephole": nn.PeepholeLSTMCell,
+        "layernorm": nn.LayerNormLSTMCell,
+    }
+    make_cell = kinds[cell_of(params)]
 
-    class CharLSTM(nn.Module):
-        """Embedding, LSTM cells, linear head."""
+    class CharRNN(nn.Module):
+        """Embedding, recurrent cells, linear head."""
 
         def __init__(self) -> None:
             super().__init__()
             self.embedding = nn.Embedding(vocabulary, hidden)
-            self.cells = [nn.LSTMCell(hidden, hidden) for _ in range(count_layers(params))]
+            self.cells = [make_cell(hidden, hidden) for _ in range(count_layers(params))]
             self.head = nn.Linear(hidden, vocabulary)
 
         def loss(self) -> Any:
@@ -57,7 +65,7 @@ def build_tinygrad_rnn(params: Parameters, tokens: np.ndarray, targets: np.ndarr
                 xs, _ = bptt.unroll(cell, xs)
             return nn.cross_entropy(self.head(xs), targets)
 
-    model = CharLSTM()
+    model = CharRNN()
     model.load_state_dict(params)
     optimizer = optim.SGD(model.parameters(), lr=LR)
 
@@ -90,24 +98,67 @@ def torch_step(weights: list[Any], forward: Callable[[], Any]) -> Step:
     return step
 
 
+def torch_cell(kind: str, w: Parameters) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return a cell from PyTorch's ordinary operations, as its projection of the inputs and its step.
+
+    The parameters w are PyTorch's tensors. The step goes from (z, h, c) to the next (h, c).
+    """
+    torch = import_module("torch")
+    linear, layer_norm = (getattr(import_module("torch.nn.functional"), name) for name in ("linear", "layer_norm"))
+    sigmoid, tanh, weight_hh = torch.sigmoid, torch.tanh, w["weight_hh"]
+
+    def project(xs: Any) -> Any:
+        return linear(xs, w["weight_ih"], w["bias"])
+
+    def lstm(z: Any, h: Any, c: Any) -> Any:
+        i, f, g, o = (z + linear(h, weight_hh)).chunk(4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        return sigmoid(o) * tanh(c), c
+
+    def gru(z: Any, h: Any, c: Any) -> Any:
+        (z_r, z_z, z_n), (h_r, h_z, h_n) = z.chunk(3, -1), linear(h, weight_hh).chunk(3, -1)
+        r, keep = sigmoid(z_r + h_r), sigmoid(z_z + h_z)
+        n = tanh(z_n + r * (h_n + w["bias_hn"]))
+        return n + keep * (h - n), c
+
+    def peephole(z: Any, h: Any, c: Any) -> Any:
+        i, f, g, o = (z + linear(h, weight_hh)).chunk(4, -1)
+        i, f = sigmoid(i + w["peephole_i"] * c), sigmoid(f + w["peephole_f"] * c)
+        c = f * c + i * tanh(g)
+        return sigmoid(o + w["peephole_o"] * c) * tanh(c), c
+
+    def project_normed(xs: Any) -> Any:
+        return layer_norm(linear(xs, w["weight_ih"]), w["gain_ih"].shape, w["gain_ih"], w["bias"])
+
+    def layernorm(z: Any, h: Any, c: Any) -> Any:
+        a = layer_norm(linear(h, weight_hh), w["gain_hh"].shape, w["gain_hh"])
+        i, f, g, o = (z + a).chunk(4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        return sigmoid(o) * tanh(layer_norm(c, w["gain_c"].shape, w["gain_c"], w["bias_c"])), c
+
+    steps = {"lstm": lstm, "gru": gru, "peephole": peephole, "layernorm": layernorm}
+    return (project_normed if kind == "layernorm" else project), steps[kind]
+
+
 def build_torch_cells(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
-    """PyTorch, with an LSTM cell from ordinary operations."""
+    """PyTorch, with cells from ordinary operations."""
     torch = import_module("torch")
     functional = import_module("torch.nn.functional")
     weights = {name: torch.tensor(value, requires_grad=True) for name, value in params.items()}
     inputs, labels = torch.tensor(tokens), torch.tensor(targets)
+    cells = []
+    for k in range(count_layers(params)):
+        start = f"cells.{k}."
+        own = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+        cells.append(torch_cell(cell_of(params), own))
 
     def forward() -> Any:
         xs = functional.embedding(inputs, weights["embedding.weight"])
-        for k in range(count_layers(params)):
-            weight_hh = weights[f"cells.{k}.weight_hh"]
-            projected = functional.linear(xs, weights[f"cells.{k}.weight_ih"], weights[f"cells.{k}.bias"])
+        for project, step in cells:
             h = c = torch.zeros_like(xs[0])
             outputs = []
-            for z in projected:  # unbinds; indexing projected[t] would make backward quadratic in T
-                i, f, g, o = (z + functional.linear(h, weight_hh)).chunk(4, -1)
-                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-                h = torch.sigmoid(o) * torch.tanh(c)
+            for z in project(xs):  # unbinds; indexing [t] would make backward quadratic in T
+                h, c = step(z, h, c)
                 outputs.append(h)
             xs = torch.stack(outputs)
         return functional.linear(xs, weights["head.weight"], weights["head.bias"]), labels
@@ -225,16 +276,17 @@ def build_autograd(params: Parameters, tokens: np.ndarray, targets: np.ndarray) 
 
 
 class Engine(NamedTuple):
-    """An engine: the package that has to be installed, and how to build a step."""
+    """An engine: the package that has to be installed, how to build a step, and for which cells it can."""
 
     package: str
     build: Build
+    cells: tuple[str, ...] = ("lstm",)
 
 
 ENGINES = {
-    "tinygrad_rnn": Engine("tinygrad_rnn", build_tinygrad_rnn),
+    "tinygrad_rnn": Engine("tinygrad_rnn", build_tinygrad_rnn, tuple(CELLS)),
     "numpy": Engine("numpy", build_numpy),
-    "torch-cells": Engine("torch", build_torch_cells),
+    "torch-cells": Engine("torch", build_torch_cells, tuple(CELLS)),
     "torch-lstm": Engine("torch", build_torch_lstm),
     "jax-scan": Engine("jax", build_jax_scan),
     "autograd": Engine("autograd", build_autograd),

@@ -89,7 +89,7 @@ class LSTMLayer:
     def local_derivatives(self, block: slice) -> None:
         """Set dz to dc/dz (for o: dh/dz) and dh_dc to dh/dc, for many steps at once, as nothing here recurs."""
         gates, dz, tanh_c, dh_dc = self.gates[block], self.dz[block], self.tanh_c[block], self.dh_dc[block]
-        i, f, g, o = np.split(gates, 4, axis=-1)
+        i, _f, g, o = np.split(gates, 4, axis=-1)
         dz_i, dz_f, dz_g, dz_o = np.split(dz, 4, axis=-1)
         np.multiply(gates, gates, out=dz)
         np.subtract(gates, dz, out=dz)  # s (1 - s), the derivative of a sigmoid

@@ -1,6 +1,7 @@
-"""Time one training step of a character-level LSTM in several engines, side by side.
+"""Time one training step of a character-level LSTM, or of another cell, in several engines, side by side.
 
     python benchmarks/train_step.py --workloads S M --engines tinygrad_rnn numpy torch-cells --threads 1
+    python benchmarks/train_step.py --workloads S M --cell gru
 
 Each engine lives in a process of its own, held to the same cores. In every round the processes take turns: one steps
 for about 0.3 s while the others wait, so whatever else the machine is doing hits all alike. Shown are medians over
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from engines import ENGINES
-from workloads import WORKLOADS, make
+from workloads import CELLS, WORKLOADS, make
 
 CHUNK_SECONDS = 0.3
 MIN_STEPS = 3
@@ -35,12 +36,12 @@ SETTLE_SECONDS = 0.1  # OpenMP's and OpenBLAS's threads spin for a while before 
 TOLERANCE = 1e-4
 
 
-def work(engine_name: str, workload: str, threads: int) -> None:
+def work(engine_name: str, workload: str, cell: str, threads: int) -> None:
     """Serve one engine over stdin and stdout: a report of the first steps, then one timed chunk for each line read."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a package prints must not end up among the answers
     engine = ENGINES[engine_name]
-    data = make(workload)
+    data = make(workload, cell=cell)
     start = time.perf_counter()
     package = import_module(engine.package)
     imported = time.perf_counter()
@@ -75,7 +76,7 @@ def hold_to_cores(threads: int) -> None:
 class Worker:
     """A process that runs one engine on one workload."""
 
-    def __init__(self, engine: str, workload: str, threads: int) -> None:
+    def __init__(self, engine: str, workload: str, cell: str, threads: int) -> None:
         count = str(threads)
         here = Path(__file__).resolve()
         environment = os.environ | {
@@ -87,7 +88,7 @@ class Worker:
             "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(here.parent.parent), os.environ.get("PYTHONPATH")])),
         }
-        command = [sys.executable, str(here), "--worker", engine, workload, "--threads", count]
+        command = [sys.executable, str(here), "--worker", engine, workload, "--cell", cell, "--threads", count]
         self.process = subprocess.Popen(
             command,
             env=environment,
@@ -119,12 +120,12 @@ class Worker:
         self.process.communicate()
 
 
-def measure(workload: str, engines: list[str], threads: int, rounds: int) -> dict[str, dict[str, Any]]:
+def measure(workload: str, cell: str, engines: list[str], threads: int, rounds: int) -> dict[str, dict[str, Any]]:
     """Return, for each engine, its losses, start-up times and milliseconds per step in each round."""
     workers: list[Worker] = []
     try:
         for engine in engines:
-            workers.append(Worker(engine, workload, threads))
+            workers.append(Worker(engine, workload, cell, threads))
         for index in range(rounds):
             # Alternate the order, so that no engine always runs after the same one.
             for worker in workers if index % 2 == 0 else workers[::-1]:
@@ -215,6 +216,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
+    parser.add_argument("--cell", default="lstm", choices=CELLS, help="engines without this cell sit out")
     parser.add_argument("--relative-to", metavar="ENGINE", help="default: tinygrad_rnn, else numpy")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
@@ -223,14 +225,15 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.worker:
         engine, workload = arguments.worker
-        work(engine, workload, arguments.threads)
+        work(engine, workload, arguments.cell, arguments.threads)
         return 0
 
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tinygrad_rnn need not be installed
-    engines = [name for name in arguments.engines if importlib.util.find_spec(ENGINES[name].package)]
-    missing = [name for name in arguments.engines if name not in engines]
+    able = [name for name in arguments.engines if arguments.cell in ENGINES[name].cells]
+    engines = [name for name in able if importlib.util.find_spec(ENGINES[name].package)]
+    missing = [name for name in able if name not in engines]
     if not engines:
-        parser.error("none of these engines is installed")
+        parser.error(f"none of these engines is installed and has the cell {arguments.cell}")
     base = arguments.relative_to or next((name for name in ("tinygrad_rnn", "numpy") if name in engines), engines[0])
     if base not in engines:
         parser.error(f"--relative-to {base}: not among the engines that run ({', '.join(engines)})")
@@ -238,8 +241,8 @@ def main() -> int:
     results: dict[str, dict[str, dict[str, Any]]] = {}
     complaints = []
     for workload in arguments.workloads:
-        print(f"{workload}: {WORKLOADS[workload]}", file=sys.stderr)
-        results[workload] = measure(workload, engines, arguments.threads, arguments.rounds)
+        print(f"{workload}: {WORKLOADS[workload]}, {arguments.cell}", file=sys.stderr)
+        results[workload] = measure(workload, arguments.cell, engines, arguments.threads, arguments.rounds)
         complaints += [f"{workload}, {line}" for line in disagreements(results[workload])]
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine(arguments.threads), "results": results}, indent=1))

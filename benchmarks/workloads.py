@@ -1,4 +1,4 @@
-"""The workloads of the training-step benchmark: one character-level LSTM in four shapes."""
+"""The workloads of the training-step benchmark: one character-level model in four shapes, with a choice of cells."""
 
 from __future__ import annotations
 
@@ -26,27 +26,48 @@ WORKLOADS = {
 }
 
 
-def parameter_shapes(workload: Workload) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter by name, in PyTorch's orientation and with one LSTM bias."""
+CELLS = {  # gates, then what a cell has beside weights and a bias for them, in units of hidden_size
+    "lstm": (4, {}),
+    "gru": (3, {"bias_hn": 1}),
+    "peephole": (4, {"peephole_i": 1, "peephole_f": 1, "peephole_o": 1}),
+    "layernorm": (4, {"gain_ih": 4, "gain_hh": 4, "gain_c": 1, "bias_c": 1}),
+}
+
+
+def cell_of(params: dict[str, np.ndarray]) -> str:
+    """Return which of CELLS the parameters are those of."""
+    names = {name.rpartition(".")[2] for name in params}
+    return next(cell for cell, (_, extras) in reversed(CELLS.items()) if names >= extras.keys())
+
+
+def parameter_shapes(workload: Workload, cell: str = "lstm") -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter by name, in PyTorch's orientation and with one bias."""
     hidden = workload.hidden_size
+    gates, extras = CELLS[cell]
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (VOCABULARY, hidden)}
     for layer in range(workload.layers):
-        shapes[f"cells.{layer}.weight_ih"] = (4 * hidden, hidden)
-        shapes[f"cells.{layer}.weight_hh"] = (4 * hidden, hidden)
-        shapes[f"cells.{layer}.bias"] = (4 * hidden,)
+        shapes[f"cells.{layer}.weight_ih"] = (gates * hidden, hidden)
+        shapes[f"cells.{layer}.weight_hh"] = (gates * hidden, hidden)
+        shapes[f"cells.{layer}.bias"] = (gates * hidden,)
+        shapes |= {f"cells.{layer}.{name}": (count * hidden,) for name, count in extras.items()}
     shapes["head.weight"] = (VOCABULARY, hidden)
     shapes["head.bias"] = (VOCABULARY,)
     return shapes
 
 
-def make(name: str, dtype: Any = np.float32, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def make(
+    name: str, dtype: Any = np.float32, seed: int = 0, cell: str = "lstm"
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Return parameters, tokens (T, B) and targets (T, B) of a workload, the same for the same seed.
 
-    Parameters are uniform in +-1/sqrt(hidden_size), PyTorch's initialisation of an LSTM.
+    Parameters are uniform in +-1/sqrt(hidden_size), PyTorch's initialisation of an LSTM; gains are 1.
     """
     workload = WORKLOADS[name]
     rng = np.random.default_rng(seed)
     bound = workload.hidden_size**-0.5
-    params = {key: rng.uniform(-bound, bound, shape).astype(dtype) for key, shape in parameter_shapes(workload).items()}
+    params = {
+        key: np.ones(shape, dtype) if ".gain" in key else rng.uniform(-bound, bound, shape).astype(dtype)
+        for key, shape in parameter_shapes(workload, cell).items()
+    }
     text = rng.integers(VOCABULARY, size=(workload.steps + 1, workload.batch))
     return params, text[:-1], text[1:]

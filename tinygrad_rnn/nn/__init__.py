@@ -1,31 +1,93 @@
 """Modules, cells, layers and losses."""
 
 from . import init
-from .cells import Cell, LSTMCell, LSTMState, RNNCell
-from .layers import Conv2d, Dropout, Embedding, LayerNorm, Linear, MaxPool2d, Sequential
-from .losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss, nll_loss
+from .cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, WeightedCell
+from .convolution import Conv1d, Conv2d, MaxPool2d
+from .ctc import ctc_greedy_decode, ctc_loss
+from .decode import Beams, Written, beam_search, greedy, repeat_rows, roll_out, sample, take_rows, teacher_forced
+from .gated import CoupledLSTMCell, IndRNNCell, LeakyRNNCell, MGUCell, PeepholeLSTMCell, RHNCell
+from .interop import load_torch_state_dict, torch_state_dict
+from .layers import Dropout, Embedding, LayerNorm, Linear, Sequential
+from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss, nll_loss
 from .module import Module, parameter
-from .recurrent import Unrolled, unroll
+from .noise import CellDropout, RecurrentDropout, VariationalDropout, VariationalState, Zoneout
+from .normalized import LayerNormBasicLSTMCell, LayerNormGRUCell, LayerNormLSTMCell, LayerNormPerGateGRUCell
+from .recurrent import Recorded, Unrolled, unroll
+from .rnn import GRU, LSTM, RNN
+from .sequences import last, length_mask, mean, reset
+from .stacks import Bidirectional, Recurrent, SequenceLayer, Stacked
+from .wrappers import Attention, Highway, Residual, ResidualRecurrence, SkipState, SkipThroughTime, Wrapper
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Attention",
+    "Beams",
+    "Bidirectional",
     "Cell",
+    "CellDropout",
+    "Conv1d",
     "Conv2d",
+    "CoupledLSTMCell",
     "Dropout",
     "Embedding",
+    "GRUCell",
+    "Highway",
+    "IndRNNCell",
     "LSTMCell",
     "LSTMState",
     "LayerNorm",
+    "LayerNormBasicLSTMCell",
+    "LayerNormGRUCell",
+    "LayerNormLSTMCell",
+    "LayerNormPerGateGRUCell",
+    "LeakyRNNCell",
     "Linear",
+    "MGUCell",
     "MaxPool2d",
     "Module",
+    "PeepholeLSTMCell",
+    "RHNCell",
     "RNNCell",
+    "Recorded",
+    "Recurrent",
+    "RecurrentDropout",
+    "Residual",
+    "ResidualRecurrence",
+    "SequenceLayer",
     "Sequential",
+    "SkipState",
+    "SkipThroughTime",
+    "Stacked",
     "Unrolled",
+    "VariationalDropout",
+    "VariationalState",
+    "WeightedCell",
+    "Wrapper",
+    "Written",
+    "Zoneout",
+    "beam_search",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "ctc_greedy_decode",
+    "ctc_loss",
+    "greedy",
+    "huber_loss",
     "init",
+    "last",
+    "length_mask",
+    "load_torch_state_dict",
+    "mean",
     "mse_loss",
     "nll_loss",
     "parameter",
+    "repeat_rows",
+    "reset",
+    "roll_out",
+    "sample",
+    "take_rows",
+    "teacher_forced",
+    "torch_state_dict",
     "unroll",
 ]

@@ -7,15 +7,22 @@ Weights are PyTorch's in layout and order of gates, with one bias vector where P
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from .. import ops
 from ..backend import DTypeLike
 from ..create import zeros_beside
-from ..ops import linear, sigmoid, split, tanh
+from ..ops import broadcast_to, concatenate, linear, sigmoid, split, tanh
 from ..tensor import Tensor
+from ..tree import tree_leaves
 from . import init
+from .fit import begin, check_input
 from .module import Module, parameter
+
+Gates = dict[str, Tensor]
 
 
 class LSTMState(NamedTuple):
@@ -26,46 +33,103 @@ class LSTMState(NamedTuple):
 
 
 class Cell(Module):
-    """The base of cells with weights for input and state, stacked for ``gates`` blocks of hidden_size rows each."""
+    """The base of cells. A subclass defines ``input_projection``, ``initial_state``, and one of these two:
 
-    gates = 1
+    ``step(z, state)``, which returns (output, next state), or
+    ``full_step(z, state)``, which returns (output, next state, gates), with gates by name for those who want to look.
+    """
+
+    input_size: int
+    hidden_size: int
+    output_size: int
+
+    def input_projection(self, x: Any) -> Any:
+        """What the inputs contribute, for one step (B, F) or for all of them (T, B, F)."""
+        raise NotImplementedError(f"{type(self).__name__} defines no input_projection")
+
+    def step(self, z: Any, state: Any) -> tuple[Any, Any]:
+        """From the projected input and the state to the output and the next state."""
+        output, state, _ = self.full_step(z, state)
+        return output, state
+
+    def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
+        """``step``, with the gates by name as a third result."""
+        if type(self).step is Cell.step:
+            raise NotImplementedError(f"{type(self).__name__} defines neither step nor full_step")
+        return (*self.step(z, state), {})
+
+    def gates(self, z: Any, state: Any) -> Gates:
+        """The gates of one step, by name."""
+        return self.full_step(z, state)[2]
+
+    def initial_state(self, z: Any) -> Any:
+        """Zeros for the batch of one step's projected input z."""
+        leaf = tree_leaves(z)[0]
+        return zeros_beside(leaf, (*leaf.shape[:-1], self.output_size))
+
+    def forward(self, x: Any, state: Any = None) -> tuple[Any, Any]:
+        """One step: (output, next state)."""
+        z = self.input_projection(x)
+        return self.step(z, begin(self, z, state))
+
+
+class WeightedCell(Cell):
+    """The base of cells with weights for input and state, stacked for ``blocks`` gates of hidden_size rows each.
+
+    bias: whether there are biases. dtype, backend: of the parameters.
+    """
+
+    blocks = 1
+    options: tuple[str, ...] = ()  # attributes that a repr shows
+    activation: Callable[[Any], Any] = staticmethod(tanh)  # of what is new in the state
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, dtype: DTypeLike = None, backend: str | None = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        dtype: DTypeLike = None,
+        backend: str | None = None,
+        output_size: int | None = None,
     ):
         if input_size < 0 or hidden_size < 1:
             raise ValueError(
                 f"{type(self).__name__}: input_size {input_size} and hidden_size {hidden_size} must be positive"
             )
-        self.input_size, self.hidden_size = input_size, hidden_size
-        rows = self.gates * hidden_size
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size or hidden_size
+        rows = self.blocks * hidden_size
         self.weight_ih = parameter(init.fan_in_uniform((rows, input_size), hidden_size), dtype, backend)
-        self.weight_hh = parameter(init.fan_in_uniform((rows, hidden_size), hidden_size), dtype, backend)
-        self.bias = parameter(init.fan_in_uniform((rows,), hidden_size), dtype, backend) if bias else None
+        self.weight_hh = self.drawn((rows, self.output_size))
+        self.bias = self.drawn((rows,)) if bias else None
 
-    def input_projection(self, x: Any) -> Tensor:
+    def drawn(self, shape: tuple[int, ...]) -> Tensor:
+        """A further parameter that begins as PyTorch's do, uniform within 1 / sqrt(hidden_size)."""
+        return self.filled(init.fan_in_uniform(shape, self.hidden_size))
+
+    def filled(self, values: np.ndarray) -> Tensor:
+        """A further parameter that begins with these values, of the dtype and backend of W_ih."""
+        return parameter(values, self.weight_ih.dtype, self.weight_ih.backend)
+
+    def input_projection(self, x: Any) -> Any:
         """W_ih x + b, for one step (B, F) or for all of them (T, B, F)."""
+        check_input(self, x)
         return linear(x, self.weight_ih, self.bias)
 
-    def step(self, z: Any, state: Any) -> tuple[Any, Any]:
-        """From the projected input and the state to the output and the next state."""
-        raise NotImplementedError
-
-    def initial_state(self, z: Tensor) -> Any:
-        """Zeros for the batch of one step's projected input z."""
-        return zeros_beside(z, (*z.shape[:-1], self.hidden_size))
-
-    def forward(self, x: Any, state: Any = None) -> tuple[Any, Any]:
-        """One step: (output, next state)."""
-        z = self.input_projection(x)
-        return self.step(z, self.initial_state(z) if state is None else state)
+    def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
+        """W_hh h + z, or those rows of it: the only way in which the last output reaches the gates."""
+        return linear(h, self.weight_hh if rows is None else self.weight_hh[rows], z)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.input_size}, {self.hidden_size})"
+        options = "".join(f", {name}={getattr(self, name)!r}" for name in self.options)
+        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{options})"
 
 
-class RNNCell(Cell):
-    """The simple recurrent network (Elman 1990): h_t = f(W_ih x_t + W_hh h_{t-1} + b), with f tanh or relu.
+class RNNCell(WeightedCell):
+    """The simple recurrent network (Elman 1990): h_t = f(W_ih x_t + W_hh h_{t-1} + b).
+
+    nonlinearity: f, as "tanh", "relu", "sigmoid", or as any function of a Tensor.
+    recurrent_init: "uniform", or "identity", which starts from W_hh = I and b = 0 and is with relu the IRNN of Le,
+        Jaitly and Hinton (2015).
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, h = nn.RNNCell(3, 5)(ones(2, 3))
@@ -78,26 +142,39 @@ class RNNCell(Cell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        nonlinearity: str = "tanh",
+        nonlinearity: str | Callable[[Any], Any] = "tanh",
         dtype: DTypeLike = None,
         backend: str | None = None,
+        *,
+        recurrent_init: str = "uniform",
     ):
         super().__init__(input_size, hidden_size, bias, dtype, backend)
-        if nonlinearity not in ("tanh", "relu", "sigmoid"):
-            raise ValueError(f"RNNCell: the nonlinearity is 'tanh', 'relu' or 'sigmoid', not {nonlinearity!r}")
+        if not callable(nonlinearity) and nonlinearity not in ("tanh", "relu", "sigmoid"):
+            raise ValueError(
+                f"RNNCell: the nonlinearity is 'tanh', 'relu', 'sigmoid' or a function, not {nonlinearity!r}"
+            )
+        if recurrent_init not in ("uniform", "identity"):
+            raise ValueError(f"RNNCell: recurrent_init is 'uniform' or 'identity', not {recurrent_init!r}")
         self.nonlinearity = nonlinearity
+        self.activation = nonlinearity if callable(nonlinearity) else getattr(ops, nonlinearity)
+        if recurrent_init == "identity":
+            self.weight_hh = self.filled(init.identity((hidden_size, hidden_size)))
+            self.bias = self.filled(init.constant((hidden_size,), 0.0)) if bias else None
 
-    def step(self, z: Any, state: Any) -> tuple[Tensor, Tensor]:
-        h = getattr(ops, self.nonlinearity)(linear(state, self.weight_hh, z))
-        return h, h
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
+        h = self.activation(self.recur(state, z))
+        return h, h, {}
 
 
-class LSTMCell(Cell):
+class LSTMCell(WeightedCell):
     """Long short-term memory (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
     i, f, g, o = W_ih x_t + W_hh h_{t-1} + b, in four blocks of rows
     c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
     h_t = sigmoid(o) * tanh(c_t)
+
+    forget_bias: added to the forget gate's bias at the start; 1 helps to remember (Jozefowicz et al. 2015).
+    proj_size: if not 0, h_t = W_hr (sigmoid(o) * tanh(c_t)) has this size (Sak et al. 2014).
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, state = nn.LSTMCell(3, 5)(ones(2, 3))
@@ -105,15 +182,104 @@ class LSTMCell(Cell):
     (True, (2, 5))
     """
 
-    gates = 4
+    blocks = 4
+    forget_block = 1
 
-    def step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState]:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        dtype: DTypeLike = None,
+        backend: str | None = None,
+        *,
+        forget_bias: float = 0.0,
+        proj_size: int = 0,
+    ):
+        if proj_size < 0 or proj_size >= hidden_size > 0:
+            raise ValueError(f"LSTMCell: proj_size {proj_size} must be less than hidden_size {hidden_size}")
+        super().__init__(input_size, hidden_size, bias, dtype, backend, output_size=proj_size or hidden_size)
+        self.weight_hr = self.drawn((proj_size, hidden_size)) if proj_size else None
+        if forget_bias:
+            if self.bias is None:
+                raise ValueError(f"LSTMCell: forget_bias={forget_bias} needs bias=True")
+            start = self.forget_block * hidden_size
+            self.bias.array[start : start + hidden_size] += forget_bias
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
         h, c = state
-        i, f, g, o = split(linear(h, self.weight_hh, z), 4, axis=-1)
-        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        h = sigmoid(o) * tanh(c)
-        return h, LSTMState(h, c)
+        i, f, g, o = split(self.recur(h, z), 4, axis=-1)
+        i, f, g, o = sigmoid(i), sigmoid(f), self.activation(g), sigmoid(o)
+        c = f * c + i * g
+        h = self.project(o * tanh(c))
+        return h, LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
+
+    def project(self, h: Tensor) -> Tensor:
+        """W_hr h, or h where there is no projection."""
+        return h if self.weight_hr is None else linear(h, self.weight_hr)
 
     def initial_state(self, z: Tensor) -> LSTMState:
-        zeros = super().initial_state(z)
-        return LSTMState(zeros, zeros)
+        """Zeros for the batch of one step's projected input z."""
+        h = super().initial_state(z)
+        return LSTMState(h, h if self.weight_hr is None else zeros_beside(z, (*z.shape[:-1], self.hidden_size)))
+
+
+class GRUCell(WeightedCell):
+    """Gated recurrent unit, with the reset gate after the recurrent product (cuDNN, PyTorch) or before it.
+
+    r, z = sigmoid(W_ih x_t + W_hh h_{t-1} + b), the first two of three blocks of rows: r, z, n
+    reset="after":   n = tanh(W_in x_t + b_n + r * (W_hn h_{t-1} + b_hn))
+    reset="before":  n = tanh(W_in x_t + b_n + W_hn (r * h_{t-1}))  (Cho et al. 2014)
+    h_t = (1 - z) * n + z * h_{t-1}
+
+    Where z is 1, the state is kept. In the form "after" n has a bias on either side, and they do not add up: b_hn is
+    multiplied by r. It is PyTorch's ``bias_hh`` of n, and the parameter ``bias_hn`` here.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, h = nn.GRUCell(3, 5)(ones(2, 3))
+    >>> h.shape
+    (2, 5)
+    """
+
+    blocks = 3
+    options: tuple[str, ...] = ("reset",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        dtype: DTypeLike = None,
+        backend: str | None = None,
+        *,
+        reset: str = "after",
+    ):
+        if reset not in ("after", "before"):
+            raise ValueError(f"GRUCell: reset is 'after' or 'before' the product, not {reset!r}")
+        super().__init__(input_size, hidden_size, bias, dtype, backend)
+        self.reset = reset
+        self.bias_hn = self.drawn((hidden_size,)) if bias and reset == "after" else None
+
+    def input_projection(self, x: Any) -> tuple[Tensor, Tensor]:
+        """W_ih x + b, for one step or for all of them: the part for the recurrent product, and the one for n."""
+        return self.apart(super().input_projection(x))
+
+    def apart(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Once for all steps: what is added to W_hh h_{t-1}, with b_hn in the place of n's block, and that block."""
+        gates, new = split(z, (2 * self.hidden_size,), axis=-1)
+        if self.reset == "before":
+            return gates, new
+        bias = zeros_beside(new, (1,)) if self.bias_hn is None else self.bias_hn
+        return concatenate([gates, broadcast_to(bias, shape=new.shape)], axis=-1), new
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
+        h, (gates, new), two = state, z, 2 * self.hidden_size
+        if self.reset == "before":
+            r, keep = split(sigmoid(self.recur(h, gates, slice(two))), 2, axis=-1)
+            n = self.activation(self.recur(r * h, new, slice(two, None)))
+        else:
+            r, keep, n = split(self.recur(h, gates), 3, axis=-1)
+            r, keep = sigmoid(r), sigmoid(keep)
+            n = self.activation(new + r * n)
+        h = n + keep * (h - n)
+        return h, h, {"r": r, "z": keep, "n": n}

@@ -1,14 +1,16 @@
-"""Layers that do not recur."""
+"""Layers that do not recur, and take inputs of any number of axes."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .. import ops
 from ..backend import DTypeLike
-from ..tensor import Tensor
+from ..op import ShapeError, whereabouts
+from ..tensor import Tensor, as_tensor
 from . import init
 from .module import Module, parameter
 
@@ -42,23 +44,53 @@ class Linear(Module):
 class Embedding(Module):
     """A table of vectors, one for each of ``num_embeddings`` symbols; called with integers of any shape.
 
+    padding_idx: the symbol that fills up short sequences. Its vector begins as zeros and gets no gradient, so that it
+    stays what it is; a negative number counts from the end.
+
+    Raises ValueError for a padding_idx outside of the table; IndexError, when called, for an index outside of it.
+
     >>> from tinygrad_rnn import nn, tensor
-    >>> nn.Embedding(10, 4)(tensor([[1, 2, 3]])).shape
-    (1, 3, 4)
+    >>> vectors = nn.Embedding(10, 4, padding_idx=0)(tensor([[3, 1, 0]]))
+    >>> vectors.shape, vectors[0, 2].tolist()
+    ((1, 3, 4), [0.0, 0.0, 0.0, 0.0])
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, dtype: DTypeLike = None, backend: str | None = None):
-        self.weight = parameter(init.normal((num_embeddings, embedding_dim)), dtype, backend)
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        dtype: DTypeLike = None,
+        backend: str | None = None,
+    ):
+        table = init.normal((num_embeddings, embedding_dim))
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise ValueError(f"Embedding: padding_idx {padding_idx} is not among {num_embeddings} symbols")
+            padding_idx %= num_embeddings
+            table[padding_idx] = 0
+        self.padding_idx = padding_idx
+        self.weight = parameter(table, dtype, backend)
 
     def forward(self, indices: Any) -> Tensor:
-        return ops.embedding(indices, self.weight)
+        vectors = ops.embedding(indices, self.weight)
+        if self.padding_idx is None:
+            return vectors
+        padding = ops.equal(as_tensor(indices), self.padding_idx)
+        return ops.where(padding[..., None], vectors.detach(), vectors)
 
     def __repr__(self) -> str:
-        return f"Embedding({self.weight.shape[0]}, {self.weight.shape[1]})"
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"Embedding({self.weight.shape[0]}, {self.weight.shape[1]}{padding})"
 
 
 class Dropout(Module):
-    """Each element set to 0 with probability p while training, the others divided by 1 - p (Srivastava et al. 2014)."""
+    """Each element set to 0 with probability p while training, the others divided by 1 - p (Srivastava et al. 2014).
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> nn.Dropout(0.5).eval()(ones(3)).tolist()
+    [1.0, 1.0, 1.0]
+    """
 
     def __init__(self, p: float = 0.5):
         if not 0 <= p < 1:
@@ -73,52 +105,41 @@ class Dropout(Module):
 
 
 class LayerNorm(Module):
-    """Layer normalisation of the last axis (Ba et al. 2016): (x - mean) / sqrt(var + eps) * weight + bias."""
+    """Layer normalisation (Ba, Kiros and Hinton 2016): y = (x - mean) / sqrt(var + eps) * weight + bias.
 
-    def __init__(self, size: int, eps: float = 1e-5, dtype: DTypeLike = None, backend: str | None = None):
-        self.eps = eps
-        self.weight = parameter(np.ones(size, np.float32), dtype, backend)
-        self.bias = parameter(np.zeros(size, np.float32), dtype, backend)
+    normalized_shape: the lengths of the last axes, over which mean and variance are taken; a number for one axis.
+    weight and bias have that shape, and begin as ones and zeros.
 
-    def forward(self, x: Any) -> Tensor:
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+    Raises ShapeError if x ends in other axes.
 
-
-class Conv2d(Module):
-    """Cross-correlation of pictures (B, C, H, W) with learned kernels: (B, out_channels, H', W').
-
-    H' = (H + 2 padding - kernel_size) // stride + 1, and so for W'.
+    >>> from tinygrad_rnn import nn, tensor
+    >>> nn.LayerNorm(2)(tensor([[1.0, 3.0]])).numpy().round(3)
+    array([[-1.,  1.]], dtype=float32)
     """
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        bias: bool = True,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
         dtype: DTypeLike = None,
         backend: str | None = None,
     ):
-        high, wide = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        fan_in = in_channels * high * wide
-        self.stride, self.padding = stride, padding
-        self.weight = parameter(init.fan_in_uniform((out_channels, in_channels, high, wide), fan_in), dtype, backend)
-        self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape, self.eps = shape, eps
+        self.weight = parameter(np.ones(shape, np.float32), dtype, backend)
+        self.bias = parameter(np.zeros(shape, np.float32), dtype, backend)
 
     def forward(self, x: Any) -> Tensor:
-        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        shape = self.normalized_shape
+        if tuple(x.shape[-len(shape) :]) != shape:  # which could broadcast, silently
+            raise ShapeError(f"LayerNorm: x of shape {tuple(x.shape)} does not end in the axes {shape}{whereabouts()}")
+        if len(shape) == 1:
+            return ops.layer_norm(x, self.weight, self.bias, self.eps)
+        flat = ops.reshape(x, shape=(*x.shape[: -len(shape)], math.prod(shape)))
+        return ops.reshape(ops.normalize(flat, eps=self.eps), shape=x.shape) * self.weight + self.bias
 
-
-class MaxPool2d(Module):
-    """The largest element of each window over the last two axes; windows lie side by side unless a stride is given."""
-
-    def __init__(self, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None):
-        self.kernel_size, self.stride = kernel_size, stride
-
-    def forward(self, x: Any) -> Any:
-        return ops.max_pool2d(x, self.kernel_size, self.stride)
+    def __repr__(self) -> str:
+        return f"LayerNorm({self.normalized_shape[0] if len(self.normalized_shape) == 1 else self.normalized_shape})"
 
 
 class Sequential(Module):

@@ -1,31 +1,17 @@
-"""Losses: the mean over the elements that count, or with ``reduction`` their "sum", or with "none" one by one."""
+"""Losses: the mean over the elements that count, or with ``reduction`` their "sum", or with "none" one by one.
+
+mask: of the shape of the losses, which of them count (booleans), or how much (weights).
+What a mask leaves out may hold anything, NaN and numbers of classes that do not exist included: it changes neither the
+loss nor a gradient, and its own gradient is 0. A mean divides by the sum of the mask; a mean over nothing is 0.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .. import backend, ops
-from ..tape import Taped
-from ..tensor import Tensor
-
-
-def _array(x: Any) -> Any:
-    return x.array if isinstance(x, Taped) else x
-
-
-def _reduce(name: str, losses: Any, weights: Any, reduction: str) -> Tensor:
-    """The mean weighted by ``weights`` (a mask is weights of 0 and 1), the sum, or the losses as they are."""
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: the reduction is 'mean', 'sum' or 'none', not {reduction!r}")
-    if weights is None:
-        return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
-    if tuple(weights.shape) != tuple(losses.shape):
-        raise ValueError(
-            f"{name}: the mask has shape {tuple(weights.shape)}, but there are losses of shape {losses.shape}"
-        )
-    weights = weights.astype(losses.dtype)
-    losses = ops.where(weights != 0, losses, 0) * weights  # not just times 0: what is masked may be NaN
-    return losses if reduction == "none" else losses.sum() if reduction == "sum" else losses.sum() / weights.sum()
+from ..op import ShapeError, whereabouts
+from ..tensor import Tensor, as_tensor
 
 
 def cross_entropy(
@@ -35,20 +21,36 @@ def cross_entropy(
     ignore_index: int | None = None,
     mask: Any = None,
     weight: Any = None,
+    label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> Tensor:
     """-log softmax(logits)[target], in nats.
 
-    logits: (..., classes). targets: (...), integers.
+    logits: (..., classes), the classes last. targets: (...), integers.
     ignore_index: a target that does not count. mask: (...), which elements count, or how much.
-    weight: (classes,), how much each class counts.
+    weight: (classes,), how much each class counts; a mean divides by the weights of the targets, as in PyTorch.
+    label_smoothing: the share of each target that is spread evenly over all classes (Szegedy et al. 2016).
+
+    Raises ShapeError for shapes that do not fit, and IndexError for a target that counts and is no class.
 
     >>> from tinygrad_rnn import nn, tensor, zeros
     >>> round(nn.cross_entropy(zeros(3, 4), tensor([0, 1, 2])).item(), 4)
     1.3863
     """
-    targets, weights = _counted(targets, ignore_index, mask, weight)
-    return _reduce("cross_entropy", ops.cross_entropy(logits, targets), weights, reduction)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing must be between 0 and 1, not {label_smoothing}")
+    logits, targets, mask = _classes("cross_entropy", logits, targets, ignore_index, mask)
+    losses = ops.cross_entropy(logits, targets)
+    weight, weights = _weights("cross_entropy", weight, targets, logits)
+    if weight is not None:
+        losses = losses * weights
+    if label_smoothing:
+        if weight is None:
+            even = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
+        else:
+            even = -ops.mean(ops.log_softmax(logits) * weight, axis=-1)
+        losses = (1 - label_smoothing) * losses + label_smoothing * even
+    return _reduce("cross_entropy", losses, mask, weights, reduction)
 
 
 def nll_loss(
@@ -60,40 +62,153 @@ def nll_loss(
     weight: Any = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """-log_probabilities[target]: what ``cross_entropy`` is for the output of ``log_softmax``."""
-    targets, weights = _counted(targets, ignore_index, mask, weight)
-    backend.of(targets).check_indices(targets, log_probabilities.shape[-1], "nll_loss: the target")
-    picked = ops.take_along_axis(log_probabilities, targets[..., None], axis=-1)
-    return _reduce("nll_loss", -ops.squeeze(picked, axis=-1), weights, reduction)
+    """-log_probabilities[target]: what ``cross_entropy`` is for the output of ``log_softmax``; all else is as there.
 
-
-def _counted(targets: Any, ignore_index: int | None, mask: Any, weight: Any) -> tuple[Any, Any]:
-    """Targets with 0 for those to ignore, and how much each counts (None: all alike), as arrays."""
-    targets, weights, weight = _array(targets), _array(mask), _array(weight)
-    if ignore_index is not None:
-        kept = targets != ignore_index
-        weights = kept if weights is None else kept * weights
-        targets = targets * kept
+    >>> from tinygrad_rnn import nn, tensor
+    >>> nn.nll_loss(tensor([[-1.0, -2.0]]), tensor([1])).item()
+    2.0
+    """
+    scores, targets, mask = _classes("nll_loss", log_probabilities, targets, ignore_index, mask)
+    backend.of(targets.array).check_indices(targets.array, scores.shape[-1], "nll_loss: the target")
+    losses = -ops.squeeze(ops.take_along_axis(scores, targets[..., None], axis=-1), axis=-1)
+    weight, weights = _weights("nll_loss", weight, targets, scores)
     if weight is not None:
-        weights = weight[targets] if weights is None else weight[targets] * weights
-    return targets, weights
+        losses = losses * weights
+    return _reduce("nll_loss", losses, mask, weights, reduction)
 
 
 def mse_loss(prediction: Any, target: Any, *, mask: Any = None, reduction: str = "mean") -> Tensor:
-    """(prediction - target)^2. The shapes must be equal: a broadcast here is nearly always a mistake."""
-    _same_shape("mse_loss", prediction, target)
+    """(prediction - target)^2. The shapes must be equal: a broadcast here is nearly always a mistake.
+
+    >>> from tinygrad_rnn import nn, tensor
+    >>> nn.mse_loss(tensor([1.0, 2.0]), tensor([1.0, 5.0])).item()
+    4.5
+    """
+    prediction, target, mask = _elements("mse_loss", prediction, target, mask)
     difference = prediction - target
-    return _reduce("mse_loss", difference * difference, _array(mask), reduction)
+    return _reduce("mse_loss", difference * difference, mask, None, reduction)
 
 
-def binary_cross_entropy_with_logits(logits: Any, target: Any, *, mask: Any = None, reduction: str = "mean") -> Tensor:
-    """-(target log sigmoid(logits) + (1 - target) log(1 - sigmoid(logits))), without overflow."""
-    _same_shape("binary_cross_entropy_with_logits", logits, target)
-    return _reduce("binary_cross_entropy_with_logits", ops.softplus(logits) - logits * target, _array(mask), reduction)
+def huber_loss(
+    prediction: Any, target: Any, *, delta: float = 1.0, mask: Any = None, reduction: str = "mean"
+) -> Tensor:
+    """Quadratic near 0 and linear beyond delta, so that outliers do not rule (Huber 1964).
+
+    With d = prediction - target: d^2 / 2 where |d| <= delta, and delta (|d| - delta / 2) elsewhere.
+
+    >>> from tinygrad_rnn import nn, tensor
+    >>> nn.huber_loss(tensor([1.0, 2.0]), tensor([1.0, 5.0]), reduction="none").tolist()
+    [0.0, 2.5]
+    """
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta must be above 0, not {delta}")
+    prediction, target, mask = _elements("huber_loss", prediction, target, mask)
+    difference = prediction - target
+    held = ops.clip(difference, low=-delta, high=delta)
+    return _reduce("huber_loss", held * (difference - 0.5 * held), mask, None, reduction)
 
 
-def _same_shape(name: str, prediction: Any, target: Any) -> None:
-    if tuple(prediction.shape) != tuple(target.shape):
-        raise ValueError(
-            f"{name}: prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape"
+def binary_cross_entropy_with_logits(
+    logits: Any, target: Any, *, pos_weight: Any = None, mask: Any = None, reduction: str = "mean"
+) -> Tensor:
+    """-(pos_weight target log sigmoid(logits) + (1 - target) log(1 - sigmoid(logits))), without overflow.
+
+    target: of the shape of logits, between 0 and 1.
+    pos_weight: how much more a target of 1 counts than one of 0; a number, or an array that broadcasts to logits.
+
+    >>> from tinygrad_rnn import nn, tensor
+    >>> round(nn.binary_cross_entropy_with_logits(tensor([0.0]), tensor([1.0])).item(), 4)
+    0.6931
+    """
+    name = "binary_cross_entropy_with_logits"
+    logits, target, mask = _elements(name, logits, target, mask)
+    if pos_weight is None:
+        losses = ops.softplus(logits) - logits * target
+    else:
+        pos_weight = _constant(pos_weight, logits)
+        losses = ops.softplus(-logits) * (target * pos_weight) + ops.softplus(logits) * (1 - target)
+    return _reduce(name, losses, mask, None, reduction)
+
+
+# ---- what all of them share ----
+
+
+def _constant(x: Any, like: Tensor) -> Any:
+    """A number or an array, in the dtype of the scores, so that float32 stays float32."""
+    return float(x) if isinstance(x, (int, float)) else as_tensor(x).astype(like.dtype)
+
+
+def _elements(name: str, prediction: Any, target: Any, mask: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Prediction, target and mask, of one shape, and harmless where the mask leaves them out."""
+    prediction, target = as_tensor(prediction), as_tensor(target)
+    if prediction.shape != target.shape:
+        raise ShapeError(
+            f"{name}: prediction {prediction.shape} and target {target.shape} differ in shape{whereabouts()}"
         )
+    if target.dtype.kind != "f":
+        target = target.astype(prediction.dtype)
+    mask = _mask(name, mask, prediction.shape)
+    return _cleaned(prediction, mask), _cleaned(target, mask), mask
+
+
+def _classes(
+    name: str, scores: Any, targets: Any, ignore_index: int | None, mask: Any
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Scores, targets, and the mask less what is to be ignored; harmless where it leaves them out."""
+    scores, targets = as_tensor(scores), as_tensor(targets)
+    if targets.shape != scores.shape[:-1] or targets.dtype.kind not in "iu":
+        raise ShapeError(
+            f"{name}: targets {backend.signature(targets.array)} do not fit scores {backend.signature(scores.array)}; "
+            f"they must be integers of shape {scores.shape[:-1]}, numbers of the classes that the last axis holds"
+            f"{whereabouts()}"
+        )
+    mask = _mask(name, mask, targets.shape)
+    if ignore_index is not None:
+        kept = targets.astype(int) != ignore_index  # CuPy compares bytes with bytes only
+        mask = kept if mask is None else kept * mask
+    if mask is None:
+        return scores, targets, None
+    return _cleaned(scores, mask[..., None]), _cleaned(targets, mask), mask
+
+
+def _weights(name: str, weight: Any, targets: Tensor, scores: Tensor) -> tuple[Any, Any]:
+    """How much each class counts, and with that each target."""
+    if weight is None:
+        return None, None
+    weight = _constant(weight, scores)
+    if weight.shape != scores.shape[-1:]:
+        raise ShapeError(f"{name}: there are {scores.shape[-1]} classes, but weight has shape {weight.shape}")
+    return weight, ops.embedding(targets, weight[:, None])[..., 0]
+
+
+def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> Tensor | None:
+    if mask is None:
+        return None
+    mask = as_tensor(mask)
+    if mask.shape != shape:
+        raise ShapeError(
+            f"{name}: the mask has shape {mask.shape}, but there are losses of shape {shape}{whereabouts()}"
+        )
+    return mask
+
+
+def _cleaned(values: Any, mask: Tensor | None) -> Any:
+    """The values, but 0 where the mask is: a derivative there would multiply NaN by 0, and make NaN of it."""
+    return values if mask is None else ops.where(mask != 0, values, 0)
+
+
+def _reduce(name: str, losses: Tensor, mask: Any, weights: Any, reduction: str) -> Tensor:
+    """The losses times the mask, their sum, or their mean. By ``weights`` they are multiplied already."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{name}: the reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+    if mask is not None:
+        mask = mask.astype(losses.dtype)
+        losses = _cleaned(losses, mask) * mask
+    if reduction == "none":
+        return losses
+    if reduction == "sum" or not losses.size:
+        return losses.sum()
+    if mask is None and weights is None:
+        return losses.mean()
+    counted = (mask if weights is None else weights if mask is None else mask * weights).sum()
+    return losses.sum() / ops.where(counted == 0, 1, counted)

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 from .. import tape
 from ..ops import stack, where
-from ..tree import tree_leaves, tree_map
+from ..tensor import Tensor
+from ..tree import tree_items, tree_map
+from .fit import begin, check_input
+from .sequences import over, time_major
 
 
 class Unrolled(NamedTuple):
@@ -17,44 +20,91 @@ class Unrolled(NamedTuple):
     state: Any
 
 
-def unroll(cell: Any, xs: Any, state: Any = None, mask: Any = None) -> Unrolled:
+class Recorded(NamedTuple):
+    """What it returns with ``record=True``: also the gates and the state of every step, stacked, by name."""
+
+    outputs: Any
+    state: Any
+    record: Any
+
+
+def unroll(
+    cell: Any, xs: Any, state: Any = None, mask: Any = None, *, reverse: bool = False, record: bool = False
+) -> Any:
     """Call a cell once per time step: ``output_t, state = cell.step(cell.input_projection(xs)[t], state)``.
 
-    xs: (T, B, F). The projection of the inputs is done for all T steps at once.
+    xs: (T, B, ...). The projection of the inputs is done for all T steps at once.
     state: what the cell starts from; its ``initial_state`` if None.
-    mask: (T, B), whether a step is real. Where it is not, the state is held and the output is 0.
+    mask: (T, B), which steps are real. Where one is not, the state is held, the output is 0, and the input is not read:
+        nothing in the padding, NaN included, changes an output or a gradient.
+    reverse: go from the last step to the first. Each row then begins at its own last real step, as padding only holds
+        the initial state. Outputs stay where their inputs are.
+    record: also return the cell's gates and its state after each step, by name, such as "i", "f", "h" and "c".
 
-    Returns (outputs (T, B, ...), state). Raises ValueError for no steps, or for a mask of another shape.
+    Returns Unrolled(outputs (T, B, ...), state), or with ``record`` Recorded(outputs, state, record), in which record
+    maps names to (T, B, ...). Raises before the first step: ValueError for no steps, or for a mask of another shape;
+    TypeError and ShapeError for inputs or a state that the cell cannot take.
 
     >>> from tinygrad_rnn import nn, ones
     >>> outputs, state = unroll(nn.LSTMCell(3, 5), ones(7, 2, 3))
     >>> outputs.shape, state.c.shape
     ((7, 2, 5), (2, 5))
+    >>> sorted(unroll(nn.LSTMCell(3, 5), ones(7, 2, 3), record=True).record)
+    ['c', 'f', 'g', 'h', 'i', 'o']
     """
-    zs = cell.input_projection(xs)
-    leaves = tree_leaves(zs)
-    steps = leaves[0].shape[0] if leaves[0].ndim else 0
-    if not steps:
-        raise ValueError(
-            f"unroll: there are no time steps in inputs of shape {tuple(xs.shape)}; time is the first axis"
-        )
-    if mask is not None and tuple(mask.shape) != tuple(leaves[0].shape[:2]):
-        raise ValueError(
-            f"unroll: the mask has shape {tuple(mask.shape)}, but steps and batch are {tuple(leaves[0].shape[:2])}"
-        )
-    if state is None:
-        if not hasattr(cell, "initial_state"):
-            raise ValueError(f"unroll: {type(cell).__name__} has no initial_state, so a state must be given")
-        state = cell.initial_state(zs[0])
-    outputs = []
+    xs, real = time_major("unroll", xs, mask=mask)
+    check_features(cell, xs, mask is not None)
+    if real is not None:
+        real = real[:, :, None]  # as the states and outputs of most cells are shaped
+    zs = cell.input_projection(xs if real is None else where(over(real, xs), xs, 0))
+    state = begin(cell, tree_map(itemgetter(0), zs), state)
+    take = zs.__getitem__ if isinstance(zs, Tensor) else lambda t: tree_map(itemgetter(t), zs)
+    outputs, seen = [], []
     with tape.timeline() as mark:
-        for t in range(steps):
+        for t in reversed(range(xs.shape[0])) if reverse else range(xs.shape[0]):
             mark(t)
-            output, after = cell.step(tree_map(itemgetter(t), zs), state)
-            if mask is not None:
-                real = mask[t][:, None]
-                after = tree_map(lambda new, old, real=real: where(real, new, old), after, state)
-                output = where(real, output, 0)
+            z = take(t)
+            if record:
+                output, after, gates = _step_and_gates(cell, z, state)
+            else:
+                output, after = cell.step(z, state)
+            if real is not None:
+                after = tree_map(lambda new, old, now=real[t]: where(over(now, new), new, old), after, state)
             outputs.append(output)
             state = after
-    return Unrolled(stack(outputs), state)
+            if record:
+                seen.append((gates, _named(state)))
+    stacked = _in_time(outputs, real, reverse)
+    if not record:
+        return Unrolled(stacked, state)
+    gates = {name: _in_time([gates[name] for gates, _ in seen], real, reverse) for name in seen[0][0]}
+    states = {name: _in_time([named[name] for _, named in seen], None, reverse) for name in seen[0][1]}
+    return Recorded(stacked, state, gates | states)
+
+
+def check_features(taker: Any, x: Any, masked: bool) -> None:
+    """Raise unless a cell or a layer can take the inputs, if it says by ``input_size`` how many features it wants."""
+    if getattr(taker, "input_size", None) is not None:
+        check_input(taker, x)
+        if x.ndim == 2 and masked:
+            raise ValueError(
+                f"{type(taker).__name__}: lengths and masks are for batches, but inputs of shape {tuple(x.shape)} are "
+                "one sequence; leave them out, or add an axis for the batch"
+            )
+
+
+def _step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """One step, with the gates as a third result for cells that have any."""
+    output, after, gates = cell.full_step(z, state) if hasattr(cell, "full_step") else (*cell.step(z, state), {})
+    return output, after, gates or (cell.gates(z, state) if hasattr(cell, "gates") else {})
+
+
+def _named(state: Any) -> dict[str, Any]:
+    """The leaves of a state by name; one alone is called h, and a cell within a cell gives its own names."""
+    return {".".join(n for n in path.split(".") if n != "state") or "h": leaf for path, leaf in tree_items(state)}
+
+
+def _in_time(values: list[Any], real: Any, reverse: bool) -> Any:
+    """What each step gave, in order of time, with 0 where a step is not real."""
+    stacked = stack(values[::-1] if reverse else values)
+    return stacked if real is None else where(over(real, stacked), stacked, 0)

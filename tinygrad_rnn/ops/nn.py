@@ -9,7 +9,7 @@ from ..backend import Array, signature
 from ..op import op
 from ..tape import Taped
 from .elementwise import exp, sqrt
-from .reduce import mean, sum, var
+from .reduce import sum
 from .shape import Shape, expand_dims, rows
 
 
@@ -109,17 +109,20 @@ add_rows.vjp(values=lambda g, indices: embedding(indices, g), indices=None)
 @op
 def normalize(xp: Any, x: Array, *, eps: float = 1e-5) -> Array:
     """y = (x - mean) / sqrt(var + eps) along the last axis."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    centred /= xp.sqrt(xp.square(centred).mean(axis=-1, keepdims=True) + eps)
-    return centred
+    n = x.shape[-1]
+    y = x - x.sum(axis=-1, keepdims=True) / n  # a sum and a quotient take a fraction of the time of NumPy's mean
+    y /= xp.sqrt((y * y).sum(axis=-1, keepdims=True) / n + eps)
+    return y
 
 
 normalize.vjp(x=lambda g, x, y, eps: _normalize_back(g, x, y, eps))
 
 
 def _normalize_back(g: Any, x: Any, y: Any, eps: float) -> Any:
-    spread = sqrt(var(x, axis=-1, keepdims=True) + eps)
-    return (g - mean(g, axis=-1, keepdims=True) - y * mean(g * y, axis=-1, keepdims=True)) / spread
+    n = x.shape[-1]
+    centred = x - sum(x, axis=-1, keepdims=True) / n
+    spread = sqrt(sum(centred * centred, axis=-1, keepdims=True) / n + eps)
+    return (g - sum(g, axis=-1, keepdims=True) / n - y * (sum(g * y, axis=-1, keepdims=True) / n)) / spread
 
 
 def layer_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:

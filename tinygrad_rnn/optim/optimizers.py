@@ -1,22 +1,30 @@
-"""Optimisers. A step gives each parameter a new array: the old one, which a graph may still need, is not written."""
+"""Optimisers. A step gives each parameter a new array: the old one, which a graph may still need, is not written.
+
+Each does what PyTorch's of the same name does. All parameters of an optimiser share its settings; for a group with
+settings of its own, make a second optimiser. ``opt.lr`` may be assigned at any time, which is all that a schedule does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import backend
-from .backend import Array
-from .op import ShapeError
-from .tensor import Tensor
+from .. import backend
+from ..backend import Array
+from ..op import ShapeError
+from ..tensor import Tensor
 
 Slots = dict[str, Any]  # what an optimiser remembers of one parameter: arrays, and the count of its steps
 
 
 class Optimizer:
-    """The base: holds parameters, and for each what the rule remembers of it. Subclasses define ``update``."""
+    """The base: holds parameters, and for each what the rule remembers of it. Subclasses define ``update``.
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float = 0.0):
+    Raises ValueError for no parameters, for one that is given twice, and for a setting that is negative or NaN;
+    TypeError for what is no leaf that requires a gradient.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float = 0.0, **settings: float):
         self.parameters = list(parameters)
         name = type(self).__name__
         if not self.parameters:
@@ -26,8 +34,9 @@ class Optimizer:
                 raise TypeError(f"{name}: parameters are leaf tensors that require a gradient, not {p!r}")
         if len(set(self.parameters)) < len(self.parameters):
             raise ValueError(f"{name}: a parameter was given twice")
-        if not lr >= 0 or not weight_decay >= 0:
-            raise ValueError(f"{name}: lr {lr} and weight_decay {weight_decay} must not be negative")
+        for setting, value in {"lr": lr, "weight_decay": weight_decay, **settings}.items():
+            if not value >= 0:
+                raise ValueError(f"{name}: {setting} must not be negative, but it is {value}")
         self.lr, self.weight_decay = lr, float(weight_decay)
         self.slots: list[Slots] = [{} for _ in self.parameters]
 
@@ -37,7 +46,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        self.lr = float(self.lr)  # a schedule's np.float64 would make float64 of float32 parameters
+        self.lr = float(self.lr)  # np.float64, as np.cos gives it, would make float64 of float32 parameters
         for p, slots in zip(self.parameters, self.slots, strict=True):
             if p.grad is not None:
                 g = p.grad.array
@@ -53,7 +62,8 @@ class Optimizer:
     def zero_grad(self) -> None:
         """Forget the gradients, so that the next backward starts from none."""
         for p in self.parameters:
-            p.grad = None
+            if p.requires_grad:  # it may have been frozen since
+                p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """The learning rate and all that is remembered, as NumPy arrays and numbers."""
@@ -91,7 +101,18 @@ def _remember(slots: Slots, name: str, like: Array) -> Array:
 
 
 class SGD(Optimizer):
-    """Gradient descent: v <- momentum v + g, p <- p - lr v (Nesterov: p <- p - lr (g + momentum v))."""
+    """Stochastic gradient descent, with momentum (Polyak 1964), also in Nesterov's form (Sutskever et al. 2013).
+
+    v <- momentum v + (1 - dampening) g, but v = g at first
+    p <- p - lr v, or in Nesterov's form p <- p - lr (g + momentum v)
+
+    >>> from tinygrad_rnn import ones
+    >>> w = ones(2, requires_grad=True)
+    >>> (w * w).sum().backward()
+    >>> SGD([w], lr=0.25).step()
+    >>> w.tolist()
+    [0.5, 0.5]
+    """
 
     def __init__(
         self,
@@ -100,17 +121,19 @@ class SGD(Optimizer):
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
+        dampening: float = 0.0,
     ):
-        super().__init__(parameters, lr, weight_decay)
-        if nesterov and not momentum > 0:
-            raise ValueError("SGD: Nesterov's form needs a momentum above 0")
-        self.momentum, self.nesterov = momentum, nesterov
+        super().__init__(parameters, lr, weight_decay, momentum=momentum)
+        if nesterov and (not momentum > 0 or dampening):
+            raise ValueError("SGD: Nesterov's form needs a momentum above 0, and no dampening")
+        self.momentum, self.nesterov, self.dampening = float(momentum), nesterov, float(dampening)
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         if self.momentum:
+            share = 1 - self.dampening if "velocity" in slots else 1.0
             v = _remember(slots, "velocity", p)
             v *= self.momentum
-            v += g
+            v += g if share == 1 else share * g
             g = g + self.momentum * v if self.nesterov else v
         new = g * -self.lr
         new += p
@@ -121,8 +144,8 @@ class Adagrad(Optimizer):
     """Adagrad (Duchi, Hazan and Singer 2011): s <- s + g^2, p <- p - lr g / (sqrt(s) + eps)."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0):
-        super().__init__(parameters, lr, weight_decay)
-        self.eps = eps
+        super().__init__(parameters, lr, weight_decay, eps=eps)
+        self.eps = float(eps)
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         s = _remember(slots, "square", p)
@@ -131,9 +154,12 @@ class Adagrad(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Hinton 2012): s <- alpha s + (1 - alpha) g^2, p <- p - lr g / (sqrt(s) + eps).
+    """RMSprop (Tieleman and Hinton 2012): the gradient over the root of its mean square.
 
-    centered: s less the square of the mean gradient (Graves 2013). momentum: of the scaled gradients.
+    s <- alpha s + (1 - alpha) g^2
+    m <- alpha m + (1 - alpha) g, and s - m^2 in place of s below, if ``centered``
+    v <- momentum v + g / (sqrt(s) + eps)
+    p <- p - lr v
     """
 
     def __init__(
@@ -146,21 +172,21 @@ class RMSprop(Optimizer):
         centered: bool = False,
         weight_decay: float = 0.0,
     ):
-        super().__init__(parameters, lr, weight_decay)
-        self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
+        super().__init__(parameters, lr, weight_decay, alpha=alpha, eps=eps, momentum=momentum)
+        self.alpha, self.eps, self.momentum, self.centered = float(alpha), float(eps), float(momentum), centered
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         s = _remember(slots, "square", p)
         s *= self.alpha
         s += (1 - self.alpha) * g * g
-        spread = s
+        variance = s
         if self.centered:
             m = _remember(slots, "mean", p)
             m *= self.alpha
             m += (1 - self.alpha) * g
-            spread = s - m * m
-            spread = spread * (spread > 0)  # rounding can leave less than nothing, of which there is no root
-        g = g / (spread**0.5 + self.eps)
+            variance = s - m * m
+            variance = variance * (variance > 0)  # rounding can leave less than nothing, of which there is no root
+        g = g / self.scale(variance)
         if self.momentum:
             v = _remember(slots, "velocity", p)
             v *= self.momentum
@@ -168,9 +194,42 @@ class RMSprop(Optimizer):
             g = v
         return p - self.lr * g
 
+    def scale(self, variance: Array) -> Array:
+        """What a gradient is divided by."""
+        return variance**0.5 + self.eps
+
+
+class GravesRMSprop(RMSprop):
+    """Centred RMSprop with momentum, and eps inside of the root, as in "Generating sequences with recurrent neural
+    networks" (Graves 2013, equations 38 to 45), whose settings are the defaults here.
+
+    s <- alpha s + (1 - alpha) g^2
+    m <- alpha m + (1 - alpha) g
+    v <- momentum v + g / sqrt(s - m^2 + eps)
+    p <- p - lr v
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float = 1e-4,
+        alpha: float = 0.95,
+        eps: float = 1e-4,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(parameters, lr, alpha, eps, momentum, True, weight_decay)
+
+    def scale(self, variance: Array) -> Array:
+        return (variance + self.eps) ** 0.5
+
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015): p <- p - lr m' / (sqrt(s') + eps), with bias-corrected means of g and of g^2."""
+    """Adam (Kingma and Ba 2015): means of the gradient and of its square, corrected for starting at 0.
+
+    m <- b1 m + (1 - b1) g,  s <- b2 s + (1 - b2) g^2
+    p <- p - lr m' / (sqrt(s') + eps), with m' = m / (1 - b1^t) and s' = s / (1 - b2^t) at step t
+    """
 
     def __init__(
         self,
@@ -180,8 +239,10 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        super().__init__(parameters, lr, weight_decay)
-        self.betas, self.eps = betas, eps
+        super().__init__(parameters, lr, weight_decay, eps=eps)
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError(f"{type(self).__name__}: betas must be at least 0 and less than 1, but they are {betas}")
+        self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         m, s, (b1, b2), t = _remember(slots, "mean", p), _remember(slots, "square", p), self.betas, slots["step"]

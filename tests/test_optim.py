@@ -1,0 +1,196 @@
+"""Optimisers with settings drawn at random, Graves' RMSprop against its equations, and saving in the middle.
+
+test_parity.py has a hundred steps of each against PyTorch, test_modules.py what is refused and what is left alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import Tensor, nn, optim
+
+RATES = st.sampled_from([0.0, 1e-3, 0.05, 0.3])
+SHARES = st.sampled_from([0.0, 0.3, 0.9])
+EPS = st.sampled_from([1e-8, 1e-3, 0.5])
+DECAYS = st.sampled_from([0.0, 0.01, 0.2])
+
+SETTINGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "SGD": {"momentum": SHARES, "nesterov": st.booleans(), "dampening": SHARES},
+    "Adagrad": {"eps": EPS},
+    "RMSprop": {"alpha": st.sampled_from([0.5, 0.95]), "eps": EPS, "momentum": SHARES, "centered": st.booleans()},
+    "Adam": {"betas": st.tuples(SHARES, SHARES), "eps": EPS},
+    "AdamW": {"betas": st.tuples(SHARES, SHARES), "eps": EPS},
+}
+
+
+def landscape(p: Any, step: int) -> Any:
+    """A function to minimise, in either engine: convex, so that rounding does not grow, and another one each step."""
+    return (p * p).sum() * 0.5 + (p + 0.1 * step).sin().sum() * 0.3
+
+
+def run(optimizer: Any, p: Any, steps: range) -> None:
+    for step in steps:
+        optimizer.zero_grad()
+        landscape(p, step).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_hundred_steps_with_any_settings_equal_pytorch(name: str) -> None:
+    """Both get the same gradients, so that a difference of rounding does not lead them to another place."""
+    torch = pytest.importorskip("torch")
+
+    @settings(deadline=None, max_examples=20)
+    @given(lr=RATES, weight_decay=DECAYS, options=st.fixed_dictionaries(SETTINGS[name]), seed=st.integers(0, 99))
+    def check(lr: float, weight_decay: float, options: dict[str, Any], seed: int) -> None:
+        assume(not options.get("nesterov") or (options["momentum"] > 0 and not options["dampening"]))
+        start, *gradients = np.random.default_rng(seed).standard_normal((101, 3, 2))
+        p, q = tg.tensor(start, requires_grad=True), torch.tensor(start, requires_grad=True)
+        ours = getattr(optim, name)([p], lr=lr, weight_decay=weight_decay, **options)
+        theirs = getattr(torch.optim, name)([q], lr=lr, weight_decay=weight_decay, **options)
+        for g in gradients:
+            p.grad, q.grad = tg.tensor(g), torch.tensor(g)
+            ours.step()
+            theirs.step()
+        expected = q.detach().numpy()
+        np.testing.assert_allclose(p.data, expected, rtol=0, atol=1e-10 * max(1.0, abs(expected).max()))
+
+    check()
+
+
+def test_graves_rmsprop_follows_its_equations() -> None:
+    """Equations 38 to 45 of Graves 2013, with the names that they have there."""
+    p = tg.tensor(np.array([0.5, -2.0, 3.0]), requires_grad=True)
+    opt = optim.GravesRMSprop([p])
+    w, n, g, delta = p.numpy(), np.zeros(3), np.zeros(3), np.zeros(3)
+    aleph, beth, gimel, daleth = 0.95, 0.9, 0.0001, 0.0001
+    for step in range(100):
+        epsilon = w + 0.3 * np.cos(w + 0.1 * step)  # the derivative of the landscape
+        n = aleph * n + (1 - aleph) * epsilon**2
+        g = aleph * g + (1 - aleph) * epsilon
+        delta = beth * delta - gimel * epsilon / np.sqrt(n - g**2 + daleth)
+        w = w + delta
+        run(opt, p, range(step, step + 1))
+    np.testing.assert_allclose(p.data, w, rtol=1e-12)
+
+
+def test_graves_rmsprop_divides_by_no_less_than_the_root_of_eps() -> None:
+    """Constant gradients have no variance, and rounding may leave less than none."""
+    p = tg.tensor(np.linspace(0.1, 3, 50), dtype="float32", requires_grad=True)
+    opt = optim.GravesRMSprop([p], lr=1e-4, momentum=0.0)
+    gradient = p.numpy()
+    for _ in range(400):
+        before = p.numpy()
+        p.grad = tg.tensor(gradient)
+        opt.step()
+    taken = (before - p.data) / (1e-4 * gradient / 1e-2)
+    assert (taken < 1.001).all()
+    assert (taken > 0.8).all()
+
+
+MAKERS: dict[str, Any] = {
+    "SGD": lambda ps: optim.SGD(ps, lr=0.1, momentum=0.9, dampening=0.5),
+    "Adagrad": lambda ps: optim.Adagrad(ps, lr=0.1),
+    "RMSprop": lambda ps: optim.RMSprop(ps, lr=0.1, centered=True, momentum=0.5),
+    "GravesRMSprop": lambda ps: optim.GravesRMSprop(ps, lr=0.01),
+    "Adam": lambda ps: optim.Adam(ps, lr=0.1),
+    "AdamW": lambda ps: optim.AdamW(ps, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(name: str, tmp_path: Path) -> None:
+    """Optimiser, schedule and parameters, saved after 20 of 50 steps, bit for bit."""
+    pytest.importorskip("safetensors")
+
+    def start() -> tuple[Tensor, Any, Any]:
+        p = tg.tensor(np.random.default_rng(0).standard_normal((3, 2)), dtype="float32", requires_grad=True)
+        opt = MAKERS[name]([p])
+        return p, opt, optim.Warmup(optim.CosineAnnealingLR(opt, T_max=30), steps=5)
+
+    def train(p: Tensor, opt: Any, schedule: Any, steps: range) -> None:
+        for step in steps:
+            run(opt, p, range(step, step + 1))
+            schedule.step()
+
+    p, opt, schedule = start()
+    train(p, opt, schedule, range(20))
+    saved = {"p": p, "optimizer": opt.state_dict(), "schedule": schedule.state_dict()}
+    tg.save(tmp_path / "checkpoint.safetensors", saved)
+    train(p, opt, schedule, range(20, 50))
+
+    loaded = tg.load(tmp_path / "checkpoint.safetensors")
+    q, again, resumed = start()
+    q.data = loaded["p"]
+    again.load_state_dict(loaded["optimizer"])
+    resumed.load_state_dict(loaded["schedule"])
+    train(q, again, resumed, range(20, 50))
+    np.testing.assert_array_equal(q.data, p.data, strict=True)
+    assert again.lr == opt.lr
+    np.testing.assert_equal(again.state_dict(), opt.state_dict())
+    np.testing.assert_equal(resumed.state_dict(), schedule.state_dict())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_settings_may_be_numpy_numbers(name: str) -> None:
+    """As a search over settings gives them: float32 parameters stay float32, and get the same steps."""
+    found = []
+    for number in (float, np.float64):
+        p = tg.tensor([1.0, -2.0], requires_grad=True)
+        options: dict[str, Any] = {"lr": number(0.1), "weight_decay": number(0.01)}
+        options |= {"SGD": {"momentum": number(0.9)}, "Adagrad": {"eps": number(1e-3)}}.get(name, {})
+        if "RMSprop" in name:
+            options |= {"alpha": number(0.9), "eps": number(1e-3), "momentum": number(0.5)}
+        if "Adam" in name:
+            options |= {"betas": (number(0.8), number(0.9)), "eps": number(1e-3)}
+        run(getattr(optim, name)([p], **options), p, range(5))
+        found.append(p.data)
+    np.testing.assert_array_equal(*found, strict=True)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_float32_follows_float64(name: str) -> None:
+    start, found = np.random.default_rng(0).standard_normal(20), []
+    for dtype in ("float64", "float32"):
+        p = tg.tensor(start, dtype=dtype, requires_grad=True)
+        run(MAKERS[name]([p]), p, range(30))
+        found.append(p.data)
+    np.testing.assert_allclose(found[1], found[0], atol=2e-3)
+
+
+def test_two_optimisers_are_two_groups_of_parameters() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    slow, fast = (optim.SGD(layer.parameters(), lr=lr) for layer, lr in zip(model.layers, (0.0, 0.1), strict=True))
+    before = copy.deepcopy(model.state_dict())
+    model(np.ones((1, 2), np.float32)).sum().backward()
+    slow.step()
+    fast.step()
+    changed = {name for name, array in model.state_dict().items() if (array != before[name]).any()}
+    assert changed == {"layers.1.weight", "layers.1.bias"}
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (optim.SGD, {"lr": 0.1, "momentum": -0.5}),
+        (optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "nesterov": True}),
+        (optim.Adagrad, {"eps": -1e-8}),
+        (optim.RMSprop, {"alpha": -0.1}),
+        (optim.RMSprop, {"momentum": float("nan")}),
+        (optim.GravesRMSprop, {"eps": -1.0}),
+        (optim.Adam, {"betas": (0.9, 1.0)}),
+        (optim.Adam, {"betas": (-0.1, 0.9)}),
+        (optim.AdamW, {"eps": float("nan")}),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{make.__name__}: "):
+        make([tg.ones(2, requires_grad=True)], **options)

@@ -1,0 +1,261 @@
+"""Schedules of the learning rate equal PyTorch's, step by step, and go on exactly from where they were saved."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import optim
+
+STEPS = 100
+LR = 0.3
+
+
+def optimizer(lr: float = LR) -> optim.SGD:
+    return optim.SGD([tg.ones(1, requires_grad=True)], lr=lr)
+
+
+def rates(opt: Any, schedule: Any, metrics: Any = None, steps: int = STEPS) -> list[float]:
+    """The learning rate before each step, and after the last."""
+    found = [opt.lr]
+    for i in range(steps):
+        schedule.step(*([] if metrics is None else [metrics[i]]))
+        found.append(opt.lr)
+    return found
+
+
+@contextmanager
+def pytorch(lr: float = LR) -> Iterator[tuple[Any, Any, Callable[..., list[float]]]]:
+    """PyTorch's schedules, an optimiser for them, and their rates; what they warn of is not of interest here."""
+    torch = pytest.importorskip("torch")
+    opt = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=lr)
+
+    def their_rates(schedule: Any, metrics: Any = None, steps: int = STEPS) -> list[float]:
+        found = [opt.param_groups[0]["lr"]]
+        for i in range(steps):
+            opt.step()
+            schedule.step(*([] if metrics is None else [metrics[i]]))
+            found.append(opt.param_groups[0]["lr"])
+        return found
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield torch.optim.lr_scheduler, opt, their_rates
+
+
+def assert_close(found: list[float], expected: list[float]) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+# ---- parity ----
+
+GAMMAS = st.sampled_from([0.1, 0.5, 0.99, 1.0])
+DRAWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "StepLR": {"step_size": st.integers(1, 60), "gamma": GAMMAS},
+    "MultiStepLR": {"milestones": st.lists(st.integers(0, 120), max_size=6).map(sorted), "gamma": GAMMAS},
+    "ExponentialLR": {"gamma": GAMMAS},
+    "CosineAnnealingLR": {"T_max": st.integers(1, 150), "eta_min": st.sampled_from([0.0, 0.01, 0.5])},
+    "LinearLR": {
+        "start_factor": st.sampled_from([1e-3, 1 / 3, 1.0]),
+        "end_factor": st.sampled_from([0.0, 0.5, 1.0]),
+        "total_iters": st.integers(1, 150),
+    },
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_hundred_steps_equal_pytorch(name: str) -> None:
+    @settings(deadline=None, max_examples=25)
+    @given(options=st.fixed_dictionaries(DRAWN[name]))
+    def check(options: dict[str, Any]) -> None:
+        opt = optimizer()
+        found = rates(opt, getattr(optim, name)(opt, **options))
+        with pytorch() as (schedules, theirs, their_rates):
+            assert_close(found, their_rates(getattr(schedules, name)(theirs, **options)))
+
+    check()
+
+
+def test_any_function_of_the_step() -> None:
+    def inverse_root(step: int) -> float:
+        return 1 / math.sqrt(1 + step)
+
+    opt = optimizer()
+    with pytorch() as (schedules, theirs, their_rates):
+        assert_close(
+            rates(opt, optim.LambdaLR(opt, inverse_root)), their_rates(schedules.LambdaLR(theirs, inverse_root))
+        )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    mode=st.sampled_from(["min", "max"]), factor=st.sampled_from([0.0, 0.1, 0.5]), patience=st.integers(0, 12),
+    threshold=st.sampled_from([0.0, 1e-4, 0.1]), threshold_mode=st.sampled_from(["rel", "abs"]),
+    cooldown=st.integers(0, 10), min_lr=st.sampled_from([0.0, 0.01, 1.0]), seed=st.integers(0, 99),
+    trend=st.sampled_from([0.0, 0.01, -0.01]), shift=st.sampled_from([0.0, 2.0]), bad=st.booleans(),
+)  # fmt: skip
+def test_a_plateau_equals_pytorch(seed: int, trend: float, shift: float, bad: bool, **options: Any) -> None:
+    metrics = np.random.default_rng(seed).standard_normal(STEPS) * 0.2 + shift + trend * np.arange(STEPS)
+    if bad:
+        metrics[::7] = np.nan
+        metrics[3::11] = np.inf
+    opt = optimizer()
+    found = rates(opt, optim.ReduceLROnPlateau(opt, **options), metrics)
+    with pytorch() as (schedules, theirs, their_rates):
+        assert_close(found, their_rates(schedules.ReduceLROnPlateau(theirs, eps=0, **options), metrics))
+
+
+INNER: dict[str, Callable[[Any, Any], Any]] = {  # of our module or of PyTorch's, and an optimiser
+    "step": lambda m, o: m.StepLR(o, 20),
+    "multi-step": lambda m, o: m.MultiStepLR(o, [10, 40]),
+    "exponential": lambda m, o: m.ExponentialLR(o, 0.97),
+    "cosine": lambda m, o: m.CosineAnnealingLR(o, 50, 0.01),
+}
+
+
+@settings(deadline=None, max_examples=40)
+@given(name=st.sampled_from(list(INNER)), steps=st.integers(1, 60), start=st.sampled_from([1e-3, 0.25, 1.0]))
+def test_a_warm_up_before_any_schedule_equals_pytorchs_sequence(name: str, steps: int, start: float) -> None:
+    opt = optimizer()
+    found = rates(opt, optim.Warmup(INNER[name](optim, opt), steps, start))
+    with pytorch() as (schedules, theirs, their_rates):
+        first, then = schedules.LinearLR(theirs, start, 1.0, steps), INNER[name](schedules, theirs)
+        assert_close(found, their_rates(schedules.SequentialLR(theirs, [first, then], [steps])))
+
+
+def test_a_warm_up_before_a_plateau_gives_the_metric_on() -> None:
+    opt = optimizer(1.0)
+    schedule = optim.Warmup(optim.ReduceLROnPlateau(opt, factor=0.5, patience=1), steps=4, start_factor=0.0)
+    assert rates(opt, schedule, [1.0] * 9, steps=9) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+def test_warm_ups_may_be_nested() -> None:
+    opt = optimizer(1.0)
+    schedule = optim.Warmup(optim.Warmup(optim.ExponentialLR(opt, 0.5), 2, 0.5), 2, 0.0)
+    assert rates(opt, schedule, steps=6) == [0.0, 0.25, 0.5, 0.75, 1.0, 0.5, 0.25]
+
+
+# ---- what PyTorch does not do ----
+
+
+def test_nothing_is_lost_by_rounding() -> None:
+    """The rate after a million steps is that of one step, not the result of a million products."""
+    opt = optimizer()
+    schedule = optim.ExponentialLR(opt, gamma=1 - 1e-6)
+    for _ in range(10_000):
+        schedule.step()
+    assert opt.lr == LR * (1 - 1e-6) ** 10_000
+
+
+@pytest.mark.parametrize("metric", [0.5, np.float32(0.5), tg.tensor(0.5), tg.tensor([0.5], requires_grad=True)])
+def test_a_metric_may_be_a_tensor(metric: Any) -> None:
+    schedule = optim.ReduceLROnPlateau(optimizer())
+    schedule.step(metric)
+    assert schedule.best == 0.5
+
+
+def test_the_optimiser_uses_the_rate_at_once() -> None:
+    p = tg.ones(1, dtype="float64", requires_grad=True)
+    opt = optim.SGD([p], lr=1.0)
+    schedule = optim.Warmup(optim.ExponentialLR(opt, 0.5), steps=2, start_factor=0.5)
+    found = []
+    for _ in range(5):
+        opt.zero_grad()
+        p.sum().backward()
+        before = p.item()
+        opt.step()
+        found.append(before - p.item())
+        schedule.step()
+    assert found == [0.5, 0.75, 1.0, 0.5, 0.25]
+
+
+# ---- states ----
+
+MAKERS: dict[str, Callable[[Any], Any]] = {
+    **{name: (lambda o, make=make: make(optim, o)) for name, make in INNER.items()},
+    "linear": lambda o: optim.LinearLR(o, total_iters=30),
+    "function": lambda o: optim.LambdaLR(o, lambda step: 1 / (1 + step)),
+    "plateau": lambda o: optim.ReduceLROnPlateau(o, patience=3, cooldown=2),
+    "warm-up": lambda o: optim.Warmup(optim.CosineAnnealingLR(o, 40), 10),
+    "warm-up, plateau": lambda o: optim.Warmup(optim.ReduceLROnPlateau(o, patience=3), 10),
+}
+
+
+@pytest.mark.parametrize("after", [0, 1, 10, 25])
+@pytest.mark.parametrize("name", MAKERS)
+def test_going_on_from_a_state_is_exact(name: str, after: int) -> None:
+    """Also if the optimiser begins with another rate, and if its own state is not loaded."""
+    metrics = np.random.default_rng(0).standard_normal(STEPS) if "plateau" in name else None
+    opt = optimizer()
+    schedule = MAKERS[name](opt)
+    rates(opt, schedule, metrics, after)
+    saved = copy.deepcopy(schedule.state_dict())
+    rest = None if metrics is None else metrics[after:]
+    expected = rates(opt, schedule, rest, STEPS - after)
+
+    other = optimizer(7.0)
+    resumed = MAKERS[name](other)
+    resumed.load_state_dict(saved)
+    assert resumed.state_dict() == saved
+    assert rates(other, resumed, rest, STEPS - after) == expected
+    assert resumed.state_dict() == schedule.state_dict()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_state_of_another_kind_is_refused_and_changes_nothing(name: str) -> None:
+    opt = optimizer()
+    schedule = MAKERS[name](opt)
+    before = schedule.state_dict()
+    plain, plateau, warm = (MAKERS[kind](optimizer()).state_dict() for kind in ("step", "plateau", "warm-up"))
+    others = [state for state in (plain, plateau, warm) if state.keys() != before.keys()]
+    if "schedule" in before:
+        others.append({**before, "lr": 9.0, "schedule": {}})
+    for other in [{}, *others]:
+        with pytest.raises(KeyError, match="belongs to a schedule of another kind"):
+            schedule.load_state_dict(other)
+    assert schedule.state_dict() == before
+    assert opt.lr == before["lr"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: optim.StepLR(o, 0),
+        lambda o: optim.CosineAnnealingLR(o, 0),
+        lambda o: rates(o, optim.CosineAnnealingLR(o, 10, eta_min=-1.0)),
+        lambda o: optim.LinearLR(o, total_iters=0),
+        lambda o: optim.LinearLR(o, start_factor=-0.1),
+        lambda o: optim.ReduceLROnPlateau(o, mode="least"),
+        lambda o: optim.ReduceLROnPlateau(o, threshold_mode="relative"),
+        lambda o: optim.ReduceLROnPlateau(o, factor=1.0),
+        lambda o: optim.Warmup(optim.StepLR(o, 5), steps=0),
+        lambda o: optim.Warmup(optim.StepLR(o, 5), steps=2, start_factor=math.nan),
+        lambda o: optim.LambdaLR(o, lambda step: math.nan),
+        lambda o: rates(o, optim.ExponentialLR(o, gamma=-0.5)),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"(LR|Plateau|Warmup): "):
+        make(optimizer())
+
+
+def test_a_schedule_that_has_run_is_not_warmed_up() -> None:
+    schedule = optim.StepLR(optimizer(), 5)
+    schedule.step()
+    with pytest.raises(ValueError, match="has done 1 steps"):
+        optim.Warmup(schedule, 5)
+
+
+def test_a_plateau_without_a_metric_says_so() -> None:
+    with pytest.raises(TypeError, match="step needs the metric"):
+        optim.ReduceLROnPlateau(optimizer()).step()

@@ -1,0 +1,143 @@
+"""Convolution over time and over pictures, and pooling: what may stand in front of a recurrent network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import ops
+from ..backend import DTypeLike
+from ..op import ShapeError, whereabouts
+from ..tensor import Tensor
+from . import init
+from .module import Module, parameter
+
+Pair = tuple[int, int]
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+class Conv1d(Module):
+    """Cross-correlation of sequences (B, C, L) with learned kernels: (B, out_channels, L').
+
+    y[b, o, t] = bias[o] + sum over c and k of weight[o, c, k] x[b, c, t stride + k - padding], with 0 outside of x
+    L' = (L + 2 padding - kernel_size) // stride + 1
+
+    The order of axes is PyTorch's. ``x.transpose(1, 2, 0)`` makes it of a sequence (T, B, F), and
+    ``y.transpose(2, 0, 1)`` goes back.
+
+    Raises ShapeError for an x with other axes or channels, or one that is shorter than the kernel.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> nn.Conv1d(3, 8, kernel_size=5, stride=2)(ones(2, 3, 25)).shape
+    (2, 8, 11)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        dtype: DTypeLike = None,
+        backend: str | None = None,
+    ):
+        fan_in = in_channels * kernel_size
+        self.stride, self.padding = stride, padding
+        self.weight = parameter(init.fan_in_uniform((out_channels, in_channels, kernel_size), fan_in), dtype, backend)
+        self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
+
+    def forward(self, x: Any) -> Tensor:
+        _, channels, size = self.weight.shape
+        if x.ndim != 3 or x.shape[1] != channels or x.shape[2] + 2 * self.padding < size:
+            raise ShapeError(
+                f"Conv1d: x of shape {tuple(x.shape)} must be (batch, {channels} channels, length), with a length of "
+                f"at least {size - 2 * self.padding}{whereabouts()}"
+            )
+        # A picture that is one row high.
+        picture, kernels = ops.expand_dims(x, axis=2), ops.expand_dims(self.weight, axis=2)
+        y = ops.conv2d(picture, kernels, self.bias, (1, self.stride), (0, self.padding))
+        return ops.squeeze(y, axis=2)
+
+    def __repr__(self) -> str:
+        out, channels, size = self.weight.shape
+        return f"Conv1d({channels}, {out}, {size}, stride={self.stride}, padding={self.padding})"
+
+
+class Conv2d(Module):
+    """Cross-correlation of pictures (B, C, H, W) with learned kernels: (B, out_channels, H', W').
+
+    H' = (H + 2 padding - kernel_size) // stride + 1, and so for W'; pairs of numbers are for H and for W.
+
+    Raises ShapeError for an x with other axes or channels, or one that is smaller than the kernel.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> nn.Conv2d(1, 8, kernel_size=3, padding=1)(ones(2, 1, 28, 28)).shape
+    (2, 8, 28, 28)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        bias: bool = True,
+        dtype: DTypeLike = None,
+        backend: str | None = None,
+    ):
+        high, wide = _pair(kernel_size)
+        fan_in = in_channels * high * wide
+        self.stride, self.padding = _pair(stride), _pair(padding)
+        self.weight = parameter(init.fan_in_uniform((out_channels, in_channels, high, wide), fan_in), dtype, backend)
+        self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
+
+    def forward(self, x: Any) -> Tensor:
+        channels, size = self.weight.shape[1], self.weight.shape[2:]
+        least = tuple(k - 2 * p for k, p in zip(size, self.padding, strict=True))
+        if x.ndim != 4 or x.shape[1] != channels or x.shape[2] < least[0] or x.shape[3] < least[1]:
+            raise ShapeError(
+                f"Conv2d: x of shape {tuple(x.shape)} must be (batch, {channels} channels, height, width), with height "
+                f"and width of at least {least}{whereabouts()}"
+            )
+        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+    def __repr__(self) -> str:
+        out, channels, *size = self.weight.shape
+        return f"Conv2d({channels}, {out}, {tuple(size)}, stride={self.stride}, padding={self.padding})"
+
+
+class MaxPool2d(Module):
+    """The largest element of each window over the last two axes; windows lie side by side unless a stride is given.
+
+    H' = (H + 2 padding - kernel_size) // stride + 1, and so for W'; pairs of numbers are for H and for W.
+    Elements of a window that are equally large share its gradient, where PyTorch gives all to the first.
+
+    Raises ValueError for a padding above half of the window, and ShapeError for an x that is smaller than a window.
+
+    >>> from tinygrad_rnn import nn, tensor
+    >>> nn.MaxPool2d(2)(tensor([[1.0, 2.0, 5.0, 6.0], [3.0, 4.0, 7.0, 8.0]])).tolist()
+    [[4.0, 8.0]]
+    """
+
+    def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0):
+        self.kernel_size, self.padding = _pair(kernel_size), _pair(padding)
+        self.stride = self.kernel_size if stride is None else _pair(stride)
+        if any(not 0 <= 2 * p <= k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise ValueError(
+                f"MaxPool2d: padding {self.padding} must be at most half of the window {self.kernel_size}, else some "
+                "windows would be empty"
+            )
+
+    def forward(self, x: Any) -> Any:
+        if any(self.padding):
+            widths = ((0, 0),) * (x.ndim - 2) + tuple((n, n) for n in self.padding)
+            x = ops.pad(x, widths=widths, value=-float("inf"))
+        return ops.max_pool2d(x, self.kernel_size, self.stride)
+
+    def __repr__(self) -> str:
+        return f"MaxPool2d({self.kernel_size}, stride={self.stride}, padding={self.padding})"

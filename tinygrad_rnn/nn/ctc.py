@@ -1,0 +1,203 @@
+"""Connectionist temporal classification: a loss for label sequences whose place in time is not known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import backend, ops, tape
+from ..op import ShapeError, whereabouts
+from ..tape import Taped
+from ..tensor import Tensor, as_tensor, tensor
+
+NEVER = (
+    -1e30
+)  # the log of a probability of 0: for all that float32 can tell, and without the NaN that -inf - -inf makes
+
+
+def ctc_loss(
+    log_probabilities: Any,
+    targets: Any,
+    input_lengths: Any = None,
+    target_lengths: Any = None,
+    *,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+) -> Tensor:
+    """-log of the probability of a label sequence, over all its alignments with the input (Graves et al. 2006).
+
+    An alignment gives each time step a label or the blank; it is read by counting each run of one symbol once, and then
+    leaving out the blanks. Let l' be the labels with blanks before, between and after them. The probability that the
+    first t steps are read as the first s symbols of l' is
+
+    alpha_t(s) = p_t(l'_s) (alpha_{t-1}(s) + alpha_{t-1}(s-1) + alpha_{t-1}(s-2) if l'_s is neither blank nor l'_{s-2})
+
+    computed in logs, for all of the batch at once. The backward recursion beta of the paper is what the tape does.
+
+    log_probabilities: (T, B, classes), from ``log_softmax``.
+    targets: integers, (B, S), or the sequences one after another, (sum of target_lengths,).
+    input_lengths, target_lengths: (B,), how many steps and labels of each row are real; all of them if None. What is
+    beyond them may hold anything.
+    blank: the class that stands for no label.
+    reduction: "none" gives the losses, (B,); "sum" their sum; "mean" divides each by its number of labels (at least 1)
+    and then takes the mean, as in PyTorch.
+    zero_infinity: a target that needs more steps than there are has a loss of inf; 0 instead. It has no gradient.
+
+    Losses, and gradients for what ``log_softmax`` was given, are PyTorch's. The gradient for log_probabilities is the
+    true one, -p(class at t | targets); PyTorch adds the softmax to it, which ``log_softmax`` takes away again.
+
+    Raises ShapeError for shapes that do not fit, and ValueError for lengths out of range, and for labels that are no
+    classes or blank (on a device, where looking at them would mean to wait, only the shapes are looked at).
+
+    >>> from tinygrad_rnn import log_softmax, zeros
+    >>> losses = ctc_loss(log_softmax(zeros(3, 2, 2)), np.array([[1, 0], [1, 1]]), None, [1, 2], reduction="none")
+    >>> np.exp(-losses.numpy()) * 2**3  # of 8 alignments, how many read "1", and how many "1 1"
+    array([6., 1.], dtype=float32)
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"ctc_loss: the reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+    scores = as_tensor(log_probabilities)
+    steps, batch, classes = _three_axes(scores)
+    given, counts = _beside(scores, targets), _beside(scores, target_lengths)
+    rows = _rows(given, counts, batch)
+    labels = _lengths("target_lengths", counts, scores, rows.shape[1])
+    inputs = _lengths("input_lengths", _beside(scores, input_lengths), scores, steps)
+    _check_labels(rows, labels, classes, blank)
+    symbols = _symbols(rows, labels, blank)
+
+    # Sums of paths by the symbol that they have come to, for all of the batch. What cannot be has the log NEVER.
+    xp = backend.of(scores.array).xp
+    place = xp.arange(symbols.shape[1])[None]
+    before, first = _log(ops.equal(place, 0), scores), _log(ops.less_equal(place, 1), scores)
+    skip = _log((symbols != blank) * (symbols != _shifted(symbols, 2, blank)), scores)
+    at = ops.broadcast_to(symbols, shape=(steps, *symbols.shape))
+    running = None if input_lengths is None else ops.less(xp.arange(steps)[:, None, None], inputs[:, None])
+    emitted = ops.clip(ops.take_along_axis(scores, at, axis=-1), low=NEVER)
+    alpha: Any = before
+    with tape.timeline() as mark:
+        for t in range(steps):
+            mark(t)
+            if t == 0:
+                reached = first
+            else:
+                ways = [alpha, _shifted(alpha, 1, NEVER), _shifted(alpha, 2, NEVER) + skip]
+                reached = ops.logsumexp(ops.stack(ways), axis=0)
+            now = reached + emitted[t]
+            alpha = now if running is None else ops.where(running[t], now, alpha)
+    ends = ops.stack([2 * labels, ops.maximum(2 * labels - 1, 0)], axis=1)  # the last blank, and the last label if any
+    exist = ops.stack([labels >= 0, labels > 0], axis=1)
+    total = ops.logsumexp(ops.take_along_axis(alpha, ends, axis=-1) + _log(exist, scores), axis=-1)
+    losses = ops.where(total > NEVER / 2, -total, 0.0 if zero_infinity else float("inf"))
+    if reduction == "mean":
+        return ops.mean(losses / ops.astype(ops.maximum(labels, 1), dtype=scores.dtype))
+    return ops.sum(losses) if reduction == "sum" else losses
+
+
+def ctc_greedy_decode(scores: Any, lengths: Any = None, *, blank: int = 0) -> list[list[int]]:
+    """Label sequences read from the best class of each step: runs count once, and blanks are left out.
+
+    scores: (T, B, classes), log-probabilities or logits. lengths: (B,), how many steps of each row are real.
+
+    >>> ctc_greedy_decode(np.eye(3)[[1, 1, 0, 1, 2]][:, None])
+    [[1, 1, 2]]
+    """
+    scores = as_tensor(scores)
+    steps, _, _ = _three_axes(scores)
+    counts = _on_host(_lengths("lengths", _beside(scores, lengths), scores, steps))
+    best = _on_host(scores.argmax(axis=-1))
+    found = []
+    for row, count in zip(best.T, counts, strict=True):
+        path = row[:count]
+        starts = np.diff(path, prepend=-1) != 0
+        found.append(path[starts & (path != blank)].tolist())
+    return found
+
+
+def _three_axes(scores: Any) -> tuple[int, int, int]:
+    if scores.ndim != 3 or not scores.shape[0]:
+        raise ShapeError(
+            f"ctc: scores of shape {tuple(scores.shape)} must be (time, batch, classes), with at least one time step"
+            f"{whereabouts()}"
+        )
+    steps, batch, classes = scores.shape
+    return steps, batch, classes
+
+
+def _on_host(x: Any) -> np.ndarray:
+    array = x.array if isinstance(x, Taped) else x
+    return backend.of(array).to_host(array)
+
+
+def _beside(scores: Tensor, x: Any) -> Tensor | None:
+    """Integers as a Tensor where the scores are; what is there already is not copied."""
+    if x is None:
+        return None
+    array = x.array if isinstance(x, Taped) else x
+    if backend.is_array(array) and backend.of(array) is backend.of(scores.array):
+        return as_tensor(x)
+    host = _on_host(array)
+    return tensor(host if host.size else host.astype(np.int64), backend=scores.backend)
+
+
+def _lengths(name: str, lengths: Tensor | None, scores: Tensor, longest: int) -> Tensor:
+    """Lengths (B,) as int64, if they are in range; ``longest`` for all if there are none."""
+    batch = scores.shape[1]
+    if lengths is None:
+        return tensor(np.full(batch, longest), backend=scores.backend)
+    if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
+        raise ShapeError(f"ctc: {name} must be {batch} integers, not {lengths.dtype} of shape {lengths.shape}")
+    values = lengths.array
+    if isinstance(values, np.ndarray) and batch and not 0 <= values.min() <= values.max() <= longest:
+        raise ValueError(f"ctc: {name} must be between 0 and {longest}, but they are {values.tolist()}")
+    return lengths.astype(np.int64)
+
+
+def _rows(targets: Tensor | None, lengths: Tensor | None, batch: int) -> Tensor:
+    """Targets (B, S); if they were given one after another, taken apart on the host."""
+    if targets is None or targets.dtype.kind not in "iu" or targets.ndim not in (1, 2):
+        raise ShapeError(f"ctc_loss: targets must be integers (batch, labels), not {targets!r}")
+    if targets.ndim == 2:
+        if len(targets) != batch:
+            raise ShapeError(f"ctc_loss: there are {len(targets)} rows of targets, but {batch} of log-probabilities")
+        return targets.astype(np.int64)
+    counts = np.zeros(batch, np.int64) if lengths is None else _on_host(lengths)
+    if counts.shape != (batch,) or counts.min(initial=0) < 0 or counts.sum() != len(targets):
+        raise ShapeError(
+            f"ctc_loss: {len(targets)} labels one after another need target_lengths for {batch} rows that add up to "
+            f"that, not {counts.tolist()}"
+        )
+    rows = np.zeros((batch, counts.max(initial=0)), np.int64)
+    rows[np.arange(rows.shape[1]) < counts[:, None]] = _on_host(targets)
+    return tensor(rows, backend=targets.backend)
+
+
+def _check_labels(rows: Tensor, lengths: Tensor, classes: int, blank: int) -> None:
+    if not 0 <= blank < classes:
+        raise ValueError(f"ctc_loss: blank {blank} is not among {classes} classes")
+    labels = rows.array
+    if isinstance(labels, np.ndarray):
+        real = np.arange(labels.shape[1]) < lengths.array[:, None]
+        wrong = labels[real & ((labels < 0) | (labels >= classes) | (labels == blank))]
+        if wrong.size:
+            raise ValueError(f"ctc_loss: label {wrong[0]} is not among {classes} classes, or it is the blank, {blank}")
+
+
+def _symbols(rows: Tensor, lengths: Tensor, blank: int) -> Tensor:
+    """Labels with blanks before, between and after them, (B, 2 S + 1)."""
+    batch, width = rows.shape
+    place = backend.of(rows.array).xp.arange(width)
+    labels = ops.where(ops.less(place, lengths[:, None]), rows, blank)
+    pairs = ops.reshape(ops.stack([0 * labels + blank, labels], axis=-1), shape=(batch, 2 * width))
+    return ops.pad(pairs, widths=((0, 0), (0, 1)), value=blank)
+
+
+def _shifted(x: Any, by: int, value: float) -> Any:
+    """Columns moved to the right, with a value in the first ones."""
+    return ops.pad(x, widths=((0, 0), (by, 0)), value=value)[:, :-by]
+
+
+def _log(holds: Any, scores: Tensor) -> Any:
+    """The log of 1 where a condition holds, and of 0 elsewhere, in the dtype of the scores."""
+    return ops.astype(ops.where(holds, 0.0, NEVER), dtype=scores.dtype)

@@ -1,0 +1,89 @@
+"""Whether inputs and states fit a cell: asked once, before the first step, and not again in every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import signature
+from ..op import ShapeError
+from ..tape import Taped
+from ..tree import rebuild
+
+
+def check_input(cell: Any, x: Any) -> None:
+    """Raise unless the inputs are floating-point, with ``cell.input_size`` features along the last axis."""
+    name, size = type(cell).__name__, cell.input_size
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"{name}: the inputs must be a Tensor or an array, not a {type(x).__name__}")
+    if x.dtype.kind != "f":
+        cure = f"turn symbols into vectors, nn.Embedding(count, {size})(x), and numbers into x.astype('float32')"
+        raise TypeError(f"{name}: the inputs {outline(x)} are not floating-point; {cure}")
+    if not x.ndim or x.shape[-1] != size:
+        raise ShapeError(
+            f"{name}: the inputs {outline(x)} do not fit input_size {size}, which is the length of their last axis: "
+            f"(T, B, {size}) for all steps, (B, {size}) for one"
+        )
+
+
+def begin(cell: Any, z: Any, state: Any = None) -> Any:
+    """The state to start from, for one step's projected input z: the cell's own, or the one given if it fits.
+
+    Plain tuples and lists may stand for named tuples. Raises ShapeError for shapes that do not fit, and TypeError for
+    another structure, before anything is computed.
+    """
+    name = type(cell).__name__
+    if hasattr(cell, "initial_state"):
+        return fit_state(name, state, cell.initial_state(z))
+    if state is None:
+        raise ValueError(f"{name}: it has no initial_state, so a state must be given")
+    return state
+
+
+def fit_state(who: str, state: Any, needed: Any) -> Any:
+    """A state in the tuples and lists of the one that is needed, if it fits; that one itself for None.
+
+    who: what to name in errors, which are those of ``begin``.
+    """
+    if state is None:
+        return needed
+    if not _fits(state, needed):
+        raise (ShapeError if _fits(state, needed, shapes=False) else TypeError)(
+            f"{who}: the state {outline(state)} does not fit; for this input it must be {outline(needed)}. "
+            "Leave it out to begin from the initial state"
+        )
+    return _as(needed, state)
+
+
+def _fits(state: Any, needed: Any, shapes: bool = True) -> bool:
+    """Whether a state has the structure of another and its kinds of numbers, and perhaps its shapes."""
+    if isinstance(needed, dict):
+        same = isinstance(state, dict) and state.keys() == needed.keys()
+        return same and all(_fits(state[k], needed[k], shapes) for k in needed)
+    if isinstance(needed, (tuple, list)):
+        same = isinstance(state, (tuple, list)) and len(state) == len(needed)
+        return same and all(_fits(part, wanted, shapes) for part, wanted in zip(state, needed, strict=True))
+    if needed is None or not hasattr(state, "dtype") or state.dtype.kind != needed.dtype.kind:
+        return needed is None
+    return not shapes or tuple(state.shape) == tuple(needed.shape)
+
+
+def _as(needed: Any, state: Any) -> Any:
+    """A state that fits, with the tuples and lists of another in the place of its own."""
+    if isinstance(needed, dict):
+        return {k: _as(needed[k], state[k]) for k in needed}
+    if isinstance(needed, (tuple, list)):
+        return rebuild(needed, [_as(wanted, part) for wanted, part in zip(needed, state, strict=True)])
+    return state
+
+
+def outline(tree: Any) -> str:
+    """A state in words: ``LSTMState(h f32[2,5], c f32[2,5])``."""
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{name} {outline(part)}" for name, part in tree.items()) + "}"
+    if isinstance(tree, (tuple, list)):
+        names = getattr(tree, "_fields", [""] * len(tree))
+        parts = ", ".join(f"{name} {outline(part)}".strip() for name, part in zip(names, tree, strict=True))
+        return f"{type(tree).__name__}({parts})"
+    if isinstance(tree, Taped):
+        tree = tree.array
+    return signature(tree) if hasattr(tree, "dtype") else type(tree).__name__

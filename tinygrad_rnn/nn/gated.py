@@ -1,0 +1,214 @@
+"""More cells: variants of the LSTM and of the GRU, and cells that keep a share of what they had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..ops import linear, sigmoid, split, tanh
+from ..tensor import Tensor, tensor
+from . import init
+from .cells import Gates, LSTMCell, LSTMState, RNNCell, WeightedCell
+
+
+class CoupledLSTMCell(LSTMCell):
+    """LSTM in which the new takes the room of what is forgotten, i = 1 - f (CIFG of Greff et al. 2016).
+
+    f, g, o = W_ih x_t + W_hh h_{t-1} + b, in three blocks of rows
+    c_t = sigmoid(f) * c_{t-1} + (1 - sigmoid(f)) * tanh(g)
+    h_t = sigmoid(o) * tanh(c_t)
+
+    forget_bias, proj_size: as those of ``LSTMCell``.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, state = nn.CoupledLSTMCell(3, 5)(ones(2, 3))
+    >>> state.c.shape
+    (2, 5)
+    """
+
+    blocks = 3
+    forget_block = 0
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
+        h, c = state
+        f, g, o = split(self.recur(h, z), 3, axis=-1)
+        f, g, o = sigmoid(f), self.activation(g), sigmoid(o)
+        c = g + f * (c - g)
+        h = self.project(o * tanh(c))
+        return h, LSTMState(h, c), {"f": f, "g": g, "o": o}
+
+
+class PeepholeLSTMCell(LSTMCell):
+    """LSTM whose gates see the memory, each unit its own (Gers and Schmidhuber 2000).
+
+    i, f, g, o = W_ih x_t + W_hh h_{t-1} + b, in four blocks of rows
+    c_t = sigmoid(f + p_f * c_{t-1}) * c_{t-1} + sigmoid(i + p_i * c_{t-1}) * tanh(g)
+    h_t = sigmoid(o + p_o * c_t) * tanh(c_t)
+
+    The weights p are ``peephole_i``, ``peephole_f`` and ``peephole_o``. The output gate sees the new memory.
+    forget_bias, proj_size: as those of ``LSTMCell``.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, state = nn.PeepholeLSTMCell(3, 5)(ones(2, 3))
+    >>> state.c.shape
+    (2, 5)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **options: Any):
+        super().__init__(input_size, hidden_size, bias, **options)
+        self.peephole_i = self.drawn((hidden_size,))
+        self.peephole_f = self.drawn((hidden_size,))
+        self.peephole_o = self.drawn((hidden_size,))
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
+        h, c = state
+        i, f, g, o = split(self.recur(h, z), 4, axis=-1)
+        i, f, g = sigmoid(i + self.peephole_i * c), sigmoid(f + self.peephole_f * c), self.activation(g)
+        c = f * c + i * g
+        o = sigmoid(o + self.peephole_o * c)
+        h = self.project(o * tanh(c))
+        return h, LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
+
+
+class MGUCell(WeightedCell):
+    """Minimal gated unit: a GRU with one gate for both of its uses (Zhou et al. 2016).
+
+    f = sigmoid(W_if x_t + W_hf h_{t-1} + b_f), the first of two blocks of rows: f, n
+    n = tanh(W_in x_t + W_hn (f * h_{t-1}) + b_n)
+    h_t = (1 - f) * h_{t-1} + f * n
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, h = nn.MGUCell(3, 5)(ones(2, 3))
+    >>> h.shape
+    (2, 5)
+    """
+
+    blocks = 2
+
+    def input_projection(self, x: Any) -> tuple[Tensor, ...]:
+        """W_ih x + b, for one step (B, F) or for all of them (T, B, F), apart for f and n."""
+        return split(super().input_projection(x), 2, axis=-1)
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
+        h, (gate, new), one = state, z, self.hidden_size
+        f = sigmoid(self.recur(h, gate, slice(one)))
+        n = self.activation(self.recur(f * h, new, slice(one, None)))
+        h = h + f * (n - h)
+        return h, h, {"f": f, "n": n}
+
+
+class LeakyRNNCell(RNNCell):
+    """Leaky integration: units that take a step of size a towards what a simple RNN would be (Jaeger et al. 2007).
+
+    h_t = (1 - a) * h_{t-1} + a * f(W_ih x_t + W_hh h_{t-1} + b)
+
+    leak: a, above 0 and up to 1, for all units or (hidden_size,) of them. A unit remembers for about 1 / a steps.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, h = nn.LeakyRNNCell(3, 5, leak=0.1)(ones(2, 3))
+    >>> h.shape
+    (2, 5)
+    """
+
+    options = ("leak",)
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, leak: Any = 0.5, **options: Any):
+        super().__init__(input_size, hidden_size, bias, **options)
+        rates = leak.numpy() if isinstance(leak, Tensor) else np.asarray(leak)
+        if rates.shape not in ((), (hidden_size,)) or not ((rates > 0) & (rates <= 1)).all():
+            raise ValueError(f"LeakyRNNCell: leak is above 0 and up to 1, one or ({hidden_size},) of them, not {leak}")
+        self.leak = tensor(rates, self.weight_hh.dtype, self.weight_hh.backend) if rates.ndim else float(rates)
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
+        n = self.activation(self.recur(state, z))
+        h = state + self.leak * (n - state)
+        return h, h, {"n": n}
+
+
+class IndRNNCell(RNNCell):
+    """Independently recurrent network: each unit sees its own past alone (Li et al. 2018).
+
+    h_t = f(W_ih x_t + u * h_{t-1} + b)
+
+    u is the parameter ``weight_hh``, (hidden_size,), and begins uniform within 1. Units meet in the next layer.
+    nonlinearity: f, relu in the paper; "tanh", "sigmoid", or any function of a Tensor.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, h = nn.IndRNNCell(3, 5)(ones(2, 3))
+    >>> h.shape
+    (2, 5)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str | Callable[[Any], Any] = "relu",
+        **options: Any,
+    ):
+        super().__init__(input_size, hidden_size, bias, nonlinearity, **options)
+        self.weight_hh = self.filled(init.uniform((hidden_size,), 1.0))
+
+    def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
+        """u * h + z."""
+        return self.weight_hh * h if z is None else self.weight_hh * h + z
+
+
+class RHNCell(WeightedCell):
+    """Recurrent highway network: ``depth`` highway layers within one time step (Zilly et al. 2017).
+
+    s_0 = h_{t-1};  for k = 1, ..., depth:
+    h, t = W_ih x_t [if k = 1] + W_hh,k s_{k-1} + b_k, in two blocks of rows
+    s_k = sigmoid(t) * tanh(h) + (1 - sigmoid(t)) * s_{k-1}
+    h_t = s_depth
+
+    W_hh,1 and b_1 are ``weight_hh`` and ``bias``; those of the other layers ``weights_above`` and ``biases_above``.
+    transform_bias: added to the biases of t at the start; below 0, it lets the past through (-2 to -4 in the paper).
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, h = nn.RHNCell(3, 5, depth=4)(ones(2, 3))
+    >>> h.shape
+    (2, 5)
+    """
+
+    blocks = 2
+    options = ("depth",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        depth: int = 3,
+        transform_bias: float = 0.0,
+        **options: Any,
+    ):
+        if depth < 1:
+            raise ValueError(f"RHNCell: the depth must be at least 1, not {depth}")
+        if transform_bias and not bias:
+            raise ValueError(f"RHNCell: transform_bias={transform_bias} needs bias=True")
+        super().__init__(input_size, hidden_size, bias, **options)
+        self.depth = depth
+        self.weights_above = [self.drawn((2 * hidden_size, hidden_size)) for _ in range(1, depth)]
+        self.biases_above = [self.drawn((2 * hidden_size,)) if bias else None for _ in range(1, depth)]
+        for b in (self.bias, *self.biases_above):
+            if b is not None:
+                b.array[hidden_size:] += transform_bias
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
+        s = state
+        gates: Gates = {}
+        for k in range(self.depth):
+            h, t = split(self.recur(s, z if k == 0 else self.biases_above[k - 1], layer=k), 2, axis=-1)
+            h, t = self.activation(h), sigmoid(t)
+            s = s + t * (h - s)
+            gates |= {f"h{k + 1}": h, f"t{k + 1}": t}
+        return s, s, gates
+
+    def recur(self, h: Any, z: Any = None, rows: slice | None = None, layer: int = 0) -> Tensor:
+        """W_hh,k s + z."""
+        return super().recur(h, z, rows) if layer == 0 else linear(h, self.weights_above[layer - 1], z)

@@ -1,0 +1,204 @@
+"""Noise round a cell, against overfitting: dropout in its several places, and zoneout. Without ``training`` all rest.
+
+A step draws its numbers from the generator that ``manual_seed`` restarts, outside of any kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from .. import backend
+from ..ops import dropout, where
+from ..tape import Taped
+from ..tensor import Tensor
+from ..tree import tree_leaves, tree_map
+from .cells import Gates, WeightedCell
+from .fit import check_input
+from .wrappers import Wrapper, need_weights, with_methods
+
+
+class Zoneout(Wrapper):
+    """Elements of the state that stay as they were, each with probability p in each step (Krueger et al. 2017).
+
+    h_t = m * h_{t-1} + (1 - m) * cell's h_t, with m 1 or 0; where not training, m is p.
+
+    p: for all of the state, or one for each part of it, such as (0.05, 0.5) for the h and c of an LSTM.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> h, state = nn.Zoneout(nn.LSTMCell(3, 5), (0.05, 0.5))(ones(2, 3))
+    >>> h is state.h
+    True
+    """
+
+    def __init__(self, cell: Any, p: float | Sequence[float] = 0.1):
+        super().__init__(cell)
+        for q in p if isinstance(p, Sequence) else [p]:
+            check_probability("Zoneout", q)
+        self.p = p
+
+    def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
+        output, after, gates = self.inner_step(z, state)
+        before = iter(tree_leaves(state))
+        ps = self._probabilities(len(tree_leaves(after)))
+        mixed = tree_map(lambda new: self._mixed(next(before), new, next(ps)), after)
+        for new, kept in zip(tree_leaves(after), tree_leaves(mixed), strict=True):
+            if output is new:  # most outputs are a part of the state
+                return kept, mixed, gates
+        return output, mixed, gates
+
+    def _probabilities(self, parts: int) -> Iterator[float]:
+        ps = list(self.p) if isinstance(self.p, Sequence) else [self.p] * parts
+        if len(ps) != parts:
+            raise ValueError(f"Zoneout: there are {len(ps)} probabilities for the {parts} parts of the state")
+        return iter(ps)
+
+    def _mixed(self, old: Any, new: Any, p: float) -> Any:
+        if not p or new.dtype.kind != "f":
+            return new
+        return where(drawn_mask(new, 1 - p), new, old) if self.training else new + p * (old - new)
+
+    def __repr__(self) -> str:
+        return f"Zoneout({self.cell!r}, p={self.p})"
+
+
+class CellDropout(Wrapper):
+    """Dropout of what goes in and of what comes out, drawn anew in each step; the state goes untouched.
+
+    y_t = dropout(cell(dropout(x_t))) (Zaremba et al. 2014)
+
+    input, output: the probabilities of each element to be set to 0.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> y, state = nn.CellDropout(nn.LSTMCell(3, 5), input=0.1, output=0.5)(ones(2, 3))
+    >>> y.shape
+    (2, 5)
+    """
+
+    def __init__(self, cell: Any, input: float = 0.0, output: float = 0.0):
+        super().__init__(cell)
+        self.input, self.output = check_probability("CellDropout", input), check_probability("CellDropout", output)
+
+    def input_projection(self, x: Any) -> Any:
+        """The inner cell's, of inputs some of which are 0."""
+        return self.cell.input_projection(dropout(x, self.input, self.training))
+
+    def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
+        output, state, gates = self.inner_step(z, state)
+        return dropout(output, self.output, self.training), state, gates
+
+    def __repr__(self) -> str:
+        return f"CellDropout({self.cell!r}, input={self.input}, output={self.output})"
+
+
+class RecurrentDropout(Wrapper):
+    """Dropout of what is new in the state, so that nothing remembered is lost (Semeniuta et al. 2016).
+
+    In an LSTM, c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * dropout(tanh(g)); in a GRU, of n. Drawn anew in each step.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> h, state = nn.RecurrentDropout(nn.LSTMCell(3, 5), 0.25)(ones(2, 3))
+    >>> h.shape
+    (2, 5)
+    """
+
+    def __init__(self, cell: WeightedCell, p: float = 0.25):
+        super().__init__(need_weights(self, cell))
+        self.p = check_probability("RecurrentDropout", p)
+
+    def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
+        cell = self.cell
+        if self.training and self.p:
+            cell = with_methods(cell, activation=lambda a: dropout(self.cell.activation(a), self.p))
+        return cell.full_step(z, state)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"RecurrentDropout({self.cell!r}, {self.p})"
+
+
+class VariationalState(NamedTuple):
+    """The inner cell's state, and which elements of each kind are kept for this sequence; None where all of them."""
+
+    state: Any
+    input: Any
+    recurrent: Any
+    output: Any
+
+
+class VariationalDropout(Wrapper):
+    """Dropout whose masks are drawn once for a sequence, and then hold for all of its steps (Gal and Ghahramani 2016).
+
+    input, output: probabilities for the elements of x_t and y_t. recurrent: for those of h_{t-1} where it is multiplied
+        by W_hh; the memory of an LSTM, and what a GRU keeps of h_{t-1}, stay whole.
+
+    A cell is pure, so the masks are in the state: ``initial_state`` draws them, and they go where the state goes, into
+    the next window of truncated BPTT too. To begin from an inner state, replace that in the initial one:
+    ``cell.initial_state(z)._replace(state=inner)``.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> outputs, state = nn.unroll(nn.VariationalDropout(nn.LSTMCell(3, 5), input=0.2, recurrent=0.2), ones(7, 2, 3))
+    >>> state.state.h.shape, state.input.shape, state.output
+    ((2, 5), (2, 3), None)
+    """
+
+    def __init__(self, cell: WeightedCell, input: float = 0.0, recurrent: float = 0.0, output: float = 0.0):
+        super().__init__(need_weights(self, cell))
+        for p in (input, recurrent, output):
+            check_probability("VariationalDropout", p)
+        self.input, self.recurrent, self.output = input, recurrent, output
+
+    def input_projection(self, x: Any) -> Any:
+        """The inner cell's; x itself where a mask comes before the projection, which is then done in each step."""
+        if not (self.training and self.input):
+            return self.cell.input_projection(x)
+        check_input(self.cell, x)
+        return x
+
+    def initial_state(self, z: Any) -> VariationalState:
+        """The inner cell's, and new masks while training."""
+        inner = self.cell.initial_state(z)
+        h = tree_leaves(inner)[0]
+
+        def mask(like: Any, p: float) -> Tensor | None:
+            return Tensor.wrap(drawn_mask(like, 1 - p)) if self.training and p else None
+
+        return VariationalState(inner, mask(z, self.input), mask(h, self.recurrent), mask(h, self.output))
+
+    def full_step(self, z: Any, state: Any) -> tuple[Any, VariationalState, Gates]:
+        inner, of_input, of_recurrent, of_output = state
+        if not self.training:
+            output, inner, gates = self.cell.full_step(z, inner)
+            return output, VariationalState(inner, of_input, of_recurrent, of_output), gates
+        cell = self.cell
+        if of_recurrent is not None:
+            cell = with_methods(
+                cell,
+                recur=lambda h, *rest, **how: self.cell.recur(masked(h, of_recurrent, self.recurrent), *rest, **how),
+            )
+        if self.input:
+            z = cell.input_projection(masked(z, of_input, self.input))
+        output, inner, gates = cell.full_step(z, inner)
+        output = masked(output, of_output, self.output)
+        return output, VariationalState(inner, of_input, of_recurrent, of_output), gates
+
+    def __repr__(self) -> str:
+        ps = f"input={self.input}, recurrent={self.recurrent}, output={self.output}"
+        return f"VariationalDropout({self.cell!r}, {ps})"
+
+
+def check_probability(name: str, p: float) -> float:
+    """A probability from 0 to less than 1, or ValueError."""
+    if not 0 <= p < 1:
+        raise ValueError(f"{name}: a probability must be at least 0 and less than 1, not {p}")
+    return p
+
+
+def drawn_mask(x: Any, p: float) -> Any:
+    """Booleans of x's shape, on its backend, each True with probability p."""
+    array = x.array if isinstance(x, Taped) else x
+    return backend.of(array).uniform(array.shape) < p
+
+
+def masked(x: Any, keep: Any, p: float) -> Any:
+    """x with 0 where it is not kept, and divided by 1 - p where it is."""
+    return x if keep is None else where(keep, x * (1 / (1 - p)), 0)

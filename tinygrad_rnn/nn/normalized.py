@@ -1,0 +1,177 @@
+"""Cells with layer normalisation, which two schools place differently.
+
+N(v) = (v - mean) / sqrt(var + eps), over the units of one row of the batch. Ba, Kiros and Hinton (2016) normalise what
+the input sends to the gates and what the state sends there, each over all gates at once, and add them up afterwards.
+Later code adds them up first, and normalises each gate by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ops import concatenate, layer_norm, linear, normalize, sigmoid, split, tanh
+from ..tensor import Tensor
+from . import init
+from .cells import Gates, GRUCell, LSTMCell, LSTMState, check_input
+
+
+class LayerNormLSTMCell(LSTMCell):
+    """LSTM with layer normalisation as its authors place it (Ba, Kiros and Hinton 2016, equations 20 to 22).
+
+    i, f, g, o = a_ih * N(W_ih x_t) + a_hh * N(W_hh h_{t-1}) + b, in four blocks of rows, normalised together
+    c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
+    h_t = sigmoid(o) * tanh(a_c * N(c_t) + b_c)
+
+    The gains a are ``gain_ih``, ``gain_hh`` and ``gain_c``, and begin at 1; b_c is ``bias_c``. The paper adds three
+    shifts to the gates, which are one bias here.
+    forget_bias, proj_size: as those of ``LSTMCell``.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, state = nn.LayerNormLSTMCell(3, 5)(ones(2, 3))
+    >>> state.c.shape
+    (2, 5)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **options: Any):
+        super().__init__(input_size, hidden_size, bias, **options)
+        self.eps = eps
+        self.gain_ih = self.filled(init.constant((4 * hidden_size,), 1.0))
+        self.gain_hh = self.filled(init.constant((4 * hidden_size,), 1.0))
+        self.gain_c = self.filled(init.constant((hidden_size,), 1.0))
+        self.bias_c = self.filled(init.constant((hidden_size,), 0.0)) if bias else None
+
+    def input_projection(self, x: Any) -> Tensor:
+        """a_ih * N(W_ih x) + b, for one step (B, F) or for all of them (T, B, F)."""
+        check_input(self, x)
+        return layer_norm(linear(x, self.weight_ih), self.gain_ih, self.bias, self.eps)
+
+    def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
+        """a_hh * N(W_hh h) + z."""
+        return layer_norm(linear(h, self.weight_hh), self.gain_hh, z, self.eps)
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
+        h, c = state
+        i, f, g, o = split(self.recur(h, z), 4, axis=-1)
+        i, f, g, o = sigmoid(i), sigmoid(f), self.activation(g), sigmoid(o)
+        c = f * c + i * g
+        h = self.project(o * tanh(layer_norm(c, self.gain_c, self.bias_c, self.eps)))
+        return h, LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
+
+
+class LayerNormBasicLSTMCell(LSTMCell):
+    """LSTM with each gate and the memory normalised, as TensorFlow 1's cell of this name (after Ba et al. 2016).
+
+    i, f, g, o = a * N(W_ih x_t + W_hh h_{t-1}) + b, in four blocks of rows, each normalised by itself
+    c_t = a_c * N(sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)) + b_c
+    h_t = sigmoid(o) * tanh(c_t)
+
+    It is the normalised memory that is carried on. The gains a are ``gain`` and ``gain_c``, and begin at 1; b_c is
+    ``bias_c``. TensorFlow's order of gates is i, g, f, o, and its forget_bias begins at 1.
+    forget_bias, proj_size: as those of ``LSTMCell``.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, state = nn.LayerNormBasicLSTMCell(3, 5)(ones(2, 3))
+    >>> state.c.shape
+    (2, 5)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **options: Any):
+        super().__init__(input_size, hidden_size, bias, **options)
+        self.eps = eps
+        self.gain = self.filled(init.constant((4 * hidden_size,), 1.0))
+        self.gain_c = self.filled(init.constant((hidden_size,), 1.0))
+        self.bias_c = self.filled(init.constant((hidden_size,), 0.0)) if bias else None
+
+    def input_projection(self, x: Any) -> Tensor:
+        """W_ih x, for one step (B, F) or for all of them (T, B, F)."""
+        check_input(self, x)
+        return linear(x, self.weight_ih)
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
+        h, c = state
+        a = normalize_blocks(self.recur(h, z), 4, self.eps) * self.gain
+        i, f, g, o = split(a if self.bias is None else a + self.bias, 4, axis=-1)
+        i, f, g, o = sigmoid(i), sigmoid(f), self.activation(g), sigmoid(o)
+        c = layer_norm(f * c + i * g, self.gain_c, self.bias_c, self.eps)
+        h = self.project(o * tanh(c))
+        return h, LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
+
+
+class LayerNormGRUCell(GRUCell):
+    """GRU with layer normalisation as its authors place it (Ba, Kiros and Hinton 2016, supplementary material).
+
+    r, z = sigmoid(a_ih * N(W_ih x_t) + a_hh * N(W_hh h_{t-1}) + b), of three blocks r, z, n the first two together
+    n = tanh(a_in * N(W_in x_t) + b_n + r * (a_hn * N(W_hn h_{t-1}) + b_hn))
+    h_t = (1 - z) * n + z * h_{t-1}
+
+    The gains a are ``gain_ih`` and ``gain_hh``, and begin at 1. Where z is 1, the state is kept, as in ``GRUCell``; the
+    paper's z is 1 where it is renewed, which is the same with the sign of z's gains and bias turned.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, h = nn.LayerNormGRUCell(3, 5)(ones(2, 3))
+    >>> h.shape
+    (2, 5)
+    """
+
+    options = ()
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **where: Any):
+        super().__init__(input_size, hidden_size, bias, reset="after", **where)
+        self.eps = eps
+        self.gain_ih = self.filled(init.constant((3 * hidden_size,), 1.0))
+        self.gain_hh = self.filled(init.constant((3 * hidden_size,), 1.0))
+
+    def input_projection(self, x: Any) -> tuple[Tensor, Tensor]:
+        """a_ih * N(W_ih x) + b, for one step (B, F) or for all of them (T, B, F), apart as a GRU's."""
+        check_input(self, x)
+        z = self._normalize(linear(x, self.weight_ih)) * self.gain_ih
+        return self.apart(z if self.bias is None else z + self.bias)
+
+    def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
+        """a_hh * N(W_hh h) + z."""
+        y = self._normalize(linear(h, self.weight_hh)) * self.gain_hh
+        return y if z is None else y + z
+
+    def _normalize(self, a: Any) -> Tensor:
+        gates, new = split(a, (2 * self.hidden_size,), axis=-1)
+        return concatenate([normalize(gates, eps=self.eps), normalize(new, eps=self.eps)], axis=-1)
+
+
+class LayerNormPerGateGRUCell(GRUCell):
+    """GRU with each gate normalised by itself, as Sockeye's cell of this name (Hieber et al. 2017).
+
+    r, z = sigmoid(a * N(W_ih x_t + W_hh h_{t-1} + b) + b_a), the first two of three blocks of rows: r, z, n
+    n = tanh(a_n * N(W_in x_t + b_n + r * (W_hn h_{t-1} + b_hn)) + b_an)
+    h_t = (1 - z) * n + z * h_{t-1}
+
+    The gains a are ``gain`` and ``gain_n``, and begin at 1; the shifts b_a and b_an are ``shift`` and ``shift_n``.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, h = nn.LayerNormPerGateGRUCell(3, 5)(ones(2, 3))
+    >>> h.shape
+    (2, 5)
+    """
+
+    options = ()
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **where: Any):
+        super().__init__(input_size, hidden_size, bias, reset="after", **where)
+        self.eps = eps
+        self.gain = self.filled(init.constant((2 * hidden_size,), 1.0))
+        self.shift = self.filled(init.constant((2 * hidden_size,), 0.0))
+        self.gain_n = self.filled(init.constant((hidden_size,), 1.0))
+        self.shift_n = self.filled(init.constant((hidden_size,), 0.0))
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
+        h, (gates, new) = state, z
+        gates, n = split(self.recur(h, gates), (2 * self.hidden_size,), axis=-1)
+        gates = normalize_blocks(gates, 2, self.eps) * self.gain + self.shift
+        r, keep = split(sigmoid(gates), 2, axis=-1)
+        n = self.activation(layer_norm(new + r * n, self.gain_n, self.shift_n, self.eps))
+        h = n + keep * (h - n)
+        return h, h, {"r": r, "z": keep, "n": n}
+
+
+def normalize_blocks(a: Any, blocks: int, eps: float) -> Tensor:
+    """``normalize`` for each of several equal blocks of the last axis."""
+    return normalize(a.reshape((*a.shape[:-1], blocks, a.shape[-1] // blocks)), eps=eps).reshape(a.shape)

@@ -1,0 +1,170 @@
+"""Sequences of unequal length: which steps are real, what came last, the mean, and rows that begin anew.
+
+A mask says which steps are real: (T, B), True or 1 where they are. Any pattern will do, gaps and rows without a real
+step included. ``lengths`` (B,) stand for the mask ``t < length``. Sequences are time-major unless ``batch_first``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import backend, ops
+from ..backend import signature
+from ..op import ShapeError
+from ..ops import where
+from ..tape import Taped
+from ..tensor import Tensor
+from ..tree import tree_map
+
+
+def length_mask(lengths: Any, steps: int) -> Any:
+    """Which of ``steps`` time steps are real: (T, B), True where t < length.
+
+    lengths: (B,) integers from 0 to steps, as a list, an array or a Tensor.
+
+    Raises TypeError if they are no integers, ValueError if they are not one for each row, or out of range. On a device
+    the range is not checked, as the host would have to wait; a length beyond the end then means all steps.
+
+    >>> length_mask([2, 0, 1], 2).tolist()
+    [[True, False, True], [True, False, False]]
+    """
+    if not hasattr(lengths, "shape"):
+        lengths = np.asarray(lengths)
+        lengths = lengths if lengths.size else lengths.astype(int)  # NumPy takes an empty list for fractions
+    bare = bare_array(lengths)
+    if bare.dtype.kind not in "iu":
+        raise TypeError(f"lengths: integers are needed, one for each row, not {signature(bare)}")
+    if bare.ndim != 1:
+        raise ValueError(f"lengths: one for each row is needed, shape (B,), not {signature(bare)}")
+    if isinstance(bare, np.ndarray) and bare.size and not 0 <= bare.min() <= bare.max() <= steps:
+        row = int(np.argmax((bare < 0) | (bare > steps)))
+        raise ValueError(
+            f"lengths: row {row} has length {bare[row]}, but lengths run from 0 to {steps}, the steps given"
+        )
+    return ops.less(backend.of(bare).xp.arange(steps)[:, None], lengths)
+
+
+def time_major(who: str, x: Any, lengths: Any = None, mask: Any = None, batch_first: bool = False) -> tuple[Any, Any]:
+    """A sequence as (T, B, ...), and which of its steps are real as booleans (T, B) beside it; None for all of them.
+
+    who: what to name in errors. x: (T, B, ...), or (B, T, ...) with batch_first, and so the mask.
+
+    Raises TypeError for something else than an array, ValueError for no steps, for lengths or a mask that do not fit.
+    """
+    if not hasattr(x, "shape"):
+        cure = "; join its steps with tg.stack" if isinstance(x, (list, tuple)) else ""
+        raise TypeError(f"{who}: the sequence must be one Tensor or array, not a {type(x).__name__}{cure}")
+    shape, time = tuple(x.shape), int(batch_first)
+    if len(shape) <= time or not shape[time]:
+        which = "second" if batch_first else "first"
+        raise ValueError(f"{who}: there are no time steps in inputs of shape {shape}; time is the {which} axis")
+    if lengths is not None and mask is not None:
+        raise ValueError(f"{who}: give lengths or a mask, not both")
+    if mask is not None:
+        mask = mask if hasattr(mask, "shape") else np.asarray(mask)
+        if tuple(mask.shape) != shape[:2]:
+            axes = "batch and steps" if batch_first else "steps and batch"
+            raise ValueError(f"{who}: the mask has shape {tuple(mask.shape)}, but {axes} are {shape[:2]}")
+        mask = mask if mask.dtype.kind == "b" else mask != 0
+        mask = ops.swapaxes(mask, 0, 1) if batch_first else mask
+    elif lengths is not None:
+        mask = length_mask(lengths, shape[time])
+        if mask.shape[1:] != shape[1 - time : 2 - time]:
+            raise ValueError(f"{who}: there are {mask.shape[1]} lengths, but inputs of shape {shape}")
+    return ops.swapaxes(x, 0, 1) if batch_first else x, beside(mask, x)
+
+
+def beside(mask: Any, x: Any) -> Any:
+    """A mask from the host where x is; others as they are."""
+    return backend.of(bare_array(x)).from_host(mask) if isinstance(mask, np.ndarray) else mask
+
+
+def over(mask: Any, x: Any) -> Any:
+    """A mask of the first axes of x with axes of length 1 for the others, as many as x has."""
+    return mask if mask.ndim == x.ndim else mask.reshape(mask.shape[: x.ndim] + (1,) * (x.ndim - mask.ndim))
+
+
+def bare_array(x: Any) -> Any:
+    """The array of a Tensor; an array as it is."""
+    return x.array if isinstance(x, Taped) else x
+
+
+def last(
+    outputs: Any, lengths: Any = None, mask: Any = None, direction: str = "forward", batch_first: bool = False
+) -> Tensor:
+    """Each row's last output: (B, ...), from outputs (T, B, ...). Rows without a real step get 0.
+
+    direction: "forward", at the last real step; "reverse", for outputs of a layer that reads backwards and so comes
+        to its end at the first real step; "both", for those of ``Bidirectional``: half of the features one way, half
+        the other.
+
+    Raises ValueError for other directions, and for lengths or masks that do not fit.
+
+    >>> from tinygrad_rnn import tensor
+    >>> last(tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), lengths=[1, 2]).tolist()
+    [[1.0], [4.0]]
+    """
+    if direction not in ("forward", "reverse", "both"):
+        raise ValueError(f"last: the direction is 'forward', 'reverse' or 'both', not {direction!r}")
+    outputs, mask = time_major("last", outputs, lengths, mask, batch_first)
+    if direction == "both":
+        onward, back = ops.split(outputs, 2, axis=-1)
+        return ops.concatenate([_at_end(onward, mask, False), _at_end(back, mask, True)], axis=-1)
+    return _at_end(outputs, mask, direction == "reverse")
+
+
+def _at_end(outputs: Any, mask: Any, reverse: bool) -> Any:
+    steps = outputs.shape[0]
+    if mask is None:
+        return outputs[0 if reverse else steps - 1]
+    found = mask if reverse else ops.flip(mask, axis=0)
+    at = ops.argmax(found, axis=0)  # the first real step from that side
+    at = over(at if reverse else steps - 1 - at, outputs[0])
+    picked = ops.take_along_axis(outputs, ops.expand_dims(at, axis=0), axis=0)[0]
+    return where(over(_any_step(mask), picked), picked, 0)
+
+
+def _any_step(mask: Any) -> Any:
+    return ops.max(mask, axis=0)
+
+
+def mean(outputs: Any, lengths: Any = None, mask: Any = None, batch_first: bool = False) -> Tensor:
+    """The mean over each row's real steps: (B, ...), from outputs (T, B, ...). Rows without a real step get 0.
+
+    >>> from tinygrad_rnn import tensor
+    >>> mean(tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), lengths=[1, 2]).tolist()
+    [[1.0], [3.0]]
+    """
+    outputs, mask = time_major("mean", outputs, lengths, mask, batch_first)
+    if mask is None:
+        return ops.mean(outputs, axis=0)
+    total = ops.sum(where(over(mask, outputs), outputs, 0), axis=0)
+    count = ops.maximum(ops.sum(mask, axis=0), 1)
+    return total / over(ops.astype(count, dtype=outputs.dtype), total)
+
+
+def reset(state: Any, rows: Any, initial: Any = None) -> Any:
+    """A carried state in which the rows of a mask begin anew; the others go on, and so do their gradients.
+
+    state: nested leaves (..., B, H), of a cell or of a layer; None, for a state that has not begun, stays None.
+    rows: (B,), True or 1 for those that begin anew. initial: what they begin with, of the state's structure; 0 if None.
+
+    Raises ShapeError if a leaf has another number of rows.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> reset(nn.LSTMState(ones(2, 1), ones(2, 1)), [True, False]).c.tolist()
+    [[0.0], [1.0]]
+    """
+    rows = rows if hasattr(rows, "shape") else np.asarray(rows, dtype=bool)
+    rows = rows if rows.dtype.kind == "b" else rows != 0
+
+    def begin_anew(leaf: Any, start: Any = 0) -> Any:
+        if rows.ndim != 1 or leaf.ndim < 2 or leaf.shape[-2] != rows.shape[0]:
+            raise ShapeError(
+                f"reset: rows of shape {tuple(rows.shape)} do not fit a state of shape {tuple(leaf.shape)}"
+            )
+        return where(beside(rows, leaf)[:, None], start, leaf)
+
+    return tree_map(begin_anew, state) if initial is None else tree_map(begin_anew, state, initial)

@@ -1,0 +1,198 @@
+"""Layers that run cells over whole sequences: one way, both ways, and one above the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..create import zeros_beside
+from ..ops import broadcast_to, concatenate, swapaxes
+from ..tree import tree_map
+from .fit import begin
+from .layers import Dropout
+from .module import Module, parameter
+from .recurrent import Recorded, Unrolled, check_features, unroll
+from .sequences import time_major
+
+
+class SequenceLayer(Module):
+    """The base of layers over time: ``layer(x, state=None, lengths=None, mask=None, record=False)``.
+
+    x: (T, B, F), or (B, T, F) with ``batch_first``. (T, F) is one sequence, and its outputs have no batch either.
+    state: what to start from, as a call returned it; None for the layer's own initial state.
+    lengths: (B,) integers from 0 to T, in any order; the steps from there on are padding.
+    mask: in place of lengths, which steps are real, of the shape of x's first two axes; any pattern.
+    record: also return, for each cell, its gates and states at all steps by name, nested as the layers are.
+
+    In the padding outputs are 0, the state is held, and what x holds is never read. The state that is returned is that
+    after each row's last real step, or, where a layer reads backwards, after its first.
+
+    Returns Unrolled(outputs, state), or Recorded(outputs, state, record). Raises TypeError, ValueError or ShapeError
+    before anything is computed. Cells without an ``input_size`` find out for themselves what does not fit.
+
+    A subclass defines ``run``, for time-major inputs, and ``initial_state``.
+    """
+
+    batch_first = False
+
+    @property
+    def input_size(self) -> int | None:
+        """How many features a step of the inputs has, or None if a cell does not say."""
+        raise NotImplementedError(f"{type(self).__name__} defines no input_size")
+
+    def initial_state(self, xs: Any) -> Any:
+        """What the layer starts from without a state, for inputs (T, B, F)."""
+        raise NotImplementedError(f"{type(self).__name__} defines no initial_state")
+
+    def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
+        """A call with inputs (T, B, F), and a mask (T, B) of booleans or None."""
+        raise NotImplementedError(f"{type(self).__name__} defines no run")
+
+    def forward(self, x: Any, state: Any = None, lengths: Any = None, mask: Any = None, record: bool = False) -> Any:
+        """Unrolled(outputs, state), or with ``record`` Recorded(outputs, state, record)."""
+        check_features(self, x, masked=lengths is not None or mask is not None)
+        turned = self.batch_first and not (self.input_size is not None and x.ndim == 2)
+        xs, real = time_major(type(self).__name__, x, lengths, mask, turned)
+        if state is not None and self.input_size is not None:
+            state = begin(self, xs, state)
+        done = self.run(xs, state, real, record)
+        if turned:
+            outputs, seen = tree_map(lambda y: swapaxes(y, 0, 1), (done.outputs, done.record))
+            done = Recorded(outputs, done.state, seen)
+        return done if record else Unrolled(done.outputs, done.state)
+
+
+class Recurrent(SequenceLayer):
+    """A cell over time, as a layer.
+
+    cell: anything with ``input_projection`` and ``step``.
+    h0: "zeros", or "learned": every row starts from the parameter of this name, of the state's structure, at first 0.
+    reverse: read from each row's end to its start.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> layer = nn.Recurrent(nn.LSTMCell(3, 5), h0="learned")
+    >>> outputs, state = layer(ones(7, 2, 3), lengths=[7, 4])
+    >>> outputs.shape, layer.h0.c.shape
+    ((7, 2, 5), (5,))
+    """
+
+    def __init__(self, cell: Any, h0: str = "zeros", reverse: bool = False, batch_first: bool = False):
+        if h0 not in ("zeros", "learned"):
+            raise ValueError(f"{type(self).__name__}: h0 is 'zeros' or 'learned', not {h0!r}")
+        self.cell, self.reverse, self.batch_first = cell, reverse, batch_first
+        self.h0 = _learned_state(cell) if h0 == "learned" else None
+
+    @property
+    def input_size(self) -> int | None:
+        """The cell's."""
+        return getattr(self.cell, "input_size", None)
+
+    def initial_state(self, xs: Any) -> Any:
+        """The learned state for every row, or else the cell's own."""
+        batch = tuple(xs.shape[1:-1])
+        if self.h0 is not None:
+            return tree_map(lambda p: broadcast_to(p, (*batch, *p.shape)), self.h0)
+        one = xs[0] if self.input_size is None else zeros_beside(xs, (*batch, self.input_size))
+        return self.cell.initial_state(self.cell.input_projection(one))
+
+    def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
+        """``unroll``."""
+        if state is None and self.h0 is not None:
+            state = self.initial_state(xs)
+        done = unroll(self.cell, xs, state, mask, reverse=self.reverse, record=record)
+        return done if record else Recorded(done.outputs, done.state, None)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.cell!r}{', reverse=True' if self.reverse else ''})"
+
+
+def _learned_state(cell: Any) -> Any:
+    """A parameter for each leaf of a cell's state, of zeros, without the batch."""
+    size = getattr(cell, "input_size", None)
+    first = next(iter(cell.parameters()), None) if isinstance(cell, Module) else None
+    if size is None or first is None:
+        raise ValueError(f"{type(cell).__name__}: h0='learned' needs a cell with parameters and an input_size")
+    like = cell.initial_state(cell.input_projection(zeros_beside(first, (0, size))))
+    return tree_map(lambda leaf: parameter(np.zeros(leaf.shape[1:], leaf.dtype), backend=leaf.backend), like)
+
+
+class Bidirectional(SequenceLayer):
+    """Two cells over the same inputs, one reading onward, one back from each row's own end (Schuster and Paliwal 1997).
+
+    Outputs are those of the forward cell and those of the backward cell side by side; the state is a pair.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> layer = nn.Bidirectional(nn.GRUCell(3, 5), nn.GRUCell(3, 5))
+    >>> outputs, (onward, back) = layer(ones(7, 2, 3))
+    >>> outputs.shape, back.shape
+    ((7, 2, 10), (2, 5))
+    """
+
+    def __init__(self, forward_cell: Any, backward_cell: Any, h0: str = "zeros", batch_first: bool = False):
+        self.directions = (Recurrent(forward_cell, h0), Recurrent(backward_cell, h0, reverse=True))
+        self.batch_first = batch_first
+        sizes = [layer.input_size for layer in self.directions]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"{type(self).__name__}: the cells read the same inputs, but want {sizes[0]} and {sizes[1]}"
+            )
+
+    @property
+    def input_size(self) -> int | None:
+        """That of the two cells."""
+        return self.directions[0].input_size
+
+    def initial_state(self, xs: Any) -> tuple[Any, ...]:
+        """Those of the two cells."""
+        return tuple([layer.initial_state(xs) for layer in self.directions])
+
+    def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
+        """Both cells, one after the other."""
+        states = (None, None) if state is None else state
+        onward, back = [layer.run(xs, s, mask, record) for layer, s in zip(self.directions, states, strict=True)]
+        outputs = concatenate([onward.outputs, back.outputs], axis=-1)
+        return Recorded(outputs, (onward.state, back.state), (onward.record, back.record))
+
+
+class Stacked(SequenceLayer):
+    """Layers one above the other: each reads the outputs of the one below it.
+
+    layers: SequenceLayers, or cells, which are run by ``Recurrent``; of their ``batch_first`` only the stack's counts.
+    dropout: probability with which each output of a layer is set to 0 for the next one, while training.
+
+    The state is a tuple of the layers' states.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> deep = nn.Stacked([nn.LSTMCell(3, 5), nn.Bidirectional(nn.GRUCell(5, 4), nn.GRUCell(5, 4))], dropout=0.1)
+    >>> outputs, states = deep(ones(7, 2, 3))
+    >>> outputs.shape, len(states)
+    ((7, 2, 8), 2)
+    """
+
+    def __init__(self, layers: Sequence[Any], dropout: float = 0.0, batch_first: bool = False):
+        self.layers = [layer if isinstance(layer, SequenceLayer) else Recurrent(layer) for layer in layers]
+        if not self.layers:
+            raise ValueError(f"{type(self).__name__}: at least one layer is needed")
+        self.dropout, self.batch_first = Dropout(dropout), batch_first
+
+    @property
+    def input_size(self) -> int | None:
+        """That of the first layer, if all say what they want."""
+        sizes = [layer.input_size for layer in self.layers]
+        return None if None in sizes else sizes[0]
+
+    def initial_state(self, xs: Any) -> tuple[Any, ...]:
+        """Those of all layers."""
+        return tuple([layer.initial_state(xs) for layer in self.layers])
+
+    def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
+        """All layers, from the bottom up."""
+        after, seen = [], []
+        for layer, s in zip(self.layers, [None] * len(self.layers) if state is None else state, strict=True):
+            done = layer.run(xs if layer is self.layers[0] else self.dropout(xs), s, mask, record)
+            xs = done.outputs
+            after.append(done.state)
+            seen.append(done.record)
+        return Recorded(xs, tuple(after), tuple(seen))

@@ -1,0 +1,285 @@
+"""Schedules: how the learning rate of an optimiser changes as training goes on.
+
+    schedule = optim.Warmup(optim.CosineAnnealingLR(opt, T_max=1000), steps=100)
+    for batch in batches:
+        ...
+        opt.step()
+        schedule.step()
+
+The rates and the names are PyTorch's. Here the rate is a function of the number of steps alone, so that nothing is lost
+by rounding over many of them, and a schedule that goes on from a ``state_dict`` goes on exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .optimizers import Optimizer
+
+
+class Schedule:
+    """The base: counts steps, and sets ``optimizer.lr`` to ``rate(steps)``. Subclasses define ``rate``.
+
+    ``base_lr`` is the rate that the optimiser had when the schedule was made.
+    """
+
+    counters: tuple[str, ...] = ("steps", "base_lr")  # what a state_dict holds beside the present rate
+
+    def __init__(self, optimizer: Optimizer):
+        self.optimizer = optimizer
+        self.base_lr = float(optimizer.lr)
+        self.steps = 0
+        self._apply()
+
+    def rate(self, step: int) -> float:
+        """The learning rate after so many steps."""
+        raise NotImplementedError
+
+    def step(self, metric: Any = None) -> None:
+        """One step of training, or one epoch, whichever the schedule counts, is done.
+
+        metric: how good the model is by now, for a schedule that asks for it; a number, or a Tensor of one.
+        """
+        self.steps += 1
+        self._apply()
+
+    def _apply(self) -> None:
+        rate = self.rate(self.steps)
+        if not rate >= 0:
+            self.refuse(f"the learning rate after {self.steps} steps would be {rate}")
+        self.optimizer.lr = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place that the schedule has come to, and the present rate; the settings are the constructor's."""
+        return {"lr": float(self.optimizer.lr), **{name: getattr(self, name) for name in self.counters}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state_dict``; raises KeyError, and changes nothing, if it is of a schedule of another kind."""
+        self._check(state)
+        for name in self.counters:
+            setattr(self, name, state[name])
+        self.optimizer.lr = state["lr"]
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        own = self.state_dict()
+        if state.keys() != own.keys():
+            raise KeyError(
+                f"{type(self).__name__}: the state holds {list(state)}, but {list(own)} are needed; it belongs to a "
+                "schedule of another kind"
+            )
+
+    def refuse(self, what: str) -> None:
+        """Raise for a setting that makes no sense."""
+        raise ValueError(f"{type(self).__name__}: {what}")
+
+
+class LambdaLR(Schedule):
+    """Any function of the step: lr = base_lr function(step).
+
+    >>> from tinygrad_rnn import ones
+    >>> from tinygrad_rnn.optim import SGD
+    >>> opt = SGD([ones(1, requires_grad=True)], lr=0.1)
+    >>> schedule = LambdaLR(opt, lambda step: 1 / (1 + step))
+    >>> schedule.step()
+    >>> opt.lr
+    0.05
+    """
+
+    def __init__(self, optimizer: Optimizer, function: Callable[[int], float]):
+        self.function = function
+        super().__init__(optimizer)
+
+    def rate(self, step: int) -> float:
+        return self.base_lr * float(self.function(step))
+
+
+class StepLR(Schedule):
+    """A factor every ``step_size`` steps: lr = base_lr gamma^floor(step / step_size)."""
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
+        if step_size < 1:
+            self.refuse(f"step_size must be at least 1, not {step_size}")
+        self.step_size, self.gamma = step_size, gamma
+        super().__init__(optimizer)
+
+    def rate(self, step: int) -> float:
+        return float(self.base_lr * self.gamma ** (step // self.step_size))
+
+
+class MultiStepLR(Schedule):
+    """A factor at each milestone: lr = base_lr gamma^(number of milestones that are not above the step)."""
+
+    def __init__(self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1):
+        self.milestones, self.gamma = sorted(milestones), gamma
+        super().__init__(optimizer)
+
+    def rate(self, step: int) -> float:
+        return float(self.base_lr * self.gamma ** bisect_right(self.milestones, step))
+
+
+class ExponentialLR(Schedule):
+    """A factor at every step: lr = base_lr gamma^step."""
+
+    def __init__(self, optimizer: Optimizer, gamma: float):
+        self.gamma = gamma
+        super().__init__(optimizer)
+
+    def rate(self, step: int) -> float:
+        return float(self.base_lr * self.gamma**step)
+
+
+class CosineAnnealingLR(Schedule):
+    """Half a wave of a cosine, from base_lr down to eta_min in T_max steps (Loshchilov and Hutter 2017).
+
+    lr = eta_min + (base_lr - eta_min) (1 + cos(pi step / T_max)) / 2; after T_max the wave goes up again.
+    """
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0):
+        if T_max < 1:
+            self.refuse(f"T_max must be at least 1, not {T_max}")
+        self.T_max, self.eta_min = T_max, eta_min
+        super().__init__(optimizer)
+
+    def rate(self, step: int) -> float:
+        return self.eta_min + (self.base_lr - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
+
+
+class LinearLR(Schedule):
+    """A straight line from base_lr start_factor to base_lr end_factor in total_iters steps, and level after that."""
+
+    def __init__(
+        self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5
+    ):
+        if total_iters < 1 or not start_factor >= 0 or not end_factor >= 0:
+            self.refuse(
+                f"total_iters {total_iters} must be at least 1, and start_factor {start_factor} and end_factor "
+                f"{end_factor} not negative"
+            )
+        self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
+        super().__init__(optimizer)
+
+    def rate(self, step: int) -> float:
+        share = min(step, self.total_iters) / self.total_iters
+        return self.base_lr * (self.start_factor + (self.end_factor - self.start_factor) * share)
+
+
+class ReduceLROnPlateau(Schedule):
+    """A factor whenever a metric, which is given to each ``step``, has not improved for more than ``patience`` steps.
+
+    mode: "min" if less is better, "max" if more is.
+    threshold: by how much a metric must beat the best one so far: as a share of that one if threshold_mode is "rel",
+    which is meant for metrics above 0, or as it is if "abs".
+    cooldown: for how many steps after a cut nothing is counted. min_lr: where cutting ends.
+
+    >>> from tinygrad_rnn import ones
+    >>> from tinygrad_rnn.optim import SGD
+    >>> opt = SGD([ones(1, requires_grad=True)], lr=0.1)
+    >>> schedule = ReduceLROnPlateau(opt, factor=0.5, patience=1)
+    >>> for loss in [3.0, 2.0, 2.0, 2.0]:
+    ...     schedule.step(loss)
+    >>> opt.lr
+    0.05
+    """
+
+    counters = ("steps", "base_lr", "best", "bad_steps", "resting")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ):
+        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
+            self.refuse(f"mode is 'min' or 'max', not {mode!r}; threshold_mode 'rel' or 'abs', not {threshold_mode!r}")
+        if not 0 <= factor < 1:
+            self.refuse(f"the factor must be at least 0 and less than 1, not {factor}")
+        self.mode, self.threshold, self.threshold_mode = mode, threshold, threshold_mode
+        self.factor, self.patience, self.cooldown, self.min_lr = factor, patience, cooldown, min_lr
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad_steps = 0  # since the best, or since the last cut
+        self.resting = 0  # steps that are left of a cooldown
+        super().__init__(optimizer)
+
+    def rate(self, step: int) -> float:
+        return float(self.optimizer.lr)
+
+    def step(self, metric: Any = None) -> None:
+        if metric is None:
+            raise TypeError("ReduceLROnPlateau: step needs the metric, such as the validation loss")
+        value = float(metric)
+        self.steps += 1
+        if self._improves(value):
+            self.best, self.bad_steps = value, 0
+        else:
+            self.bad_steps += 1  # NaN is no improvement either
+        if self.resting:
+            self.resting -= 1
+            self.bad_steps = 0
+        if self.bad_steps > self.patience:
+            lr = self.rate(self.steps)
+            self.optimizer.lr = min(lr, max(lr * self.factor, self.min_lr))
+            self.bad_steps, self.resting = 0, self.cooldown
+
+    def _improves(self, value: float) -> bool:
+        towards = -1 if self.mode == "min" else 1
+        if self.threshold_mode == "rel":
+            bar = self.best * (1 + towards * self.threshold)
+        else:
+            bar = self.best + towards * self.threshold
+        return value < bar if self.mode == "min" else value > bar
+
+
+class Warmup(Schedule):
+    """A straight line from base_lr start_factor up to base_lr in so many steps; then another schedule, from its start.
+
+    Warming up any schedule means wrapping it: ``Warmup(CosineAnnealingLR(opt, 1000), steps=100)``. What is given to
+    ``step`` after the warm-up is given on, so that a plateau gets its metric.
+
+    >>> from tinygrad_rnn import ones
+    >>> from tinygrad_rnn.optim import SGD
+    >>> opt = SGD([ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = Warmup(ExponentialLR(opt, gamma=0.5), steps=2, start_factor=0.5)
+    >>> for _ in range(4):
+    ...     print(opt.lr)
+    ...     schedule.step()
+    0.5
+    0.75
+    1.0
+    0.5
+    """
+
+    def __init__(self, schedule: Schedule, steps: int, start_factor: float = 1 / 3):
+        if steps < 1 or not start_factor >= 0 or schedule.steps:
+            self.refuse(
+                f"steps {steps} must be at least 1, start_factor {start_factor} not negative, and the schedule, which "
+                f"has done {schedule.steps} steps, at its start"
+            )
+        self.schedule, self.warm_steps, self.start_factor = schedule, steps, start_factor
+        super().__init__(schedule.optimizer)
+
+    def rate(self, step: int) -> float:
+        share = min(step, self.warm_steps) / self.warm_steps
+        return self.base_lr * (self.start_factor + (1 - self.start_factor) * share)
+
+    def step(self, metric: Any = None) -> None:
+        if self.steps < self.warm_steps:
+            super().step()
+        else:
+            self.steps += 1
+            self.schedule.step(metric)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._check(state)
+        self.schedule.load_state_dict(state["schedule"])
+        super().load_state_dict(state)
