@@ -60,7 +60,8 @@ def {name}{signature}:
             _node = _Node({contents})
             _node.id = _clock()
             _node.plan = _plan
-            _node.shape = _array.shape
+            _shape = _array.shape
+            _node.shape = _one_shape(_shape, _shape)
             _node.dtype = _array.dtype
             _result.node = _node
     if _state.watchers:
@@ -86,10 +87,11 @@ def dispatcher(op: Op) -> Any:
         "_modules": modules,
         "_namespace": namespace,
         "_new": object.__new__,
+        "_one_shape": _shapes.setdefault,
         "_op": op,
         "_plans": op.plans,
         "_sequence": (list, tuple),
-        "_shape": _shape,
+        "_shape_of": _shape,
         "_state": state,
         "_unwrap": _unwrap,
         "__name__": __name__,
@@ -171,7 +173,7 @@ def _source(op: Op, signature: inspect.Signature) -> str:
         parents = [f"_node{i}" for i in range(len(names))]
     # All that a rule may name, in the order of Op.known_to_a_call; shapes only if some rule names one.
     named = {parameter for rule in op.rules.values() for parameter in parameters_of(rule)}
-    shapes = [f"_shape({name})" if f"{name}_shape" in named else "None" for name in names]
+    shapes = [f"_shape_of({name})" if f"{name}_shape" in named else "None" for name in names]
     values = ", ".join(["None", "0", *names, "_array", *parents, *shapes, *attributes])
     arguments = ", ".join([call, *(f"{a}={a}" for a in attributes)])
     return _FUNCTION.format(
@@ -189,7 +191,14 @@ def _source(op: Op, signature: inspect.Signature) -> str:
 
 def _shape(value: Any) -> Any:
     """The shape of an input; of ``*xs``, the tuple of all their shapes."""
-    return tuple(map(_shape, value)) if isinstance(value, tuple) else getattr(value, "shape", ())
+    if isinstance(value, tuple):
+        return tuple(map(_shape, value))
+    shape = getattr(value, "shape", ())
+    return _shapes.setdefault(shape, shape)
+
+
+# One tuple for all equal shapes: nodes live long, and what they hold is walked by the cyclic collector time and again.
+_shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
 
 
 def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:
