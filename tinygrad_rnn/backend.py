@@ -39,7 +39,15 @@ class Backend:
 
     def seed(self, seed: int) -> None:
         """Restart the generator that random masks are drawn from."""
-        self.generator: Any = np.random.default_rng(seed)
+        self._seed = seed
+        self._generator: Any = None
+
+    @property
+    def generator(self) -> Any:
+        """The generator, made when it is first wanted: ``numpy.random`` alone would double the time to import this."""
+        if self._generator is None:
+            self._generator = self.xp.random.default_rng(self._seed)
+        return self._generator
 
     def uniform(self, shape: tuple[int, ...]) -> Array:
         """Draw float32 numbers from [0, 1) where this backend's arrays live."""
@@ -94,9 +102,6 @@ class CupyBackend(Backend):
     def __init__(self, cupy: ModuleType) -> None:
         self.xp, self.array_type = cupy, cupy.ndarray
         super().__init__()
-
-    def seed(self, seed: int) -> None:
-        self.generator = self.xp.random.default_rng(seed)
 
     def uniform(self, shape: tuple[int, ...]) -> Array:
         return self.generator.random(shape, dtype=np.float32)
@@ -169,6 +174,7 @@ def _cupy_or_reason() -> Backend | str:
             ones = cupy.ones((2, 2), dtype=np.float32)
             correct = float((ones @ ones + ones).sum()) == 12.0
             backend = CupyBackend(cupy)
+            backend.uniform((1,))
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             return f"CuPy is not installed. Install it with {_INSTALL_CUPY}."
