@@ -24,8 +24,8 @@ FEATURES, HIDDEN = 7, 11  # primes, so that a length tells what it is a multiple
 HEAD = """# Cells
 
 Made by `python docs/make_cells.py` from the docstrings; a test holds the two together. F is the number of input
-features, H the hidden size; `N` is `normalize`, and `*` is element by element. Blocks of rows and gates are in the order
-in which they are named. The time of one step, forward and backward, is relative to the LSTM's, for a batch of 32 and a
+features, H the hidden size; `N` is `normalize`, and `*` is element by element. Blocks of rows, and gates, are in order
+as they are named. The time of one step, forward and backward, is relative to the LSTM's, for a batch of 32 and a
 hidden size of 128, medians on one thread.
 
 | cell | equations | parameters | gates | time |

@@ -170,6 +170,17 @@ SAMPLES: dict[str, list[Sample]] = {
     "embedding": [*(S(integers(4, *s), normal(4, 3)) for s in ROWS), S(np.array([1, 1], "u1"), normal(3, 4).T)],
     "add_rows": [S(normal(*s, 3), integers(4, *s), shape=(4, 3)) for s in ROWS],
     "normalize": [*(of(s) for s in ((5,), (3, 4), (2, 3, 4), (0, 4))), S(normal(4, 3).T, eps=0.1)],
+    **each(
+        "normalize_back gain_gradient",
+        lambda: [
+            *(of(s, s, eps=1e-5) for s in ((5,), (3, 4), (2, 3, 4), (0, 4))),
+            S(normal(4, 3).T, normal(4, 3).T, eps=0.1),
+        ],
+    ),
+    "layer_norm": [
+        *(of((3, 4)), of((3, 4), (4,)), of((2, 3, 4), (4,), (4,)), of((5,), (5,), (1,)), of((0, 4), (4,), (4,))),
+        *(of((3, 4), (4,), (3, 4)), S(normal(4, 3).T, None, normal(4), eps=0.1)),
+    ],
 }
 
 
@@ -222,12 +233,6 @@ COMPOSITES: dict[str, list[Sample]] = {
     "max_pool2d": [
         *(S(distinct(2, 3, 4, 6), 2), S(distinct(1, 5, 6), (3, 2), stride=1)),
         S(distinct(2, 1, 5, 5), 2, stride=(3, 2)),
-    ],
-    "layer_norm": [
-        of((3, 4)),
-        of((3, 4), (4,)),
-        of((2, 3, 4), (4,), (4,)),
-        S(normal(4, 3).T, None, normal(4), eps=0.1),
     ],
     "dropout": [of((3, 4)), of((3, 4), p=0.2), of((3,), training=False), of(())],
     "index": [S(ROOM, key=key) for key in [*KEYS, *TENSOR_KEYS, np.int64(2), True]],

@@ -66,7 +66,9 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
         return nn.max_pool2d(x, size, stride)
 
     def layer_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
-        return nn.layer_norm(x, x.shape[-1:], weight, bias, eps)
+        if bias is None or bias.shape == x.shape[-1:]:
+            return nn.layer_norm(x, x.shape[-1:], weight, bias, eps)
+        return nn.layer_norm(x, x.shape[-1:], weight, None, eps) + bias  # ours may be any that broadcasts
 
     def cross_entropy(logits: Any, targets: Any) -> Any:
         flat = nn.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long(), reduction="none")

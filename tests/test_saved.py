@@ -42,7 +42,8 @@ def test_exactly_what_the_rules_name_is_saved(name: str, sample: Sample) -> None
         assert [parent is not None for parent in node.parents[: len(inputs)]] == [
             k in needed for k in range(len(inputs))
         ]
-        given = dict(zip(record.inputs, [sample.inputs] if record.variadic else sample.inputs, strict=False))
+        passed_on = [sample.inputs] if record.variadic else sample.inputs
+        given = record.optional | dict(zip(record.inputs, passed_on, strict=False))
         arrays: list[Any] = []
         for key, value in node.saved.items():
             if key in record.inputs:

@@ -73,6 +73,10 @@ class Backend:
             found, starts = np.unique(rows[order], return_index=True)
             target[found] += np.add.reduceat(values[order], starts, axis=0)
 
+    def row_dots(self, a: Array, b: Array) -> Array:
+        """Sums of a times b along the last axis, which stays, of length 1."""
+        return np.vecdot(a, b)[..., None]
+
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""
         if indices.size and (indices.min() < 0 or indices.max() >= size):
@@ -118,6 +122,9 @@ class CupyBackend(Backend):
 
     def add_rows(self, target: Array, rows: Array, values: Array) -> None:
         self.add_at(target, rows, values)
+
+    def row_dots(self, a: Array, b: Array) -> Array:
+        return (a * b).sum(axis=-1, keepdims=True)
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         pass

@@ -38,10 +38,12 @@ from .nn import (
     cross_entropy,
     dropout,
     embedding,
+    gain_gradient,
     layer_norm,
     log_softmax,
     minus_one_hot,
     normalize,
+    normalize_back,
     softmax,
 )
 from .reduce import argmax, argmin, cumsum, logsumexp, max, mean, min, std, sum, var
