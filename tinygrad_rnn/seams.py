@@ -1,0 +1,140 @@
+"""All in which NumPy and CuPy differ, as far as the engine meets it.
+
+Everywhere else a kernel receives its array module as ``xp`` and calls functions that both modules share.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray, a cupy.ndarray, or whatever a registered backend calls an array
+
+
+class Backend:
+    """An array library, and the few things that it does in a way of its own. This one is NumPy."""
+
+    name = "numpy"
+    xp: ModuleType | Any = np
+    array_type: type = np.ndarray
+    wraps = False  # whether an index that is out of range counts from the other end, instead of raising IndexError
+
+    def __init__(self) -> None:
+        self.seed(0)
+
+    def seed(self, seed: int) -> None:
+        """Restart the generator that random masks are drawn from."""
+        self._seed = seed
+        self._generator: Any = None
+
+    @property
+    def generator(self) -> Any:
+        """The generator, made when it is first wanted: ``numpy.random`` alone would double the time to import this."""
+        if self._generator is None:
+            self._generator = self.xp.random.default_rng(self._seed)
+        return self._generator
+
+    def uniform(self, shape: tuple[int, ...]) -> Array:
+        """Draw float32 numbers from [0, 1) where this backend's arrays live."""
+        return self.generator.random(shape, dtype=np.float32)
+
+    def from_host(self, array: np.ndarray) -> Array:
+        """Bring a NumPy array here."""
+        return array
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """Bring an array of this backend to NumPy; on a device this waits for the result."""
+        return np.asarray(array)
+
+    def add_at(self, target: Array, index: Any, values: Array) -> None:
+        """``target[index] += values`` in which repeated indices add up."""
+        np.add.at(target, index, values)
+
+    def add_rows(self, target: Array, rows: Array, values: Array) -> None:
+        """``target[rows] += values`` for a 2-D target and integer rows, which may repeat."""
+        # Sorting lets one reduceat sum each row's values: about ten times quicker than np.add.at on rows.
+        if rows.size:
+            order = np.argsort(rows, kind="stable")
+            found, starts = np.unique(rows[order], return_index=True)
+            target[found] += np.add.reduceat(values[order], starts, axis=0)
+
+    def row_dots(self, a: Array, b: Array) -> Array:
+        """Sums of a times b along the last axis, which stays, of length 1."""
+        return np.vecdot(a, b)[..., None]
+
+    def check_indices(self, indices: Array, size: int, what: str) -> None:
+        """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""
+        if indices.size and (indices.min() < 0 or indices.max() >= size):
+            wrong = indices[(indices < 0) | (indices >= size)].flat[0]
+            raise IndexError(f"{what} {wrong} is out of range: they run from 0 to {size - 1}")
+
+    def mark_invalid(
+        self, values: Array, indices: Array, size: int, lowest: int = 0, everywhere: bool = False
+    ) -> Array:
+        """Values looked up with indices. On a device, NaN where these are not in [lowest, size), or everywhere."""
+        return values
+
+    def synchronize(self) -> None:
+        """Wait until all work that was handed to the device is done."""
+
+    def memory_in_use(self) -> int | None:
+        """Bytes that the library's allocator has handed out, or None where it does not count them."""
+        return None
+
+
+class CupyBackend(Backend):
+    """CuPy, on the current CUDA device."""
+
+    name = "cupy"
+    wraps = True
+
+    def __init__(self, cupy: ModuleType) -> None:
+        self.xp, self.array_type = cupy, cupy.ndarray
+        super().__init__()
+
+    def uniform(self, shape: tuple[int, ...]) -> Array:
+        return self.generator.random(shape, dtype=np.float32)
+
+    def from_host(self, array: np.ndarray) -> Array:
+        return self.xp.asarray(array)
+
+    def to_host(self, array: Array) -> np.ndarray:
+        return self.xp.asnumpy(array)
+
+    def add_at(self, target: Array, index: Any, values: Array) -> None:
+        index = tuple(map(_widened, index)) if isinstance(index, tuple) else _widened(index)
+        self.xp.add.at(target, index, values)
+
+    def add_rows(self, target: Array, rows: Array, values: Array) -> None:
+        self.add_at(target, rows, values)
+
+    def row_dots(self, a: Array, b: Array) -> Array:
+        return (a * b).sum(axis=-1, keepdims=True)
+
+    def check_indices(self, indices: Array, size: int, what: str) -> None:
+        pass
+
+    def mark_invalid(
+        self, values: Array, indices: Array, size: int, lowest: int = 0, everywhere: bool = False
+    ) -> Array:
+        # CuPy wraps an index that is out of range: without a mark, the wrong row would pass for the right one.
+        if values.dtype.kind != "f":
+            return values
+        indices = _widened(indices)
+        valid = (indices >= lowest) & (indices < size)
+        valid = valid.all() if everywhere else valid
+        valid = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim))
+        return self.xp.where(valid, values, values.dtype.type(np.nan))
+
+    def synchronize(self) -> None:
+        self.xp.cuda.get_current_stream().synchronize()
+
+    def memory_in_use(self) -> int:
+        return int(self.xp.get_default_memory_pool().used_bytes())
+
+
+def _widened(index: Any) -> Any:
+    """An array of integers as int64: CuPy compares and wraps indices in their own type, which a length may overflow."""
+    return index.astype(np.int64, copy=False) if getattr(index, "dtype", np.bool_) != np.bool_ else index
