@@ -15,6 +15,7 @@ from ..create import zeros_beside
 from ..op import ShapeError
 from ..ops import concatenate, expand_dims, linear, sigmoid, softmax, sum, tanh, where
 from ..tensor import Tensor
+from ..tree import tree_leaves
 from . import init
 from .cells import Cell, Gates, WeightedCell
 from .module import parameter
@@ -174,7 +175,8 @@ class SkipThroughTime(Wrapper):
 
     def initial_state(self, z: Any) -> SkipState:
         """The inner cell's, and zeros for the past."""
-        zeros = zeros_beside(z, (*z.shape[:-1], self.output_size))
+        leaf = tree_leaves(z)[0]  # a GRU's z is a pair
+        zeros = zeros_beside(leaf, (*leaf.shape[:-1], self.output_size))
         return SkipState(self.cell.initial_state(z), (zeros,) * -min(self.taps))
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, SkipState, Gates]:
