@@ -1,4 +1,4 @@
-"""What all tests share: the --slow option, the GPU's absence stated, a fresh seed for each test, a stand-in GPU."""
+"""What all tests share: the GPU's absence stated, a fresh seed for each test, a stand-in GPU."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import backend
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     gpu = "cupy" in tg.available_backends()
     for item in items:
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA GPU with CuPy on this machine"))
-        if "slow" in item.keywords and not config.getoption("--slow"):
-            item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
 
 
 @pytest.fixture(autouse=True)

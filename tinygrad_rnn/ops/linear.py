@@ -9,7 +9,7 @@ from ..backend import Array, of, signature
 from ..op import misfit, op
 from .elementwise import multiply
 from .reduce import sum
-from .shape import broadcast_to, expand_dims, reshape, rows, swapaxes, transpose
+from .shape import broadcast_to, expand_dims, reshape, rows, transpose
 
 
 def mT(x: Any) -> Any:
@@ -191,6 +191,3 @@ def _diagonal(x: Any, term: str) -> tuple[Any, str]:
             x = reshape(x, (*x.shape[:-2], n * n))[(..., slice(None, None, n + 1))]
             term = "".join(term[a] for a in order[:-1])
     return x, term
-
-
-__all__ = ["contract", "einsum", "linear", "mT", "matmul", "outer", "product", "swapaxes"]
