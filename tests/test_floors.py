@@ -29,7 +29,7 @@ FLOORS = [
     ["grad"],
     ["check", "draw", "record", "replay"],
     ["nn/", "optim/", "clip"],
-    ["bptt", "checkpoint", "flow"],
+    ["bptt/", "flow/"],
     ["tasks", "text", "io"],
     ["train"],
     ["cli", "__main__"],
@@ -144,7 +144,7 @@ def test_imports_are_found_in_every_form(file: str, source: str, expected: list[
 
 def test_folders_import_without_cycles() -> None:
     """Within a folder too, some order exists in which each file imports earlier ones only."""
-    for folder in ("ops", "nn", "optim"):
+    for folder in sorted(path.parent.name for path in ROOT.glob("*/__init__.py")):
         waiting = {
             name_of(path): {name for _, name in imports(path) if name.startswith(f"{folder}/") and name != f"{folder}/"}
             for path in (ROOT / folder).glob("*.py")

@@ -1,21 +1,18 @@
-"""Back-propagation through time: unrolling, and cutting the way back."""
+"""The states that cells carry: nested tuples, lists and dictionaries of Tensors."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .nn.recurrent import Unrolled, unroll
-from .tensor import Tensor
-from .tree import tree_map
-
-__all__ = ["Unrolled", "detach", "unroll"]
+from ..tensor import Tensor
+from ..tree import tree_map
 
 
 def detach(state: Any) -> Any:
     """The same state without history: the cut at the end of a window of truncated BPTT.
 
-    >>> from tinygrad_rnn import nn, ones
-    >>> outputs, state = unroll(nn.LSTMCell(3, 5), ones(7, 2, 3))
+    >>> from tinygrad_rnn import bptt, nn, ones
+    >>> outputs, state = bptt.unroll(nn.LSTMCell(3, 5), ones(7, 2, 3))
     >>> state.c.requires_grad, detach(state).c.requires_grad
     (True, False)
     """

@@ -1,0 +1,4 @@
+"""Back-propagation through time: unrolling, and cutting the way back."""
+
+from ..nn.recurrent import Recorded, Unrolled, unroll
+from .state import detach
