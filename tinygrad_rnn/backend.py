@@ -205,8 +205,8 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
     target = get(backend) if backend else (of(data) if is_array(data) else default())
     if is_array(data):
         source = of(data)
-        if source is target:
-            return target.xp.array(data, dtype=dtype)  # a copy: no tensor shares memory with its creator's array
+        if source.name == target.name:
+            return source.xp.array(data, dtype=dtype)  # a copy: no tensor shares memory with its creator's array
         host = source.to_host(data)
     else:
         try:

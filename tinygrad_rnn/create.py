@@ -9,7 +9,8 @@ import numpy as np
 from . import backend as backends
 from .backend import DTypeLike
 from .tape import Taped
-from .tensor import Tensor, as_tensor, filled_like, spread, tensor
+from .operators import spread
+from .tensor import Tensor, as_tensor, filled_like, tensor
 
 
 def _filled(shape: Any, value: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from .. import backend
 from ..backend import Array
 from ..op import ShapeError
@@ -23,6 +25,8 @@ class Optimizer:
     Raises ValueError for no parameters, for one that is given twice, and for a setting that is negative or NaN;
     TypeError for what is no leaf that requires a gradient.
     """
+
+    ports = ("lr", "slots")  # what changes from step to step, and so is not part of a captured one
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float = 0.0, **settings: float):
         self.parameters = list(parameters)
@@ -40,13 +44,17 @@ class Optimizer:
         self.lr, self.weight_decay = lr, float(weight_decay)
         self.slots: list[Slots] = [{} for _ in self.parameters]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "lr" and isinstance(value, np.generic):
+            value = float(value)  # np.float64, as np.cos gives it, would make float64 of float32 parameters
+        super().__setattr__(name, value)
+
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         """The new array of a parameter, from the old one, its gradient, and what is remembered (updated in place)."""
         raise NotImplementedError
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        self.lr = float(self.lr)  # np.float64, as np.cos gives it, would make float64 of float32 parameters
         for p, slots in zip(self.parameters, self.slots, strict=True):
             if p.grad is not None:
                 g = p.grad.array
@@ -134,6 +142,7 @@ class SGD(Optimizer):
             v = _remember(slots, "velocity", p)
             v *= self.momentum
             v += g if share == 1 else share * g
+            slots["velocity"] = v
             g = g + self.momentum * v if self.nesterov else v
         new = g * -self.lr
         new += p
@@ -150,6 +159,7 @@ class Adagrad(Optimizer):
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         s = _remember(slots, "square", p)
         s += g * g
+        slots["square"] = s
         return p - self.lr * g / (s**0.5 + self.eps)
 
 
@@ -179,11 +189,13 @@ class RMSprop(Optimizer):
         s = _remember(slots, "square", p)
         s *= self.alpha
         s += (1 - self.alpha) * g * g
+        slots["square"] = s
         variance = s
         if self.centered:
             m = _remember(slots, "mean", p)
             m *= self.alpha
             m += (1 - self.alpha) * g
+            slots["mean"] = m
             variance = s - m * m
             variance = variance * (variance > 0)  # rounding can leave less than nothing, of which there is no root
         g = g / self.scale(variance)
@@ -191,7 +203,7 @@ class RMSprop(Optimizer):
             v = _remember(slots, "velocity", p)
             v *= self.momentum
             v += g
-            g = v
+            g = slots["velocity"] = v
         return p - self.lr * g
 
     def scale(self, variance: Array) -> Array:
@@ -250,6 +262,7 @@ class Adam(Optimizer):
         m += (1 - b1) * g
         s *= b2
         s += (1 - b2) * g * g
+        slots["mean"], slots["square"] = m, s
         return p - (self.lr / (1 - b1**t)) * m / ((s / (1 - b2**t)) ** 0.5 + self.eps)
 
 

@@ -1,0 +1,78 @@
+"""Each operation as an operator or a method, for whatever stands for an array: Tensors, and the symbols of a recorder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import ops
+
+
+class Operators:
+    """What NumPy's arrays can do, by the engine's operations."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    __add__ = __radd__ = add = ops.add
+    __sub__ = subtract = ops.subtract
+    __mul__ = __rmul__ = multiply = ops.multiply
+    __truediv__ = divide = ops.divide
+    __pow__ = power = ops.power
+    __neg__ = negative = ops.negative
+    __abs__ = abs = absolute = ops.absolute
+    __lt__, __le__, __gt__, __ge__ = ops.less, ops.less_equal, ops.greater, ops.greater_equal
+    __eq__, __ne__ = ops.equal, ops.not_equal  # type: ignore[assignment]
+    exp, log, sqrt, sin, cos, tanh = ops.exp, ops.log, ops.sqrt, ops.sin, ops.cos, ops.tanh
+    sigmoid, relu, softplus, sign = ops.sigmoid, ops.relu, ops.softplus, ops.sign
+    maximum, minimum, clip, astype = ops.maximum, ops.minimum, ops.clip, ops.astype
+    sum, mean, max, min, var = ops.sum, ops.mean, ops.max, ops.min, ops.var
+    logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
+    broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
+    softmax, log_softmax, take_along_axis = ops.softmax, ops.log_softmax, ops.take_along_axis
+    linear, normalize = ops.linear, ops.normalize
+    __matmul__ = matmul = ops.matmul
+    std, split, swapaxes, outer, layer_norm, dropout = (
+        ops.std,
+        ops.split,
+        ops.swapaxes,
+        ops.outer,
+        ops.layer_norm,
+        ops.dropout,
+    )
+    __getitem__ = ops.index
+
+    def __rsub__(self, other: Any) -> Any:
+        return ops.subtract(other, self)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return ops.divide(other, self)
+
+    def __rpow__(self, other: Any) -> Any:
+        return ops.power(other, self)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return ops.matmul(other, self)
+
+    def reshape(self, *shape: Any) -> Any:
+        """The same elements in another shape, given as numbers or as a tuple."""
+        return ops.reshape(self, shape=spread(shape))
+
+    def transpose(self, *axes: Any) -> Any:
+        """Axes in another order, given as numbers or as a tuple; reversed if none are given."""
+        return ops.transpose(self, axes=spread(axes) if axes else None)
+
+    @property
+    def T(self) -> Any:
+        """Axes in reverse order."""
+        return ops.transpose(self)
+
+    @property
+    def mT(self) -> Any:
+        """The last two axes exchanged."""
+        return ops.swapaxes(self, -1, -2)
+
+
+def spread(values: tuple[Any, ...]) -> tuple[int, ...] | None:
+    """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
+    first = values[0] if len(values) == 1 else values
+    return first if first is None else tuple(first) if isinstance(first, (tuple, list)) else (first,)

@@ -1,0 +1,1 @@
+"""Recording a step of fixed shapes once, and replaying it without Python's part in it."""

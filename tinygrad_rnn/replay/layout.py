@@ -1,0 +1,291 @@
+"""Where each value of a program lies in memory.
+
+A value that is a view lies where its base does. A piece of a stack, of a concatenation or of a gradient that is put
+together from slices is computed right into its place there. An elementwise result takes the place of an operand that
+nobody reads any more. What is left gets a block of its own, and blocks that are never alive together share memory.
+"""
+
+from __future__ import annotations
+
+import inspect
+from bisect import insort
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from .program import Line, Program, Value
+
+_VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
+_JOINS = {"stack", "concatenate", "scatter"}
+_ALIGNMENT = 64  # bytes, of a cache line
+
+
+class Block:
+    """Memory for one value, or for several that lie within it or follow each other there.
+
+    While the layout is made, a block has memory of its own, of which not a byte is touched: views of it tell where
+    things would lie. In the end it is a part of the arena.
+    """
+
+    def __init__(self, like: Value | Array, owned: bool = True) -> None:
+        self.owned = owned  # a part of the arena, and not a port's
+        if isinstance(like, Value):
+            self.nbytes = like.nbytes
+            self.memory = np.empty(max(1, self.nbytes), np.uint8)
+            self.whole = np.ndarray(like.shape, like.dtype, buffer=self.memory)
+        else:
+            self.nbytes, self.memory = like.nbytes, like
+        self.address = self.memory.__array_interface__["data"][0]
+        self.start = self.stop = -1  # the lines between which it is in use
+        self.offset = 0  # in the arena
+
+    def used(self, line: int) -> None:
+        """It is in use at this line."""
+        self.start = line if self.start < 0 else min(self.start, line)
+        self.stop = max(self.stop, line)
+
+
+class Layout:
+    """The places of all values of a program whose ports have arrays already."""
+
+    def __init__(
+        self,
+        program: Program,
+        ports: dict[Value, Array],
+        kept: dict[Value, tuple[Array, Value | None]],
+        in_place: bool = True,
+    ) -> None:
+        self.program = program
+        self.place: dict[Value, Array] = {}  # views of blocks
+        self.block: dict[Value, Block] = {}
+        self.base: dict[Value, Value] = {}  # of each view
+        self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
+        self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
+        self.index = {line.result: i for i, line in enumerate(program.lines)}
+        self.readers: dict[Value, list[Line]] = program.uses()
+        self.results = set(program.results)
+        for value, array in ports.items():
+            self._put(value, array, Block(array, owned=False))
+        for line in program.lines:
+            if line.kind == "op" and line.name in _VIEWS:
+                self._find_base(line)
+        for value, (array, port) in kept.items():
+            if self._may_lie_in(value, array) and (port is None or self._may_replace(value, port)):
+                self._put(value, array, Block(array, owned=False))
+        for line in reversed(program.lines):
+            if is_join(line):
+                self._lay_join(line)
+        for i, line in enumerate(program.lines):
+            self._lay(i, line, in_place)
+        self.naive = sum(value.nbytes for value in self.place if value in self.index and value not in self.base)
+        self.blocks = list(dict.fromkeys(block for block in self.block.values() if block.owned))
+        self.size = self._pack()
+
+    def _put(self, value: Value, place: Array, block: Block) -> None:
+        self.place[value] = place
+        self.block[value] = block
+
+    # ---- views ----
+
+    def _find_base(self, line: Line) -> None:
+        base = next((x for x in line.inputs if isinstance(x, Value)), None)
+        if base is None or any(isinstance(v, Value) for v in line.reads if v is not base):
+            return
+        self.base[line.result] = base
+
+    def root(self, value: Value) -> Value:
+        """What a view is a view of in the end."""
+        while value in self.base:
+            value = self.base[value]
+        return value
+
+    def _view(self, line: Line) -> Array | None:
+        """The place of a view, or None if it turns out that its elements have to be moved."""
+        base = self.base[line.result]
+        source = self.place[base] if base in self.place else base.constant
+        result = line.function(np, source, *line.inputs[1:], **line.attributes)
+        return result if np.may_share_memory(result, source) or not result.size else None
+
+    def _may_replace(self, value: Value, port: Value) -> bool:
+        """Whether a value can be written over a port, because nothing reads the port afterwards."""
+        line = value.line
+        return line is not None and line.kind == "ufunc" and self._last_read(port) <= self.index[value]
+
+    # ---- joins ----
+
+    def _may_lie_in(self, value: Value, place: Array) -> bool:
+        """Whether the line of a value can write to a place: only elementwise functions do so across gaps."""
+        line = value.line
+        if value in self.place or line is None or value in self.base or place.dtype != value.dtype:
+            return False
+        return line.kind == "ufunc" or (place.flags.c_contiguous and (line.kind in ("dot", "random") or writes(line) or is_join(line)))
+
+    def _lay_join(self, line: Line) -> None:
+        joined = line.result
+        if joined not in self.place:
+            block = Block(joined)
+            self._put(joined, block.whole, block)
+        self.pieces[joined] = []
+        for piece, slot in slots(line, self.place[joined]):
+            source = piece
+            while source in self.base and source.line is not None and source.line.name in ("reshape", "expand_dims"):
+                source = self.base[source]  # all of it, in another shape
+            if not isinstance(source, Value) or source.size != piece.size:
+                continue
+            place = slot.reshape(source.shape)
+            if np.may_share_memory(place, slot) and self._may_lie_in(source, place):
+                self._put(source, place, self.block[joined])
+                self.pieces[joined].append(source)
+                self.joins.setdefault(source, []).append(joined)
+
+    # ---- everything else ----
+
+    def _lay(self, i: int, line: Line, in_place: bool) -> None:
+        value = line.result
+        if value in self.base:
+            view = self._view(line)
+            if view is not None:
+                base = self.base[value]
+                self._put(value, view, self.block[base] if base in self.block else Block(base.constant, owned=False))
+            else:
+                del self.base[value]
+        if value not in self.place:
+            operand = self._dying(i, line) if in_place and line.kind == "ufunc" else None
+            if operand is not None:
+                self._put(value, self.place[operand], self.block[operand])
+            else:
+                block = Block(value)
+                self._put(value, block.whole, block)
+        for read in line.reads:
+            if read in self.block:
+                self.block[read].used(i)
+        self.block[value].used(i)
+        if value in self.results:
+            self.block[value].used(len(self.program.lines))
+
+    def _dying(self, i: int, line: Line) -> Value | None:
+        """An operand whose place the result can take, of several the one in the largest block, which lives longest."""
+        fitting = [
+            x
+            for x in line.inputs
+            if isinstance(x, Value)
+            and x in self.block
+            and self.block[x].owned
+            and x.shape == line.result.shape
+            and x.dtype == line.result.dtype
+        ]
+        fitting.sort(key=lambda x: -self.block[x].nbytes)
+        for x in fitting:
+            if not _overlaps_itself(self.place[x]) and self._last_read(x) <= i:
+                return x
+        return None
+
+    def _last_read(self, x: Value) -> int:
+        """The last line that reads any element of a value's place, as it is now."""
+        region = self.place[x]
+        last = -1
+        seen = set()
+        ahead = [self.root(x)]
+        while ahead:
+            value = ahead.pop()
+            if value in seen or (value in self.place and not _overlap(self.place[value], region)):
+                continue
+            seen.add(value)
+            if value in self.results:
+                return len(self.program.lines)
+            for line in self.readers.get(value, ()):
+                if self.base.get(line.result) is value:
+                    ahead.append(line.result)
+                elif line.result not in self.joins.get(value, ()):
+                    last = max(last, self.index[line.result])
+            ahead += self.joins.get(value, ())
+            ahead += self.pieces.get(value, ())
+        return last
+
+    def _pack(self) -> int:
+        """Give each block its offset in the arena: the smallest gap that holds it, at the moment when it is needed."""
+        events: list[tuple[int, int, int]] = []
+        for number, block in enumerate(self.blocks):
+            events += [(2 * block.start, 1, number), (2 * block.stop + 1, 0, number)]
+        free: list[tuple[int, int]] = []  # (offset, bytes), by offset
+        top = 0
+        for _, begins, number in sorted(events):
+            block = self.blocks[number]
+            size = -(-max(1, block.nbytes) // _ALIGNMENT) * _ALIGNMENT
+            if not begins:
+                insort(free, (block.offset, size))
+                _merge(free, block.offset)
+                continue
+            fits = [(length, offset) for offset, length in free if length >= size]
+            if fits:
+                length, block.offset = min(fits)
+                free.remove((block.offset, length))
+                if length > size:
+                    insort(free, (block.offset + size, length - size))
+            elif free and free[-1][0] + free[-1][1] == top:
+                block.offset = free.pop()[0]
+                top = block.offset + size
+            else:
+                block.offset, top = top, top + size
+        return top
+
+
+def _merge(free: list[tuple[int, int]], offset: int) -> None:
+    """Join the gap at an offset with those that it touches."""
+    i = next(k for k, gap in enumerate(free) if gap[0] == offset)
+    if i + 1 < len(free) and sum(free[i]) == free[i + 1][0]:
+        free[i : i + 2] = [(free[i][0], free[i][1] + free[i + 1][1])]
+    if i and sum(free[i - 1]) == free[i][0]:
+        free[i - 1 : i + 1] = [(free[i - 1][0], free[i - 1][1] + free[i][1])]
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    return bool(np.may_share_memory(a, b)) and bool(np.shares_memory(a, b))
+
+
+def _overlaps_itself(a: Array) -> bool:
+    return any(n > 1 and stride == 0 for n, stride in zip(a.shape, a.strides, strict=True))
+
+
+_with_out: dict[Any, bool] = {}
+
+
+def writes(line: Line) -> bool:
+    """Whether a kernel takes ``out``."""
+    if line.kind != "op":
+        return False
+    if line.function not in _with_out:
+        _with_out[line.function] = "out" in inspect.signature(line.function).parameters
+    return _with_out[line.function]
+
+
+def is_join(line: Line) -> bool:
+    """Whether a line puts its inputs beside each other, so that each has a place of its own in the result."""
+    if line.kind != "op" or line.name not in _JOINS:
+        return False
+    if line.name != "scatter":
+        return True
+    return _covers(line.attributes["keys"], line.attributes["shape"])
+
+
+def _covers(keys: Any, shape: Any) -> bool:
+    """Whether the keys of a scatter name each element once."""
+    from ..ops.index import _layout
+
+    return all(_layout(keys, shape)) if len(keys) > 1 else False
+
+
+def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
+    """The inputs of a join, each with its place in the result."""
+    if line.name == "scatter":
+        keys: Any = line.attributes["keys"]
+    elif line.name == "stack":
+        axis = line.attributes["axis"] % joined.ndim
+        keys = [(slice(None),) * axis + (k,) for k in range(len(line.inputs))]
+    else:
+        axis, bounds = line.attributes["axis"] % joined.ndim, line.attributes["bounds"]
+        keys = [(slice(None),) * axis + (slice(bounds[k], bounds[k + 1]),) for k in range(len(line.inputs))]
+    for piece, key in zip(line.inputs, keys, strict=True):
+        yield piece, joined[key]

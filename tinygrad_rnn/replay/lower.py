@@ -1,0 +1,125 @@
+"""From kernels to the array module's own functions, which write where they are told and can be moved and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from ..backend import Array
+from .program import Line, Program, Value
+
+_VIEWS = ("reshape", "transpose", "swapaxes")
+
+
+class _Traced(NDArrayOperatorsMixin):
+    """Stands for an array inside a kernel. It notes NumPy's functions that are called with it, and knows few others."""
+
+    def __init__(self, lowering: _Lowering, array: Array, value: Value) -> None:
+        self._lowering = lowering
+        self._array = array
+        self._value = value
+        self.shape, self.dtype, self.ndim, self.size = array.shape, array.dtype, array.ndim, array.size
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
+        if method != "__call__" or kwargs or ufunc.nout != 1:
+            return NotImplemented
+        if ufunc is np.matmul and all(x.ndim == 2 for x in inputs):
+            return self._lowering.note("dot", np.dot, inputs)
+        result = self._lowering.note("ufunc", ufunc, inputs)
+        # What is written in place keeps its dtype, which the program's lines, that write nothing in place, would not.
+        return result if out is None or out[0].dtype == result.dtype else NotImplemented
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function is np.dot and all(x.ndim == 2 for x in args):
+            return self._lowering.note("dot", np.dot, args)
+        return NotImplemented
+
+    @property
+    def T(self) -> Any:
+        return self._lowering.note("op", _transpose, (self,))
+
+    def reshape(self, *shape: Any) -> Any:
+        return self._lowering.note("op", _reshape, (self,), shape=shape if len(shape) > 1 else shape[0])
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def _transpose(xp: Any, x: Array) -> Array:
+    return x.T
+
+
+def _reshape(xp: Any, x: Array, *, shape: Any) -> Array:
+    return x.reshape(shape)
+
+
+_NAMES: dict[Any, str] = {_transpose: "transpose", _reshape: "reshape"}
+
+
+class _Lowering:
+    """The lines that one kernel comes down to."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.lines: list[Line] = []
+
+    def trace(self, x: Any) -> Any:
+        """What the kernel is given in place of an input: shapes and dtypes alone count, so the values are all 0."""
+        if not isinstance(x, Value):
+            return x
+        return _Traced(self, np.broadcast_to(np.zeros((), x.dtype), x.shape), x)
+
+    def note(self, kind: str, function: Callable[..., Any], inputs: tuple[Any, ...], **attributes: Any) -> _Traced:
+        """Note a call, and run it on what stands for the values."""
+        arrays = [x._array if isinstance(x, _Traced) else x for x in inputs]
+        if kind == "op":
+            array = function(np, *arrays, **attributes)
+        elif kind == "dot":
+            array = np.broadcast_to(np.zeros((), np.result_type(*arrays)), (arrays[0].shape[0], arrays[1].shape[1]))
+        else:
+            array = self._broadcast(function, arrays)
+        values = tuple(x._value if isinstance(x, _Traced) else x for x in inputs)
+        name = _NAMES.get(function, getattr(function, "__name__", ""))
+        line = Line(kind, name, function, values, attributes, Value(array.shape, array.dtype), like=self.line)
+        self.lines.append(line)
+        return _Traced(self, array, line.result)
+
+    @staticmethod
+    def _broadcast(function: Any, arrays: list[Any]) -> Array:
+        small = [np.zeros((1,) * min(1, x.ndim), x.dtype) if hasattr(x, "dtype") else x for x in arrays]
+        with np.errstate(all="ignore"):
+            dtype = function(*small).dtype
+        return np.broadcast_to(np.zeros((), dtype), np.broadcast_shapes(*(np.shape(x) for x in arrays)))
+
+
+def lower(program: Program) -> None:
+    """Replace each kernel that is nothing but functions of the array module by these; other kernels stay."""
+    lines: list[Line] = []
+    new: dict[Value, Value] = {}
+    for line in program.lines:
+        lowered = _lowered(line) if line.kind == "op" else None
+        if lowered is None:
+            lines.append(line)
+        else:
+            lines += lowered[0]
+            new[line.result] = lowered[1]
+    program.lines = lines
+    program.replace(new)
+
+
+def _lowered(line: Line) -> tuple[list[Line], Value] | None:
+    if any(isinstance(value, Value) for value in line.attributes.values()):
+        return None
+    lowering = _Lowering(line)
+    try:
+        result = line.function(np, *map(lowering.trace, line.inputs), **line.attributes)
+    except Exception:  # it does more than a _Traced can follow
+        return None
+    if not isinstance(result, _Traced) or not lowering.lines or result.shape != line.result.shape:
+        return None
+    if result.dtype != line.result.dtype:
+        return None
+    return lowering.lines, result._value

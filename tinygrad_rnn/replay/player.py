@@ -1,0 +1,108 @@
+"""Plays a program: one call after the other, on fixed arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from .layout import Layout, is_join, slots, writes
+from .program import Line, Program, Value, substitute
+from .symbol import Scalar
+
+
+class Player:
+    """The calls of a program, with their arrays."""
+
+    def __init__(self, program: Program, layout: Layout, xp: Any) -> None:
+        self.xp = xp
+        self.arena = xp.zeros(layout.size, dtype=np.uint8)
+        self.arrays: dict[Value, Array] = {}
+        self._by_place: dict[Any, Array] = {}
+        self._layout = layout
+        self.scalars: list[tuple[Array, Scalar]] = []
+        self._numbers: dict[Any, Array] = {}
+        self.calls: list[Callable[[], Any]] = []
+        self.lines: list[Line] = []  # of each call
+        for line in program.lines:
+            for call in self._calls(line):
+                self.calls.append(call)
+                self.lines.append(line)
+
+    def __call__(self) -> None:
+        for array, scalar in self.scalars:
+            array[()] = scalar.run()
+        for call in self.calls:
+            call()
+
+    def array(self, value: Value) -> Array:
+        """Where a value is, or will be."""
+        if value.constant is not None:
+            return value.constant
+        if value not in self.arrays:
+            place, block = self._layout.place[value], self._layout.block[value]
+            if not block.owned:
+                self.arrays[value] = place
+            else:
+                offset = place.__array_interface__["data"][0] - block.address + block.offset
+                key = offset, place.shape, place.strides, place.dtype
+                if key not in self._by_place:
+                    self._by_place[key] = np.ndarray(place.shape, place.dtype, self.arena, offset, place.strides)
+                self.arrays[value] = self._by_place[key]
+        return self.arrays[value]
+
+    def _given(self, x: Any, line: Line) -> Any:
+        """An argument of a call."""
+        if isinstance(x, Value):
+            return self.array(x)
+        if isinstance(x, Scalar):
+            return self._number(x, line)
+        if type(x) is float and line.kind == "ufunc" and line.result.dtype.kind == "f":
+            return np.asarray(x, line.result.dtype)  # which NumPy takes twice as quickly as a Python number
+        return x
+
+    def _number(self, scalar: Scalar, line: Line) -> Array:
+        """A 0-d array that is set to the number before each replay."""
+        dtype = line.result.dtype
+        if (scalar, dtype) not in self._numbers:
+            array = self._numbers[scalar, dtype] = self.xp.zeros((), dtype)
+            self.scalars.append((array, scalar))
+        return self._numbers[scalar, dtype]
+
+    def _calls(self, line: Line) -> list[Callable[[], Any]]:
+        if line.result in self._layout.base:
+            return []
+        out = self.array(line.result)
+        if is_join(line):
+            return self._copies(line, out)
+        inputs = [self._given(x, line) for x in line.inputs]
+        if line.kind in ("ufunc", "dot"):
+            return [partial(line.function, *inputs, out)]
+        if line.kind == "random":
+            return [partial(_fill, out, line.function, **line.attributes)]
+        new = {value: self.array(value) for value in line.reads}
+        attributes = {name: substitute(value, new) for name, value in line.attributes.items()}
+        inputs = [substitute(x, new) if isinstance(x, (tuple, list)) else x for x in inputs]
+        if writes(line) and out.flags.c_contiguous:
+            return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
+        return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]
+
+    def _copies(self, line: Line, out: Array) -> list[Callable[[], Any]]:
+        """What it takes to bring the pieces of a join to their places, if they are not there yet."""
+        copies = []
+        for piece, slot in slots(line, out):
+            source = self._given(piece, line)
+            if _address(source) != _address(slot) or source.strides != slot.strides:
+                copies.append((slot, source))
+        return [partial(np.copyto, slot, source) for slot, source in copies]
+
+
+def _fill(out: Array, function: Callable[..., Array], *args: Any, **attributes: Any) -> None:
+    out[...] = function(*args, **attributes)
+
+
+def _address(array: Array) -> int:
+    return array.__array_interface__["data"][0] if hasattr(array, "__array_interface__") else 0

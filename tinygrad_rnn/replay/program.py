@@ -1,0 +1,170 @@
+"""A recorded step: values, and the lines that compute them, in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ..backend import Array, signature
+
+
+class Value:
+    """One array of a program. A port is filled before each replay, a constant is what it was at the recording."""
+
+    __slots__ = ("constant", "dtype", "line", "name", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, name: str = "", constant: Array | None = None) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.name = name
+        self.constant = constant
+        self.line: Line | None = None  # what computes it; None for ports and constants
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        count = 1
+        for n in self.shape:
+            count *= n
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an array of its own."""
+        return int(self.size * self.dtype.itemsize)
+
+    def __repr__(self) -> str:
+        return self.name or "value"
+
+
+class Line:
+    """``result = function(*inputs, **attributes)``: a kernel of an operation, or one function of the array module.
+
+    kind: "op" for a kernel, which gets ``xp`` first; "ufunc", "dot" for what is called with ``out`` last; "random" for
+    what draws numbers, and so is neither shared nor left out.
+    """
+
+    __slots__ = ("attributes", "function", "inputs", "kind", "name", "phase", "result", "step", "where")
+
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        function: Callable[..., Any],
+        inputs: tuple[Any, ...],
+        attributes: dict[str, Any],
+        result: Value,
+        like: Line | None = None,
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.function = function
+        self.inputs = inputs
+        self.attributes = attributes
+        self.result = result
+        self.step: int | None = like.step if like else None  # the time step
+        self.phase = like.phase if like else "forward"
+        self.where = like.where if like else ""
+        result.line = self
+
+    @property
+    def reads(self) -> list[Value]:
+        """The values that it reads, those within keys included."""
+        return list(_values((self.inputs, self.attributes)))
+
+    def replaced(self, new: dict[Value, Value]) -> None:
+        """Read other values in place of some."""
+        self.inputs = substitute(self.inputs, new)
+        self.attributes = substitute(self.attributes, new)
+
+    def __str__(self) -> str:
+        arguments = [*map(_argument, self.inputs), *(f"{k}={_argument(v)}" for k, v in self.attributes.items())]
+        return f"{self.result.name} = {self.name}({', '.join(arguments)})"
+
+
+def _values(tree: Any) -> Iterator[Value]:
+    if isinstance(tree, Value):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for child in tree:
+            yield from _values(child)
+    elif isinstance(tree, dict):
+        yield from _values(tuple(tree.values()))
+    elif isinstance(tree, slice):
+        yield from _values((tree.start, tree.stop, tree.step))
+
+
+def substitute(tree: Any, new: dict[Any, Any]) -> Any:
+    """A tree with some of its leaves replaced; what holds none of them stays the same object."""
+    if isinstance(tree, Value):
+        return new.get(tree, tree)
+    if isinstance(tree, (tuple, list)) and any(value in new for value in _values(tree)):
+        return type(tree)(substitute(child, new) for child in tree)
+    if isinstance(tree, dict):
+        return {key: substitute(child, new) for key, child in tree.items()}
+    return tree
+
+
+def _argument(x: Any) -> str:
+    if isinstance(x, Value):
+        return x.name
+    if isinstance(x, (tuple, list)):
+        if len(x) > 6:
+            x = [*x[:2], ..., x[-1]]
+        return "(" + ", ".join(map(_argument, x)) + ("," if len(x) == 1 else "") + ")"
+    if isinstance(x, slice):
+        return ":".join("" if part is None else _argument(part) for part in (x.start, x.stop, x.step)[: 2 + bool(x.step)]) or ":"
+    return "..." if x is ... else signature(x) if hasattr(x, "dtype") and x.ndim else repr(x)
+
+
+class Program:
+    """Lines in the order in which they run, and the values that must be there afterwards."""
+
+    def __init__(self, lines: list[Line], results: list[Value]) -> None:
+        self.lines = lines
+        self.results = results
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def uses(self) -> dict[Value, list[Line]]:
+        """The lines that read each value, in order."""
+        found: dict[Value, list[Line]] = {}
+        for line in self.lines:
+            for value in line.reads:
+                readers = found.setdefault(value, [])
+                if not readers or readers[-1] is not line:
+                    readers.append(line)
+        return found
+
+    def replace(self, new: dict[Value, Value]) -> None:
+        """Let every line, and the results, read other values in place of some."""
+        for value in list(new):  # a chain of replacements, to its end
+            while new[value] in new:
+                new[value] = new[new[value]]
+        for line in self.lines:
+            line.replaced(new)
+        self.results = [new.get(value, value) for value in self.results]
+
+    def __str__(self) -> str:
+        return "\n".join(_text(self.lines))
+
+
+def _text(lines: Iterable[Line]) -> Iterator[str]:
+    place: Any = None
+    for line in lines:
+        now = (line.phase, line.step)
+        if now != place:
+            yield f"# {line.phase}" + ("" if line.step is None else f", time step {line.step}")
+            place = now
+        shape = f"{line.result.dtype.kind}{8 * line.result.dtype.itemsize}[{','.join(map(str, line.result.shape))}]"
+        yield f"{line!s:<72}  # {shape}{'  ' + line.where if line.where else ''}"
+
+
+def name_values(program: Program) -> None:
+    """Give every result a name: that of its operation, and a number."""
+    numbers: Counter[str] = Counter()
+    for line in program.lines:
+        numbers[line.name] += 1
+        line.result.name = f"{line.name}_{numbers[line.name]}"
