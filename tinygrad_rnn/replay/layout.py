@@ -18,7 +18,7 @@ from ..backend import Array
 from .program import Line, Program, Value
 
 _VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
-_JOINS = {"stack", "concatenate", "scatter"}
+_JOINS = {"stack", "concatenate", "scatter", "gather"}
 _ALIGNMENT = 64  # bytes, of a cache line
 
 
@@ -66,16 +66,20 @@ class Layout:
         self.index = {line.result: i for i, line in enumerate(program.lines)}
         self.readers: dict[Value, list[Line]] = program.uses()
         self.results = set(program.results)
-        for value, array in ports.items():
-            self._put(value, array, Block(array, owned=False))
         for line in program.lines:
             if line.kind == "op" and line.name in _VIEWS:
                 self._find_base(line)
+        constants = {x: x.constant for line in program.lines for x in line.reads if x.constant is not None}
+        for value, array in [*ports.items(), *constants.items()]:
+            self._put(value, array, Block(array, owned=False))
         for value, (array, port) in kept.items():
             if self._may_lie_in(value, array) and (port is None or self._may_replace(value, port)):
                 self._put(value, array, Block(array, owned=False))
         for line in reversed(program.lines):
-            if is_join(line):
+            if is_join(line) and line.name != "gather":
+                self._lay_join(line)
+        for line in program.lines:
+            if line.name == "gather" and not all(map(self._follows_slice, line.inputs)):
                 self._lay_join(line)
         for i, line in enumerate(program.lines):
             self._lay(i, line, in_place)
@@ -86,6 +90,13 @@ class Layout:
     def _put(self, value: Value, place: Array, block: Block) -> None:
         self.place[value] = place
         self.block[value] = block
+        for line in self.readers.get(value, ()):
+            if self.base.get(line.result) is value:
+                view = line.function(np, place, *line.inputs[1:], **line.attributes)
+                if np.may_share_memory(view, place) or not view.size:
+                    self._put(line.result, view, block)
+                else:
+                    del self.base[line.result]  # its elements have to be moved
 
     # ---- views ----
 
@@ -100,13 +111,6 @@ class Layout:
         while value in self.base:
             value = self.base[value]
         return value
-
-    def _view(self, line: Line) -> Array | None:
-        """The place of a view, or None if it turns out that its elements have to be moved."""
-        base = self.base[line.result]
-        source = self.place[base] if base in self.place else base.constant
-        result = line.function(np, source, *line.inputs[1:], **line.attributes)
-        return result if np.may_share_memory(result, source) or not result.size else None
 
     def _may_replace(self, value: Value, port: Value) -> bool:
         """Whether a value can be written over a port, because nothing reads the port afterwards."""
@@ -140,17 +144,54 @@ class Layout:
                 self.pieces[joined].append(source)
                 self.joins.setdefault(source, []).append(joined)
 
+    def _follows_slice(self, value: Value) -> bool:
+        """Whether a value is likely to take the place of a slice of something larger, as a gate does."""
+        if value in self.place:
+            return True
+        while (line := value.line) is not None:
+            if value in self.base:
+                return line.name == "getitem"
+            if line.kind != "ufunc":
+                return False
+            single = [
+                x
+                for x in line.inputs
+                if isinstance(x, Value) and x.shape == value.shape and len(self.readers[self.root(x)]) and self._dies_here(x)
+            ]
+            if not single:
+                return False
+            value = single[0]
+        return False
+
+    def _dies_here(self, x: Value) -> bool:
+        return len(self.readers[x]) == 1 and x not in self.results
+
+    def _regular(self, line: Line) -> Array | None:
+        """The inputs of a gather as one array, if they lie at equal distances in one block already."""
+        first = line.inputs[0]
+        if any(x not in self.place or self.block[x] is not self.block[first] for x in line.inputs):
+            return None
+        places = [self.place[x] for x in line.inputs]
+        addresses = [place.__array_interface__["data"][0] for place in places]
+        stride = addresses[1] - addresses[0]
+        for k, place in enumerate(places):
+            if place.strides != places[0].strides or addresses[k] != addresses[0] + k * stride:
+                return None
+        return np.lib.stride_tricks.as_strided(places[0], line.result.shape, (stride, *places[0].strides))
+
     # ---- everything else ----
 
     def _lay(self, i: int, line: Line, in_place: bool) -> None:
         value = line.result
-        if value in self.base:
-            view = self._view(line)
-            if view is not None:
-                base = self.base[value]
-                self._put(value, view, self.block[base] if base in self.block else Block(base.constant, owned=False))
-            else:
-                del self.base[value]
+        if line.name == "gather" and value not in self.place:
+            regular = self._regular(line)
+            if regular is not None:
+                self._put(value, regular, self.block[line.inputs[0]])
+                self.pieces[value] = list(line.inputs)
+                for piece in line.inputs:
+                    self.joins.setdefault(piece, []).append(value)
+        if line.kind == "ufunc" and value not in self.place:
+            self._lay_under(line)
         if value not in self.place:
             operand = self._dying(i, line) if in_place and line.kind == "ufunc" else None
             if operand is not None:
@@ -164,6 +205,24 @@ class Layout:
         self.block[value].used(i)
         if value in self.results:
             self.block[value].used(len(self.program.lines))
+
+    def _lay_under(self, line: Line) -> None:
+        """Put a result for many steps where each step's share will be overwritten by what is made of it."""
+        items = self.readers.get(line.result, [])
+        if len(items) < 2 or any(type(item.attributes.get("key")) is not int for item in items):
+            return
+        after = []
+        for item in sorted(items, key=lambda item: item.attributes["key"]):
+            readers = self.readers.get(item.result, [])
+            if len(readers) != 1 or readers[0].kind != "ufunc" or readers[0].result not in self.place:
+                return
+            if readers[0].result.shape != item.result.shape or readers[0].result in self.base:
+                return
+            after.append(readers[0].result)
+        gathered = Line("op", "gather", line.function, tuple(after), {}, Value(line.result.shape, line.result.dtype))
+        place = self._regular(gathered)
+        if place is not None and self.block[after[0]].owned:
+            self._put(line.result, place, self.block[after[0]])
 
     def _dying(self, i: int, line: Line) -> Value | None:
         """An operand whose place the result can take, of several the one in the largest block, which lives longest."""
@@ -201,7 +260,7 @@ class Layout:
                 elif line.result not in self.joins.get(value, ()):
                     last = max(last, self.index[line.result])
             ahead += self.joins.get(value, ())
-            ahead += self.pieces.get(value, ())
+            ahead += map(self.root, self.pieces.get(value, ()))
         return last
 
     def _pack(self) -> int:
@@ -281,7 +340,7 @@ def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
     """The inputs of a join, each with its place in the result."""
     if line.name == "scatter":
         keys: Any = line.attributes["keys"]
-    elif line.name == "stack":
+    elif line.name in ("stack", "gather"):
         axis = line.attributes["axis"] % joined.ndim
         keys = [(slice(None),) * axis + (k,) for k in range(len(line.inputs))]
     else:

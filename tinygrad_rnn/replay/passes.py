@@ -8,6 +8,8 @@ import numpy as np
 
 from .lower import lower
 from .program import Line, Program, Value
+from .through_time import batch, hoist, reassociate
+from .widen import widen
 
 
 def drop_dead(program: Program) -> None:
@@ -59,11 +61,13 @@ def _hashable(x: Any) -> Any:
     return type(x), x
 
 
-ORDER = {"lower": lower, "drop_dead": drop_dead, "share": share}
+PASSES = {"lower": lower, "hoist": hoist, "widen": widen, "reassociate": reassociate, "batch": batch}
 
 
 def run(program: Program, options: dict[str, bool]) -> None:
     """All passes that are not switched off, in their order."""
-    for name, change in ORDER.items():
+    for name, change in PASSES.items():
         if options.get(name, True):
             change(program)
+            share(program)  # a pass may have made lines alike
+        drop_dead(program)
