@@ -56,7 +56,8 @@ class Step:
         if len(uses) == 1:
             return self.function(*uses[0])
         assert self.merge is not None
-        columns = dict(zip(parameters_of(self.function), zip(*uses, strict=True), strict=True))
+        in_time = zip(*reversed(uses), strict=True)  # the walk met the latest use first
+        columns = dict(zip(parameters_of(self.function), in_time, strict=True))
         return self.merge(**{parameter: columns[parameter] for parameter in parameters_of(self.merge)})
 
 

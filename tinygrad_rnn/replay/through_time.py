@@ -128,27 +128,30 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
     position = {line: i for i, line in enumerate(program.lines)}
     after: dict[int, set[int]] = {}  # of the classes that were chosen: those that must come before
     columns = _Columns(classes)
-    chosen: list[list[Line]] = []
+    chosen: list[tuple[int, list[Line]]] = []
     for number, members in enumerate(classes.members):
         at_once = limit(members[0])
-        members = columns.regular(members) if at_once > 1 and not classes.recurs(number) else []
-        if len(members) < 2:
+        runs = columns.runs(members) if at_once > 1 and not classes.recurs(number) else []
+        if not runs:
             continue
-        behind = columns.behind(members)
+        behind = columns.behind([line for run in runs for line in run])
         before = {other for other in after if behind >> other & 1}
         if behind >> number & 1 or any(_leads_to(after, other, number, classes) for other in before):
             continue
         after[number] = before
-        chosen += [members[k : k + at_once] for k in range(0, len(members), at_once)]
+        chosen.append((at_once, [line for run in runs for line in run]))
     lines = dict.fromkeys(program.lines)
-    for members in chosen:
-        made = join(members, columns) if len(members) > 1 else []
-        place = min(position[line] for line in members)
-        for line in made:
-            position[line] = place
-            lines[line] = None
-        for line in members if made else ():
-            del lines[line]
+    for at_once, candidates in chosen:
+        # What was joined before lies in blocks of steps by now, which the runs follow.
+        for run in columns.runs(candidates):
+            for members in (run[k : k + at_once] for k in range(0, len(run), at_once)):
+                made = join(members, columns) if len(members) > 1 else []
+                place = min(position[line] for line in members)
+                for line in made:
+                    position[line] = place
+                    lines[line] = None
+                for line in members if made else ():
+                    del lines[line]
     for line in columns.lines:
         position[line] = -1  # as soon as all is there
         lines[line] = None
@@ -178,32 +181,37 @@ class _Columns:
             for column in zip(*(line.inputs for line in members), strict=True)
         ]
 
-    def regular(self, members: list[Line]) -> list[Line]:
-        """In the order of time, the members whose inputs follow each other as the members do."""
+    def runs(self, members: list[Line]) -> list[list[Line]]:
+        """In the order of time, the members whose inputs follow each other as the members do: two or more at a time."""
         members = sorted(members, key=lambda line: line.step or 0)
         own = self._split(members)
-        best: list[Line] = []
-        run: list[Line] = []
-        before: Any = None
+        runs: list[list[Line]] = []
+        expected: Any = None
         for line in members:
             places = [self._place(x) for x, differs in zip(line.inputs, own, strict=True) if differs]
-            follows = before is not None and all(p is not None and q == (p[0], p[1] + 1) for p, q in zip(before, places, strict=True))
-            if any(p is None for p in places):
-                run, before = [], None
+            if None in places:
+                expected = None
                 continue
-            run = [*run, line] if follows else [line]
-            before = places
-            best = max(best, run, key=len)
-        return best
+            if places == expected:
+                runs[-1].append(line)
+            else:
+                runs.append([line])
+            expected = [(source, cut, k + 1) for source, cut, k in places]  # type: ignore[misc]
+        return [run for run in runs if len(run) > 1]
 
-    def _place(self, x: Any) -> tuple[Any, int] | None:
-        """Of what a value is an item: of a stack that is there, or of its class."""
+    def _place(self, x: Any) -> tuple[Any, Any, int] | None:
+        """Of what a value is an item: of a stack that is there, or of its class; and which part of the item it is."""
         if not isinstance(x, Value) or x.line is None:
             return None
-        if x.line.name == "getitem" and type(x.line.attributes["key"]) is int and x.line.attributes["key"] >= 0:
-            return x.line.inputs[0], x.line.attributes["key"]
+        item, cut = x.line, None
+        if item.name == "getitem" and isinstance(item.attributes["key"], tuple):
+            inner = item.inputs[0].line
+            if inner is not None and _is_item(inner) and all(isinstance(part, slice) for part in item.attributes["key"]):
+                item, cut = inner, item.attributes["key"]
+        if _is_item(item):
+            return item.inputs[0], None if cut is None else _Cut(cut), item.attributes["key"]
         number = self.classes.of.get(x.line)
-        return None if number is None else (number, self.run(number)[x])
+        return None if number is None else (number, None, self.run(number)[x])
 
     def behind(self, members: list[Line]) -> int:
         """The classes that must be done before: of all steps of what is read, as they are read as one."""
@@ -225,11 +233,12 @@ class _Columns:
             if not differs:
                 inputs.append(first)
                 continue
-            source, start = self._place(first)  # type: ignore[misc]
+            source, cut, start = self._place(first)  # type: ignore[misc]
             whole = self._whole(source) if isinstance(source, int) else source
-            if whole.shape[0] > len(members):
-                key = slice(start, start + len(members))
-                part = Line("op", "getitem", _getitem, (whole,), {"key": key}, Value((len(members), *whole.shape[1:]), whole.dtype), members[0])
+            if whole.shape[0] > len(members) or cut is not None:
+                key = (slice(start, start + len(members)), *(cut.key if cut is not None else ()))
+                shape = (len(members), *first.shape)
+                part = Line("op", "getitem", _getitem, (whole,), {"key": key}, Value(shape, whole.dtype), members[0])
                 lines.append(part)
                 whole = part.result
             inputs.append(whole)
@@ -285,6 +294,24 @@ def _sorted(lines: list[Line], position: dict[Line, int]) -> list[Line]:
                 heappush(heap, order[reader])
     assert len(done) == len(lines), "a joined line depends on itself"
     return done
+
+
+class _Cut:
+    """A key that can be compared."""
+
+    def __init__(self, key: tuple[slice, ...]) -> None:
+        self.key = key
+        self.bounds = [(part.start, part.stop, part.step) for part in key]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Cut) and self.bounds == other.bounds
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _is_item(line: Line) -> bool:
+    """Whether a line takes one item of a stack."""
+    return line.name == "getitem" and type(line.attributes["key"]) is int and line.attributes["key"] >= 0
 
 
 def _getitem(xp: Any, x: Any, *, key: Any) -> Any:
