@@ -177,7 +177,7 @@ class SkipThroughTime(Wrapper):
         """The inner cell's, and zeros for the past."""
         leaf = tree_leaves(z)[0]  # a GRU's z is a pair
         zeros = zeros_beside(leaf, (*leaf.shape[:-1], self.output_size))
-        return SkipState(self.cell.initial_state(z), (zeros,) * -min(self.taps))
+        return SkipState(self.cell.initial_state(z), (zeros,) * -min(self.skips, default=0))
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, SkipState, Gates]:
         inner, past = state
@@ -188,7 +188,7 @@ class SkipThroughTime(Wrapper):
             return self.cell.recur(h, z, rows, **layer)  # type: ignore[no-any-return]
 
         output, inner, gates = with_methods(self.cell, recur=recur).full_step(z, inner)
-        return output, SkipState(inner, (output, *past[:-1])), gates
+        return output, SkipState(inner, (output, *past)[: len(past)]), gates
 
     def __repr__(self) -> str:
         return f"SkipThroughTime({self.cell!r}, taps={self.taps})"
