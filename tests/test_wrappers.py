@@ -373,6 +373,61 @@ def test_seeds_make_noise_again() -> None:
         assert (found[0] != found[2]).any()
 
 
+@pytest.mark.parametrize("noise", [nn.Zoneout, nn.RecurrentDropout, nn.CellDropout, nn.VariationalDropout])
+def test_to_record_takes_no_further_step(noise: Any) -> None:
+    """A second one, for the gates of a cell that has none, would draw another mask."""
+    cell, found = noise(nn.RNNCell(D, H), 0.5), []
+    for record in (False, True):
+        tg.manual_seed(1)
+        found.append(nn.unroll(cell, inputs().astype("float32"), record=record).outputs.data)
+    np.testing.assert_array_equal(*found)
+
+
+def test_zoneout_keeps_to_the_state_of_the_cell_itself() -> None:
+    """Masks within are no part of the state that zones out, and past outputs are those that were put out."""
+    cell = nn.Zoneout(nn.VariationalDropout(nn.LSTMCell(D, H), input=0.5, recurrent=0.5), (0.25, 0.5))
+    _, state = nn.unroll(cell, inputs().astype("float32"))
+    assert state.input.dtype == state.recurrent.dtype == bool
+
+    skip = nn.SkipThroughTime(nn.LSTMCell(D, H, **F64), taps=(-1, -2))
+    cell, xs, p = nn.Zoneout(skip, (0.25, 0.5)).eval(), inputs(), skip.cell.state_dict()
+    outputs, state = nn.unroll(cell, xs)
+    wide = p | {"weight_ih": np.eye(4 * H), "bias": np.zeros(4 * H)}  # takes what is projected already
+    h, c, past = np.zeros((B, H)), np.zeros((B, H)), [np.zeros((B, H))] * 2
+    for t in range(T):
+        z = xs[t] @ p["weight_ih"].T + p["bias"] + past[-2] @ skip.weights[0].data.T
+        _, new, _ = lstm(wide, z, (h, c))
+        h, c = 0.25 * h + 0.75 * new[0], 0.5 * c + 0.5 * new[1]
+        past.append(h)
+        close(outputs[t], h)
+    cell.train()
+    output, state = cell(xs[0], state)
+    assert output is state.state.h is state.past[0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        *(nn.Residual, nn.Highway, nn.Zoneout, nn.CellDropout, nn.RecurrentDropout, nn.SkipThroughTime),
+        lambda cell: nn.SkipThroughTime(cell, taps=(-1,)),
+        lambda cell: nn.VariationalDropout(cell, input=0.3, recurrent=0.3, output=0.3),
+        lambda cell: nn.Residual(nn.Zoneout(nn.VariationalDropout(cell, recurrent=0.3), (0.1, 0.5))),
+    ],
+)
+def test_the_initial_state_is_learned_round_any_wrapper(wrap: Any, training: bool) -> None:
+    """Made in one mode, it works in the other; masks are drawn anew for each sequence, and are not learned."""
+    layer = nn.Recurrent(wrap(nn.LSTMCell(H, H, **F64)).train(training), h0="learned")
+    learned = [p for p in tree_leaves(layer.h0) if p is not None]
+    assert all(p.requires_grad and p.dtype == np.float64 for p in learned)
+    for mode in (training, not training):
+        outputs, state = layer.train(mode)(inputs(H), lengths=[T, 1])
+        again = layer(inputs(H), bptt.detach(state))
+        (outputs.sum() + again.outputs.sum()).backward()
+    assert all(p.grad is not None and p.grad.data.any() for p in learned)
+    assert nn.Bidirectional(layer.cell, layer.cell, h0="learned")(inputs(H)).outputs.shape == (T, B, 2 * H)
+
+
 # ---- what is refused ----
 
 

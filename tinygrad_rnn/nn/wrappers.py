@@ -19,6 +19,7 @@ from ..tree import tree_leaves
 from . import init
 from .cells import Cell, Gates, WeightedCell
 from .module import parameter
+from .recurrent import step_and_gates
 from .sequences import over, time_major
 
 
@@ -45,8 +46,8 @@ class Wrapper(Cell):
         return self.cell.initial_state(z)
 
     def inner_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
-        """The inner cell's ``full_step``, or its ``step`` with no gates if it has no more."""
-        return self.cell.full_step(z, state) if hasattr(self.cell, "full_step") else (*self.cell.step(z, state), {})
+        """The inner cell's step, with its gates if it has any."""
+        return step_and_gates(self.cell, z, state)
 
     def filled(self, values: np.ndarray) -> Tensor:
         """A parameter that begins with these values, of the dtype and backend of the cell's first."""
