@@ -489,3 +489,38 @@ def test_a_wrapper_goes_round_any_object_with_the_two_methods() -> None:
     assert outputs.tolist() == [[[2.0, 2.0]], [[2.5, 2.5]], [[3.0, 3.0]]]
     assert state.tolist() == [[1.5, 1.5]]
     assert nn.Highway(Adder()).weight_t.shape == (2, 2)
+
+
+@pytest.mark.parametrize("wrap", [nn.Residual, nn.Highway, nn.Zoneout, nn.CellDropout])
+def test_a_cell_with_no_initial_state_may_be_wrapped_and_given_one(wrap: Any) -> None:
+    class Sum:
+        input_size = output_size = 2
+
+        def input_projection(self, x: Any) -> Any:
+            return x
+
+        def step(self, z: Any, state: Any) -> tuple[Any, Any]:
+            return z + state, z + state
+
+    outputs, state = nn.unroll(wrap(Sum()).eval(), tg.ones(3, 1, 2), tg.zeros(1, 2))
+    assert outputs.shape == (3, 1, 2)
+    assert nn.Recurrent(wrap(Sum()))(tg.ones(3, 1, 2), state).outputs.shape == (3, 1, 2)
+    with pytest.raises(ValueError, match="Sum: it has no initial_state, so a state must be given"):
+        nn.unroll(wrap(Sum()), tg.ones(3, 1, 2))
+
+
+def test_parameters_round_a_frozen_cell_are_of_its_dtype() -> None:
+    cell = nn.LSTMCell(H, H, **F64)
+    for p in cell.parameters():
+        p.requires_grad = False
+    assert nn.Highway(cell).weight_t.dtype == np.float64
+    assert nn.Recurrent(nn.Zoneout(cell), h0="learned").h0.c.dtype == np.float64
+
+
+def test_attention_over_nothing_in_half_precision() -> None:
+    attention = nn.Attention(nn.GRUCell(D, H), memory_size=3).to("float16")
+    memory, xs = (np.ones(shape, "float16") for shape in ((5, B, 3), (T, B, D)))
+    with np.errstate(all="raise", under="ignore"):
+        outputs, _ = nn.unroll(attention.over(memory, lengths=[5, 0]), xs)
+    assert outputs.dtype == np.float16
+    assert np.isfinite(outputs.data).all()

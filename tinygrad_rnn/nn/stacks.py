@@ -10,9 +10,9 @@ import numpy as np
 from ..create import zeros_beside
 from ..ops import broadcast_to, concatenate, swapaxes
 from ..tree import tree_map
-from .fit import begin
+from .fit import begin, initial_state
 from .layers import Dropout
-from .module import Module, parameter
+from .module import Module, first_tensor, parameter
 from .recurrent import Recorded, Unrolled, check_features, unroll
 from .sequences import time_major
 
@@ -93,7 +93,7 @@ class Recurrent(SequenceLayer):
     def initial_state(self, xs: Any) -> Any:
         """The learned state for every row, or else the cell's own."""
         one = xs[0] if self.input_size is None else zeros_beside(xs, (*xs.shape[1:-1], self.input_size))
-        start = self.cell.initial_state(self.cell.input_projection(one))
+        start = initial_state(self.cell, self.cell.input_projection(one))
         if self.h0 is None:
             return start
         return tree_map(lambda own, p: own if p is None else broadcast_to(p, own.shape), start, self.h0)
@@ -112,7 +112,7 @@ class Recurrent(SequenceLayer):
 def _learned_state(cell: Any) -> Any:
     """A parameter for each floating-point leaf of a cell's state, of zeros, without the batch; None for others."""
     size = getattr(cell, "input_size", None)
-    first = next(iter(cell.parameters()), None) if isinstance(cell, Module) else None
+    first = first_tensor(cell) if isinstance(cell, Module) else None
     if size is None or first is None:
         raise ValueError(f"{type(cell).__name__}: h0='learned' needs a cell with parameters and an input_size")
     like = cell.initial_state(cell.input_projection(zeros_beside(first, (0, size))))

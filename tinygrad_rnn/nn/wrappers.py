@@ -18,7 +18,8 @@ from ..tensor import Tensor
 from ..tree import tree_leaves
 from . import init
 from .cells import Cell, Gates, WeightedCell
-from .module import parameter
+from .fit import initial_state
+from .module import first_tensor, parameter
 from .recurrent import step_and_gates
 from .sequences import over, time_major
 
@@ -43,7 +44,7 @@ class Wrapper(Cell):
 
     def initial_state(self, z: Any) -> Any:
         """The inner cell's."""
-        return self.cell.initial_state(z)
+        return initial_state(self.cell, z)
 
     def inner_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
         """The inner cell's step, with its gates if it has any."""
@@ -51,7 +52,7 @@ class Wrapper(Cell):
 
     def filled(self, values: np.ndarray) -> Tensor:
         """A parameter that begins with these values, of the dtype and backend of the cell's first."""
-        first = next(iter(self.parameters()), None)
+        first = first_tensor(self)
         return parameter(values) if first is None else parameter(values, first.dtype, first.backend)
 
     def __repr__(self) -> str:
@@ -76,7 +77,7 @@ class SideBySide(Wrapper):
 
     def initial_state(self, z: Any) -> Any:
         """The inner cell's."""
-        return self.cell.initial_state(z[0])
+        return initial_state(self.cell, z[0])
 
 
 class Residual(SideBySide):
@@ -230,7 +231,9 @@ class Attention(Wrapper):
 
         def look(h: Any) -> tuple[Any, Any]:
             scores = sum(keys * h, axis=-1)
-            a = softmax(scores if real is None else where(real, scores, -1e30), axis=0)
+            if real is not None:
+                scores = where(real, scores, float(np.finfo(scores.dtype).min) / 2)  # not -inf: perhaps none is real
+            a = softmax(scores, axis=0)
             return sum(expand_dims(a, axis=-1) * memory, axis=0), a
 
         return _Attending(self, look)
