@@ -7,6 +7,7 @@ learning rate 0.1; it returns the loss before the update. Each engine is written
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -98,13 +99,28 @@ def torch_step(weights: list[Any], forward: Callable[[], Any]) -> Step:
     return step
 
 
-def torch_cell(kind: str, w: Parameters) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def torch_layer_norm(x: Any, gain: Any, shift: Any) -> Any:
+    """Return x normalised along the last axis, by PyTorch's ordinary operations."""
+    centred = x - x.mean(-1, keepdim=True)
+    variance = (centred * centred).mean(-1, keepdim=True)
+    return centred * (variance + 1e-5).rsqrt() * gain + shift
+
+
+def torch_fused_layer_norm(x: Any, gain: Any, shift: Any) -> Any:
+    """Return the same from PyTorch's fused kernel, which takes no shift but a vector."""
+    layer_norm = import_module("torch.nn.functional").layer_norm
+    if shift.shape == gain.shape:
+        return layer_norm(x, gain.shape, gain, shift)
+    return layer_norm(x, gain.shape, gain) + shift
+
+
+def torch_cell(kind: str, w: Parameters, layer_norm: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return a cell from PyTorch's ordinary operations, as its projection of the inputs and its step.
 
     The parameters w are PyTorch's tensors. The step goes from (z, h, c) to the next (h, c).
     """
     torch = import_module("torch")
-    linear, layer_norm = (getattr(import_module("torch.nn.functional"), name) for name in ("linear", "layer_norm"))
+    linear = import_module("torch.nn.functional").linear
     sigmoid, tanh, weight_hh = torch.sigmoid, torch.tanh, w["weight_hh"]
 
     def project(xs: Any) -> Any:
@@ -128,20 +144,21 @@ def torch_cell(kind: str, w: Parameters) -> tuple[Callable[..., Any], Callable[.
         return sigmoid(o + w["peephole_o"] * c) * tanh(c), c
 
     def project_normed(xs: Any) -> Any:
-        return layer_norm(linear(xs, w["weight_ih"]), w["gain_ih"].shape, w["gain_ih"], w["bias"])
+        return layer_norm(linear(xs, w["weight_ih"]), w["gain_ih"], w["bias"])
 
     def layernorm(z: Any, h: Any, c: Any) -> Any:
-        a = layer_norm(linear(h, weight_hh), w["gain_hh"].shape, w["gain_hh"])
-        i, f, g, o = (z + a).chunk(4, -1)
+        i, f, g, o = layer_norm(linear(h, weight_hh), w["gain_hh"], z).chunk(4, -1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        return sigmoid(o) * tanh(layer_norm(c, w["gain_c"].shape, w["gain_c"], w["bias_c"])), c
+        return sigmoid(o) * tanh(layer_norm(c, w["gain_c"], w["bias_c"])), c
 
     steps = {"lstm": lstm, "gru": gru, "peephole": peephole, "layernorm": layernorm}
     return (project_normed if kind == "layernorm" else project), steps[kind]
 
 
-def build_torch_cells(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
-    """PyTorch, with cells from ordinary operations."""
+def build_torch_cells(
+    params: Parameters, tokens: np.ndarray, targets: np.ndarray, layer_norm: Any = torch_layer_norm
+) -> Step:
+    """PyTorch, with cells from ordinary operations, layer normalisation among them unless another is given."""
     torch = import_module("torch")
     functional = import_module("torch.nn.functional")
     weights = {name: torch.tensor(value, requires_grad=True) for name, value in params.items()}
@@ -150,7 +167,7 @@ def build_torch_cells(params: Parameters, tokens: np.ndarray, targets: np.ndarra
     for k in range(count_layers(params)):
         start = f"cells.{k}."
         own = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
-        cells.append(torch_cell(cell_of(params), own))
+        cells.append(torch_cell(cell_of(params), own, layer_norm))
 
     def forward() -> Any:
         xs = functional.embedding(inputs, weights["embedding.weight"])
@@ -287,6 +304,7 @@ ENGINES = {
     "tinygrad_rnn": Engine("tinygrad_rnn", build_tinygrad_rnn, tuple(CELLS)),
     "numpy": Engine("numpy", build_numpy),
     "torch-cells": Engine("torch", build_torch_cells, tuple(CELLS)),
+    "torch-fused-norm": Engine("torch", partial(build_torch_cells, layer_norm=torch_fused_layer_norm), ("layernorm",)),
     "torch-lstm": Engine("torch", build_torch_lstm),
     "jax-scan": Engine("jax", build_jax_scan),
     "autograd": Engine("autograd", build_autograd),

@@ -180,7 +180,7 @@ class Case(NamedTuple):
     step: Any
 
 
-F64 = {"dtype": "float64"}
+F64: dict[str, Any] = {"dtype": "float64"}
 CASES = {
     "tanh": Case(lambda: nn.RNNCell(D, H, **F64), simple),
     "relu": Case(lambda: nn.RNNCell(D, H, nonlinearity="relu", **F64), lambda p, x, s: simple(p, x, s, relu)),

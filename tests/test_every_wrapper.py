@@ -1,4 +1,4 @@
-"""Every wrapper goes round every cell that it says it takes, and skips are added where a GRU has W_hh h."""
+"""Every wrapper goes round every cell that it says it takes, with a learned state or one given, and skips are right."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cell_equations import F64, H
+from wrapped import B, T, inputs
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn
+from tinygrad_rnn import bptt, nn
+from tinygrad_rnn.tree import tree_leaves
 
 CELLS = [c for c in vars(nn).values() if inspect.isclass(c) and issubclass(c, nn.WeightedCell)]
 CELLS.remove(nn.WeightedCell)
@@ -65,3 +68,44 @@ def test_skips_round_a_gru_are_what_the_equations_say(reset: str) -> None:
         h, past = (1 - keep) * n + keep * h, h
         expected.append(h)
     np.testing.assert_allclose(nn.unroll(skip, tg.tensor(xs)).outputs.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        *(nn.Residual, nn.Highway, nn.Zoneout, nn.CellDropout, nn.RecurrentDropout, nn.SkipThroughTime),
+        lambda cell: nn.SkipThroughTime(cell, taps=(-1,)),
+        lambda cell: nn.VariationalDropout(cell, input=0.3, recurrent=0.3, output=0.3),
+        lambda cell: nn.Residual(nn.Zoneout(nn.VariationalDropout(cell, recurrent=0.3), (0.1, 0.5))),
+    ],
+)
+def test_the_initial_state_is_learned_round_any_wrapper(wrap: Any, training: bool) -> None:
+    """Made in one mode, it works in the other; masks are drawn anew for each sequence, and are not learned."""
+    layer = nn.Recurrent(wrap(nn.LSTMCell(H, H, **F64)).train(training), h0="learned")
+    learned = [p for p in tree_leaves(layer.h0) if p is not None]
+    assert all(p.requires_grad and p.dtype == np.float64 for p in learned)
+    for mode in (training, not training):
+        outputs, state = layer.train(mode)(inputs(H), lengths=[T, 1])
+        again = layer(inputs(H), bptt.detach(state))
+        (outputs.sum() + again.outputs.sum()).backward()
+    assert all(p.grad is not None and p.grad.data.any() for p in learned)
+    assert nn.Bidirectional(layer.cell, layer.cell, h0="learned")(inputs(H)).outputs.shape == (T, B, 2 * H)
+
+
+@pytest.mark.parametrize("wrap", [nn.Residual, nn.Highway, nn.Zoneout, nn.CellDropout])
+def test_a_cell_with_no_initial_state_may_be_wrapped_and_given_one(wrap: Any) -> None:
+    class Sum:
+        input_size = output_size = 2
+
+        def input_projection(self, x: Any) -> Any:
+            return x
+
+        def step(self, z: Any, state: Any) -> tuple[Any, Any]:
+            return z + state, z + state
+
+    outputs, state = nn.unroll(wrap(Sum()).eval(), tg.ones(3, 1, 2), tg.zeros(1, 2))
+    assert outputs.shape == (3, 1, 2)
+    assert nn.Recurrent(wrap(Sum()))(tg.ones(3, 1, 2), state).outputs.shape == (3, 1, 2)
+    with pytest.raises(ValueError, match="Sum: it has no initial_state, so a state must be given"):
+        nn.unroll(wrap(Sum()), tg.ones(3, 1, 2))

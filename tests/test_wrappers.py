@@ -7,37 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import strict
-from cell_equations import CASES, D, H, lstm, sigmoid, simple
+from cell_equations import F64, D, H, lstm, sigmoid, simple
 from vectors import assert_gradient, assert_hessian, place, vector_and_loss
+from wrapped import B, T, close, inner, inputs, random_state
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn
-from tinygrad_rnn.tree import tree_leaves, tree_map
-
-T, B = 6, 2
-F64: dict[str, Any] = {"dtype": "float64"}
-ALL = pytest.mark.parametrize("name", CASES)
-
-
-def inputs(size: int = D) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((T, B, size))
-
-
-def random_state(cell: Any, size: int = D) -> Any:
-    """A random state, with the masks that a wrapper may have drawn."""
-    random = np.random.default_rng(2)
-    needed = cell.initial_state(cell.input_projection(np.zeros((B, size))))
-    return tree_map(lambda x: tg.tensor(random.standard_normal(x.shape)) if x.dtype.kind == "f" else x, needed)
-
-
-def close(found: Any, expected: Any) -> None:
-    np.testing.assert_allclose(found.numpy() if isinstance(found, tg.Tensor) else found, expected, rtol=0, atol=1e-12)
-
-
-def inner(cell: Any) -> dict[str, np.ndarray]:
-    """The inner cell's parameters."""
-    return cell.cell.state_dict()
-
+from tinygrad_rnn.tree import tree_leaves
 
 WRAPPED = {
     "residual": lambda: nn.Residual(nn.LSTMCell(H, H, **F64)),
@@ -241,138 +217,6 @@ def test_attention_learns_and_ignores_what_is_not_there() -> None:
         attention.over(memory, mask=np.ones((4, B)))
 
 
-# ---- noise ----
-
-
-def test_zoneout_keeps_elements_or_takes_new_ones() -> None:
-    cell = nn.Zoneout(nn.LSTMCell(D, 200, **F64), (0.1, 0.6))
-    x, before = tg.tensor(inputs()[0]), nn.LSTMState(*tg.randn(2, B, 200, dtype="float64"))
-    output, after = cell(x, before)
-    _, new = cell.cell(x, before)
-    assert output is after.h
-    for old, fresh, found, p in zip(before, new, after, (0.1, 0.6), strict=True):
-        kept = found.data == old.data
-        assert ((found.data == fresh.data) | kept).all()
-        assert abs(kept.mean() - p) < 0.1
-    assert (cell(x, before)[1].c.data != after.c.data).any()
-    _, mixed = cell.eval()(x, before)
-    close(mixed.h, 0.1 * before.h.data + 0.9 * new.h.data)
-    close(mixed.c, 0.6 * before.c.data + 0.4 * new.c.data)
-
-
-@ALL
-def test_zoneout_of_probability_0_is_the_cell(name: str) -> None:
-    cell = CASES[name].make()
-    close(nn.unroll(nn.Zoneout(cell, 0.0), inputs()).outputs, nn.unroll(cell, inputs()).outputs.data)
-
-
-def test_cell_dropout() -> None:
-    cell, x = nn.CellDropout(nn.LSTMCell(400, 300, **F64), input=0.25, output=0.5), tg.tensor(np.ones((B, 400)))
-    y, state = cell(x)
-    dropped = y.data == 0
-    assert abs(dropped.mean() - 0.5) < 0.1
-    close(y.data[~dropped], 2 * state.h.data[~dropped])
-    assert state.h.data.all()
-    cell.cell.weight_ih.data, cell.cell.bias.data = np.eye(1200, 400), np.zeros(1200)
-    z = cell.input_projection(x).data[:, :400]
-    assert abs((z == 0).mean() - 0.25) < 0.1
-    close(z[z != 0], 4 / 3)
-    close(nn.unroll(cell.eval(), np.ones((T, B, 400))).outputs, nn.unroll(cell.cell, np.ones((T, B, 400))).outputs.data)
-
-
-@ALL
-def test_recurrent_dropout_takes_nothing_from_the_memory(name: str) -> None:
-    """It acts on what is new; where the gates would keep all of the old, it changes nothing."""
-    cell = nn.RecurrentDropout(CASES[name].make(), 0.5)
-    plain = nn.unroll(cell.cell, inputs()).outputs.data
-    assert (nn.unroll(cell, inputs()).outputs.data != plain).any()
-    close(nn.unroll(cell.eval(), inputs()).outputs, plain)
-    assert cell.cell.full_step(cell.input_projection(inputs()[0]), random_state(cell))  # the cell itself is untouched
-
-
-def test_recurrent_dropout_of_an_lstm() -> None:
-    cell = nn.RecurrentDropout(nn.LSTMCell(D, 300, **F64), 0.25)
-    _, _, gates = cell.full_step(cell.input_projection(inputs()[0]), random_state(cell))
-    _, after, plain = cell.cell.full_step(cell.input_projection(inputs()[0]), random_state(cell))
-    dropped = gates["g"].data == 0
-    assert abs(dropped.mean() - 0.25) < 0.1
-    close(gates["g"].data[~dropped], plain["g"].data[~dropped] / 0.75)
-    found = cell(inputs()[0], random_state(cell))[1].c.data
-    remembered = plain["f"].data * random_state(cell).c.data
-    kept = np.isclose(found, remembered)
-    assert abs(kept.mean() - 0.25) < 0.1
-    close(found[~kept], (remembered + (after.c.data - remembered) / 0.75)[~kept])
-
-
-def test_variational_dropout_holds_its_masks_for_a_sequence() -> None:
-    cell, xs = nn.VariationalDropout(nn.LSTMCell(D, H, **F64), input=0.4, recurrent=0.5, output=0.2), inputs()
-    for _ in range(5):
-        first = cell.initial_state(cell.input_projection(xs[0]))
-        outputs, state = nn.unroll(cell, xs, first)
-        p, s = inner(cell), tuple(part.data for part in first.state)
-        of_x, of_h, of_y = first.input.data / 0.6, first.recurrent.data / 0.5, first.output.data / 0.8
-        for t in range(T):
-            h, s, _ = lstm(p, xs[t] * of_x, (s[0] * of_h, s[1]))
-            close(outputs[t], h * of_y)
-        assert state.input is first.input
-        close(state.state.h, s[0])
-    draws = [cell.initial_state(xs[0]) for _ in range(200)]
-    for part, p in (("input", 0.4), ("recurrent", 0.5), ("output", 0.2)):
-        assert abs(1 - np.mean([getattr(draw, part).data for draw in draws]) - p) < 0.1
-
-
-def test_variational_dropout_leaves_what_a_gru_keeps_whole() -> None:
-    """The mask is on h in the products; the state itself, z * h, goes on unmasked, and so does not grow."""
-    for reset in ("after", "before"):
-        cell = nn.VariationalDropout(nn.GRUCell(D, H, reset=reset, **F64), recurrent=0.5)
-        cell.cell.bias.data = np.concatenate([np.zeros(H), np.full(H, 50.0), np.zeros(H)])  # z = 1
-        first = random_state(cell)
-        _, state = nn.unroll(cell, inputs(), first)
-        close(state.state, first.state.data)
-
-
-@ALL
-def test_variational_dropout_reaches_every_cell_and_rests_when_not_training(name: str) -> None:
-    cell = nn.VariationalDropout(CASES[name].make(), input=0.5, recurrent=0.5, output=0.5)
-    xs = inputs()
-    plain = nn.unroll(cell.cell, xs, random_state(cell.cell))
-    first = random_state(cell)
-    for part, off in (("input", 0), ("recurrent", 0), ("output", 0)):
-        assert getattr(first, part).dtype == bool
-        state = nn.VariationalState(
-            random_state(cell.cell),
-            *[tg.tensor(np.ones(getattr(first, p).shape, bool)) for p in ("input", "recurrent", "output")],
-        )
-        state = state._replace(**{part: tg.tensor(np.full(getattr(first, part).shape, bool(off)))})
-        assert (nn.unroll(cell, xs, state).outputs.data != plain.outputs.data).any()
-    close(nn.unroll(cell.eval(), xs, first._replace(state=random_state(cell.cell))).outputs, plain.outputs.data)
-    assert cell.initial_state(cell.input_projection(xs[0]))[1:] == (None, None, None)
-
-
-def test_rows_of_a_variational_state_begin_anew_with_masks_of_their_own() -> None:
-    cell = nn.VariationalDropout(nn.LSTMCell(D, 50), recurrent=0.5)
-    before, anew = (cell.initial_state(tg.zeros(B, D)) for _ in range(2))
-    state = nn.reset(before, [True, False], initial=anew)
-    np.testing.assert_array_equal(state.recurrent.data[0], anew.recurrent.data[0])
-    np.testing.assert_array_equal(state.recurrent.data[1], before.recurrent.data[1])
-    nn.unroll(cell, tg.zeros(T, B, D), state)
-
-
-def test_seeds_make_noise_again() -> None:
-    for make in (
-        lambda cell: nn.Zoneout(cell, 0.5),
-        lambda cell: nn.CellDropout(cell, 0.5, 0.5),
-        lambda cell: nn.RecurrentDropout(cell, 0.5),
-        lambda cell: nn.VariationalDropout(cell, 0.5, 0.5),
-    ):
-        cell, found = make(nn.LSTMCell(D, H)), []
-        for seed in (1, 1, 2):
-            tg.manual_seed(seed)
-            found.append(nn.unroll(cell, tg.ones(T, B, D)).outputs.data)
-        np.testing.assert_array_equal(found[0], found[1])
-        assert (found[0] != found[2]).any()
-
-
 # ---- what is refused ----
 
 
@@ -434,3 +278,20 @@ def test_a_wrapper_goes_round_any_object_with_the_two_methods() -> None:
     assert outputs.tolist() == [[[2.0, 2.0]], [[2.5, 2.5]], [[3.0, 3.0]]]
     assert state.tolist() == [[1.5, 1.5]]
     assert nn.Highway(Adder()).weight_t.shape == (2, 2)
+
+
+def test_parameters_round_a_frozen_cell_are_of_its_dtype() -> None:
+    cell = nn.LSTMCell(H, H, **F64)
+    for p in cell.parameters():
+        p.requires_grad = False
+    assert nn.Highway(cell).weight_t.dtype == np.float64
+    assert nn.Recurrent(nn.Zoneout(cell), h0="learned").h0.c.dtype == np.float64
+
+
+def test_attention_over_nothing_in_half_precision() -> None:
+    attention = nn.Attention(nn.GRUCell(D, H), memory_size=3).to("float16")
+    memory, xs = (np.ones(shape, "float16") for shape in ((5, B, 3), (T, B, D)))
+    with np.errstate(all="raise", under="ignore"):
+        outputs, _ = nn.unroll(attention.over(memory, lengths=[5, 0]), xs)
+    assert outputs.dtype == np.float16
+    assert np.isfinite(outputs.data).all()

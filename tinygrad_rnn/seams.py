@@ -61,8 +61,10 @@ class Backend:
             target[found] += np.add.reduceat(values[order], starts, axis=0)
 
     def row_dots(self, a: Array, b: Array) -> Array:
-        """Sums of a times b along the last axis, which stays, of length 1."""
-        return np.vecdot(a, b)[..., None]
+        """Sums of a times b along the last axis, which stays, of length 1; b may be one vector for all rows of a."""
+        if a.size == a.shape[-1]:  # of a single row a scalar, with which all that follows is quicker
+            return np.dot(a.reshape(-1), b.reshape(-1))
+        return (a.dot(b) if b.ndim == 1 else np.vecdot(a, b))[..., None]
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""

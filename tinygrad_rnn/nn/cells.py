@@ -56,7 +56,7 @@ class Cell(Module):
         """``step``, with the gates by name as a third result."""
         if type(self).step is Cell.step:
             raise NotImplementedError(f"{type(self).__name__} defines neither step nor full_step")
-        return (*self.step(z, state), {})
+        return (*self.step(z, state), {} if type(self).gates is Cell.gates else self.gates(z, state))
 
     def gates(self, z: Any, state: Any) -> Gates:
         """The gates of one step, by name."""

@@ -31,12 +31,24 @@ def begin(cell: Any, z: Any, state: Any = None) -> Any:
     Plain tuples and lists may stand for named tuples. Raises ShapeError for shapes that do not fit, and TypeError for
     another structure, before anything is computed.
     """
-    name = type(cell).__name__
-    if hasattr(cell, "initial_state"):
-        return fit_state(name, state, cell.initial_state(z))
-    if state is None:
-        raise ValueError(f"{name}: it has no initial_state, so a state must be given")
-    return state
+    try:
+        needed = initial_state(cell, z)
+    except NoInitialState:
+        if state is None:
+            raise
+        return state
+    return fit_state(type(cell).__name__, state, needed)
+
+
+class NoInitialState(ValueError):
+    """A cell, or one within it, has no state to begin from, and so cannot say whether a given one fits."""
+
+
+def initial_state(cell: Any, z: Any) -> Any:
+    """The cell's own for one step's projected input z, or NoInitialState."""
+    if not hasattr(cell, "initial_state"):
+        raise NoInitialState(f"{type(cell).__name__}: it has no initial_state, so a state must be given")
+    return cell.initial_state(z)
 
 
 def fit_state(who: str, state: Any, needed: Any) -> Any:

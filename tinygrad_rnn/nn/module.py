@@ -131,6 +131,11 @@ def parameter(data: Any, dtype: DTypeLike = None, backend: str | None = None) ->
     return tensor(data, dtype, backend or default().name, requires_grad=True)
 
 
+def first_tensor(module: Module) -> Tensor | None:
+    """A module's first floating-point Tensor, whose dtype and backend further ones should share."""
+    return next((t for _, t in module.named_tensors() if t.dtype.kind == "f"), None)
+
+
 def _bare(value: Any) -> Any:
     return value.array if isinstance(value, Tensor) else value
 

@@ -5,7 +5,7 @@ A step draws its numbers from the generator that ``manual_seed`` restarts, outsi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .. import backend
@@ -25,6 +25,10 @@ class Zoneout(Wrapper):
 
     p: for all of the state, or one for each part of it, such as (0.05, 0.5) for the h and c of an LSTM.
 
+    The state is that of the cell itself: masks that a wrapper within carries stay as they are, and the past outputs of
+    ``SkipThroughTime`` are those after zoneout. Outputs that a wrapper within makes of h (``Residual``, dropout) are
+    made of the cell's own h_t; put zoneout inside of such a wrapper where they are to see what was kept.
+
     >>> from tinygrad_rnn import nn, ones
     >>> h, state = nn.Zoneout(nn.LSTMCell(3, 5), (0.05, 0.5))(ones(2, 3))
     >>> h is state.h
@@ -39,19 +43,25 @@ class Zoneout(Wrapper):
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
         output, after, gates = self.inner_step(z, state)
-        before = iter(tree_leaves(state))
-        ps = self._probabilities(len(tree_leaves(after)))
-        mixed = tree_map(lambda new: self._mixed(next(before), new, next(ps)), after)
-        for new, kept in zip(tree_leaves(after), tree_leaves(mixed), strict=True):
-            if output is new:  # most outputs are a part of the state
-                return kept, mixed, gates
-        return output, mixed, gates
+        old, new = state, after
+        while "state" in getattr(new, "_fields", ()):  # what a wrapper within has put round the cell's own
+            old, new = old[new._fields.index("state")], new.state
+        parts = tree_leaves(new)
+        pairs = [
+            (part, self._mixed(before, part, p))
+            for before, part, p in zip(tree_leaves(old), parts, self._probabilities(len(parts)), strict=True)
+        ]
 
-    def _probabilities(self, parts: int) -> Iterator[float]:
+        def mixed(x: Any) -> Any:
+            return next((kept for part, kept in pairs if x is part), x)
+
+        return mixed(output), tree_map(mixed, after), gates
+
+    def _probabilities(self, parts: int) -> list[float]:
         ps = list(self.p) if isinstance(self.p, Sequence) else [self.p] * parts
         if len(ps) != parts:
             raise ValueError(f"Zoneout: there are {len(ps)} probabilities for the {parts} parts of the state")
-        return iter(ps)
+        return ps
 
     def _mixed(self, old: Any, new: Any, p: float) -> Any:
         if not p or new.dtype.kind != "f":

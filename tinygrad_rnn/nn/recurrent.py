@@ -65,7 +65,7 @@ def unroll(
             mark(t)
             z = take(t)
             if record:
-                output, after, gates = _step_and_gates(cell, z, state)
+                output, after, gates = step_and_gates(cell, z, state)
             else:
                 output, after = cell.step(z, state)
             if real is not None:
@@ -93,10 +93,12 @@ def check_features(taker: Any, x: Any, masked: bool) -> None:
             )
 
 
-def _step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """One step, with the gates as a third result for cells that have any."""
-    output, after, gates = cell.full_step(z, state) if hasattr(cell, "full_step") else (*cell.step(z, state), {})
-    return output, after, gates or (cell.gates(z, state) if hasattr(cell, "gates") else {})
+def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """One step, taken once, with the gates as a third result for cells that have any."""
+    if hasattr(cell, "full_step"):
+        output, after, gates = cell.full_step(z, state)
+        return output, after, gates
+    return (*cell.step(z, state), cell.gates(z, state) if hasattr(cell, "gates") else {})
 
 
 def _named(state: Any) -> dict[str, Any]:

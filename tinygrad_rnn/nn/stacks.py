@@ -10,9 +10,9 @@ import numpy as np
 from ..create import zeros_beside
 from ..ops import broadcast_to, concatenate, swapaxes
 from ..tree import tree_map
-from .fit import begin
+from .fit import begin, initial_state
 from .layers import Dropout
-from .module import Module, parameter
+from .module import Module, first_tensor, parameter
 from .recurrent import Recorded, Unrolled, check_features, unroll
 from .sequences import time_major
 
@@ -69,6 +69,7 @@ class Recurrent(SequenceLayer):
 
     cell: anything with ``input_projection`` and ``step``.
     h0: "zeros", or "learned": every row starts from the parameter of this name, of the state's structure, at first 0.
+        What is no number in the state, such as the masks of ``VariationalDropout``, is not learned, but the cell's own.
     reverse: read from each row's end to its start.
 
     >>> from tinygrad_rnn import nn, ones
@@ -91,11 +92,11 @@ class Recurrent(SequenceLayer):
 
     def initial_state(self, xs: Any) -> Any:
         """The learned state for every row, or else the cell's own."""
-        batch = tuple(xs.shape[1:-1])
-        if self.h0 is not None:
-            return tree_map(lambda p: broadcast_to(p, (*batch, *p.shape)), self.h0)
-        one = xs[0] if self.input_size is None else zeros_beside(xs, (*batch, self.input_size))
-        return self.cell.initial_state(self.cell.input_projection(one))
+        one = xs[0] if self.input_size is None else zeros_beside(xs, (*xs.shape[1:-1], self.input_size))
+        start = initial_state(self.cell, self.cell.input_projection(one))
+        if self.h0 is None:
+            return start
+        return tree_map(lambda own, p: own if p is None else broadcast_to(p, own.shape), start, self.h0)
 
     def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
         """``unroll``."""
@@ -109,13 +110,17 @@ class Recurrent(SequenceLayer):
 
 
 def _learned_state(cell: Any) -> Any:
-    """A parameter for each leaf of a cell's state, of zeros, without the batch."""
+    """A parameter for each floating-point leaf of a cell's state, of zeros, without the batch; None for others."""
     size = getattr(cell, "input_size", None)
-    first = next(iter(cell.parameters()), None) if isinstance(cell, Module) else None
+    first = first_tensor(cell) if isinstance(cell, Module) else None
     if size is None or first is None:
         raise ValueError(f"{type(cell).__name__}: h0='learned' needs a cell with parameters and an input_size")
     like = cell.initial_state(cell.input_projection(zeros_beside(first, (0, size))))
-    return tree_map(lambda leaf: parameter(np.zeros(leaf.shape[1:], leaf.dtype), backend=leaf.backend), like)
+
+    def learned(leaf: Any) -> Any:
+        return parameter(np.zeros(leaf.shape[1:], leaf.dtype), backend=leaf.backend) if leaf.dtype.kind == "f" else None
+
+    return tree_map(learned, like)
 
 
 class Bidirectional(SequenceLayer):

@@ -18,7 +18,9 @@ from ..tensor import Tensor
 from ..tree import tree_leaves
 from . import init
 from .cells import Cell, Gates, WeightedCell
-from .module import parameter
+from .fit import initial_state
+from .module import first_tensor, parameter
+from .recurrent import step_and_gates
 from .sequences import over, time_major
 
 
@@ -42,15 +44,15 @@ class Wrapper(Cell):
 
     def initial_state(self, z: Any) -> Any:
         """The inner cell's."""
-        return self.cell.initial_state(z)
+        return initial_state(self.cell, z)
 
     def inner_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
-        """The inner cell's ``full_step``, or its ``step`` with no gates if it has no more."""
-        return self.cell.full_step(z, state) if hasattr(self.cell, "full_step") else (*self.cell.step(z, state), {})
+        """The inner cell's step, with its gates if it has any."""
+        return step_and_gates(self.cell, z, state)
 
     def filled(self, values: np.ndarray) -> Tensor:
         """A parameter that begins with these values, of the dtype and backend of the cell's first."""
-        first = next(iter(self.parameters()), None)
+        first = first_tensor(self)
         return parameter(values) if first is None else parameter(values, first.dtype, first.backend)
 
     def __repr__(self) -> str:
@@ -75,7 +77,7 @@ class SideBySide(Wrapper):
 
     def initial_state(self, z: Any) -> Any:
         """The inner cell's."""
-        return self.cell.initial_state(z[0])
+        return initial_state(self.cell, z[0])
 
 
 class Residual(SideBySide):
@@ -177,7 +179,7 @@ class SkipThroughTime(Wrapper):
         """The inner cell's, and zeros for the past."""
         leaf = tree_leaves(z)[0]  # a GRU's z is a pair
         zeros = zeros_beside(leaf, (*leaf.shape[:-1], self.output_size))
-        return SkipState(self.cell.initial_state(z), (zeros,) * -min(self.taps))
+        return SkipState(self.cell.initial_state(z), (zeros,) * -min(self.skips, default=0))
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, SkipState, Gates]:
         inner, past = state
@@ -188,7 +190,7 @@ class SkipThroughTime(Wrapper):
             return self.cell.recur(h, z, rows, **layer)  # type: ignore[no-any-return]
 
         output, inner, gates = with_methods(self.cell, recur=recur).full_step(z, inner)
-        return output, SkipState(inner, (output, *past[:-1])), gates
+        return output, SkipState(inner, (output, *past)[: len(past)]), gates
 
     def __repr__(self) -> str:
         return f"SkipThroughTime({self.cell!r}, taps={self.taps})"
@@ -229,7 +231,9 @@ class Attention(Wrapper):
 
         def look(h: Any) -> tuple[Any, Any]:
             scores = sum(keys * h, axis=-1)
-            a = softmax(scores if real is None else where(real, scores, -1e30), axis=0)
+            if real is not None:
+                scores = where(real, scores, float(np.finfo(scores.dtype).min) / 2)  # not -inf: perhaps none is real
+            a = softmax(scores, axis=0)
             return sum(expand_dims(a, axis=-1) * memory, axis=0), a
 
         return _Attending(self, look)

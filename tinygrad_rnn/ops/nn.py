@@ -112,15 +112,15 @@ add_rows.vjp(values=lambda g, indices: embedding(indices, g), indices=None)
 
 
 def _centred(xp: Any, x: Array, eps: float) -> tuple[Array, Array, Array]:
-    """x without its mean, sqrt(var + eps), and a column of 1 / n: times that, a row becomes its mean.
+    """x without its mean, sqrt(var + eps), and a vector of 1 / n: a row's product with that is its mean.
 
     Such a product takes a fraction of the time of NumPy's ``mean``.
     """
-    n = x.shape[-1]
-    column = xp.empty((n, 1), dtype=x.dtype if x.dtype.kind == "f" else float)
-    column.fill(1 / max(1, n))
-    y = x - xp.dot(x, column)
-    return y, xp.sqrt(backend.of(y).row_dots(y, y) / max(1, n) + eps), column
+    n, home = x.shape[-1], backend.of(x)
+    average = xp.empty(n, dtype=x.dtype if x.dtype.kind == "f" else float)
+    average.fill(1 / max(1, n))
+    y = x - home.row_dots(x, average)
+    return y, xp.sqrt(home.row_dots(y, y) / max(1, n) + eps), average
 
 
 @op
@@ -134,10 +134,11 @@ def normalize(xp: Any, x: Array, *, eps: float = 1e-5) -> Array:
 @op
 def normalize_back(xp: Any, v: Array, x: Array, *, eps: float) -> Array:
     """What v sends back through n = ``normalize(x)``: (v - mean(v) - n mean(v n)) / sqrt(var + eps)."""
-    y, spread, column = _centred(xp, x, eps)
-    y *= backend.of(y).row_dots(v, y) / (-max(1, x.shape[-1]) * spread * spread)
+    y, spread, average = _centred(xp, x, eps)
+    home = backend.of(y)
+    y *= home.row_dots(v, y) / (-max(1, x.shape[-1]) * spread * spread)
     y += v
-    y -= xp.dot(v, column)
+    y -= home.row_dots(v, average)
     y /= spread
     return y
 
