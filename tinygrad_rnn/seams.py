@@ -5,6 +5,7 @@ Everywhere else a kernel receives its array module as ``xp`` and calls functions
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -64,6 +65,29 @@ class Backend:
         """Sums of a times b along the last axis, which stays, of length 1."""
         return np.vecdot(a, b)[..., None]
 
+    def norms(self, arrays: Sequence[Array]) -> Array:
+        """L2 norms of arrays, (n,) in float64, also where squares would overflow or vanish."""
+        # On the host a look at the squares is free: they are nearly always well within range.
+        with np.errstate(over="ignore"):
+            squares = [float(np.vdot(x, x)) for x in arrays]
+        if all(1e-30 < square < 1e30 for square in squares):
+            return np.sqrt(squares)
+        return self.scaled_norms(arrays)
+
+    def scaled_norms(self, arrays: Sequence[Array]) -> Array:
+        """The same without a look at any value: each array is divided by its largest element first."""
+        xp = self.xp
+        flat = [x.reshape(-1).astype(np.float64) if x.size else xp.zeros(1) for x in arrays]
+        largest = xp.stack([xp.abs(x).max() for x in flat])
+        unit = xp.where((largest > 0) & (largest < np.inf), largest, 1.0)
+        flat = [x / unit[k] for k, x in enumerate(flat)]
+        return unit * xp.sqrt(xp.stack([x.dot(x) for x in flat]))
+
+    def scaled(self, x: Array, factor: Array) -> Array:
+        """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1."""
+        number = float(factor)
+        return x if number == 1.0 else x * number
+
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""
         if indices.size and (indices.min() < 0 or indices.max() >= size):
@@ -112,6 +136,12 @@ class CupyBackend(Backend):
 
     def row_dots(self, a: Array, b: Array) -> Array:
         return (a * b).sum(axis=-1, keepdims=True)
+
+    def norms(self, arrays: Sequence[Array]) -> Array:
+        return self.scaled_norms(arrays)
+
+    def scaled(self, x: Array, factor: Array) -> Array:
+        return x * factor.astype(x.dtype, copy=False)
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         pass
