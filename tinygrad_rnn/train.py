@@ -12,7 +12,7 @@ import numpy as np
 
 from . import backend, bptt, nn
 from .clip import clip_grad_norm_
-from .io import import_extra
+from .extras import import_extra
 from .optim import Optimizer
 from .tape import no_grad
 from .tensor import Tensor, tensor
