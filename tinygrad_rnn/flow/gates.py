@@ -38,7 +38,7 @@ class Saturation(NamedTuple):
         for name, (left, right) in self.by_unit().items():
             ax.scatter(right, left, s=45, alpha=0.6, label=name)
         ax.plot([0, 1], [1, 0], color="0.7", linewidth=1)  # beyond this line is nothing
-        ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         return finish(ax)
 
 

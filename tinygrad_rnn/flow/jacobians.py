@@ -53,9 +53,10 @@ class JacobianSpectrum(NamedTuple):
 
 
 def _draw_values(ax: Any, across: np.ndarray, values: np.ndarray) -> None:
-    """The largest, the median and the smallest of the singular values, and where neither growth nor loss is."""
+    """The largest, the median and the smallest of the singular values, without those that are rounding; a line at 1."""
     for name, column in (("largest", values[:, 0]), ("median", np.median(values, axis=1)), ("smallest", values[:, -1])):
-        ax.plot(across, column, linewidth=2.5, label=name)
+        known = np.where(column > 1e-15 * values[:, 0], column, np.nan)
+        ax.plot(across, known, linewidth=2.5, label=name)
     ax.axhline(1.0, color="0.6", linewidth=1)
 
 
@@ -97,11 +98,11 @@ class LyapunovExponents(NamedTuple):
     exponents: np.ndarray  # (B, k)
     over_time: np.ndarray  # (steps, B, k): the means over the steps so far
 
-    def plot(self, ax: Any = None, row: int = 0) -> Any:
-        """Draw the spectrum of a row, and return the figure."""
+    def plot(self, ax: Any = None, row: int = 0, label: str = "") -> Any:
+        """Draw the spectrum of a row, under this label if there is one, and return the figure."""
         ax = slide(ax, "Lyapunov spectrum", "index i", "exponent λ$_i$ (nats per step)")
         values = self.exponents[row]
-        ax.plot(np.arange(1, len(values) + 1), values, "o-", linewidth=2.5)
+        ax.plot(np.arange(1, len(values) + 1), values, "o-", linewidth=2.5, label=label or None)
         ax.axhline(0.0, color="0.6", linewidth=1)
         return finish(ax)
 
