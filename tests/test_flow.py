@@ -125,8 +125,9 @@ def test_gates_and_masked_sequences_have_norms_too() -> None:
 @pytest.mark.parametrize(
     ("states", "error", "words"),
     [
-        (lambda run: [], TypeError, "not nothing"),
-        (lambda run: run.state, TypeError, "not LSTMState"),
+        (lambda run: [], TypeError, "not an empty one"),
+        (lambda run: run.state, TypeError, "not a LSTMState"),
+        (lambda run: run.record["h"], TypeError, "not a Tensor"),
         (
             lambda run: [run.state, bptt.detach(run.state)],
             GraphError,

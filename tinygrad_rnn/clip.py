@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from . import backend
 from .backend import Array, DTypeLike
 from .op import op
@@ -125,7 +127,7 @@ def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str
         pairs = [(g.detach(), c.detach()) for g, c in zip(gradients, clipped, strict=True)]
 
         def measure() -> tuple[list[float], list[float] | None]:
-            after = norms(*(c for _, c in pairs), dtype="float64")
+            after = norms(*(c for _, c in pairs), dtype=np.float64)
             units = (where(size > 0, size, 1.0) for size in (before, after))
             cosines = [((g / b) * (c / a)).sum().item() for (g, c), b, a in zip(pairs, *units, strict=True)]
             return after.tolist(), cosines
@@ -207,7 +209,7 @@ def _clip(
     if not found:
         return ClipReport(lambda: (0.0, 0.0, 0.0, ()))
     names, holders, gradients = (list(column) for column in zip(*found, strict=True))
-    before = norms(*gradients, dtype="float64")
+    before = norms(*gradients, dtype=np.float64)
     if on_nonfinite == "raise":
         before = refuse_nonfinite(before, caller=caller, names=tuple(names))
     if on_nonfinite == "skip" and (bad := _nonfinite(before.tolist(), names)):

@@ -74,9 +74,10 @@ def by_step(who: str, states: Any) -> list[dict[str, Tensor]]:
         columns = {name: _unstacked(who, name, stacked) for name, stacked in states.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if not isinstance(states, Sequence) or hasattr(states, "_fields") or not states:
+        given = "an empty one" if isinstance(states, Sequence) and not states else f"a {type(states).__name__}"
         raise TypeError(
             f"{who}: the states must be a list with the state of each time step, or what unroll(..., record=True) "
-            f"returned, not {type(states).__name__ if states else 'nothing'}"
+            f"returned, not {given}"
         )
     steps = [{name or "h": leaf for name, leaf in tree_items(state)} for state in states]
     for t, step in enumerate(steps):
