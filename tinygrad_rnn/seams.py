@@ -70,7 +70,7 @@ class Backend:
         """L2 norms of arrays, (n,) in float64, also where squares would overflow or vanish."""
         # On the host a look at the squares is free, and nearly always they are well within range. (vdot does not warn.)
         squares = [float(np.vdot(x, x)) for x in arrays]
-        if 1e-30 < min(squares) and max(squares) < 1e30:
+        if min(squares) > 1e-30 and max(squares) < 1e30:
             return np.array([math.sqrt(square) for square in squares])
         return self.scaled_norms(arrays)
 
