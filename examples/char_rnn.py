@@ -25,7 +25,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, optim
-from tinygrad_rnn.io import import_extra
+from tinygrad_rnn.extras import import_extra
 from tinygrad_rnn.text import TextError, Vocabulary, Windows, python_documentation, read_text, split
 from tinygrad_rnn.train import Interrupt, Training, nats_and_bits, plot_curves
 

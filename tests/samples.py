@@ -67,6 +67,20 @@ SAMPLES: dict[str, list[Sample]] = {
     "where": choices(),
     "cast": [*one(dtype=np.float64), S(distinct(3, 4), dtype=np.int64)],
     "clip_message": one(bound=1e3),
+    "norms": [of((3,), (2, 3), (), (0, 2)), S(normal(4, 3).T, normal(8)[::-2]), of((1,), (2,), dtype=np.float64)],
+    "factors": [
+        *(S(x, limit=1.1, together=t) for x in (positive(4), positive(6)[::-2]) for t in (False, True)),
+        *(S(positive(4), limit=limit, together=True) for limit in (0.3, 9.0)),
+        *(of((0,), limit=1.0, together=t) for t in (False, True)),
+    ],
+    "scaled": [
+        *(of((3, 4), (2,), index=1), of((), (1,), index=0), of((0, 2), (1,), index=0)),
+        *(S(normal(4, 3).T, normal(6)[::-2], index=2), S(normal(3), np.ones(1), index=0)),
+    ],
+    "refuse_nonfinite": [
+        *(S(x, caller="clip", names=tuple("abcdef")) for x in (normal(6), normal(12)[::-2])),
+        of((0,), caller="clip", names=()),
+    ],
     "reshape": [
         *(of((3, 4), shape=shape) for shape in ((2, 6), (-1,), (2, -1, 2), (3, 4))),
         *(of((), shape=(1, 1)), of((1,), shape=()), of((0, 3), shape=(3, 0))),

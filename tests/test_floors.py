@@ -11,13 +11,13 @@ from types import ModuleType
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import bptt, nn, optim
+from tinygrad_rnn import bptt, flow, nn, optim
 
 ROOT = Path(tg.__file__).parent
 
 # From the ground up. On one floor, files of the same folder may import each other; other neighbours may not.
 FLOORS = [
-    ["seams", "tree"],
+    ["seams", "tree", "extras"],
     ["backend"],
     ["tape"],
     ["dispatch"],
@@ -167,7 +167,7 @@ FACE: dict[ModuleType, str] = {
         abs exp log sqrt sin cos tanh sigmoid relu softplus maximum minimum clip where sum mean max min var logsumexp
         cumsum reshape transpose broadcast_to expand_dims squeeze flip concatenate stack split take_along_axis pad
         matmul einsum outer softmax log_softmax cross_entropy dropout layer_norm
-        ShapeError GraphError BackendError nn optim bptt""",
+        ShapeError GraphError BackendError nn optim bptt flow""",
     nn: """Module Linear Embedding Dropout LayerNorm Sequential Conv2d MaxPool2d RNNCell LSTMCell LSTMState
         RNN LSTM GRU Recurrent Bidirectional Stacked unroll Unrolled Recorded length_mask last mean reset
         load_torch_state_dict torch_state_dict roll_out teacher_forced greedy sample beam_search take_rows repeat_rows
@@ -176,6 +176,7 @@ FACE: dict[ModuleType, str] = {
     optim: """SGD Adagrad RMSprop GravesRMSprop Adam AdamW StepLR MultiStepLR ExponentialLR CosineAnnealingLR LinearLR
         LambdaLR ReduceLROnPlateau Warmup""",
     bptt: "unroll detach",
+    flow: "gradient_norms jacobian_spectrum lyapunov_exponents saturation omega",
 }
 
 

@@ -1,37 +1,85 @@
-"""Gradient clipping, in the forms that go by that name."""
+"""Gradient clipping, in the forms that go by that name.
+
+Norms and scales are operations on the backend's own arrays, so nothing here waits for a device unless it must: to raise
+or to skip, the host has to know whether all is finite, and waits once, however many parameters there are.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from . import backend
-from .backend import Array
+from .backend import Array, DTypeLike
 from .op import op
-from .ops import clip
+from .ops import clip, less, multiply, scatter, sum, where
+from .tape import no_grad
 from .tensor import Tensor
 
+Parameters = Iterable[Any]  # of Tensors, or of pairs of name and Tensor, as ``named_parameters()`` gives them
+Numbers = tuple[float, float, float, tuple[str, ...]]
+Measure = Callable[[], tuple[list[float], list[float] | None]]  # norms after clipping; cosines, if directions changed
 
-class ClipReport(NamedTuple):
-    """What clipping did."""
 
-    norm: float  # L2 norm of all gradients together, before
-    clipped_norm: float  # and after
-    angle: float  # radians between the two; 0 when all gradients were scaled alike
-    nonfinite: tuple[
-        str, ...
-    ] = ()  # gradients that held NaN or infinity; then nothing was clipped, and all were dropped
+class ClipReport(Sequence[Any]):
+    """What clipping did, as a tuple (norm, clipped_norm, angle, nonfinite) that is computed when it is first looked at.
+
+    On a device, that is when the host waits for it; who does not look does not wait.
+    """
+
+    def __init__(self, measure: Callable[[], Numbers]) -> None:
+        self._measure: Callable[[], Numbers] | None = measure
+        self._numbers: Numbers = (0.0, 0.0, 0.0, ())
+
+    def __getitem__(self, key: Any) -> Any:
+        if self._measure is not None:
+            self._numbers, self._measure = self._measure(), None  # which lets go of the gradients that it measures
+        return self._numbers[key]
+
+    def __len__(self) -> int:
+        return 4
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of all gradients together, before."""
+        return float(self[0])
+
+    @property
+    def clipped_norm(self) -> float:
+        """And after."""
+        return float(self[1])
+
+    @property
+    def angle(self) -> float:
+        """Radians between the two; 0 when all gradients were scaled alike."""
+        return float(self[2])
+
+    @property
+    def nonfinite(self) -> tuple[str, ...]:
+        """Gradients that held NaN or infinity. Then the three numbers are NaN, and there was no update to make."""
+        return tuple(self[3])
 
     @property
     def clipped(self) -> bool:
         """Whether anything changed."""
         return self.clipped_norm < self.norm
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (tuple, ClipReport)) and self[:] == other[:]
 
-Parameters = Iterable[Any]  # of Tensors, or of pairs of name and Tensor, as ``named_parameters()`` gives them
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_measure": None, "_numbers": self[:]}
+
+    def __hash__(self) -> int:
+        return hash(self[:])
+
+    def __repr__(self) -> str:
+        norm, clipped_norm, angle, nonfinite = self
+        return f"ClipReport({norm=}, {clipped_norm=}, {angle=}, {nonfinite=})"
 
 
 def clip_grad_norm_(
@@ -41,8 +89,12 @@ def clip_grad_norm_(
 
     g <- g * min(1, max_norm / ||g||), with the norm over all parameters together, or ``per_parameter`` over each.
     parameters: Tensors, or pairs of name and Tensor (``model.named_parameters()``), so that messages can name them.
-    on_nonfinite: what to do about NaN or infinity: "raise" FloatingPointError, which changes nothing; or "skip": drop
-    all gradients, so that the optimiser's next step does nothing.
+    on_nonfinite: what to do about NaN or infinity anywhere in the gradients.
+        "raise" FloatingPointError, which changes nothing; on a device the host waits once.
+        "skip": drop all gradients, so that the optimiser's next step does nothing at all; on a device it waits once.
+        "zero": make all gradients zero, where they are, without waiting. That is less than to skip: a step of plain SGD
+        then does nothing, but momentum and Adam's averages decay and still move the parameters, and so does weight
+        decay.
 
     >>> from tinygrad_rnn import tensor
     >>> w = tensor([3.0, 4.0], requires_grad=True)
@@ -50,45 +102,40 @@ def clip_grad_norm_(
     >>> clip_grad_norm_([w], 1.0).norm, w.grad.numpy()
     (5.0, array([0.6, 0.8], dtype=float32))
     """
-    if not max_norm > 0:
-        raise ValueError(f"clip_grad_norm_: max_norm must be above 0, not {max_norm}")
-    found = _gradients(parameters, "clip_grad_norm_", on_nonfinite)
-    norms = [_norm(g.array) for _, _, g in found]
-    bad = tuple(name for (name, _, _), norm in zip(found, norms, strict=True) if not math.isfinite(norm))
-    if bad:
-        return _nonfinite("clip_grad_norm_", found, bad, on_nonfinite)
-    total = math.hypot(*norms)
-    scales = [min(1.0, max_norm / norm) if norm else 1.0 for norm in (norms if per_parameter else [total] * len(norms))]
-    for (_, p, g), scale in zip(found, scales, strict=True):
-        if scale < 1:
-            _put(p, g, g.array * scale)
-    after = math.hypot(*(norm * scale for norm, scale in zip(norms, scales, strict=True)))
-    angle = 0.0
-    if per_parameter and total:
-        cosine = sum((norm / total) * (norm * scale / after) for norm, scale in zip(norms, scales, strict=True))
-        angle = math.acos(min(1.0, cosine))
-    return ClipReport(total, after, angle)
+
+    def shrunk(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], Measure]:
+        scales = factors(before, limit=min(max_norm, sys.float_info.max), together=not per_parameter)
+
+        def measure() -> tuple[list[float], list[float] | None]:
+            after = multiply(before, scales).tolist()
+            return after, [1.0] * len(after) if per_parameter else None
+
+        return [scaled(g, scales, index=k if per_parameter else 0) for k, g in enumerate(gradients)], measure
+
+    _check("clip_grad_norm_", on_nonfinite, max_norm=max_norm)
+    return _clip("clip_grad_norm_", parameters, on_nonfinite, shrunk)
 
 
 def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str = "raise") -> ClipReport:
-    """Hold every element of every gradient between -max_value and max_value."""
-    if not max_value > 0:
-        raise ValueError(f"clip_grad_value_: max_value must be above 0, not {max_value}")
-    found = _gradients(parameters, "clip_grad_value_", on_nonfinite)
-    before = [_norm(g.array) for _, _, g in found]
-    bad = tuple(name for (name, _, _), norm in zip(found, before, strict=True) if not math.isfinite(norm))
-    if bad:
-        return _nonfinite("clip_grad_value_", found, bad, on_nonfinite)
-    total, dot = math.hypot(*before), 0.0
-    after = []
-    for (_, p, g), norm in zip(found, before, strict=True):
-        clipped = g.array.clip(-max_value, max_value)
-        after.append(_norm(clipped))
-        if norm and after[-1]:
-            dot += float(((g.array / norm) * (clipped / after[-1])).sum()) * norm * after[-1] / total
-        _put(p, g, clipped)
-    new = math.hypot(*after)
-    return ClipReport(total, new, math.acos(min(1.0, dot / new)) if 0 < new < total else 0.0)
+    """Hold every element of every gradient between -max_value and max_value.
+
+    parameters, on_nonfinite: see ``clip_grad_norm_``.
+    """
+
+    def held(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], Measure]:
+        clipped = [clip(g, low=-max_value, high=max_value) for g in gradients]
+        pairs = [(g.detach(), c.detach()) for g, c in zip(gradients, clipped, strict=True)]
+
+        def measure() -> tuple[list[float], list[float] | None]:
+            after = norms(*(c for _, c in pairs), dtype=np.float64)
+            units = (where(size > 0, size, 1.0) for size in (before, after))
+            cosines = [((g / b) * (c / a)).sum().item() for (g, c), b, a in zip(pairs, *units, strict=True)]
+            return after.tolist(), cosines
+
+        return clipped, measure
+
+    _check("clip_grad_value_", on_nonfinite, max_value=max_value)
+    return _clip("clip_grad_value_", parameters, on_nonfinite, held)
 
 
 @op
@@ -103,49 +150,116 @@ def clip_message(xp: Any, x: Array, *, bound: float) -> Array:
 clip_message.vjp(x=lambda g, bound: clip(g, low=-bound, high=bound))
 
 
-def _gradients(parameters: Parameters, caller: str, on_nonfinite: str) -> list[tuple[str, Tensor, Tensor]]:
-    """(name, parameter, gradient) of every parameter that has one."""
-    if on_nonfinite not in ("raise", "skip"):
-        raise ValueError(f"{caller}: on_nonfinite is 'raise' or 'skip', not {on_nonfinite!r}")
-    if isinstance(parameters, Tensor):
-        parameters = [parameters]
-    found = []
-    for i, entry in enumerate(parameters):
-        name, p = (f"parameter {i} {list(entry.shape)}", entry) if isinstance(entry, Tensor) else entry
-        if p.grad is not None:
-            found.append((name, p, p.grad))
-    return found
+@op
+def norms(xp: Any, *xs: Array, dtype: DTypeLike = None) -> Array:
+    """L2 norms of arrays, y_k = ||x_k||, also where squares would overflow or vanish; at 0 its slope is taken as 0."""
+    found = backend.of(xs[0]).norms(xs)
+    return found.astype(xs[0].dtype if dtype is None else dtype, copy=False)
 
 
-def _put(p: Tensor, g: Tensor, array: Array) -> None:
-    """Give p's gradient g other values. One with history is part of a graph, which keeps the old ones."""
-    array = backend.of(p.array).xp.asarray(array)  # NumPy makes scalars of 0-d results
-    if g.requires_grad:
-        p.grad = Tensor.wrap(array)
-    else:
-        g.array = array
+norms.vjp(xs=lambda g, xs, y, k: xs[k] * (g[k] / where(y[k] == 0, 1.0, y[k])))
 
 
-def _norm(g: Array) -> float:
-    """L2 norm, also where the squares of float32 numbers would overflow or vanish."""
-    flat = g.ravel()
-    with np.errstate(over="ignore"):
-        square = float(flat.dot(flat))
-    if 1e-30 < square < 1e30:
-        return math.sqrt(square)
-    xp = backend.of(g).xp
-    largest = float(xp.abs(flat).max()) if flat.size else 0.0
-    if not math.isfinite(largest) or largest == 0.0:
-        return largest
-    flat = flat / largest
-    return largest * math.sqrt(float(flat.dot(flat)))
+@op
+def factors(xp: Any, norms: Array, *, limit: float, together: bool) -> Array:
+    """What brings norms down to a limit, y = min(1, limit / norm): for each (n,), or for all together (1,)."""
+    sizes = backend.of(norms).norms([norms]).astype(norms.dtype, copy=False) if together else norms
+    return limit / xp.maximum(sizes, limit)
 
 
-def _nonfinite(
-    caller: str, found: list[tuple[str, Tensor, Tensor]], bad: tuple[str, ...], on_nonfinite: str
-) -> ClipReport:
-    if on_nonfinite == "raise":
+factors.vjp(
+    norms=lambda g, norms, y, limit, together: (
+        where(y < 1, g * y * y / -limit, 0) * (norms * (y / limit) if together else 1)
+    )
+)
+
+
+@op
+def scaled(xp: Any, x: Array, factors: Array, *, index: int) -> Array:
+    """x times one of the factors, in the dtype of x."""
+    return backend.of(x).scaled(x, factors[index])
+
+
+scaled.vjp(
+    x=lambda g, factors, index: g * factors[index],
+    factors=lambda g, x, factors_shape, index: scatter(sum(g * x), keys=(index,), shape=factors_shape),
+)
+
+
+@op
+def refuse_nonfinite(xp: Any, norms: Array, *, caller: str, names: tuple[str, ...]) -> Array:
+    """The norms themselves, if all are finite; else FloatingPointError with the names of those that are not."""
+    if bad := _nonfinite(backend.of(norms).to_host(norms).tolist(), names):
         raise FloatingPointError(f"{caller}: the gradient of {', '.join(bad)} is not finite; nothing was changed")
-    for _, p, _ in found:
-        p.grad = None
-    return ClipReport(math.nan, math.nan, math.nan, bad)
+    return norms
+
+
+refuse_nonfinite.vjp(norms=lambda g: g)
+
+
+@no_grad()
+def _clip(
+    caller: str,
+    parameters: Parameters,
+    on_nonfinite: str,
+    change: Callable[[list[Tensor], Tensor], tuple[list[Tensor], Measure]],
+) -> ClipReport:
+    """Give parameters the gradients that ``change`` makes of theirs, unless these are not finite."""
+    found = _with_gradients(parameters)
+    if not found:
+        return ClipReport(lambda: (0.0, 0.0, 0.0, ()))
+    names, holders, gradients = (list(column) for column in zip(*found, strict=True))
+    before = norms(*gradients, dtype=np.float64)
+    if on_nonfinite == "raise":
+        before = refuse_nonfinite(before, caller=caller, names=tuple(names))
+    if on_nonfinite == "skip" and (bad := _nonfinite(before.tolist(), names)):
+        for p in holders:
+            p.grad = None
+        return ClipReport(lambda: (math.nan, math.nan, math.nan, bad))
+    usable = before
+    if on_nonfinite == "zero":
+        sound = less(norms(before)[0], math.inf)
+        gradients, usable = [where(sound, g, 0.0) for g in gradients], where(sound, before, 0.0)
+    clipped, measure = change(gradients, usable)
+    for p, g in zip(holders, clipped, strict=True):
+        _put(p, g)
+    return ClipReport(lambda: _numbers(names, before.tolist(), measure))
+
+
+def _check(caller: str, on_nonfinite: str, **bound: float) -> None:
+    for name, value in bound.items():
+        if not value > 0:
+            raise ValueError(f"{caller}: {name} must be above 0, not {value}")
+    if on_nonfinite not in ("raise", "skip", "zero"):
+        raise ValueError(f"{caller}: on_nonfinite is 'raise', 'skip' or 'zero', not {on_nonfinite!r}")
+
+
+def _with_gradients(parameters: Parameters) -> list[tuple[str, Tensor, Tensor]]:
+    """(name, parameter, gradient) of every parameter that has one."""
+    entries = [parameters] if isinstance(parameters, Tensor) else parameters
+    named = [(f"parameter {i} {list(e.shape)}", e) if isinstance(e, Tensor) else e for i, e in enumerate(entries)]
+    return [(name, p, p.grad) for name, p in named if p.grad is not None]
+
+
+def _put(p: Tensor, gradient: Tensor) -> None:
+    """Give p's gradient other values. One with history is part of a graph, which keeps the old ones."""
+    if p.grad is None or p.grad.requires_grad:
+        p.grad = gradient
+    else:
+        p.grad.array = gradient.array
+
+
+def _nonfinite(sizes: list[float], names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name, size in zip(names, sizes, strict=True) if not math.isfinite(size))
+
+
+def _numbers(names: Sequence[str], before: list[float], measure: Measure) -> Numbers:
+    """What a report says: the norms of all, and the angle, from the norms and the cosines of each."""
+    if bad := _nonfinite(before, names):
+        return math.nan, math.nan, math.nan, bad
+    after, cosines = measure()
+    norm, clipped, angle = math.hypot(*before), math.hypot(*after), 0.0
+    if cosines is not None and 0 < clipped < norm:
+        shares = zip(before, after, cosines, strict=True)
+        angle = math.acos(min(1.0, math.fsum((b / norm) * (a / clipped) * cosine for b, a, cosine in shares)))
+    return norm, clipped, angle, ()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
+from .extras import import_extra
 from .tape import Taped
 
 _FORMAT = "tinygrad_rnn.tree.1"
@@ -96,22 +96,6 @@ def load(path: str | os.PathLike[str]) -> Any:
         return _decode(json.loads(metadata["tree"]), arrays)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: its structure cannot be read ({error!r}); save it anew") from error
-
-
-def import_extra(module: str, purpose: str) -> Any:
-    """Import a module of the ``examples`` extra; ImportError says what needs it and how to install it.
-
-    >>> import_extra("no_such_module", "this doctest")
-    Traceback (most recent call last):
-    ImportError: this doctest needs no_such_module, which is not installed: pip install "tinygrad-rnn[examples]"
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError:
-        package = module.partition(".")[0]
-        raise ImportError(
-            f'{purpose} needs {package}, which is not installed: pip install "tinygrad-rnn[examples]"'
-        ) from None
 
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

@@ -5,6 +5,8 @@ Everywhere else a kernel receives its array module as ``xp`` and calls functions
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -66,6 +68,28 @@ class Backend:
             return np.dot(a.reshape(-1), b.reshape(-1))
         return (a.dot(b) if b.ndim == 1 else np.vecdot(a, b))[..., None]
 
+    def norms(self, arrays: Sequence[Array]) -> Array:
+        """L2 norms of arrays, (n,) in float64, also where squares would overflow or vanish."""
+        # On the host a look at the squares is free, and nearly always they are well within range. (vdot does not warn.)
+        squares = [float(np.vdot(x, x)) for x in arrays]
+        if min(squares) > 1e-30 and max(squares) < 1e30:
+            return np.array([math.sqrt(square) for square in squares])
+        return self.scaled_norms(arrays)
+
+    def scaled_norms(self, arrays: Sequence[Array]) -> Array:
+        """The same without a look at any value: each array is divided by its largest element first."""
+        xp = self.xp
+        flat = [x.reshape(-1).astype(np.float64) if x.size else xp.zeros(1) for x in arrays]
+        largest = xp.stack([xp.abs(x).max() for x in flat])
+        unit = xp.where((largest > 0) & (largest < np.inf), largest, 1.0)
+        flat = [x / unit[k] for k, x in enumerate(flat)]
+        return unit * xp.sqrt(xp.stack([x.dot(x) for x in flat]))
+
+    def scaled(self, x: Array, factor: Array) -> Array:
+        """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1."""
+        number = float(factor)
+        return x if number == 1.0 else x * number
+
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""
         if indices.size and (indices.min() < 0 or indices.max() >= size):
@@ -114,6 +138,12 @@ class CupyBackend(Backend):
 
     def row_dots(self, a: Array, b: Array) -> Array:
         return (a * b).sum(axis=-1, keepdims=True)
+
+    def norms(self, arrays: Sequence[Array]) -> Array:
+        return self.scaled_norms(arrays)
+
+    def scaled(self, x: Array, factor: Array) -> Array:
+        return x * factor.astype(x.dtype, copy=False)
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         pass

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import backend, bptt, nn
 from .clip import clip_grad_norm_
-from .io import import_extra
+from .extras import import_extra
 from .optim import Optimizer
 from .tape import no_grad
 from .tensor import Tensor, tensor
@@ -50,7 +50,7 @@ class Training:
     model: called as ``model(inputs, state)``, returns outputs and the next state.
     windows, validation: sequences of (inputs, targets), such as ``text.Windows``.
     loss: called as ``loss(outputs, targets)``, returns a mean.
-    max_norm, on_nonfinite: see ``clip_grad_norm_``; updates that "skip" left out are counted in ``skipped``.
+    max_norm, on_nonfinite: see ``clip_grad_norm_``; updates that "skip" or "zero" left out are counted in ``skipped``.
     max_loss: above it training counts as diverged. Saturated cells can keep a hopeless loss finite.
     log_every: windows per point of the training curve.
 
@@ -120,7 +120,7 @@ class Training:
         self.optimizer.zero_grad()
         loss.backward()
         report = clip_grad_norm_(self.model.named_parameters(), self.max_norm, on_nonfinite=self.on_nonfinite)
-        self.skipped += bool(report.nonfinite)
+        self.skipped += self.on_nonfinite != "raise" and bool(report.nonfinite)  # on a device, a look at it waits
         self.optimizer.step()
         self.state = bptt.detach(state)
         return value

@@ -73,7 +73,7 @@ def unroll(
             outputs.append(output)
             state = after
             if record:
-                seen.append((gates, _named(state)))
+                seen.append((gates, named(state)))
     stacked = _in_time(outputs, real, reverse)
     if not record:
         return Unrolled(stacked, state)
@@ -101,7 +101,7 @@ def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, A
     return (*cell.step(z, state), cell.gates(z, state) if hasattr(cell, "gates") else {})
 
 
-def _named(state: Any) -> dict[str, Any]:
+def named(state: Any) -> dict[str, Any]:
     """The leaves of a state by name; one alone is called h, and a cell within a cell gives its own names."""
     return {".".join(n for n in path.split(".") if n != "state") or "h": leaf for path, leaf in tree_items(state)}
 

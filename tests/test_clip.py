@@ -1,0 +1,238 @@
+"""Clipping: what it does to numbers of any size, when it waits for a device, and what its report says."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import strict
+from closeness import close, drawn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import Tensor, optim, tape
+from tinygrad_rnn.backend import Backend
+from tinygrad_rnn.record import Watcher
+
+CLIPS: dict[str, Callable[..., tg.ClipReport]] = {
+    "together": tg.clip_grad_norm_,
+    "each": lambda ps, bound, **options: tg.clip_grad_norm_(ps, bound, per_parameter=True, **options),
+    "value": tg.clip_grad_value_,
+}
+
+
+def with_gradients(*gradients: Any, home: str = "numpy") -> dict[str, Tensor]:
+    """Parameters a, b, c, ... with these gradients."""
+    found = {}
+    for name, gradient in zip("abcdefgh", gradients, strict=False):
+        found[name] = tg.tensor(np.zeros_like(gradient), backend=home, requires_grad=True)
+        found[name].grad = tg.tensor(gradient, backend=home)
+    return found
+
+
+def gradients(parameters: dict[str, Tensor]) -> list[np.ndarray]:
+    return [p.grad.numpy() for p in parameters.values() if p.grad is not None]
+
+
+def clipped_by_hand(gs: list[np.ndarray], kind: str, bound: float) -> list[np.ndarray]:
+    """In float64, which is wide enough for the squares of all float32 numbers."""
+    wide = [g.astype(np.float64) for g in gs]
+    if kind == "value":
+        return [np.clip(g, -bound, bound) for g in wide]
+    lengths = [np.sqrt((g * g).sum()) for g in wide]
+    if kind == "together":
+        lengths = [np.sqrt(sum(n * n for n in lengths))] * len(wide)
+    return [g * min(1.0, bound / n) if n else g for g, n in zip(wide, lengths, strict=True)]
+
+
+def flat(gs: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([g.astype(np.float64).ravel() for g in gs])
+
+
+@pytest.fixture(params=["numpy", "strict"])
+def home(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    with strict.registered():
+        yield tg.backend.get(request.param)
+
+
+SIZES = [1.0, 1e20, 1e-30, 3e38]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", CLIPS)
+def test_gradients_of_any_size_are_clipped_as_by_hand(kind: str, size: float, home: Backend) -> None:
+    raw = [drawn(3, 4).clip(-1, 1), drawn(5).clip(-1, 1), np.zeros(2), np.float64(0.5), np.zeros((0, 3))]
+    gs = [np.asarray(g * size, np.float32) for g in raw]
+    for bound in (0.1 * size, 0.7, 1e30):
+        ps = with_gradients(*gs, home=home.name)
+        report = CLIPS[kind](ps.items(), bound)
+        expected = clipped_by_hand(gs, kind, bound)
+        for found, wanted, g in zip(gradients(ps), expected, gs, strict=True):
+            assert found.dtype == g.dtype
+            close(found / size, wanted / size, 1e-6)
+        before, after = flat(gs), flat(expected)
+        lengths = np.sqrt(before @ before), np.sqrt(after @ after)
+        assert report[:2] == pytest.approx(lengths, rel=1e-5)
+        cosine = (before / lengths[0]) @ (after / lengths[1])
+        assert report.angle == pytest.approx(math.acos(min(1.0, cosine)), abs=1e-3)
+        assert report.nonfinite == ()
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_squares_that_float64_cannot_hold(size: float, home: Backend) -> None:
+    ps = with_gradients(np.array([3.0, 4.0]) * size, np.array([12.0]), home=home.name)
+    report = tg.clip_grad_norm_(ps.values(), 1.0, per_parameter=True)
+    close(gradients(ps)[0], np.array([0.6, 0.8]) if size > 1 else np.array([3e-200, 4e-200]))
+    close(gradients(ps)[1], np.ones(1))
+    assert report.norm == pytest.approx(max(5 * size, 12.0))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), max_size=4), min_size=1, max_size=4),
+    st.floats(1e-3, 1e3),
+    st.sampled_from(sorted(CLIPS)),
+)
+def test_nothing_is_left_above_the_bound(numbers: list[list[float]], bound: float, kind: str) -> None:
+    gs = [np.array(row, np.float32) for row in numbers]
+    ps = with_gradients(*gs)
+    report = CLIPS[kind](ps.values(), bound)
+    for found, wanted in zip(gradients(ps), clipped_by_hand(gs, kind, bound), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-30)
+    assert 0 <= report.clipped_norm <= report.norm
+    assert 0 <= report.angle <= math.pi / 2
+
+
+# ---- what is not finite ----
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", CLIPS)
+def test_by_default_it_raises_with_the_name_and_changes_nothing(kind: str, bad: float, home: Backend) -> None:
+    ps = with_gradients(np.array([30.0]), np.array([[1.0, bad]]), np.array([4.0]), np.array(bad), home=home.name)
+    held, before = [p.grad for p in ps.values()], gradients(ps)
+    with pytest.raises(FloatingPointError, match="the gradient of b, d is not finite; nothing was changed"):
+        CLIPS[kind](ps.items(), 1.0)
+    for p, g, numbers in zip(ps.values(), held, before, strict=True):
+        assert p.grad is g
+        np.testing.assert_array_equal(p.grad.numpy(), numbers)
+
+
+@pytest.mark.parametrize("optimiser", [optim.SGD, optim.Adam])
+def test_a_skipped_step_changes_nothing_at_all(optimiser: Any, home: Backend) -> None:
+    ps = with_gradients(np.array([3.0, 4.0]), np.array([2.0]), home=home.name)
+    opt = optimiser(ps.values(), lr=0.1, weight_decay=0.1)
+    assert tg.clip_grad_norm_(ps.items(), 1.0, on_nonfinite="skip").clipped
+    opt.step()
+    before = [p.numpy() for p in ps.values()]
+    slots = opt.state_dict()
+    ps["b"].grad = tg.tensor(np.array([math.nan]), backend=home.name)
+    report = tg.clip_grad_norm_(ps.items(), 1.0, on_nonfinite="skip")
+    opt.step()
+    assert report.nonfinite == ("b",)
+    assert np.isnan(report[:3]).all()
+    for p, old in zip(ps.values(), before, strict=True):
+        np.testing.assert_array_equal(p.numpy(), old)
+    np.testing.assert_equal(opt.state_dict(), slots)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("kind", CLIPS)
+def test_zero_makes_all_gradients_zero_or_clips_them(kind: str, bad: float, home: Backend) -> None:
+    ps = with_gradients(np.array([3.0, 4.0]), np.array(bad, np.float32), home=home.name)
+    report = CLIPS[kind](ps.items(), 1.0, on_nonfinite="zero")
+    assert [g.tolist() for g in gradients(ps)] == [[0, 0], 0]
+    assert [g.dtype.name for g in gradients(ps)] == ["float64", "float32"]
+    assert report.nonfinite == ("b",)
+    assert not report.clipped
+    ps["a"].grad = tg.tensor(np.array([3.0, 4.0]), backend=home.name)
+    assert CLIPS[kind](ps.items(), 1.0, on_nonfinite="zero")[:] == CLIPS[kind](
+        with_gradients(np.array([3.0, 4.0]), np.array(0.0)).items(), 1.0
+    )
+    close(gradients(ps)[0], np.ones(2) if kind == "value" else np.array([0.6, 0.8]))
+
+
+# ---- when the host waits ----
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+@pytest.mark.parametrize(("on_nonfinite", "waits"), [("raise", 1), ("skip", 1), ("zero", 0)])
+def test_how_often_the_host_waits(kind: str, on_nonfinite: str, waits: int) -> None:
+    with strict.registered():
+        ps = with_gradients(*(drawn(4, n) for n in range(1, 6)), home="strict")
+        before = strict.host_copies
+        report = CLIPS[kind](ps.items(), 0.1, on_nonfinite=on_nonfinite)
+        assert strict.host_copies - before == waits
+        assert report.clipped
+        assert strict.host_copies - before > waits
+        read = strict.host_copies
+        assert report.norm > report.clipped_norm
+        assert strict.host_copies == read
+
+
+def test_all_that_is_done_to_gradients_is_done_by_operations() -> None:
+    """A watcher sees every step, so it can be recorded and replayed."""
+
+    class Names(Watcher):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def forward(self, op: Any, inputs: Any, attributes: Any, result: Any) -> None:
+            self.seen.append(op.name)
+
+    ps = with_gradients(np.ones(3), np.ones(2))
+    with tape.watching(Names()) as names:
+        tg.clip_grad_norm_(ps.items(), 1.0)
+    assert names.seen == ["norms", "refuse_nonfinite", "factors", "scaled", "scaled"]
+
+
+# ---- the report, and gradients that are shared ----
+
+
+def test_a_report_is_a_tuple_that_is_computed_late() -> None:
+    ps = with_gradients(np.array([3.0, 4.0]))
+    report = tg.clip_grad_norm_(ps.values(), 1.0)
+    assert pickle.loads(pickle.dumps(report)) == report
+    norm, clipped_norm, angle, nonfinite = report
+    assert (norm, clipped_norm, angle, nonfinite) == report == (5.0, 1.0, 0.0, ())
+    assert repr(report) == "ClipReport(norm=5.0, clipped_norm=1.0, angle=0.0, nonfinite=())"
+    assert report != (5.0, 1.0, 0.0)
+    assert hash(report) == hash((5.0, 1.0, 0.0, ()))
+    assert len({report, tg.clip_grad_norm_(with_gradients(np.array([3.0, 4.0])).values(), 1.0)}) == 1
+
+
+def test_a_gradient_that_two_parameters_share_is_scaled_once() -> None:
+    ps = with_gradients(np.array([3.0, 4.0]), np.array([0.0, 0.0]))
+    ps["b"].grad = ps["a"].grad
+    tg.clip_grad_norm_(ps.values(), 1.0)
+    for g in gradients(ps):
+        close(g, np.array([3.0, 4.0]) / 50**0.5)
+
+
+# ---- messages ----
+
+
+def test_clipped_messages_equal_a_loop_written_by_hand() -> None:
+    """h_t = tanh(h_{t-1} W^T + x_t); what each step sends back to h_{t-1} is held within the bound."""
+    steps, bound, w, x, target = 12, 0.3, 2.0 * drawn(4, 4), drawn(12, 2, 4), drawn(12, 2, 4, seed=1)
+    weight = tg.tensor(w, requires_grad=True)
+    h, states = tg.zeros(2, 4, dtype="float64"), [np.zeros((2, 4))]
+    loss = tg.zeros((), dtype="float64")
+    for t in range(steps):
+        h = tg.tanh(tg.linear(tg.clip_message(h, bound=bound), weight, x[t]))
+        loss = loss + ((h - target[t]) ** 2).sum()
+        states.append(h.numpy())
+    loss.backward()
+    gradient, message, met = np.zeros_like(w), np.zeros((2, 4)), 0
+    for t in reversed(range(steps)):
+        g = (message + 2 * (states[t + 1] - target[t])) * (1 - states[t + 1] ** 2)
+        gradient += g.T @ states[t]
+        met += int((abs(g @ w) > bound).sum())
+        message = np.clip(g @ w, -bound, bound)
+    assert met > 10
+    close(weight.grad, gradient)

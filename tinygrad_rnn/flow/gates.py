@@ -1,0 +1,87 @@
+"""Which gates stand open, and which are shut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import backend
+from ..nn.recurrent import Recorded
+from ..nn.sequences import bare_array
+from .pictures import finish, slide
+
+
+class Saturation(NamedTuple):
+    """The shares of a batch in which gates are saturated, for each time step and unit."""
+
+    left: dict[str, np.ndarray]  # by gate, (T, H): the share of rows within the edge of 0: shut
+    right: dict[str, np.ndarray]  # and of those within the edge of 1: open
+    rows: np.ndarray  # (T,): how many rows are real; the share of none is NaN
+
+    def by_step(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """For each gate the shares over all units, (T,): left, and right."""
+        return {name: (self.left[name].mean(axis=1), self.right[name].mean(axis=1)) for name in self.left}
+
+    def by_unit(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """For each gate the shares of time in which each unit is saturated, (H,): left, and right."""
+        real = self.rows > 0
+        weights = self.rows[real] / self.rows.sum()
+        return {name: (weights @ self.left[name][real], weights @ self.right[name][real]) for name in self.left}
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw each unit's share of time on the left against that on the right, and return the figure."""
+        ax = slide(
+            ax, "Saturated gates, one point per unit", "share of time right-saturated (open)", "left-saturated (shut)"
+        )
+        for name, (left, right) in self.by_unit().items():
+            ax.scatter(right, left, s=45, alpha=0.6, label=name)
+        ax.plot([0, 1], [1, 0], color="0.7", linewidth=1)  # beyond this line is nothing
+        ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        return finish(ax)
+
+
+def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.05, mask: Any = None) -> Saturation:
+    """How often gates are left-saturated, below ``edge``, or right-saturated, above 1 - edge (Karpathy et al. 2015).
+
+    A forget gate that is right-saturated nearly always remembers; a gate that is neither does something between.
+
+    record: what ``unroll(..., record=True)`` returned, or its record: arrays (T, B, H) by name.
+    gates: names, such as "f"; by default all whose values lie within 0 and 1.
+    mask: (T, B), which steps are real; the others do not count. A step that is real for no row has the share NaN.
+
+    Raises ValueError if there is no such gate, or for an edge that is not between 0 and 0.5.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> found = saturation(nn.unroll(nn.LSTMCell(3, 5), ones(7, 2, 3), record=True), gates=["i", "f", "o"])
+    >>> found.left["f"].shape, found.by_step()["f"][0].shape
+    ((7, 5), (7,))
+    """
+    named: Mapping[str, Any] = record.record if isinstance(record, Recorded) else record
+    if not 0 < edge < 0.5:
+        raise ValueError(f"saturation: the edge must be above 0 and below 0.5, not {edge}")
+    values = {name: _host(named[name]) for name in (named if gates is None else gates) if name in named}
+    if gates is None:
+        values = {name: x for name, x in values.items() if 0 <= x.min() <= x.max() <= 1}
+    if not values or (gates is not None and len(values) < len(gates)):
+        wanted = "values within 0 and 1" if gates is None else ", ".join(gates)
+        raise ValueError(f"saturation: no record of {wanted}; there are {', '.join(named)}")
+    steps, batch, _ = next(iter(values.values())).shape
+    real = np.ones((steps, batch), bool) if mask is None else _host(mask).astype(bool)
+    return Saturation(
+        {name: _share(x < edge, real) for name, x in values.items()},
+        {name: _share(x > 1 - edge, real) for name, x in values.items()},
+        real.sum(axis=1),
+    )
+
+
+def _host(x: Any) -> np.ndarray:
+    bare = bare_array(x)
+    return backend.of(bare).to_host(bare)
+
+
+def _share(hit: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """The mean over the rows that are real."""
+    rows = real.sum(axis=1)[:, None]
+    return np.where(rows > 0, (hit & real[:, :, None]).sum(axis=1) / np.maximum(rows, 1), np.nan)

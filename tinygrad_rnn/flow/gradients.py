@@ -1,0 +1,99 @@
+"""How long the gradient is, state by state: ||dL/dh_t|| over t."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..clip import norms
+from ..grad import grad
+from ..nn.recurrent import Recorded, named
+from ..tape import GraphError, Leaf, Node
+from ..tensor import Tensor
+from ..tree import tree_items
+from .pictures import finish, slide
+
+
+class GradientNorms(NamedTuple):
+    """The norm of the gradient in each state that was given."""
+
+    norms: dict[str, np.ndarray]  # by name of the state, such as "h" and "c": (T,), in units of loss / unit of state
+
+    def plot(self, ax: Any = None, label: str = "") -> Any:
+        """Draw the norms over the time steps on a logarithmic scale, and return the figure.
+
+        label: what stands before the names, such as "LSTM", if several are drawn on the same axes.
+        """
+        ax = slide(ax, "Gradient on its way back through time", "time step t", "‖∂L/∂state$_t$‖", log=True)
+        for name, values in self.norms.items():
+            ax.plot(np.arange(len(values)), values, linewidth=2.5, label=f"{label} {name}".strip())
+        return finish(ax)
+
+
+def gradient_norms(loss: Tensor, states: Any) -> GradientNorms:
+    """The L2 norm, over batch and units, of the gradient of a loss in the state of each time step, ||dL/dh_t||.
+
+    states: the states that were kept while unrolling, a list of Tensors or of nested states such as ``LSTMState``; or
+        what ``unroll(..., record=True)`` returned, or some of its record, gates too: ``{"f": run.record["f"]}``. Only
+        those that the loss was computed from count: copies, and ``detach``-ed ones, have no part in it.
+
+    The gradient is the whole of it, along all paths: of an LSTM's c_t also by way of h_t. Where none arrives it is 0.
+    After ``unroll`` with a mask, a state is what is handed on to the next step: what the loss takes from the output of
+    its own step does not go through it.
+    No ``.grad`` is touched, and the graph stays whole for a later ``loss.backward()``.
+
+    Raises GraphError for a state without history, such as an initial state of zeros, and for a graph that was freed.
+    (Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013)
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> run = nn.unroll(nn.LSTMCell(3, 5), ones(7, 2, 3), record=True)
+    >>> found = gradient_norms(run.outputs[-1].sum(), run)
+    >>> found.norms["c"].shape, found.norms["h"][-1].round(4)  # ten elements, each with a gradient of 1
+    ((7,), np.float64(3.1623))
+    """
+    steps = by_step("gradient_norms", states)
+    leaves = [leaf for step in steps for leaf in step.values()]
+    found = grad(loss, leaves, retain_graph=True, allow_unused=True)
+    arrived = [g.array for g in found if g is not None]
+    sizes = iter(Tensor.wrap(norms(*arrived, dtype="float64")).tolist() if arrived else [])
+    lengths = iter([0.0 if g is None else next(sizes) for g in found])
+    columns: dict[str, list[float]] = {}
+    for step in steps:
+        for name in step:
+            columns.setdefault(name, []).append(next(lengths))
+    return GradientNorms({name: np.array(column) for name, column in columns.items()})
+
+
+def by_step(who: str, states: Any) -> list[dict[str, Tensor]]:
+    """The Tensors of each time step's state by name; a state that is one Tensor is called h."""
+    if isinstance(states, Recorded):
+        states = {name: states.record[name] for name in named(states.state)}
+    if isinstance(states, Mapping):
+        columns = {name: _unstacked(who, name, stacked) for name, stacked in states.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if not isinstance(states, Sequence) or hasattr(states, "_fields") or not states:
+        given = "an empty one" if isinstance(states, Sequence) and not states else f"a {type(states).__name__}"
+        raise TypeError(
+            f"{who}: the states must be a list with the state of each time step, or what unroll(..., record=True) "
+            f"returned, not {given}"
+        )
+    steps = [{name or "h": leaf for name, leaf in tree_items(state)} for state in states]
+    for t, step in enumerate(steps):
+        for name, leaf in step.items():
+            if not isinstance(leaf, Tensor) or leaf.node is None:
+                raise GraphError(f"{who}: the state {name} of step {t} of the list is a constant; leave that step out")
+    return steps
+
+
+def _unstacked(who: str, name: str, stacked: Any) -> list[Tensor]:
+    """The Tensors that ``unroll`` stacked: slices of the stack would be new ones, which the loss never saw."""
+    node = stacked.node if isinstance(stacked, Tensor) else None
+    if not isinstance(node, Node) or not node or node.plan.op.name != "stack" or node.saved["axis"] != 0:
+        raise GraphError(
+            f"{who}: {name!r} is no stack of states with history, as unroll(..., record=True) makes them; keep the "
+            "states in a list while unrolling, and give that"
+        )
+    parents: list[Node | Leaf | None] = node.parents
+    return [Tensor.wrap(stacked.array[t], parent) for t, parent in enumerate(parents)]

@@ -1,0 +1,38 @@
+"""How the pictures look: one pair of axes that can be read from the back of the room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..extras import import_extra
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # told apart by the colour-blind too
+
+
+def slide(ax: Any, title: str, across: str, up: str, log: bool = False) -> Any:
+    """The axes given, or those of a new figure, with a title, names for both axes, and large type.
+
+    The figure belongs to nobody but the caller: no window opens, and pyplot does not keep it.
+    """
+    if ax is None:
+        figure = import_extra("matplotlib.figure", "a picture of the flow").Figure(
+            figsize=(8, 4.5), layout="constrained"
+        )
+        ax = figure.subplots()
+        ax.set_prop_cycle(color=COLORS)
+    ax.set_title(title, fontsize=17)
+    ax.set_xlabel(across, fontsize=15)
+    ax.set_ylabel(up, fontsize=15)
+    ax.tick_params(labelsize=13)
+    ax.grid(color="0.9")
+    ax.spines[:].set_color("0.7")
+    if log:
+        ax.set_yscale("log")
+    return ax
+
+
+def finish(ax: Any) -> Any:
+    """The figure of the axes, with a legend for all that has a label."""
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize=13, frameon=False)
+    return ax.figure
