@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import bptt, nn, optim
+from tinygrad_rnn import bptt, flow, nn, optim
 
 ROOT = Path(tg.__file__).parent
 
@@ -165,7 +165,7 @@ FACE: dict[ModuleType, str] = {
         abs exp log sqrt sin cos tanh sigmoid relu softplus maximum minimum clip where sum mean max min var logsumexp
         cumsum reshape transpose broadcast_to expand_dims squeeze flip concatenate stack split take_along_axis pad
         matmul einsum outer softmax log_softmax cross_entropy dropout layer_norm
-        ShapeError GraphError BackendError nn optim bptt""",
+        ShapeError GraphError BackendError nn optim bptt flow""",
     nn: """Module Linear Embedding Dropout LayerNorm Sequential Conv2d MaxPool2d RNNCell LSTMCell LSTMState
         RNN LSTM GRU Recurrent Bidirectional Stacked unroll Unrolled Recorded length_mask last mean reset
         load_torch_state_dict torch_state_dict roll_out teacher_forced greedy sample beam_search take_rows repeat_rows
@@ -173,7 +173,8 @@ FACE: dict[ModuleType, str] = {
         init""",
     optim: """SGD Adagrad RMSprop GravesRMSprop Adam AdamW StepLR MultiStepLR ExponentialLR CosineAnnealingLR LinearLR
         LambdaLR ReduceLROnPlateau Warmup""",
-    bptt: "unroll detach",
+    bptt: "unroll detach truncated randomly_truncated Window GatesDetached",
+    flow: "gradient_by_lag LagMap",
 }
 
 
@@ -189,6 +190,7 @@ def test_the_public_face_is_there(module: ModuleType, name: str) -> None:
         (tg.grad, "outputs, inputs, grad_outputs=None, create_graph=False, retain_graph=None, allow_unused=False"),
         (tg.clip_grad_norm_, "parameters, max_norm, per_parameter=False, on_nonfinite='raise'"),
         (bptt.unroll, "cell, xs, state=None, mask=None, reverse=False, record=False"),
+        (bptt.truncated, "step, xs, state, k1, k2=None, recompute=False"),
         (nn.Module.load_state_dict, "self, state, strict=True"),
     ],
 )

@@ -4,7 +4,7 @@
 back-propagation through time is what falls out of unrolling them.
 """
 
-from . import backend, bptt, nn, ops, optim, tape
+from . import backend, bptt, flow, nn, ops, optim, tape
 from .backend import BackendError, available_backends, manual_seed, set_backend, use_backend
 from .check import CheckError, check
 from .clip import ClipReport, clip_grad_norm_, clip_grad_value_, clip_message

@@ -1,0 +1,3 @@
+"""Where the gradient goes on its way back through time."""
+
+from .lag import LagMap, gradient_by_lag
