@@ -27,13 +27,13 @@ class Window:
     horizon: the ``tape.mark`` at which the way back ends.
     """
 
-    def __init__(self, trail: Trail, start: int, losses: list[Tensor], retain: bool):
+    def __init__(self, trail: Trail, start: int, losses: list[Tensor]):
         self.start, self.stop, self.reach = start, trail.time, trail.first
         self.state = detach(trail.state)
         self._values = [loss.array for loss in losses]
         reached = losses[max(0, self.reach - start) :]
         self._roots = [(loss.node, loss.array) for loss in reached if loss.node is not None]
-        self.horizon, self._retain = trail.horizon, retain
+        self.horizon, self._retain = trail.horizon, trail.moments.maxlen is not None
         self._over = ""
 
     @property
@@ -83,6 +83,7 @@ class Window:
 class Trail:
     """A step function going along a stream, and the last ``reach`` steps of the way: when each began, and with what.
 
+    With a reach of None it is good for one window, which then reaches to where the trail began.
     There is one graph. What is too old to be reached again is let go step by step: the state that the oldest step in
     reach began with forgets how it was made, and with that all that was made before it is freed.
     """
@@ -103,7 +104,7 @@ class Trail:
         """The moment behind which nothing is reached; where the stream began, what came before belongs to its state."""
         return self.moments[0] if self.first else 0
 
-    def window(self, xs: Iterator[Any], retain: bool, leading: int = 0) -> Window | None:
+    def window(self, xs: Iterator[Any], leading: int = 0) -> Window | None:
         """Go along some steps; None if there are none. The losses of the ``leading`` ones are not the window's."""
         start = self.time
         losses = []
@@ -115,7 +116,7 @@ class Trail:
                 except StopIteration:
                     break
                 losses.append(self._advance(x, moment, self.time > start or not start))
-        return Window(self, start + leading, losses[leading:], retain) if losses else None
+        return Window(self, start + leading, losses[leading:]) if losses else None
 
     def _advance(self, x: Any, moment: int, trusted: bool) -> Tensor:
         """One step. Unless it is trusted, see that its history leads to its state, its input and leaves alone."""

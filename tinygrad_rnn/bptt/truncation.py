@@ -24,7 +24,8 @@ def truncated(
 
         sum over t in (a, b], s in (b - k2, t]:  dl_t / dW_s / (b - a)        b = a + k1, or the stream's end
 
-    k1: how many steps a window has; the stream's last one may be shorter. k2: how far back its end reaches; k1 if None.
+    k1: how many steps a window has; the stream's last one may be shorter. k2: how far back its end reaches; None is k1,
+        but with the start of the window as a limit, so that a short last window too reaches no older one.
 
         loss t                 k1 = k2 = 3        k1 = 2, k2 = 4       k1 = 1, k2 = 3       k1 = 3, k2 = 2
           1                    #                  #                    #                    .
@@ -35,7 +36,8 @@ def truncated(
           6                    . . . # # #        . . # # # #          . . . # # #          . . . . # #
         use in step s          1 2 3 4 5 6        1 2 3 4 5 6          1 2 3 4 5 6          1 2 3 4 5 6
 
-    - k1 = k2, "chunks": what most programs do. A loss reaches back 1 to k1 steps, by where in its window it lies.
+    - k1 = k2, "chunks": what most programs do, with a detach between windows. A loss reaches back 1 to k1 steps, by
+      where in its window it lies.
     - k1 < k2, "BPTT(h; h')" with h = k2 and h' = k1 (Williams and Peng 1990): a loss reaches at least k2 - k1 + 1
       steps. "BPTT(h)" is k1 = 1: each loss reaches the same h steps (also the estimator of Aicher et al. 2019).
     - k1 > k2 (the names are those of Sutskever 2013): losses older than the reach are measured, and teach nothing.
@@ -73,15 +75,24 @@ def truncated(
     Window(steps 40 to 49) 20
     """
     k1 = _positive("k1", k1)
-    k2 = k1 if k2 is None else _positive("k2", k2)
-    draw = _repeated if recompute else _carried
-    return _yielded(draw(step, _iterator(xs), state, k1, k2))
+    source = _iterator(xs)
+    if k2 is None:
+        return _yielded(_chunks(step, state, lambda: islice(source, k1)))
+    return _yielded((_repeated if recompute else _carried)(step, source, state, k1, _positive("k2", k2)))
+
+
+def _chunks(step: StepFunction, state: Any, drawn: Callable[[], Iterator[Any]]) -> Iterator[Window]:
+    """Windows of the steps that are drawn for each, with a cut between them."""
+    time = 0
+    while window := Trail(step, state, None, time).window(drawn()):
+        yield window
+        state, time = window.state, window.stop
 
 
 def _carried(step: StepFunction, xs: Iterator[Any], state: Any, k1: int, k2: int) -> Iterator[Window]:
     """Windows of one trail, whose graph lasts from one to the next."""
     trail = Trail(step, state, k2)
-    while window := trail.window(islice(xs, k1), retain=k2 > k1):
+    while window := trail.window(islice(xs, k1)):
         yield window
 
 
@@ -96,7 +107,7 @@ def _repeated(step: StepFunction, xs: Iterator[Any], state: Any, k1: int, k2: in
             if isinstance(getattr(x, "node", None), Node):
                 raise GraphError(f"truncated: with recompute=True, {x!r} in the stream must not have a history")
         trail = Trail(step, again[0][1] if again else state, k2, time - len(again))
-        window = trail.window(iter(inputs), k2 > k1, leading=len(again))
+        window = trail.window(iter(inputs), leading=len(again))
         assert window is not None
         yield window
         kept = [s if t == 0 else detach(s) for t, s in enumerate(trail.states, trail.first)]
@@ -133,20 +144,13 @@ def randomly_truncated(
     [2, 1, 1, 5]
     """
     chance = stop_probability if callable(stop_probability) else lambda _: stop_probability
-    _probability(chance(1))
-    return _yielded(_random(step, _iterator(xs), state, chance, generator))
-
-
-def _random(
-    step: StepFunction, xs: Iterator[Any], state: Any, chance: Callable[[int], float], generator: Any
-) -> Iterator[Window]:
-    time = 0
-    passed = 0.0  # the probability with which the window could have ended before the present step
+    source = _iterator(xs)
+    passed = _probability(chance(1))  # the probability with which the window could have ended before the present step
 
     def drawn() -> Iterator[Any]:
         nonlocal passed
         passed = 0.0
-        for since, x in enumerate(xs, 1):
+        for since, x in enumerate(source, 1):
             yield x
             passed = _probability(chance(since))
             if generator.random() < passed:
@@ -156,9 +160,7 @@ def _random(
         factor = 1 / (1 - passed)
         return step(x, tree_map(lambda leaf: _scale_gradient(leaf, factor), state) if factor > 1 else state)
 
-    while window := Trail(enlarged, state, None, time).window(drawn(), retain=False):
-        yield window
-        state, time = window.state, window.stop
+    return _yielded(_chunks(enlarged, state, drawn))
 
 
 def _scale_gradient(x: Any, factor: float) -> Any:
@@ -167,12 +169,14 @@ def _scale_gradient(x: Any, factor: float) -> Any:
 
 
 def _yielded(windows: Iterator[Window]) -> Iterator[Window]:
-    """Windows one at a time: each is closed before the next is drawn, as what it reaches may be let go by then."""
+    """Windows one at a time: each is closed when the next is there, as what it reaches may be let go by then."""
     window, birth = None, tape.clock()
-    for window in windows:
-        yield window
-        window.close("can no longer be sent back, as the next one was drawn; call backward first")
+    for following in windows:
+        if window is not None:
+            window.close("can no longer be sent back, as the next one was drawn; call backward first")
+        window = following
         tape.unmark(birth, window.horizon)
+        yield window
     if window is None:
         raise ValueError(
             "truncated: the stream is empty; it must have at least one step (was an iterator read before?)"
