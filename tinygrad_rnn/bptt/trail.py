@@ -9,7 +9,7 @@ from typing import Any
 from .. import tape
 from ..backward import walk
 from ..ops import stack
-from ..tape import GraphError, Node
+from ..tape import GraphError, Leaf, Node
 from ..tensor import Tensor, accumulate, filled_like
 from ..tree import tree_leaves
 from .state import check_successor, detach
@@ -32,8 +32,12 @@ class Window:
         self.state = detach(trail.state)
         self._values = [loss.array for loss in losses]
         reached = losses[max(0, self.reach - start) :]
-        self._roots = [(loss.node, loss.array) for loss in reached if loss.node is not None]
         self.horizon, self._retain = trail.horizon, trail.moments.maxlen is not None
+        self._roots = [
+            (loss.node, loss.array)
+            for loss in reached
+            if loss.node is not None and (isinstance(loss.node, Leaf) or loss.node.id >= self.horizon)
+        ]
         self._over = ""
 
     @property
