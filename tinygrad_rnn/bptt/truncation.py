@@ -18,7 +18,7 @@ from .trail import StepFunction, Trail, Window
 def truncated(
     step: StepFunction, xs: Iterable[Any], state: Any, k1: int, k2: int | None = None, *, recompute: bool = False
 ) -> Iterator[Window]:
-    """Truncated BPTT: every k1 steps a Window, whose gradient reaches k2 steps back, in the memory of k2 steps.
+    """Truncated BPTT: every k1 steps a Window, whose gradient reaches k2 steps back, in bounded memory.
 
     With steps counted from 1, l_t the loss of step t, W_s the parameters as step s uses them, the window (a, b] adds
 
@@ -164,7 +164,7 @@ def randomly_truncated(
 
 
 def _scale_gradient(x: Any, factor: float) -> Any:
-    """x, to the last bit, with a gradient that is multiplied by a factor."""
+    """x, finite numbers to the last bit, with a gradient that is multiplied by a factor."""
     return x.detach() + factor * (x - x.detach()) if isinstance(x, Tensor) and x.requires_grad else x
 
 
