@@ -245,13 +245,14 @@ def test_a_change_in_place_is_right_where_nothing_older_is_reached() -> None:
 # ---- states and streams ----
 
 
-def test_the_initial_state_gets_its_gradient_while_it_is_reached() -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_initial_state_gets_its_gradient_while_it_is_reached(recompute: bool) -> None:
     _, step, xs = moving_rnn()
     h0 = nn.parameter(drawn(3))
     base = nn.parameter(drawn(3, seed=5))
     for start in (h0, base * 2):
         grown = []
-        for window in bptt.truncated(step, xs, start, k1=2, k2=5):
+        for window in bptt.truncated(step, xs, start, k1=2, k2=5, recompute=recompute):
             h0.grad = base.grad = None
             window.backward()
             grown.append(h0.grad is not None or base.grad is not None)
@@ -260,6 +261,14 @@ def test_the_initial_state_gets_its_gradient_while_it_is_reached() -> None:
     base.grad = None
     next(bptt.truncated(step, xs, base * 2, k1=1)).backward()
     close(base.grad, whole, 1e-12)
+
+
+def test_a_loss_may_be_a_parameter() -> None:
+    """Its use is in the step that returns it, so those out of reach do not count."""
+    w = nn.parameter(np.array(3.0))
+    (window,) = bptt.truncated(lambda x, state: (w, state), range(3), None, 3, 2)
+    window.backward()
+    close(w.grad, 2 / 3, 1e-12)
 
 
 def test_inputs_get_their_gradients() -> None:
