@@ -48,7 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for name, default in (("k1", 20), ("k2", 50), ("hidden", 8), ("steps", 1_000_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--tracemalloc", action="store_true", help="count what Python allocates, at several times the time")
+    parser.add_argument(
+        "--tracemalloc", action="store_true", help="count what Python allocates, at several times the time"
+    )
     options = parser.parse_args()
     tg.manual_seed(0)
     cell, head = nn.LSTMCell(1, options.hidden), nn.Linear(options.hidden, 1)
