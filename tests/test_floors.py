@@ -175,8 +175,8 @@ FACE: dict[ModuleType, str] = {
         init""",
     optim: """SGD Adagrad RMSprop GravesRMSprop Adam AdamW StepLR MultiStepLR ExponentialLR CosineAnnealingLR LinearLR
         LambdaLR ReduceLROnPlateau Warmup""",
-    bptt: "unroll detach",
-    flow: "gradient_norms jacobian_spectrum lyapunov_exponents saturation omega",
+    bptt: "unroll detach truncated randomly_truncated Window GatesDetached",
+    flow: """gradient_norms jacobian_spectrum lyapunov_exponents saturation omega gradient_by_lag LagMap""",
 }
 
 
@@ -192,6 +192,7 @@ def test_the_public_face_is_there(module: ModuleType, name: str) -> None:
         (tg.grad, "outputs, inputs, grad_outputs=None, create_graph=False, retain_graph=None, allow_unused=False"),
         (tg.clip_grad_norm_, "parameters, max_norm, per_parameter=False, on_nonfinite='raise'"),
         (bptt.unroll, "cell, xs, state=None, mask=None, reverse=False, record=False"),
+        (bptt.truncated, "step, xs, state, k1, k2=None, recompute=False"),
         (nn.Module.load_state_dict, "self, state, strict=True"),
     ],
 )

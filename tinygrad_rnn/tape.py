@@ -11,7 +11,7 @@ import itertools
 import threading
 import weakref
 from array import array as int_array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -165,6 +165,12 @@ def step_of(node_id: int) -> int | None:
     position = bisect_right(state.marks, node_id) - 1
     step = state.steps[position] if position >= 0 else -1
     return None if step < 0 else step
+
+
+def unmark(since: int, before: int) -> None:
+    """Forget the time steps that began between two moments, once no node of them is left: a stream may be endless."""
+    first, last = bisect_left(state.marks, since), bisect_left(state.marks, before)
+    del state.marks[first:last], state.steps[first:last]
 
 
 class _GradMode(ContextDecorator):

@@ -198,7 +198,8 @@ class Tensor(Operators, Taped):
         """
         if self.node is None:
             raise GraphError(
-                f"backward: {self!r} has no history; no input of it requires a gradient, or it was made in no_grad"
+                f"backward: {self!r} has no history; no input of it requires a gradient, it was detached, or it was "
+                "made in no_grad"
             )
         arrived = walk(
             [(self.node, seed(self, gradient, create_graph))],
@@ -206,14 +207,7 @@ class Tensor(Operators, Taped):
             retain=create_graph if retain_graph is None else retain_graph,
             wrap=Tensor.wrap if create_graph else None,
         )
-        for leaf, g in arrived.items():
-            assert isinstance(leaf, Leaf)
-            if leaf.grad is None:
-                leaf.grad = as_tensor(g)
-            elif create_graph or leaf.grad.node is not None:
-                leaf.grad = leaf.grad + g
-            else:
-                leaf.grad.array = as_tensor(leaf.grad.array + g).array  # a graph may have saved the old array
+        accumulate(arrived, create_graph)
 
 
 def _outline(value: Any) -> str:
@@ -235,6 +229,18 @@ def seed(output: Tensor, gradient: Any, record: bool) -> Any:
     if gradient.shape != output.shape or gradient.backend != output.backend:
         raise ShapeError(f"backward: gradient {gradient!r} does not fit {output!r}, in shape or in backend")
     return gradient if record else gradient.array
+
+
+def accumulate(arrived: dict[Node | Leaf, Any], record: bool = False) -> None:
+    """Add what a walk brought to the leaves to their gradients; with ``record`` the sums are differentiable."""
+    for leaf, g in arrived.items():
+        assert isinstance(leaf, Leaf)
+        if leaf.grad is None:
+            leaf.grad = as_tensor(g)
+        elif record or leaf.grad.node is not None:
+            leaf.grad = leaf.grad + g
+        else:
+            leaf.grad.array = as_tensor(leaf.grad.array + g).array  # a graph may have saved the old array
 
 
 def filled_like(array: Array, value: float) -> Array:

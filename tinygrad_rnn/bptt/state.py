@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Number
 from typing import Any
 
+from .. import backend
+from ..nn.fit import outline
+from ..op import ShapeError
 from ..tensor import Tensor
 from ..tree import tree_map
 
@@ -11,9 +15,45 @@ from ..tree import tree_map
 def detach(state: Any) -> Any:
     """The same state without history: the cut at the end of a window of truncated BPTT.
 
+    TypeError for objects of other kinds in it, as Tensors in them would keep their history.
+
     >>> from tinygrad_rnn import bptt, nn, ones
     >>> outputs, state = bptt.unroll(nn.LSTMCell(3, 5), ones(7, 2, 3))
     >>> state.c.requires_grad, detach(state).c.requires_grad
     (True, False)
     """
-    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)
+    return tree_map(_without_history, state)
+
+
+def _without_history(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.detach()
+    if backend.is_array(x) or isinstance(x, (Number, str, bytes)) or hasattr(x, "dtype"):
+        return x
+    raise TypeError(
+        f"detach: the state holds a {type(x).__name__}; a state is made of tuples, named tuples, lists and dicts, of "
+        "Tensors, arrays and numbers, so that all of its history is found"
+    )
+
+
+def check_successor(before: Any, after: Any, time: int) -> None:
+    """Raise unless a step returned a state of the same structure and shapes as it was given, or was given None."""
+    if before is None:
+        return
+    old, new = _form(before), _form(after)
+    if old != new:
+        kind = ShapeError if _form(before, shapes=False) == _form(after, shapes=False) else TypeError
+        raise kind(
+            f"truncated: step {time} was given the state {outline(before)} and returned {outline(after)}; "
+            "a state keeps its structure and its shapes"
+        )
+
+
+def _form(tree: Any, shapes: bool = True) -> Any:
+    """What two states have in common if one can stand in for the other; kinds of tuples and lists do not matter."""
+    if isinstance(tree, dict):
+        return {name: _form(part, shapes) for name, part in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return [_form(part, shapes) for part in tree]
+    shape = getattr(tree, "shape", None)
+    return tree if tree is None else tuple(shape) if shapes and shape is not None else ()

@@ -1,0 +1,36 @@
+"""The truncation that the LSTM was published with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..nn import LSTMCell, PeepholeLSTMCell
+from ..nn.cells import Gates
+from ..nn.wrappers import Wrapper, with_methods
+
+
+class GatesDetached(Wrapper):
+    """An LSTM in which no gradient goes through the gates to the step before: only the memory c carries it.
+
+    c_t = f_t * c_{t-1} + i_t * g_t, so dc_t / dc_{t-1} = f_t, with i, f, g and o taken as constants in c_{t-1}, h_{t-1}
+
+    This is the truncation of Hochreiter and Schmidhuber (1997): errors that arrive at a gate change its weights, and go
+    no further back in time. Where f is 1, what is left, the constant error carousel, neither vanishes nor explodes. The
+    whole gradient came into use with Graves and Schmidhuber (2005). What the cell computes is the same.
+
+    For LSTM cells without peepholes; TypeError for others, which have further ways back.
+
+    >>> from tinygrad_rnn import bptt, nn, ones
+    >>> outputs, state = bptt.unroll(bptt.GatesDetached(nn.LSTMCell(3, 5)), ones(7, 2, 3))
+    >>> outputs.shape
+    (7, 2, 5)
+    """
+
+    def __init__(self, cell: LSTMCell):
+        if not isinstance(cell, LSTMCell) or isinstance(cell, PeepholeLSTMCell):
+            raise TypeError(f"GatesDetached: it goes round an LSTM cell without peepholes, not a {type(cell).__name__}")
+        super().__init__(cell)
+
+    def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
+        cell = with_methods(self.cell, recur=lambda h, *rest, **how: self.cell.recur(h.detach(), *rest, **how))
+        return cell.full_step(z, state)  # type: ignore[no-any-return]

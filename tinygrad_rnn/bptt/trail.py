@@ -1,0 +1,179 @@
+"""A step function on its way along a stream: its windows, and how much of the way can still be gone back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .. import tape
+from ..backward import walk
+from ..ops import stack
+from ..tape import GraphError, Leaf, Node
+from ..tensor import Tensor, accumulate, filled_like
+from ..tree import tree_leaves
+from .state import check_successor, detach
+
+StepFunction = Callable[[Any, Any], tuple[Any, Any]]
+
+
+class Window:
+    """Some steps of a stream, whose losses are sent back together. Of no use once the next window is drawn.
+
+    start, stop: its steps are start, ..., stop - 1, counted from the beginning of the stream; ``steps`` is how many.
+    reach: the gradient covers what was done in the steps reach, ..., stop - 1.
+    losses, loss: the loss of each step, and their mean; numbers without history, as the way back is ``backward``.
+    state: what the stream carries on, without history.
+    horizon: the ``tape.mark`` at which the way back ends.
+    """
+
+    def __init__(self, trail: Trail, start: int, losses: list[Tensor]):
+        self.start, self.stop, self.reach = start, trail.time, trail.first
+        self.state = detach(trail.state)
+        self._values = [loss.array for loss in losses]
+        reached = losses[max(0, self.reach - start) :]
+        self.horizon, self._retain = trail.horizon, trail.moments.maxlen is not None
+        self._roots = [
+            (loss.node, loss.array)
+            for loss in reached
+            if loss.node is not None and (isinstance(loss.node, Leaf) or loss.node.id >= self.horizon)
+        ]
+        self._over = ""
+
+    @property
+    def steps(self) -> int:
+        """How many steps the window has: k1, or fewer in the last one."""
+        return self.stop - self.start
+
+    @property
+    def losses(self) -> Tensor:
+        """The loss of each step, (steps,)."""
+        return Tensor.wrap(stack(self._values))
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean of the losses."""
+        return self.losses.mean()
+
+    def backward(self, weight: float = 1.0) -> None:
+        """Add the gradient of weight * loss to ``.grad``, as far as it comes from the steps within reach.
+
+        Weights make one mean of windows that differ in length: with ``window.steps / k1`` a short last window counts
+        for as much as it is long, and with ``window.steps / T`` the gradients add up to that of the mean over T steps.
+
+        Raises GraphError, with no gradient touched, if it was called before, if the next window was drawn in the
+        meantime, if no loss within reach has a history, or if an array that the graph needs was changed in place.
+        """
+        if self._over:
+            raise GraphError(f"backward: {self!r} {self._over}")
+        if not self._roots:
+            raise GraphError(
+                f"backward: no loss within the reach of {self!r} has a history; does the step use parameters that "
+                "require a gradient, outside of no_grad?"
+            )
+        scale = weight / self.steps
+        roots = [(node, filled_like(array, scale)) for node, array in self._roots]
+        accumulate(walk(roots, horizon=self.horizon, retain=self._retain))
+        self.close("was sent back before; a second time would count its gradient twice")
+
+    def close(self, why: str) -> None:
+        """Let go of the graph, and say why if it is asked for later."""
+        self._over, self._roots = self._over or why, []
+
+    def __repr__(self) -> str:
+        return f"Window(steps {self.start} to {self.stop - 1})"
+
+
+class Trail:
+    """A step function going along a stream, and the last ``reach`` steps of the way: when each began, and with what.
+
+    With a reach of None it is good for one window, which then reaches to where the trail began.
+    There is one graph. What is too old to be reached again is let go step by step: the state that the oldest step in
+    reach began with forgets how it was made, and with that all that was made before it is freed.
+    """
+
+    def __init__(self, step: StepFunction, state: Any, reach: int | None, time: int = 0):
+        self.step, self.state, self.time = step, state, time
+        self.birth = tape.clock()
+        self.moments: deque[int] = deque(maxlen=reach)
+        self.states: deque[Any] = deque(maxlen=reach)
+
+    @property
+    def first(self) -> int:
+        """The oldest step in reach."""
+        return self.time - len(self.moments)
+
+    @property
+    def horizon(self) -> int:
+        """The moment behind which nothing is reached; where the stream began, what came before belongs to its state."""
+        return self.moments[0] if self.first else 0
+
+    def window(self, xs: Iterator[Any], leading: int = 0) -> Window | None:
+        """Go along some steps; None if there are none. The losses of the ``leading`` ones are not the window's."""
+        start = self.time
+        losses = []
+        with tape.timeline() as mark:
+            while True:
+                moment = mark(self.time)  # before x is drawn: what is computed for x belongs to its step
+                try:
+                    x = next(xs)
+                except StopIteration:
+                    break
+                losses.append(self._advance(x, moment, self.time > start or not start))
+        return Window(self, start + leading, losses[leading:]) if losses else None
+
+    def _advance(self, x: Any, moment: int, trusted: bool) -> Tensor:
+        """One step. Unless it is trusted, see that its history leads to its state, its input and leaves alone."""
+        before = self.state
+        self.moments.append(moment)
+        self.states.append(before)
+        self._let_go()
+        loss, state = _checked(self.step(x, before), self.time)
+        check_successor(before, state, self.time)
+        if not trusted:
+            _refuse_strangers([loss, state], before, moment, self.time)
+        self.state = state
+        self.time += 1
+        return loss
+
+    def _let_go(self) -> None:
+        for leaf in tree_leaves(self.states[0]):
+            node = getattr(leaf, "node", None)
+            if isinstance(node, Node) and node.id > self.birth:
+                node.clear()
+
+
+def _checked(result: Any, time: int) -> tuple[Tensor, Any]:
+    """What a step returned, if it is a scalar loss and a state."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"truncated: step {time} must return (loss, state), not {type(result).__name__}")
+    loss, state = result
+    if not isinstance(loss, Tensor):
+        cure = "return (loss, state), in this order, the loss a Tensor; tg.zeros(()) where a step has none"
+        raise TypeError(f"truncated: the loss of step {time} is a {type(loss).__name__}; {cure}")
+    if loss.array.shape != ():
+        cure = "make it a scalar with .mean() or .sum() (and return the loss first, then the state)"
+        raise ValueError(f"truncated: the loss of step {time} has shape {loss.shape}; {cure}")
+    return loss, state
+
+
+def _refuse_strangers(results: Any, before: Any, moment: int, time: int) -> None:
+    """Raise if a step used what was computed outside of it and is not its state: the way back would silently end there.
+
+    What was made before the stream cannot be reached from every window without going through it time and again, and
+    what is handed from step to step behind the state's back would keep the whole stream alive.
+    """
+    known = {leaf.node for leaf in tree_leaves(before) if isinstance(leaf, Tensor)}
+    ahead = [leaf.node for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
+    seen = set(known)
+    while ahead:
+        node = ahead.pop()
+        if node in seen or not isinstance(node, Node):
+            continue
+        seen.add(node)
+        if node.id < moment:
+            raise GraphError(
+                f"truncated: step {time} uses {node.origin}, which was computed outside of this step and is not part "
+                "of its state. Compute it inside step, carry it in the state, or use it without history, x.detach()"
+            )
+        ahead += node.parents
