@@ -17,6 +17,7 @@ Point = tuple[float, float]
 
 BOX_HEIGHT, BESIDE, MARGIN = 34.0, 12.0, 16.0
 TITLE_WIDTH, DETAIL_WIDTH = 8.0, 5.6  # of one letter of a monospaced font, at the sizes that svg.py sets
+LEAVES_IN_A_ROW = 6
 HEADER = 18.0  # for the number of a time step, above its first row
 
 
@@ -80,7 +81,8 @@ class Layout:
         self.inputs: dict[Item, list[Link]] = defaultdict(list)
         for link in sketch.links:
             self.inputs[link.child].append(link)
-        self._add_row([Box(item, 0, None) for item in sketch.leaves], timed=False)
+        for k in range(0, len(sketch.leaves), LEAVES_IN_A_ROW):
+            self._add_row([Box(item, 0, None) for item in sketch.leaves[k : k + LEAVES_IN_A_ROW]], timed=False)
         wide = _wide(sketch)
         for band in sketch.bands:
             self._add_band(band, wide)
@@ -98,7 +100,10 @@ class Layout:
     def _add_row(self, row: list[Box], timed: bool) -> None:
         for box in row:
             box.row = len(self.rows)
-            titles = TITLE_WIDTH * len(box.item.title), DETAIL_WIDTH * len(box.item.detail)
+            titles = (
+                (6.8 if box.item.kind == "leaf" else TITLE_WIDTH) * len(box.item.title),
+                DETAIL_WIDTH * len(box.item.detail),
+            )
             box.width = max(*titles, 10.0 * (len(self.inputs[box.item]) + len(box.item.constants))) + 14
             self.boxes[box.item] = box
         self.rows.append(row)
@@ -155,9 +160,11 @@ class Layout:
 
     def _place_columns(self) -> None:
         cells: dict[tuple[int, int | None], list[Box]] = defaultdict(list)
+        alike = max((box.width for box in self.boxes.values() if box.column is not None), default=0.0)
         for box in self.boxes.values():
             cells[box.row, box.column].append(box)
-        widths = [8.0 * max(len(f"t = {step}") for step in self.steps) for _ in self.steps]
+            box.width = box.width if box.column is None else alike
+        widths = [14.0 * max(len(f"t = {step}") for step in self.steps) + 10 for _ in self.steps]
         for (_, column), cell in cells.items():
             if column is not None:
                 widths[column] = max(widths[column], _breadth(cell))
@@ -182,15 +189,17 @@ class Layout:
             x += width + gutter
         starts[-1] = left + inner
         self.gutter_x = {
-            (k, item): starts[k] + 10 + self.pitch * (track + 0.5) for k, net in tracks.items() for item, track in net.items()
+            (k, item): starts[k] + 10 + self.pitch * (track + 0.5)
+            for k, net in tracks.items()
+            for item, track in net.items()
         }
-        for (row, column), cell in cells.items():
+        for (_, column), cell in cells.items():
             start, room = (left, inner) if column is None else (self.lefts[column], widths[column])
-            x = start + (room - _breadth(cell)) / 2 * (row > 0)
+            x = start if cell[0].item.kind == "leaf" else start + (room - _breadth(cell)) / 2
             for box in cell:
                 box.x = x
                 if box.wide:
-                    box.x, box.width = left, inner
+                    box.x, box.width = self.lefts[0] - 6, self.lefts[-1] + widths[-1] + 12 - self.lefts[0]
                 x += box.width + BESIDE
 
     def _place_ports(self) -> None:
@@ -199,8 +208,7 @@ class Layout:
         for wire in self.wires:
             wire.start = wire.parent.middle
             entering[wire.child].append(wire)
-        self.constants: list[Point] = []
-        self.constant_of: list[tuple[Box, float, str]] = []
+        self.constants: list[tuple[Box, float, str]] = []
         for box in self.boxes.values():
             wires = sorted(entering[box], key=self._comes_from)
             stubs, taken = box.item.constants, set()
@@ -213,7 +221,7 @@ class Layout:
                     taken.add(x)
                     wire.end = x
             for k, input in enumerate(stubs, start=len(wires)):
-                self.constant_of.append((box, box.x + box.width * (k + 1) / (len(wires) + len(stubs) + 1), input))
+                self.constants.append((box, box.x + box.width * (k + 1) / (len(wires) + len(stubs) + 1), input))
         for wire in self.wires:
             if wire.parent.wide:
                 wire.start = wire.end if wire.gutter is None else self.gutter_x[wire.gutter, wire.parent.item]
@@ -276,7 +284,7 @@ def left_edge(nets: dict[Item, list[float]], apart: float = 0) -> dict[Item, int
     for item, places in sorted(nets.items(), key=lambda net: min(net[1])):
         free = (k for k, end in enumerate(ends) if end + apart < min(places))
         track = next(free, len(ends))
-        ends[track:track + 1] = [max(places)]
+        ends[track : track + 1] = [max(places)]
         tracks[item] = track
     return tracks
 
@@ -296,9 +304,8 @@ def _side(box: Box, columns: int) -> float:
 
 
 def _breadth(cell: Iterable[Box]) -> float:
-    """The width of boxes side by side; a wide one takes what there is."""
-    widths = [box.width + BESIDE for box in cell]
-    return sum(widths) - BESIDE
+    """The width of boxes side by side."""
+    return sum(box.width + BESIDE for box in cell) - BESIDE
 
 
 def _count(tracks: dict[Item, int]) -> int:

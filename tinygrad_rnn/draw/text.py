@@ -9,7 +9,7 @@ from .sketch import Item, Link, Sketch
 
 
 def text(sketch: Sketch, backward: bool) -> str:
-    """One line for each box, and what it was made from; with ``backward``, what it sends a gradient to, newest first."""
+    """One line for each box, with what it was made from; ``backward``: where each sends a gradient, newest first."""
     entering: dict[Item, list[str]] = defaultdict(list)
     for link in sketch.links:
         entering[link.child].append(_told(link, link.parent) + ("" if link.followed else " (cut)"))
@@ -20,7 +20,9 @@ def text(sketch: Sketch, backward: bool) -> str:
         for item in items:
             source = ", ".join([*entering[item], *(f"constant {name}" for name in item.constants)])
             indent = "  " if step is not None else ""
-            lines.append(f"{indent}{item.label}" + f" {item.detail}" * (item.kind != "fold") + f" <- {source}" * bool(source))
+            lines.append(
+                f"{indent}{item.label}" + f" {item.detail}" * (item.kind != "fold") + f" <- {source}" * bool(source)
+            )
     return "\n".join([*lines, *(_backward(sketch) if backward else [])])
 
 
@@ -29,7 +31,10 @@ def _backward(sketch: Sketch) -> list[str]:
     for link in sketch.links:
         if link.followed:
             sent[link.child].append(_told(link, link.parent))
-    return ["backward", *(f"  {item.label} => {', '.join(sent[item])}" for item in reversed(sketch.items) if sent[item])]
+    return [
+        "backward",
+        *(f"  {item.label} => {', '.join(sent[item])}" for item in reversed(sketch.items) if sent[item]),
+    ]
 
 
 def _told(link: Link, item: Item) -> str:
