@@ -79,6 +79,6 @@ from .ops import (
     where,
 )
 from .ops import absolute as abs
-from .record import detect_anomaly
-from .tape import GraphError, enable_grad, is_grad_enabled, no_grad
+from .record import Watcher, detect_anomaly
+from .tape import GraphError, enable_grad, is_grad_enabled, no_grad, watching
 from .tensor import Tensor, tensor
