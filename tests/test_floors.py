@@ -30,7 +30,7 @@ FLOORS = [
     ["grad"],
     ["check", "draw/", "record", "replay"],
     ["nn/", "optim/", "clip"],
-    ["bptt/", "flow/", "lint"],
+    ["bptt/", "flow/", "lint/"],
     ["tasks", "text", "io"],
     ["train"],
     ["cli", "__main__"],

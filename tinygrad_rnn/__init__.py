@@ -12,6 +12,7 @@ from .create import arange, eye, full, ones, ones_like, rand, randn, zeros, zero
 from .draw import draw
 from .grad import grad, hvp, jacobian, jvp, vjp
 from .io import CheckpointError, load, save
+from .lint import Finding, Findings, lint
 from .op import ShapeError, op
 from .ops import (
     absolute,
