@@ -30,15 +30,21 @@ def edges_of(node: Node | Leaf) -> list[Edge]:
     return [Edge(parent, node, base + k) for k, parent in enumerate(node.parents) if parent is not None]
 
 
-def reachable(roots: Iterable[Node | Leaf], *, without: frozenset[Node | Leaf] = frozenset()) -> list[Node | Leaf]:
-    """All nodes that lead to the roots, oldest first, on paths that avoid some; the way ends at what was freed."""
+def reachable(
+    roots: Iterable[Node | Leaf], *, without: frozenset[Node | Leaf] = frozenset(), horizon: int = 0
+) -> list[Node | Leaf]:
+    """All nodes that lead to the roots, oldest first; the way ends at what was freed.
+
+    It avoids some nodes, and those that were made before the horizon, roots and leaves excepted.
+    """
     found: dict[int, Node | Leaf] = {}
     ahead = list(roots)
     while ahead:
         node = ahead.pop()
         if node.id not in found and node not in without:
             found[node.id] = node
-            ahead += [edge.parent for edge in edges_of(node)]
+            parents = [edge.parent for edge in edges_of(node)]
+            ahead += [p for p in parents if isinstance(p, Leaf) or p.id >= horizon]
     return [found[id] for id in sorted(found)]
 
 

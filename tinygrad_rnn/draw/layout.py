@@ -217,7 +217,7 @@ class Layout:
                 if box.wide:
                     x = min(max(self._comes_from(wire), box.x + 8), box.x + box.width - 8)
                     while x in taken:
-                        x += 5
+                        x += 5 if x < box.middle else -5
                     taken.add(x)
                     wire.end = x
             for k, input in enumerate(stubs, start=len(wires)):

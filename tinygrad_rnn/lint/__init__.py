@@ -12,11 +12,12 @@ from ..nn.sequences import bare_array, time_major
 from ..tensor import Tensor
 from .contents import double, padding, parameters, softmax_twice
 from .finding import Case, Finding, Findings
-from .windows import freed, history, not_reset, older_window
+from .windows import freed, history, not_reset, older_window, overwritten
 
 _CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     history,
     freed,
+    overwritten,
     older_window,
     not_reset,
     parameters,
@@ -37,11 +38,12 @@ def lint(
     state: Any = None,
     starts: Any = None,
     initial: Any = None,
+    horizon: int | None = None,
 ) -> Findings:
     """What is probably wrong with a loss, told before backward: each time what, where, why, and how to mend it.
 
-    Always: a state that still holds an older window, a loss without history or that is not finite, softmax before
-    cross-entropy, float64 among float32. The rest needs to be told more:
+    Always: a state that still holds an older window, a loss without history or that is not finite, saved arrays that
+    were overwritten, softmax before cross-entropy, float64 among float32. The rest needs to be told more:
 
     model: a module, of which parameters get no gradient, are cut off by ``detach``, are not finite, or still hold the
         gradient of an earlier backward.
@@ -50,6 +52,7 @@ def lint(
         it, by the operations ``mean`` and division by the number of all steps.
     state, starts, initial: the state that was carried into this window, which rows (B,) begin a new sequence, and what
         those should begin with, 0 if None: whether they were reset.
+    horizon: what backward will be given, a ``tape.mark()``: what is older is not looked at.
 
     The graph is kept. Returns a list that is empty if nothing was found. Source lines are known within
     ``detect_anomaly`` and where ``record.Lines`` watched. Raises only for arguments that do not fit together.
@@ -70,6 +73,6 @@ def lint(
         mask = bare_array(mask).swapaxes(0, 1) if batch_first else bare_array(mask)
     if starts is not None and not hasattr(starts, "shape"):
         starts = np.asarray(starts)
-    nodes = [] if loss.node is None else reachable([loss.node])
+    nodes = [] if loss.node is None else reachable([loss.node], horizon=horizon or 0)
     case = Case(loss, model, outputs, mask, state, starts, initial, nodes)
     return Findings(finding for check in _CHECKS for finding in check(case))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..grad import grad
 from ..graph import edges_of
 from ..nn.sequences import over
-from ..tape import Leaf, Node
+from ..tape import GraphError, Leaf, Node
 from ..tensor import Tensor
 from .finding import Case, Finding, is_finite, where_made
 
@@ -69,7 +69,7 @@ def _unused(case: Case, name: str, tensor: Tensor) -> Finding:
 
 def padding(case: Case) -> Iterator[Finding]:
     outputs, real = case.outputs, case.mask
-    if outputs is None or case.loss.size != 1 or any(isinstance(n, Node) and not n for n in case.nodes):
+    if outputs is None or case.loss.size != 1:
         return
     count = int(real.sum())
     if count == real.size:
@@ -82,7 +82,10 @@ def padding(case: Case) -> Iterator[Finding]:
             "give the outputs that the loss was computed from",
         )
         return
-    g = grad(case.loss, outputs, retain_graph=True).array
+    try:
+        g = grad(case.loss, outputs, retain_graph=True).array
+    except GraphError:  # freed or overwritten, which other checks tell
+        return
     reached = ((g != 0) & ~over(real, g)).reshape(*real.shape, -1).any(axis=-1)
     if reached.any():
         first = [int(k[0]) for k in reached.nonzero()]

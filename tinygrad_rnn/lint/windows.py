@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from .. import tape
 from ..graph import Stretch, edges_of, reachable, stretches
 from ..nn.sequences import bare_array, beside
 from ..tape import Leaf, Node
@@ -45,6 +46,21 @@ def freed(case: Case) -> Iterator[Finding]:
             "a tensor of an older window was used again, most likely its state; backward will raise",
             "state = bptt.detach(state) at the end of each window",
         )
+
+
+def overwritten(case: Case) -> Iterator[Finding]:
+    """An array that an operation saved, and that was changed in place since: the first one."""
+    for node in case.operations:
+        for name, value in node.saved.items() if node.id < tape.last_write else ():
+            for array in value if isinstance(value, tuple) else (value,):
+                if hasattr(array, "dtype") and tape.written_since(array, node.id):
+                    yield Finding(
+                        "an array was changed in place after it was used",
+                        f"{name} of {where_made(node)}",
+                        "the rule would mix old and new values; backward will raise",
+                        "change parameters after backward, or by p.data = p.data - step",
+                    )
+                    return
 
 
 def older_window(case: Case) -> Iterator[Finding]:
