@@ -46,17 +46,20 @@ FloatingPointError: a gate is saturated, ...
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from . import backend, tape
 from .backend import Array, signature
+from .backward import walk
 from .op import Op, Step, whereabouts
 from .tape import Leaf, Node, Taped
 
@@ -167,7 +170,7 @@ class _Trap(Lines):
             came = "" if all(map(_finite, inputs)) else " (it came in with an input)"
             raise FloatingPointError(
                 f"{op.name} made {_range(result.array)}{came} from {_ranges(values)}{whereabouts()}"
-                f"{_first(result.array, values)}{self._before(*key)}"
+                f"{_first(result.array, values)}{self._before(*key)}{self._on_the_way_back()}"
             )
         self._last[key] = now, result.array
 
@@ -177,6 +180,16 @@ class _Trap(Lines):
             return ""
         step, array = self._last[name, count]
         return f"; before that it made {_range(array)}" + ("" if step is None else f" in time step {step}")
+
+    def _on_the_way_back(self) -> str:
+        """In a backward that is recorded itself: the operation whose rule is at work."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is inspect.unwrap(walk).__code__:
+                node = frame.f_locals["node"]
+                return f"; on the way back through {node!r}{self[node]}"
+            frame = frame.f_back
+        return ""
 
     def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
         array = _bare(contribution)
