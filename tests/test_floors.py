@@ -166,7 +166,8 @@ FACE: dict[ModuleType, str] = {
         abs exp log sqrt sin cos tanh sigmoid relu softplus maximum minimum clip where sum mean max min var logsumexp
         cumsum reshape transpose broadcast_to expand_dims squeeze flip concatenate stack split take_along_axis pad
         matmul einsum outer softmax log_softmax cross_entropy dropout layer_norm
-        ShapeError GraphError BackendError nn optim bptt""",
+        ShapeError GraphError BackendError nn optim bptt
+        draw lint Finding Findings watching Watcher""",
     nn: """Module Linear Embedding Dropout LayerNorm Sequential Conv2d MaxPool2d RNNCell LSTMCell LSTMState
         RNN LSTM GRU Recurrent Bidirectional Stacked unroll Unrolled Recorded length_mask last mean reset
         load_torch_state_dict torch_state_dict roll_out teacher_forced greedy sample beam_search take_rows repeat_rows
@@ -189,6 +190,7 @@ def test_the_public_face_is_there(module: ModuleType, name: str) -> None:
         (tg.tensor, "data, dtype=None, backend=None, requires_grad=False"),
         (tg.grad, "outputs, inputs, grad_outputs=None, create_graph=False, retain_graph=None, allow_unused=False"),
         (tg.clip_grad_norm_, "parameters, max_norm, per_parameter=False, on_nonfinite='raise'"),
+        (tg.draw, "output, style='text', names=None, backward=False, horizon=None, fold=3, gradients=False"),
         (bptt.unroll, "cell, xs, state=None, mask=None, reverse=False, record=False"),
         (nn.Module.load_state_dict, "self, state, strict=True"),
     ],

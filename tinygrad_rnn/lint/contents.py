@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..grad import grad
 from ..graph import edges_of
 from ..nn.sequences import over
@@ -88,7 +90,7 @@ def padding(case: Case) -> Iterator[Finding]:
         return
     reached = ((g != 0) & ~over(real, g)).reshape(*real.shape, -1).any(axis=-1)
     if reached.any():
-        first = [int(k[0]) for k in reached.nonzero()]
+        first = [int(k) for k in np.unravel_index(int(reached.argmax()), reached.shape)]
         yield Finding(
             f"padding reaches the loss at {int(reached.sum())} of {real.size - count} places",
             f"outputs{first} is the first, where the gradient is not 0",
