@@ -18,7 +18,7 @@ Point = tuple[float, float]
 BOX_HEIGHT, BESIDE, MARGIN = 34.0, 12.0, 16.0
 TITLE_WIDTH, DETAIL_WIDTH = 8.0, 5.6  # of one letter of a monospaced font, at the sizes that svg.py sets
 LEAVES_IN_A_ROW = 6
-HEADER = 18.0  # for the number of a time step, above its first row
+FOOTER = 18.0  # for the number of a time step, below its last row
 
 
 @dataclass(eq=False)
@@ -239,22 +239,21 @@ class Layout:
                 if ends[0] != ends[1]:
                     spans[gap].setdefault(wire.parent.item, []).extend(ends)
         self.tracks = {gap: left_edge(nets, apart=6) for gap, nets in spans.items()}
-        heads = {first for _, first, _ in self.spans}
+        self.last_rows = {last for _, _, last in self.spans}
         y, self.tops = MARGIN, []
         for row, boxes in enumerate(self.rows):
-            y += HEADER * (row in heads)
             self.tops.append(y)
             for box in boxes:
                 box.y = y
-            y += BOX_HEIGHT + 22 + self.pitch * _count(self.tracks.get(row, {}))
+            y += BOX_HEIGHT + FOOTER * (row in self.last_rows) + 22 + self.pitch * _count(self.tracks.get(row, {}))
         self.height = y - 22 + MARGIN
         self.stripes = [
             Stripe(
                 step,
                 self.lefts[column] - 6,
-                self.tops[first] - HEADER - 2,
+                self.tops[first] - 8,
                 self.widths[column] + 12,
-                self.tops[last] + BOX_HEIGHT + 8 - self.tops[first] + HEADER + 2,
+                self.tops[last] + BOX_HEIGHT + FOOTER + 8 - self.tops[first],
             )
             for band, first, last in self.spans
             for step in band.columns
@@ -272,7 +271,7 @@ class Layout:
         points: list[Point] = [(wire.start, wire.parent.y + BOX_HEIGHT)]
         for gap, ends in self._sideways(wire):
             track = self.tracks.get(gap, {}).get(wire.parent.item, 0)
-            y = self.tops[gap] + BOX_HEIGHT + 10 + self.pitch * (track + 0.5)
+            y = self.tops[gap] + BOX_HEIGHT + FOOTER * (gap in self.last_rows) + 10 + self.pitch * (track + 0.5)
             points += [(x, y) for x in ends]
         return [*points, (wire.end, wire.child.y)]
 

@@ -67,7 +67,7 @@ def _stripe(stripe: Stripe, hidden: Sequence[int]) -> str:
     return (
         f'<rect x="{stripe.x:.1f}" y="{stripe.y:.1f}" width="{stripe.width:.1f}" height="{stripe.height:.1f}" rx="8" '
         f'fill="{"#fafbfc" if folded else "#f3f5f8"}" class="step"/>'
-        f'<text x="{stripe.x + 6:.1f}" y="{stripe.y + 13:.1f}" class="time">{text}</text>'
+        f'<text x="{stripe.x + 6:.1f}" y="{stripe.y + stripe.height - 6:.1f}" class="time">{text}</text>'
     )
 
 
