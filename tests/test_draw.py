@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections import Counter
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -54,7 +56,13 @@ def graphs() -> dict[str, Any]:
     """Outputs with graphs of many kinds."""
     w = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     deep = nn.GRU(3, 4, num_layers=2, bidirectional=True)
+    model, decoder = Model(nn.RNNCell(3, 5)), nn.LSTMCell(3, 5)
+    _, carried = bptt.unroll(model.cell, tg.randn(3, 2, 3))
+    _, encoded = bptt.unroll(nn.LSTMCell(3, 5), tg.randn(5, 2, 3))
     return {
+        "two windows": model.loss(4, carried),
+        "decoder": bptt.unroll(decoder, tg.randn(2, 2, 3), encoded)[0].sum(),
+        "skips": bptt.unroll(nn.SkipThroughTime(nn.RNNCell(3, 5), (-1, -3)), tg.randn(7, 2, 3))[0].sum(),
         "lstm": lstm_loss()[1],
         "one step": lstm_loss(1)[1],
         "deep": deep(tg.randn(5, 2, 3), lengths=[5, 3])[0].sum(),
@@ -348,3 +356,13 @@ def test_a_notebook_shows_the_picture() -> None:
     assert isinstance(picture, str)
     words: Any = tg.draw(loss)
     assert words._repr_svg_() is None
+    assert repr(words) == words
+
+
+@pytest.mark.parametrize("name", ["unrolled_lstm", "truncated_rnn"])
+def test_the_pictures_of_the_documentation_are_those_of_this_code(name: str) -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    drawings = runpy.run_path(str(docs / "make_drawings.py"))
+    kept = (docs / "images" / f"{name}.svg").read_text(encoding="utf-8")
+    made, kept = (re.sub(r'#\d+|-(id|from|to)="\d+"', "", picture) for picture in (drawings[name](), kept))
+    assert made == kept.rstrip("\n")

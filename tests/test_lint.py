@@ -76,6 +76,31 @@ def test_the_graph_and_the_gradients_are_left_alone() -> None:
     loss.backward()
 
 
+CELLS = [
+    c for c in vars(nn).values() if isinstance(c, type) and issubclass(c, nn.WeightedCell) and c is not nn.WeightedCell
+]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
+def test_sound_training_is_not_disturbed(cell: Any) -> None:
+    """Each cell, carried from window to window, with sequences that end and begin anew."""
+    model = Model(nn.Recurrent(cell(3, 5)))
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    state, starts = None, [False, True]
+    for _ in range(3):
+        state = nn.reset(state, starts)
+        logits, after = model(tg.randn(6, 2, 3), state, lengths=[6, 4])
+        mask = nn.length_mask([6, 4], 6)
+        loss = nn.cross_entropy(logits, TARGETS, mask=mask)
+        assert not tg.lint(
+            loss, model, outputs=logits, mask=mask, state=state, starts=None if state is None else starts
+        )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        state = bptt.detach(after)
+
+
 # ---- (1) older windows ----
 
 

@@ -171,6 +171,26 @@ def test_backward_a_merge_names_all_uses() -> None:
     )
 
 
+def test_backward_uses_of_an_earlier_window_are_forgotten() -> None:
+    w = tg.tensor(np.full((1, 1), 1e-10, "float32"), requires_grad=True)
+
+    def run() -> None:
+        for x in (1.0, 2e38):
+            (tg.linear(tg.tensor([[x]]), w) + tg.linear(tg.tensor([[x]]), w)).sum().backward()
+
+    assert ": 2 uses, " in report(run)
+
+
+def test_lines_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "_LINES_KEPT", 10)
+    x = tg.ones(2, requires_grad=True)
+    with tape.watching(record.Lines()) as lines:
+        made = [x.tanh() for _ in range(100)]
+    known = [lines[y.node] != "" for y in made if y.node is not None]
+    assert known[-5:] == [True] * 5
+    assert sum(known) <= 10
+
+
 def test_backward_a_gradient_that_came_in() -> None:
     x = tg.tensor([1.0], requires_grad=True)
     told = report(lambda: (x * 2).backward(np.array([np.nan], "float32")))

@@ -52,6 +52,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -106,6 +107,9 @@ class Profile(Watcher):
         return "\n".join(lines)
 
 
+_LINES_KEPT = 1 << 18  # operations whose lines are remembered; older ones are forgotten
+
+
 class Lines(Watcher):
     """Remembers where each operation was made: ``line_of`` finds it, and so do messages, while this watches.
 
@@ -118,15 +122,24 @@ class Lines(Watcher):
 
     def __init__(self) -> None:
         self._lines: dict[int, str] = {}  # by id of the node
-        self._uses: dict[tuple[int, str], list[str]] = defaultdict(list)  # by id of an input's node, and op: where
+        self._uses: dict[tuple[int, str], list[str]] = defaultdict(
+            list
+        )  # by id of an input's node, and op that merges: where
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         node = result.node
         if isinstance(node, Node):
             line = self._lines[node.id] = whereabouts()
-            for parent in node.parents:
+            if len(self._lines) > _LINES_KEPT:
+                self._lines = dict(islice(self._lines.items(), _LINES_KEPT // 2, None))
+            for name in () if op.variadic else op.merges:
+                parent = node.parents[op.inputs.index(name)]
                 if parent is not None:
                     self._uses[parent.id, op.name].append(line)
+
+    def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
+        if step.merge is not None:
+            self._uses.pop((node.id, step.op.name), None)  # the next window is another story
 
     def __getitem__(self, node: Node | Leaf) -> str:
         """The time step and the line, as ``, time step 3, model.py:5``; "" for a node that was not seen."""
@@ -194,6 +207,7 @@ class _Trap(Lines):
     def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
         array = _bare(contribution)
         if _finite(array):
+            super().backward(step, node, contribution)
             return
         values: list[tuple[str, Any]] = []
         came, where = "", f"on the way to {node!r}{self.uses(node, step.op)}"

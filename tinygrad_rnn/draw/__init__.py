@@ -13,7 +13,9 @@ _STYLES = {"text": text, "dot": dot, "svg": svg}
 
 
 class Drawing(str):
-    """A drawing as text, which shows itself in a notebook if it is SVG."""
+    """A drawing as text, which shows itself: as a picture in a notebook if it is SVG, and line by line if not."""
+
+    __repr__ = str.__str__
 
     def _repr_svg_(self) -> str | None:
         return str(self) if self.startswith("<svg") else None
@@ -47,7 +49,7 @@ def draw(
 
     >>> from tinygrad_rnn import tanh, tensor
     >>> w = tensor([0.5, 2.0], requires_grad=True)
-    >>> print(draw((tanh(w) * w).sum(), names={"w": w}))  # doctest: +ELLIPSIS
+    >>> draw((tanh(w) * w).sum(), names={"w": w})  # doctest: +ELLIPSIS
     w f32[2]
     tanh#... f32[2] <- w
     multiply#... f32[2] <- tanh#..., w

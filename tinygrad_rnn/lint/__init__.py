@@ -54,8 +54,11 @@ def lint(
         those should begin with, 0 if None: whether they were reset.
     horizon: what backward will be given, a ``tape.mark()``: what is older is not looked at.
 
-    The graph is kept. Returns a list that is empty if nothing was found. Source lines are known within
-    ``detect_anomaly`` and where ``record.Lines`` watched. Raises only for arguments that do not fit together.
+    Time steps are those that ``unroll`` marks, or a loop in ``tape.timeline``; of other loops nothing is known. Past a
+    ``detach`` the graph cannot be seen, only that something is missing. Source lines are known within
+    ``detect_anomaly`` and where ``record.Lines`` watched. The graph is kept.
+
+    Returns a list that is empty if nothing was found. Raises only for arguments that do not fit together.
 
     >>> from tinygrad_rnn import nn, ones
     >>> model = nn.Sequential(nn.Linear(3, 2))
