@@ -36,14 +36,15 @@ def parameters(case: Case) -> Iterator[Finding]:
             )
         elif case.nodes and tensor.node not in leaves:
             yield _unused(case, name, tensor)
-        if tensor.grad is not None:
-            yield Finding(
-                f"{name} still holds a gradient",
-                repr(tensor),
-                "backward adds to what is there from an earlier one",
-                "optimizer.zero_grad() before backward, unless gradients are gathered on purpose",
-                note=True,
-            )
+    held = [name for name, tensor in case.model.named_tensors() if tensor.grad is not None]
+    if held:
+        yield Finding(
+            "parameters still hold a gradient",
+            ", ".join(held),
+            "backward adds to what is there from an earlier one",
+            "optimizer.zero_grad() before backward, unless gradients are gathered on purpose",
+            note=True,
+        )
 
 
 def _unused(case: Case, name: str, tensor: Tensor) -> Finding:
