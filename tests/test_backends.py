@@ -257,6 +257,23 @@ def test_derivatives_of_functions(device: Backend) -> None:
         tg.log(-x)
 
 
+def test_drawing_and_linting(device: Backend) -> None:
+    model = nn.Recurrent(nn.GRUCell(2, 3))
+    model.to(device.name)
+    with tg.use_backend(device.name):
+        outputs, state = model(tg.randn(4, 2, 2), lengths=device.from_host(np.array([4, 2])))
+        loss = (outputs * outputs).sum()
+        assert tg.draw(loss, "svg", gradients=True, backward=True, names=model).count("<title>") > 100
+        starts = device.from_host(np.array([True, False]))
+        told = [f.what for f in tg.lint(loss, model, outputs=outputs + 0, lengths=[4, 2], state=state, starts=starts)]
+        assert told == [
+            "rows [0] begin a new sequence with the state of an old one",
+            "the loss does not depend on these outputs",
+        ]
+        assert not tg.lint(loss, model, outputs=outputs, lengths=[4, 2])
+        assert tg.lint(outputs.sum(), model, outputs=outputs, lengths=[4, 2])
+
+
 # ---- indices that are out of range ----
 
 

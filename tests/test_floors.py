@@ -20,6 +20,7 @@ FLOORS = [
     ["seams", "tree", "extras"],
     ["backend"],
     ["tape"],
+    ["graph"],
     ["dispatch"],
     ["op"],
     ["ops/"],
@@ -28,10 +29,10 @@ FLOORS = [
     ["tensor"],
     ["create"],
     ["grad"],
-    ["check", "draw", "record"],
+    ["check", "draw/", "record"],
     ["replay/"],
     ["nn/", "optim/", "clip"],
-    ["bptt/", "flow/"],
+    ["bptt/", "flow/", "lint/"],
     ["tasks", "text", "io"],
     ["train"],
     ["cli", "__main__"],
@@ -167,7 +168,8 @@ FACE: dict[ModuleType, str] = {
         abs exp log sqrt sin cos tanh sigmoid relu softplus maximum minimum clip where sum mean max min var logsumexp
         cumsum reshape transpose broadcast_to expand_dims squeeze flip concatenate stack split take_along_axis pad
         matmul einsum outer softmax log_softmax cross_entropy dropout layer_norm
-        ShapeError GraphError BackendError nn optim bptt flow""",
+        ShapeError GraphError BackendError nn optim bptt flow
+        draw lint Finding Findings watching Watcher""",
     nn: """Module Linear Embedding Dropout LayerNorm Sequential Conv2d MaxPool2d RNNCell LSTMCell LSTMState
         RNN LSTM GRU Recurrent Bidirectional Stacked unroll Unrolled Recorded length_mask last mean reset
         load_torch_state_dict torch_state_dict roll_out teacher_forced greedy sample beam_search take_rows repeat_rows
@@ -191,6 +193,7 @@ def test_the_public_face_is_there(module: ModuleType, name: str) -> None:
         (tg.tensor, "data, dtype=None, backend=None, requires_grad=False"),
         (tg.grad, "outputs, inputs, grad_outputs=None, create_graph=False, retain_graph=None, allow_unused=False"),
         (tg.clip_grad_norm_, "parameters, max_norm, per_parameter=False, on_nonfinite='raise'"),
+        (tg.draw, "output, style='text', names=None, backward=False, horizon=None, fold=3, gradients=False"),
         (bptt.unroll, "cell, xs, state=None, mask=None, reverse=False, record=False"),
         (bptt.truncated, "step, xs, state, k1, k2=None, recompute=False"),
         (nn.Module.load_state_dict, "self, state, strict=True"),

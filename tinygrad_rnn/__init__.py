@@ -12,6 +12,7 @@ from .create import arange, eye, full, ones, ones_like, rand, randn, zeros, zero
 from .draw import draw
 from .grad import grad, hvp, jacobian, jvp, vjp
 from .io import CheckpointError, load, save
+from .lint import Finding, Findings, lint
 from .op import ShapeError, op
 from .ops import (
     absolute,
@@ -79,6 +80,6 @@ from .ops import (
     where,
 )
 from .ops import absolute as abs
-from .record import detect_anomaly
-from .tape import GraphError, enable_grad, is_grad_enabled, no_grad
+from .record import Watcher, detect_anomaly
+from .tape import GraphError, enable_grad, is_grad_enabled, no_grad, watching
 from .tensor import Tensor, tensor

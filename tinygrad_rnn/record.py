@@ -1,21 +1,66 @@
 """Watching the engine at work: every operation, forward and backward, can be told to a watcher.
 
-with tape.watching(Profile()) as profile:
-    loss = step(x)
-    loss.backward()
-print(profile)
+A watcher is a few lines: a class with one method, or two, and ``watching`` round what it is to see.
+
+>>> from tinygrad_rnn import Watcher, ones, sigmoid, tanh, tensor, watching
+
+A recorder, of what was done and in which time step:
+
+>>> class Recorder(Watcher):
+...     def __init__(self):
+...         self.seen = []
+...     def forward(self, op, inputs, attributes, result):
+...         self.seen.append((op.name, result.shape))
+>>> with watching(Recorder()) as recorder:
+...     y = (tanh(ones(2, requires_grad=True)) * 3).sum()
+>>> recorder.seen
+[('tanh', (2,)), ('multiply', (2,)), ('sum', ())]
+
+A timer, of the time between one operation and the next:
+
+>>> class Timer(Watcher):
+...     def __init__(self):
+...         self.seconds, self.last = {}, time.perf_counter()
+...     def backward(self, step, node, contribution):
+...         now = time.perf_counter()
+...         self.seconds[step.op.name] = self.seconds.get(step.op.name, 0) + now - self.last
+...         self.last = now
+>>> with watching(Timer()) as timer:
+...     y.backward()
+>>> list(timer.seconds)
+['sum', 'multiply', 'tanh']
+
+A trap, for gates that are shut or wide open:
+
+>>> class Saturated(Watcher):
+...     def forward(self, op, inputs, attributes, result):
+...         if op.name == "sigmoid" and abs(result.array - 0.5).max() > 0.499:
+...             raise FloatingPointError(f"a gate is saturated{whereabouts()}")
+>>> with watching(Saturated()):
+...     sigmoid(tensor([0.1, 9.0]))  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+FloatingPointError: a gate is saturated, ...
+
+``Profile`` and ``detect_anomaly`` are made in the same way. Without a watcher nothing of this costs anything.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
+from types import FrameType
 from typing import Any
+
+import numpy as np
 
 from . import backend, tape
 from .backend import Array, signature
+from .backward import walk
 from .op import Op, Step, whereabouts
 from .tape import Leaf, Node, Taped
 
@@ -62,34 +107,153 @@ class Profile(Watcher):
         return "\n".join(lines)
 
 
-class _Trap(Watcher):
+_LINES_KEPT = 1 << 18  # operations whose lines are remembered; older ones are forgotten
+
+
+class Lines(Watcher):
+    """Remembers where each operation was made: ``line_of`` finds it, and so do messages, while this watches.
+
+    >>> from tinygrad_rnn import tanh, tensor
+    >>> with tape.watching(Lines()) as lines:
+    ...     y = tanh(tensor([1.0], requires_grad=True))
+    >>> lines[y.node]  # doctest: +ELLIPSIS
+    ', ....py:...'
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[int, str] = {}  # by id of the node
+        self._uses: dict[tuple[int, str], list[str]] = defaultdict(
+            list
+        )  # by id of an input's node, and op that merges: where
+
+    def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
+        node = result.node
+        if isinstance(node, Node):
+            line = self._lines[node.id] = whereabouts()
+            if len(self._lines) > _LINES_KEPT:
+                self._lines = dict(islice(self._lines.items(), _LINES_KEPT // 2, None))
+            for name in () if op.variadic else op.merges:
+                parent = node.parents[op.inputs.index(name)]
+                if parent is not None:
+                    self._uses[parent.id, op.name].append(line)
+
+    def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
+        if step.merge is not None:
+            self._uses.pop((node.id, step.op.name), None)  # the next window is another story
+
+    def __getitem__(self, node: Node | Leaf) -> str:
+        """The time step and the line, as ``, time step 3, model.py:5``; "" for a node that was not seen."""
+        return self._lines.get(node.id, "")
+
+    def uses(self, node: Node | Leaf, op: Op) -> str:
+        """Where an operation used what a node made: the only place, or how many there are, the first and the last."""
+        lines = self._uses.get((node.id, op.name), [])
+        return (
+            "".join(lines)
+            if len(lines) < 2
+            else f": {len(lines)} uses, the first{lines[0][1:]}, the last{lines[-1][1:]}"
+        )
+
+
+def line_of(node: Node | Leaf) -> str:
+    """Where a node was made, as ``, time step 3, model.py:5``, if ``Lines`` or ``detect_anomaly`` saw it; else ""."""
+    return next((w[node] for w in tape.state.watchers if isinstance(w, Lines) and w[node]), "")
+
+
+class _Trap(Lines):
     """Raises at the first value that is not finite."""
 
     def __init__(self) -> None:
-        self.lines: dict[int, str] = {}  # by id of the node: where it was made
+        super().__init__()
+        self._now: int | None = None
+        self._count: dict[str, int] = defaultdict(int)  # by op: how often it was called in this time step
+        self._last: dict[tuple[str, int], tuple[int | None, Array]] = {}  # by op and count: a step, and what it made
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
-        where = whereabouts()
-        if result.node is not None:
-            self.lines[result.node.id] = where
+        super().forward(op, inputs, attributes, result)
+        now = tape.step_of(sys.maxsize)
+        if now != self._now:
+            self._now = now
+            self._count.clear()
+        key = op.name, self._count[op.name] if now is not None else 0
+        self._count[op.name] += 1
         if not _finite(result.array):
             names = op.inputs if not op.variadic else [f"{op.inputs[0]}[{k}]" for k in range(len(inputs))]
-            ranges = ", ".join(f"{name} {_range(x)}" for name, x in zip(names, inputs, strict=False) if x is not None)
-            born = "" if all(map(_finite, inputs)) else " (it came in with an input)"
-            raise FloatingPointError(f"{op.name} made {_range(result.array)}{born} from {ranges}{where}")
+            values = [(name, x) for name, x in zip(names, inputs, strict=False) if x is not None]
+            came = "" if all(map(_finite, inputs)) else " (it came in with an input)"
+            raise FloatingPointError(
+                f"{op.name} made {_range(result.array)}{came} from {_ranges(values)}{whereabouts()}"
+                f"{_first(result.array, values)}{self._before(*key)}{self._on_the_way_back()}"
+            )
+        self._last[key] = now, result.array
+
+    def _before(self, name: str, count: int) -> str:
+        """What the same operation made the time before, when all was finite."""
+        if (name, count) not in self._last:
+            return ""
+        step, array = self._last[name, count]
+        return f"; before that it made {_range(array)}" + ("" if step is None else f" in time step {step}")
+
+    def _on_the_way_back(self) -> str:
+        """In a backward that is recorded itself: the operation whose rule is at work."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is inspect.unwrap(walk).__code__:
+                node = frame.f_locals["node"]
+                return f"; on the way back through {node!r}{self[node]}"
+            frame = frame.f_back
+        return ""
 
     def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
-        array = contribution.array if isinstance(contribution, Taped) else contribution
+        array = _bare(contribution)
         if _finite(array):
+            super().backward(step, node, contribution)
             return
-        where = self.lines.get(node.id, "")
-        saved = ""
-        if isinstance(node, Node):
-            values = [(name, value) for name, value in node.saved.items() if hasattr(value, "dtype")]
-            saved = " from " + ", ".join(f"{name} {_range(value)}" for name, value in values) if values else ""
+        values: list[tuple[str, Any]] = []
+        came, where = "", f"on the way to {node!r}{self.uses(node, step.op)}"
+        if step.merge is None and isinstance(node, Node):
+            where = f"at {node!r}{self[node]}"
+            g = [] if node[0] is None else [("g", _bare(node[0]))]  # a graph that is kept does not hold it
+            values = [(name, x) for name, x in [*g, *node.saved.items()] if hasattr(x, "dtype")]
+            came = "" if all(_finite(x) for _, x in g) else " (it came in with the gradient g)"
+        source = f" from {_ranges(values)}" if values else ""
         raise FloatingPointError(
-            f"backward: the rule of {step.op.name} for {step.input!r} made {_range(array)}{saved}, at {node!r}{where}"
+            f"backward: the rule of {step.op.name} for {step.input!r} made {_range(array)}{came}{source}, {where}"
+            f"{_first(array, values)}"
         )
+
+
+def _bare(x: Any) -> Any:
+    return x.array if isinstance(x, Taped) else x
+
+
+def _ranges(values: list[tuple[str, Any]]) -> str:
+    return ", ".join(f"{name} {_range(x)}" for name, x in values)
+
+
+def _first(made: Array, values: list[tuple[str, Any]]) -> str:
+    """Where the first value that is not finite stands, and what stood there in inputs of a shape that fits."""
+    if not made.ndim:
+        return ""
+    finite = backend.of(made).xp.isfinite(made)
+    at = tuple(int(i) for i in np.unravel_index(int(finite.argmin()), made.shape))
+    there = [f"{name} = {float(x[_within(at, x.shape)]):.6g}" for name, x in values if _fits(x, made)]
+    row = finite[at[:-1]]
+    told = f"; first at {list(at)}, with {int(row.sum())} of the {row.size} in its row finite"
+    return told + (f", where {', '.join(there)}" if there else "")
+
+
+def _fits(x: Any, made: Array) -> bool:
+    """Whether an input broadcasts to a result's shape, so that it has an element for each of the result's."""
+    shape = getattr(x, "shape", None)
+    if shape is None or len(shape) > made.ndim:
+        return False
+    return all(n in (1, m) for n, m in zip(reversed(shape), reversed(made.shape), strict=False))
+
+
+def _within(at: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The place in a smaller array that is broadcast to this place."""
+    return tuple([i if n > 1 else 0 for i, n in zip(at[len(at) - len(shape) :], shape, strict=True)])
 
 
 def _finite(x: Any) -> bool:
@@ -113,8 +277,10 @@ def _range(x: Array) -> str:
 def detect_anomaly() -> Iterator[None]:
     """Raise FloatingPointError where the first NaN or infinity is born, forward or backward, inside this block.
 
-    The message names the operation, its inputs' ranges, the time step and the source line. It looks at every result,
-    which on a device waits for each; outside of the block it costs nothing.
+    The message names the operation, its inputs' ranges, the time step and the source line; where the first such element
+    stands, and the inputs there; and what the same operation made in the time step before, when all was still finite.
+    Backward it names the step and the line of the operation whose rule it was. It looks at every result, which on a
+    device waits for each; outside of the block it costs nothing.
 
     >>> from tinygrad_rnn import log, tensor
     >>> import warnings
@@ -122,7 +288,8 @@ def detect_anomaly() -> Iterator[None]:
     ...     warnings.simplefilter("ignore")
     ...     log(tensor([1.0, 0.0]))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    FloatingPointError: log made f32[2] in [0, 0] with 1 not finite from x f32[2] in [0, 1]...
+    FloatingPointError: log made f32[2] in [0, 0] with 1 not finite from x f32[2] in [0, 1], ...;
+    first at [1], with 1 of the 2 in its row finite, where x = 0
     """
     with tape.watching(_Trap()):
         yield

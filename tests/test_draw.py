@@ -1,0 +1,368 @@
+"""Drawings: all of the graph, once, in its place; and the same in words."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from collections import Counter
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import GraphError, Tensor, bptt, nn, tape
+from tinygrad_rnn.draw.layout import BOX_HEIGHT, DETAIL_WIDTH, Box, Layout, left_edge
+from tinygrad_rnn.draw.sketch import Item, Sketch, sketch
+from tinygrad_rnn.graph import edges_of, nodes_of
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+class Model(nn.Module):
+    def __init__(self, cell: nn.Cell) -> None:
+        self.cell, self.head = cell, nn.Linear(cell.output_size, 4)
+
+    def loss(self, steps: int, state: Any = None) -> Tensor:
+        outputs, _ = bptt.unroll(self.cell, tg.randn(steps, 2, 3), state)
+        return nn.cross_entropy(self.head(outputs), tg.zeros(steps, 2).astype(int))
+
+
+def lstm_loss(steps: int = 4) -> tuple[Model, Tensor]:
+    model = Model(nn.LSTMCell(3, 5))
+    return model, model.loss(steps)
+
+
+def plain(output: Tensor) -> Sketch:
+    return sketch(output, None, None, 0, False)
+
+
+def edges_in(picture: str, kind: str) -> Counter[tuple[int, int]]:
+    found = [p for p in ET.fromstring(picture).iter(f"{SVG}path") if p.get("class") == kind]
+    return Counter((int(p.get("data-from", "")), int(p.get("data-to", ""))) for p in found)
+
+
+def boxes_in(picture: str) -> Counter[int]:
+    groups = ET.fromstring(picture).iter(f"{SVG}g")
+    return Counter(int(g.get("data-id", "")) for g in groups if g.get("data-id"))
+
+
+def graphs() -> dict[str, Any]:
+    """Outputs with graphs of many kinds."""
+    w = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    deep = nn.GRU(3, 4, num_layers=2, bidirectional=True)
+    model, decoder = Model(nn.RNNCell(3, 5)), nn.LSTMCell(3, 5)
+    _, carried = bptt.unroll(model.cell, tg.randn(3, 2, 3))
+    _, encoded = bptt.unroll(nn.LSTMCell(3, 5), tg.randn(5, 2, 3))
+    return {
+        "two windows": model.loss(4, carried),
+        "decoder": bptt.unroll(decoder, tg.randn(2, 2, 3), encoded)[0].sum(),
+        "skips": bptt.unroll(nn.SkipThroughTime(nn.RNNCell(3, 5), (-1, -3)), tg.randn(7, 2, 3))[0].sum(),
+        "lstm": lstm_loss()[1],
+        "one step": lstm_loss(1)[1],
+        "deep": deep(tg.randn(5, 2, 3), lengths=[5, 3])[0].sum(),
+        "squares": (w * w + w).sum(),
+        "leaf alone": w,
+        "no leaf in time": bptt.unroll(nn.RNNCell(3, 2), tg.randn(3, 1, 3)).state,
+        "variadic": tg.concatenate([w, tg.ones(2, 2), w], axis=0).sum(),
+    }
+
+
+@pytest.fixture(params=list(graphs()))
+def output(request: pytest.FixtureRequest) -> Any:
+    return graphs()[request.param]
+
+
+# ---- all of it, once ----
+
+
+def test_every_node_and_every_edge_is_there_once(output: Tensor) -> None:
+    nodes = nodes_of(output)
+    edges = Counter((edge.parent.id, node.id) for node in nodes for edge in edges_of(node))
+    picture = tg.draw(output, "svg", fold=None, backward=True)
+    assert boxes_in(picture) == Counter(node.id for node in nodes)
+    assert edges_in(picture, "forward") + edges_in(picture, "state") == edges
+    assert edges_in(picture, "backward") == Counter((b, a) for a, b in edges.elements())
+    in_dot = re.findall(r"n(\d+) -> n(\d+)", tg.draw(output, "dot", fold=None))
+    assert Counter((int(a), int(b)) for a, b in in_dot) == edges
+    words = tg.draw(output, fold=None)
+    for node in nodes:
+        assert len(re.findall(rf"^ *{re.escape(repr(node))} ", words, re.MULTILINE)) == 1
+    assert sum(line.partition(" <- ")[2].count("#") for line in words.splitlines()) == sum(edges.values())
+
+
+def test_one_column_for_each_time_step() -> None:
+    _, loss = lstm_loss(5)
+    layout = Layout(plain(loss), 8)
+    assert [stripe.step for stripe in layout.stripes] == [0, 1, 2, 3, 4]
+    ends = [(stripe.x, stripe.x + stripe.width) for stripe in layout.stripes]
+    assert all(a[1] < b[0] for a, b in pairwise(ends))
+    for box in layout.boxes.values():
+        if box.column is not None:
+            stripe = layout.stripes[box.column]
+            assert box.item.step == stripe.step
+            assert stripe.x <= box.x
+            assert box.x + box.width <= stripe.x + stripe.width
+            assert stripe.y < box.y
+            assert box.y + BOX_HEIGHT < stripe.y + stripe.height
+    counts = Counter(box.column for box in layout.boxes.values() if box.column is not None)
+    assert set(counts.values()) == {15}  # of the LSTM's equations, and the slice of its input
+
+
+def test_layers_and_directions_share_the_columns() -> None:
+    deep = nn.RNN(3, 4, num_layers=2, bidirectional=True)
+    layout = Layout(plain(deep(tg.randn(3, 2, 3))[0].sum()), 8)
+    assert len(layout.stripes) == 4 * 3
+    assert len({stripe.x for stripe in layout.stripes}) == 3
+    assert len({stripe.y for stripe in layout.stripes}) == 4
+
+
+# ---- where it is ----
+
+
+def overlap(a: Box, b: Box) -> bool:
+    return abs(a.middle - b.middle) < (a.width + b.width) / 2 and abs(a.y - b.y) < BOX_HEIGHT
+
+
+def crosses(box: Box, start: tuple[float, float], end: tuple[float, float]) -> bool:
+    left, right = sorted((start[0], end[0]))
+    top, bottom = sorted((start[1], end[1]))
+    inside = left < box.x + box.width - 1 and right > box.x + 1
+    return inside and top < box.y + BOX_HEIGHT - 1 and bottom > box.y + 1
+
+
+def test_boxes_do_not_overlap_and_lines_do_not_cross_them(output: Tensor) -> None:
+    layout = Layout(plain(output), 8)
+    boxes = list(layout.boxes.values())
+    assert not any(overlap(a, b) for k, a in enumerate(boxes) for b in boxes[:k])
+    for wire in layout.wires:
+        for start, end in pairwise(wire.points):
+            assert start[0] == end[0] or start[1] == end[1]
+            assert not any(crosses(box, start, end) for box in boxes)
+        assert wire.points[0][1] == wire.parent.y + BOX_HEIGHT
+        assert wire.points[-1][1] == wire.child.y
+        for box, (x, _) in ((wire.parent, wire.points[0]), (wire.child, wire.points[-1])):
+            assert box.x <= x <= box.x + box.width
+
+
+def test_all_is_on_the_page_and_letters_are_in_their_boxes(output: Tensor) -> None:
+    layout = Layout(plain(output), 8)
+    for box in layout.boxes.values():
+        assert 0 < box.x < box.x + box.width < layout.width
+        assert 0 < box.y < box.y + BOX_HEIGHT < layout.height
+        letter = 6.62 if box.item.kind == "leaf" else 7.83  # DejaVu Sans Mono: 0.602 em, at 11 and at 13 px
+        assert letter * len(box.item.title) < box.width
+        assert DETAIL_WIDTH * len(box.item.detail) < box.width
+    for wire in layout.wires:
+        assert all(0 < x < layout.width and 0 < y < layout.height for x, y in wire.points)
+
+
+def test_lines_of_different_boxes_share_no_stretch_sideways(output: Tensor) -> None:
+    layout = Layout(plain(output), 8)
+    sideways = [
+        (a[1], *sorted((a[0], b[0])), wire.parent)
+        for wire in layout.wires
+        for a, b in pairwise(wire.points)
+        if a[0] != b[0]
+    ]
+    for k, (y, left, right, parent) in enumerate(sideways):
+        for other_y, other_left, other_right, other in sideways[:k]:
+            assert parent is other or y != other_y or right <= other_left or other_right <= left
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=12))
+def test_tracks_are_as_few_as_can_be(spans: list[tuple[int, int]]) -> None:
+    items = [Item(k, "", "", "", "") for k in range(len(spans))]
+    tracks = left_edge({item: [float(x) for x in span] for item, span in zip(items, spans, strict=True)})
+    through = [sum(min(span) <= x <= max(span) for span in spans) for x in range(21)]
+    assert len(set(tracks.values())) == max(through)
+    for a, b in combinations(range(len(spans)), 2):
+        if tracks[items[a]] == tracks[items[b]]:
+            assert max(spans[a]) < min(spans[b]) or max(spans[b]) < min(spans[a])
+
+
+# ---- names, constants, folding ----
+
+
+def test_names_come_from_a_module_a_mapping_or_pairs() -> None:
+    model, loss = lstm_loss()
+    for names in (model, dict(model.named_parameters()), model.named_parameters()):
+        assert ">cell.weight_hh<" in tg.draw(loss, "svg", names=names)
+    w = tg.ones(2, requires_grad=True)
+    h = w.tanh()
+    assert "tanh#" in tg.draw(h.sum(), names={"h": h})
+    assert " h <- " in tg.draw(h.sum(), names={"h": h}) or " h f32[2]" in tg.draw(h.sum(), names={"h": h})
+
+
+def test_names_are_escaped() -> None:
+    w = tg.ones(2, requires_grad=True)
+    name = 'a<b & "c"\n\\'
+    picture = tg.draw((w * 2).sum(), "svg", names={name: w})
+    titles = [text.text for text in ET.fromstring(picture).iter(f"{SVG}text")]
+    assert name in titles
+    assert r'label="a<b & \"c\"\n\\\nf32[2]"' in tg.draw((w * 2).sum(), "dot", names={name: w})
+
+
+def test_a_ring_where_a_constant_enters() -> None:
+    """The state of the first step has no history, those of the others have; an absent bias is no constant."""
+    model = Model(nn.LSTMCell(3, 5, bias=False))
+    words = tg.draw(model.loss(3))
+    before, first, second, *_ = re.split(r"time step \d\n", words)
+    assert "constant x" in before
+    assert first.count("constant") == 2
+    assert second.count("constant") == 0
+    assert "bias" not in words
+    rings = [g for g in ET.fromstring(tg.draw(model.loss(3), "svg")).iter(f"{SVG}g") if g.get("class") == "constant"]
+    assert len(rings) == 4  # and the targets
+
+
+def test_a_long_time_is_folded() -> None:
+    model, loss = lstm_loss(1000)
+    picture = tg.draw(loss, "svg", names=model, fold=2)
+    assert len(picture) < 100_000
+    assert "996 steps" in picture
+    assert [t.text for t in ET.fromstring(picture).iter(f"{SVG}text") if t.get("class") == "time"] == [
+        "t = 0",
+        "t = 1",
+        None,
+        "t = 998",
+        "t = 999",
+    ]
+    words = tg.draw(loss)
+    assert "994 time steps left out <- " in words
+    assert len(words.splitlines()) < 130
+    assert tg.draw(loss, "dot").count("cluster") == 7
+    made = sketch(loss, None, 2, 0, True)
+    (fold,) = [item for item in made.items if item.kind == "fold"]
+    assert {link.parent.step for link in made.links if link.child is fold} == {None, 1}
+    assert {link.child.step for link in made.links if link.parent is fold} == {None, 998}
+    assert all(link.norm is not None for link in made.links if link.child.kind != "fold")
+
+
+@pytest.mark.parametrize(("steps", "shown"), [(7, 7), (8, 7), (20, 7)])
+def test_one_step_alone_is_not_folded(steps: int, shown: int) -> None:
+    _, loss = lstm_loss(steps)
+    assert tg.draw(loss, "dot").count("cluster") == shown
+
+
+def test_all_but_one_end_can_be_folded() -> None:
+    _, loss = lstm_loss(5)
+    assert "5 time steps left out" in tg.draw(loss, fold=0)
+    ET.fromstring(tg.draw(loss, "svg", fold=0))
+
+
+# ---- truncation and gradients ----
+
+
+def test_what_a_horizon_cuts_is_dashed() -> None:
+    """The dashed edges are those over which nothing flows: the others bring all of the gradient."""
+    cell = nn.RNNCell(3, 5)
+    marks = []
+    h: Any = cell.initial_state(tg.zeros(2, 5))
+    xs = tg.randn(4, 2, 3)
+    with tape.timeline() as mark:
+        for t in range(4):
+            marks.append(mark(t))
+            _, h = cell(xs[t], h)
+    loss = h.sum()
+    picture = tg.draw(loss, "svg", horizon=marks[2], backward=True)
+    cut, back = edges_in(picture, "cut"), edges_in(picture, "backward")
+    ids = [node.id for node in nodes_of(loss) if isinstance(node, tape.Node)]
+    assert {b for _, b in back} >= {id for id in ids[:-1] if id >= marks[2]}
+    assert all(a >= marks[2] and (b >= marks[2] or b not in ids) for a, b in back)
+    assert {b for a, b in cut if a in ids and a < marks[2] <= b}  # the state's own edge
+    assert sum(cut.values()) + sum(back.values()) == sum(len(edges_of(node)) for node in nodes_of(loss))
+    assert "(cut)" in tg.draw(loss, horizon=marks[2])
+    assert "style=dashed" in tg.draw(loss, "dot", horizon=marks[2])
+    assert not edges_in(tg.draw(loss, "svg"), "cut")
+    assert not edges_in(tg.draw(loss, "svg", horizon=0), "cut")
+
+
+def test_norms_are_those_of_single_uses() -> None:
+    """Of a weight that is used in every step too, though backward merges its uses: against the closed form."""
+    u = tg.tensor([[0.5]], dtype="float64", requires_grad=True)
+    h = tg.tensor([[1.0]], dtype="float64")
+    with tape.timeline() as mark:
+        for t in range(4):
+            mark(t)
+            h = tg.linear(h, u)
+    made = sketch(h.sum(), {"u": u}, None, 0, True)
+    uses = {link.child.step: link.norm for link in made.links if link.parent.kind == "leaf"}
+    assert uses == pytest.approx(dict.fromkeys(range(4), 0.5**3))  # h_4 = u^4, and each use gives u^3 of 4 u^3
+    states = {link.child.step: link.norm for link in made.links if link.input == "x" and link.child.step}
+    assert states == pytest.approx({t: 0.5 ** (3 - t) * 0.5 for t in (1, 2, 3)})
+    assert "|g| 0.125" in tg.draw(h.sum(), gradients=True)
+    assert 'tooltip="gradient 0.125"' in tg.draw(h.sum(), "dot", gradients=True)
+
+
+def test_norms_over_all_uses_add_up_to_the_gradient() -> None:
+    """Of one row each, where contributions to different rows cannot cancel."""
+    x = tg.tensor(np.arange(6.0).reshape(3, 2), requires_grad=True)
+    loss = sum(((x[t] * (t + 1)).sum() for t in range(3)), tg.tensor(0.0))
+    made = sketch(loss, None, None, 0, True)
+    norms = [link.norm for link in made.links if link.parent.kind == "leaf"]
+    assert norms == pytest.approx([2**0.5, 2 * 2**0.5, 3 * 2**0.5])
+
+
+def test_drawing_gradients_leaves_no_trace() -> None:
+    model, loss = lstm_loss()
+    picture = tg.draw(loss, "svg", gradients=True, backward=True)
+    assert all(p.grad is None for p in model.parameters())
+    assert len(set(re.findall(r'class="backward".*?stroke-width="([\d.]+)"', picture))) > 5
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_backward_in_words_goes_from_new_to_old() -> None:
+    w = tg.ones(2, requires_grad=True)
+    *_, backward, third, second, first = tg.draw((w.tanh() * w).sum(), names={"w": w}, backward=True).splitlines()
+    assert backward == "backward"
+    assert [line.split("#")[0].strip() for line in (third, second, first)] == ["sum", "multiply", "tanh"]
+    assert first.endswith("=> w")
+
+
+# ---- what cannot be drawn ----
+
+
+def test_a_graph_that_is_gone_cannot_be_drawn() -> None:
+    model, loss = lstm_loss()
+    loss.backward()
+    with pytest.raises(GraphError, match=r"draw: the graph behind mean#\d+ \[\] was freed by backward; draw before it"):
+        tg.draw(loss)
+    with pytest.raises(GraphError, match=r"draw: .* has no history"):
+        tg.draw(tg.ones(3))
+    with pytest.raises(GraphError, match="is not a scalar"):
+        tg.draw(model.head(tg.ones(5)), gradients=True)
+
+
+def test_bad_arguments_are_named() -> None:
+    loss = tg.ones(3, requires_grad=True).sum()
+    with pytest.raises(ValueError, match="'text', 'dot' or 'svg', not 'png'"):
+        tg.draw(loss, "png")
+    with pytest.raises(ValueError, match=r"fold .* not -1"):
+        tg.draw(loss, fold=-1)
+
+
+def test_a_notebook_shows_the_picture() -> None:
+    loss = tg.ones(3, requires_grad=True).sum()
+    picture: Any = tg.draw(loss, "svg")
+    assert picture._repr_svg_() == picture
+    assert isinstance(picture, str)
+    words: Any = tg.draw(loss)
+    assert words._repr_svg_() is None
+    assert repr(words) == words
+
+
+@pytest.mark.parametrize("name", ["unrolled_lstm", "truncated_rnn"])
+def test_the_pictures_of_the_documentation_are_those_of_this_code(name: str) -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    drawings = runpy.run_path(str(docs / "make_drawings.py"))
+    kept = (docs / "images" / f"{name}.svg").read_text(encoding="utf-8")
+    made, kept = (re.sub(r'#\d+|-(id|from|to)="\d+"', "", picture) for picture in (drawings[name](), kept))
+    assert made == kept.rstrip("\n")

@@ -1,0 +1,62 @@
+"""Drawing the graph behind a tensor, one column for each time step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..tensor import Tensor
+from .sketch import sketch
+from .svg import svg
+from .text import dot, text
+
+_STYLES = {"text": text, "dot": dot, "svg": svg}
+
+
+class Drawing(str):
+    """A drawing as text, which shows itself: as a picture in a notebook if it is SVG, and line by line if not."""
+
+    __repr__ = str.__str__
+
+    def _repr_svg_(self) -> str | None:
+        return str(self) if self.startswith("<svg") else None
+
+
+def draw(
+    output: Tensor,
+    style: str = "text",
+    *,
+    names: Any = None,
+    backward: bool = False,
+    horizon: int | None = None,
+    fold: int | None = 3,
+    gradients: bool = False,
+) -> Drawing:
+    """The graph behind a tensor, before backward frees it: time from left to right, depth from top to bottom.
+
+    style: "svg", a picture that needs no other program; "dot", for Graphviz; "text", one line for each operation.
+    names: a module, or names and tensors as ``named_parameters()`` gives them, for the boxes.
+    backward: also show the way back, in another colour.
+    horizon: a ``tape.mark()``; links that ``backward(horizon=...)`` does not follow are dashed, "(cut)" in text.
+    fold: how many time steps are kept at either end of a long time; None keeps all.
+    gradients: run a backward, which touches no ``.grad`` and keeps the graph, and give each link the norm of the
+        gradient that this one use sends back: as the width of its line, on a logarithmic scale, or in words.
+
+    A ring, or "constant" in text, stands where an input without a history enters: a detached state, for one. Time steps
+    are those that ``unroll`` marks, or a loop in ``tape.timeline``.
+
+    Returns a string. Raises ValueError for other styles or a negative fold, and GraphError if there is no graph, or if
+    backward has freed it.
+
+    >>> from tinygrad_rnn import tanh, tensor
+    >>> w = tensor([0.5, 2.0], requires_grad=True)
+    >>> draw((tanh(w) * w).sum(), names={"w": w})  # doctest: +ELLIPSIS
+    w f32[2]
+    tanh#... f32[2] <- w
+    multiply#... f32[2] <- tanh#..., w
+    sum#... f32[] <- multiply#...
+    """
+    if style not in _STYLES:
+        raise ValueError(f"draw: the style is 'text', 'dot' or 'svg', not {style!r}")
+    if fold is not None and fold < 0:
+        raise ValueError(f"draw: fold is how many time steps to keep at either end, or None for all, not {fold}")
+    return Drawing(_STYLES[style](sketch(output, names, fold, horizon or 0, gradients), backward))

@@ -1,0 +1,192 @@
+"""What a drawing shows, before anybody says where: boxes and links, with the middle of a long time folded away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import hypot
+from typing import Any
+
+from .. import backend
+from ..backend import signature
+from ..backward import walk
+from ..graph import Edge, edges_of, nodes_of, stretches
+from ..ops.shape import unbroadcast
+from ..tape import Leaf, Node
+from ..tensor import Tensor, seed
+
+
+@dataclass(eq=False)
+class Item:
+    """One box: an operation, a leaf, or what stands for all the time steps that are left out."""
+
+    id: int
+    title: str
+    detail: str
+    kind: str  # the file of ops/ that holds the operation; "leaf" or "fold"
+    label: str  # what names it in text
+    step: int | None = None
+    constants: list[str] = field(default_factory=list)  # inputs without a history
+
+
+@dataclass(eq=False)
+class Link:
+    """What flows from one item to another, and whether a gradient flows back."""
+
+    parent: Item
+    child: Item
+    input: str
+    followed: bool = True
+    norm: float | None = None  # of the gradient that flows back
+
+
+@dataclass
+class Band:
+    """What happened one after the other: a loop over time, with its items by step, or what is outside of any."""
+
+    items: list[Item]
+    columns: dict[int, list[Item]]
+
+
+@dataclass
+class Sketch:
+    """All of a drawing: the leaves, the bands from the oldest on, and the links."""
+
+    leaves: list[Item]
+    bands: list[Band]
+    links: list[Link]
+    hidden: tuple[int, ...]  # the time steps that are left out
+
+    @property
+    def items(self) -> list[Item]:
+        """Every box."""
+        return self.leaves + [item for band in self.bands for item in band.items]
+
+
+def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients: bool) -> Sketch:
+    """Boxes and links of the graph behind a tensor; see ``draw`` for the arguments."""
+    nodes = nodes_of(output)
+    known = _names(names)
+    loops = stretches(nodes)
+    hidden = _folded(sorted({step for loop in loops for step in loop.steps}), fold)
+    boxes: dict[int, Item] = {n.id: _leaf(n, known.get(n, "")) for n in nodes if isinstance(n, Leaf)}
+    made = Sketch(list(boxes.values()), [], [], hidden)
+    for k, loop in enumerate(loops):
+        count = len(set(hidden) & loop.steps.keys())
+        pill = Item(-k - 1, "\u22ef", f"{count} steps", "fold", f"{count} time steps left out", min(hidden, default=0))
+        band = Band([], {})
+        for step, members in loop.steps.items() if loop.steps else [(None, loop.nodes)]:
+            if step in hidden:
+                boxes |= {node.id: pill for node in members}
+            else:
+                boxes |= {node.id: _operation(node, step, known.get(node, "")) for node in members}
+        for item in dict.fromkeys(boxes[node.id] for node in loop.nodes):
+            band.items.append(item)
+            if item.step is not None:
+                band.columns.setdefault(item.step, []).append(item)
+        made.bands.append(band)
+    cotangents = _cotangents(output, nodes, horizon) if gradients else {}
+    made.links.extend(_links(nodes, boxes, _followed(nodes, horizon), cotangents))
+    return made
+
+
+def _names(names: Any) -> dict[Any, str]:
+    """The name of each node, from a module, a mapping, or pairs of name and tensor."""
+    if names is None:
+        return {}
+    pairs: Iterable[tuple[str, Any]]
+    if hasattr(names, "named_parameters"):
+        pairs = names.named_parameters()
+    else:
+        pairs = names.items() if isinstance(names, Mapping) else names
+    return {tensor.node: name for name, tensor in pairs if tensor.node is not None}
+
+
+def _folded(steps: Sequence[int], fold: int | None) -> tuple[int, ...]:
+    """The steps that are left out, if those are at least two."""
+    if fold is None or len(steps) < 2 * fold + 2:
+        return ()
+    return tuple(steps[fold : len(steps) - fold])
+
+
+def _leaf(node: Leaf, name: str) -> Item:
+    return Item(node.id, name or repr(node), signature(node), "leaf", name or repr(node))
+
+
+_SIGNS = {"add": "+", "subtract": "\u2212", "multiply": "\u00d7", "divide": "\u00f7", "sigmoid": "\u03c3"}
+_SQUASHING = ("sigmoid", "tanh", "relu", "softplus", "softmax")
+
+
+def _operation(node: Node, step: int | None, name: str) -> Item:
+    op = node.plan.op
+    kind = "squash" if op.name in _SQUASHING else op.kernel.__module__.rpartition(".")[2]
+    inputs = op.inputs if not op.variadic else [f"{op.inputs[0]}[{k}]" for k in range(len(node.parents))]
+    constants = [  # of an optional input nobody knows whether it was there
+        input for input, parent in zip(inputs, node.parents, strict=True) if parent is None and input not in op.optional
+    ]
+    label = f"{node!r} {name}".rstrip()
+    return Item(node.id, _SIGNS.get(op.name, op.name), name or signature(node), kind, label, step, constants)
+
+
+def _rules(node: Node | Leaf) -> dict[int, Any]:
+    """By the place of an input among a node's items: the step that gives its gradient."""
+    if isinstance(node, Leaf):
+        return {}
+    return dict(node.plan.every(node) if node.plan.variadic else node.plan.steps)
+
+
+def _followed(nodes: Sequence[Node | Leaf], horizon: int) -> set[tuple[int, int]]:
+    """The edges that backward takes, as (child's id, place), if it enters no node older than the horizon."""
+    entered, taken = {nodes[-1].id}, set()
+    for node in reversed(nodes):
+        if node.id in entered:
+            rules = _rules(node)
+            for edge in edges_of(node):
+                if edge.place in rules and (isinstance(edge.parent, Leaf) or edge.parent.id >= horizon):
+                    entered.add(edge.parent.id)
+                    taken.add((node.id, edge.place))
+    return taken
+
+
+def _cotangents(output: Tensor, nodes: Sequence[Node | Leaf], horizon: int) -> dict[Node | Leaf, Any]:
+    """The gradient of the output for each node; no ``.grad`` is touched, and the graph is kept."""
+    assert output.node is not None
+    return walk([(output.node, seed(output, None, False))], targets=frozenset(nodes), horizon=horizon, retain=True)
+
+
+def _links(
+    nodes: Sequence[Node | Leaf],
+    boxes: Mapping[int, Item],
+    followed: set[tuple[int, int]],
+    cotangents: Mapping[Node | Leaf, Any],
+) -> Iterator[Link]:
+    """One link for each edge between boxes; those that enter or leave what is folded are joined."""
+    joined: dict[tuple[Item, Item], Link] = {}
+    for node in nodes:
+        for edge in edges_of(node):
+            parent, child = boxes[edge.parent.id], boxes[node.id]
+            if parent is child:
+                continue
+            taken = (node.id, edge.place) in followed
+            # Into the fold go all uses of the weights, and a dense gradient for each would take long: only states do.
+            shown = child.kind != "fold" or parent.step is not None
+            norm = _norm(edge, cotangents[node]) if cotangents and taken and shown else None
+            link = Link(parent, child, edge.input, taken, norm)
+            if "fold" not in (parent.kind, child.kind):
+                yield link
+            elif (parent, child) not in joined:
+                joined[parent, child] = link
+            else:
+                together = joined[parent, child]
+                together.followed |= taken
+                together.norm = norm if together.norm is None else hypot(together.norm, norm or 0)
+    yield from joined.values()
+
+
+def _norm(edge: Edge, cotangent: Any) -> float:
+    """The norm of what this one use sends back, also where backward merges several uses."""
+    arguments = list(edge.child)
+    arguments[:2] = cotangent, edge.place - edge.child.plan.base
+    step = _rules(edge.child)[edge.place]
+    g = unbroadcast(step.function(*step.pick(arguments)), edge.parent.shape)
+    return float(backend.of(g).xp.sqrt((g * g).sum()))

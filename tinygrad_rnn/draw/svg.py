@@ -1,0 +1,137 @@
+"""A layout as SVG that stands on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from math import copysign, log10
+
+from .layout import BOX_HEIGHT, Box, Layout, Point, Stripe, Wire
+from .sketch import Sketch
+
+FILLS = {  # by kind: ground and rim
+    "leaf": ("#fff3c4", "#d9a400"),
+    "linear": ("#d6e6fb", "#3b78c4"),
+    "squash": ("#fddcc9", "#d9703a"),
+    "elementwise": ("#ffffff", "#8a94a3"),
+    "reduce": ("#e7dcf7", "#8558c2"),
+    "nn": ("#e7dcf7", "#8558c2"),
+    "fold": ("#eef0f3", "#b3bac4"),
+}
+OTHER = ("#e6efe6", "#7d9c80")
+COLOURS = {"forward": "#6b7684", "state": "#1d4f91", "backward": "#d1345b", "cut": "#a0a8b3"}  # of links
+RADIUS = 5.0  # of corners
+_STYLE = """text{font-family:"DejaVu Sans Mono",Menlo,Consolas,monospace;text-anchor:middle;fill:#1f2733}
+.title{font-size:13px;font-weight:600}.leaf .title{font-size:11px}.detail{font-size:9px;fill:#5b6776}
+.time{font-size:11px;text-anchor:start;fill:#7a8594}path{fill:none;stroke-linejoin:round}"""
+
+
+def svg(sketch: Sketch, backward: bool) -> str:
+    """The drawing as text that begins with <svg."""
+    layout = Layout(sketch, pitch=12.0 if backward else 8.0)
+    widths = _widths([wire.link.norm for wire in layout.wires])
+    size = (
+        f'width="{layout.width:.0f}" height="{layout.height:.0f}" viewBox="0 0 {layout.width:.0f} {layout.height:.0f}"'
+    )
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
+        f"<style>{_STYLE}</style><defs>{''.join(map(_arrow, COLOURS))}</defs>",
+        '<rect width="100%" height="100%" rx="8" fill="#fff"/>',
+        *(_stripe(stripe, sketch.hidden) for stripe in layout.stripes),
+        *(line for wire, width in zip(layout.wires, widths, strict=True) for line in _lines(wire, width, backward)),
+        *(_stub(*constant) for constant in layout.constants),
+        *(_box(box) for box in layout.boxes.values()),
+        "</svg>",
+    ]
+    return "\n".join(parts)
+
+
+def _arrow(name: str) -> str:
+    return (
+        f'<marker id="{name}" markerUnits="userSpaceOnUse" markerWidth="8" markerHeight="8" refX="7" refY="4" '
+        f'orient="auto"><path d="M0 0.8L8 4L0 7.2z" style="fill:{COLOURS[name]}"/></marker>'
+    )
+
+
+def _widths(norms: Sequence[float | None]) -> list[float | None]:
+    """Widths from 0.8 to 6 by the logarithm of the norms, over at most eight powers of ten."""
+    logs = [log10(norm) for norm in norms if norm]
+    top = max(logs, default=0.0)
+    span = max(top - max(min(logs, default=0.0), top - 8), 1e-9)
+    return [None if n is None else 0.8 + 5.2 * max(0.0, 1 - (top - log10(n)) / span) if n else 0.4 for n in norms]
+
+
+def _stripe(stripe: Stripe, hidden: Sequence[int]) -> str:
+    folded = stripe.step in hidden
+    text = "" if folded else f"t = {stripe.step}"
+    return (
+        f'<rect x="{stripe.x:.1f}" y="{stripe.y:.1f}" width="{stripe.width:.1f}" height="{stripe.height:.1f}" rx="8" '
+        f'fill="{"#fafbfc" if folded else "#f3f5f8"}" class="step"/>'
+        f'<text x="{stripe.x + 6:.1f}" y="{stripe.y + stripe.height - 6:.1f}" class="time">{text}</text>'
+    )
+
+
+def _lines(wire: Wire, width: float | None, backward: bool) -> Iterator[str]:
+    link = wire.link
+    told = f"{link.parent.label} \u2192 {link.child.label} ({link.input})"
+    if link.norm is not None:
+        told += f", gradient {link.norm:.3g}"
+    between_steps = None not in (link.parent.step, link.child.step) and link.parent.step != link.child.step
+    kind = "cut" if not link.followed else "state" if between_steps else "forward"
+    plain = 1.9 if kind == "state" else 1.2
+    width = plain if width is None else width
+    yield _path(wire.points, kind, plain if backward else width, told, link.parent.id, link.child.id)
+    if backward and link.followed:
+        points = [(x + 4, y + 4) for x, y in reversed(wire.points)]
+        points[0], points[-1] = (points[0][0], wire.points[-1][1]), (points[-1][0], wire.points[0][1])
+        yield _path(points, "backward", width, told, link.child.id, link.parent.id)
+
+
+def _path(points: Sequence[Point], kind: str, width: float, told: str, start: int, end: int) -> str:
+    look = f'stroke="{COLOURS[kind]}"' + (' stroke-dasharray="5 4"' if kind == "cut" else "")
+    return (
+        f'<path class="{kind}" data-from="{start}" data-to="{end}" d="{_rounded(points)}" {look} '
+        f'stroke-width="{width:.2f}" marker-end="url(#{kind})"><title>{escape(told)}</title></path>'
+    )
+
+
+def _rounded(points: Sequence[Point]) -> str:
+    """Straight lines with round corners."""
+    way = [points[0]]
+    for point in points[1:]:
+        if abs(point[0] - way[-1][0]) + abs(point[1] - way[-1][1]) > 0.1:
+            way.append(point)
+    parts = [f"M{way[0][0]:.1f} {way[0][1]:.1f}"]
+    for before, corner, after in zip(way, way[1:], way[2:], strict=False):
+        parts.append("L{:.1f} {:.1f}".format(*_towards(corner, before)))
+        parts.append("Q{:.1f} {:.1f} {:.1f} {:.1f}".format(*corner, *_towards(corner, after)))
+    return "".join(parts) + f"L{way[-1][0]:.1f} {way[-1][1]:.1f}"
+
+
+def _towards(corner: Point, other: Point) -> Point:
+    """A little way from a corner; the lines run along the axes."""
+    moves = [other[k] - corner[k] for k in (0, 1)]
+    x, y = [corner[k] + copysign(min(RADIUS, abs(moves[k]) / 2), moves[k]) * (moves[k] != 0) for k in (0, 1)]
+    return x, y
+
+
+def _stub(box: Box, x: float, input: str) -> str:
+    """A ring where a constant enters."""
+    cut = COLOURS["cut"]
+    return (
+        f'<g class="constant"><path d="M{x:.1f} {box.y - 6:.1f}V{box.y:.1f}" stroke="{cut}" stroke-width="1.2"/>'
+        f'<circle cx="{x:.1f}" cy="{box.y - 8.5:.1f}" r="2.5" fill="#fff" stroke="{cut}" stroke-width="1.2"/>'
+        f"<title>{escape(input)} of {escape(box.item.label)} is a constant: no gradient leaves here</title></g>"
+    )
+
+
+def _box(box: Box) -> str:
+    ground, rim = FILLS.get(box.item.kind, OTHER)
+    told = escape(f"{box.item.label} {box.item.detail}")
+    return (
+        f'<g class="box {box.item.kind}" data-id="{box.item.id}"><title>{told}</title>'
+        f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{BOX_HEIGHT:.0f}" rx="6" '
+        f'fill="{ground}" stroke="{rim}"/>'
+        f'<text x="{box.middle:.1f}" y="{box.y + 15:.1f}" class="title">{escape(box.item.title)}</text>'
+        f'<text x="{box.middle:.1f}" y="{box.y + 27:.1f}" class="detail">{escape(box.item.detail)}</text></g>'
+    )

@@ -1,0 +1,75 @@
+"""A sketch in words, and in the language of Graphviz."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from .sketch import Item, Link, Sketch
+
+
+def text(sketch: Sketch, backward: bool) -> str:
+    """One line for each box, with what it was made from; ``backward``: where each sends a gradient, newest first."""
+    entering: dict[Item, list[str]] = defaultdict(list)
+    for link in sketch.links:
+        entering[link.child].append(_told(link, link.parent) + ("" if link.followed else " (cut)"))
+    lines = [f"{item.label} {item.detail}" for item in sketch.leaves]
+    for step, items in _by_step(sketch):
+        if step is not None:
+            lines.append(f"time step {step}" if step not in sketch.hidden else "...")
+        for item in items:
+            source = ", ".join([*entering[item], *(f"constant {name}" for name in item.constants)])
+            indent = "  " if step is not None else ""
+            lines.append(
+                f"{indent}{item.label}" + f" {item.detail}" * (item.kind != "fold") + f" <- {source}" * bool(source)
+            )
+    return "\n".join([*lines, *(_backward(sketch) if backward else [])])
+
+
+def _backward(sketch: Sketch) -> list[str]:
+    sent: dict[Item, list[str]] = defaultdict(list)
+    for link in sketch.links:
+        if link.followed:
+            sent[link.child].append(_told(link, link.parent))
+    return [
+        "backward",
+        *(f"  {item.label} => {', '.join(sent[item])}" for item in reversed(sketch.items) if sent[item]),
+    ]
+
+
+def _told(link: Link, item: Item) -> str:
+    return item.label + ("" if link.norm is None else f" |g| {link.norm:.3g}")
+
+
+def _by_step(sketch: Sketch) -> list[tuple[int | None, Sequence[Item]]]:
+    return [cell for band in sketch.bands for cell in (band.columns.items() or [(None, band.items)])]
+
+
+def dot(sketch: Sketch, backward: bool) -> str:
+    """A digraph with one cluster for each time step of each loop."""
+    lines = ["digraph {", "  rankdir=TB; node [shape=box, fontname=monospace];"]
+    lines += [f'  {_node(item)}, style=filled, fillcolor="#fff3c4"];' for item in sketch.leaves]
+    for k, (step, items) in enumerate(_by_step(sketch)):
+        boxes = [f"  {_node(item)}];" for item in items]
+        if step is not None:
+            title = f"time step {step}" if step not in sketch.hidden else "..."
+            boxes = [f'  subgraph cluster_{k} {{ label="{title}"; color=gray;', *(f"  {box}" for box in boxes), "  }"]
+        lines += boxes
+    for link in sketch.links:
+        looks = [] if link.followed else ["style=dashed"]
+        if link.norm is not None:
+            looks.append(f'tooltip="gradient {link.norm:.3g}"')
+        parent, child, shown = _name(link.parent), _name(link.child), f" [{', '.join(looks)}]" if looks else ""
+        lines.append(f"  {parent} -> {child}{shown};")
+        if backward and link.followed:
+            lines.append(f'  {child} -> {parent} [color="#d1345b", constraint=false];')
+    return "\n".join([*lines, "}"])
+
+
+def _name(item: Item) -> str:
+    return f"n{item.id}" if item.id >= 0 else f"fold{-item.id}"
+
+
+def _node(item: Item) -> str:
+    label = f"{item.label}\n{item.detail}".replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'{_name(item)} [label="{label}"'

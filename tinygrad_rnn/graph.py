@@ -1,0 +1,92 @@
+"""Reading the tape: the nodes behind a tensor, the edges between them, and the stretches of time that they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from .tape import GraphError, Leaf, Node, Taped, step_of
+
+
+class Edge(NamedTuple):
+    """One input of an operation that came from another operation, or from a leaf."""
+
+    parent: Node | Leaf
+    child: Node
+    place: int  # of the parent among the child's items
+
+    @property
+    def input(self) -> str:
+        """The name of the input in the kernel; of ``*xs``, with its position."""
+        k, names = self.place - self.child.plan.base, self.child.plan.op.inputs
+        return f"{names[0]}[{k}]" if self.child.plan.op.variadic else names[k]
+
+
+def edges_of(node: Node | Leaf) -> list[Edge]:
+    """The edges that enter a node; a leaf has none, nor has a node that backward has freed."""
+    if isinstance(node, Leaf) or not node:
+        return []
+    base = node.plan.base
+    return [Edge(parent, node, base + k) for k, parent in enumerate(node.parents) if parent is not None]
+
+
+def reachable(
+    roots: Iterable[Node | Leaf], *, without: frozenset[Node | Leaf] = frozenset(), horizon: int = 0
+) -> list[Node | Leaf]:
+    """All nodes that lead to the roots, oldest first; the way ends at what was freed.
+
+    It avoids some nodes, and those that were made before the horizon, roots and leaves excepted.
+    """
+    found: dict[int, Node | Leaf] = {}
+    ahead = list(roots)
+    while ahead:
+        node = ahead.pop()
+        if node.id not in found and node not in without:
+            found[node.id] = node
+            parents = [edge.parent for edge in edges_of(node)]
+            ahead += [p for p in parents if isinstance(p, Leaf) or p.id >= horizon]
+    return [found[id] for id in sorted(found)]
+
+
+def nodes_of(output: Taped, who: str = "draw") -> list[Node | Leaf]:
+    """All nodes that lead to a tensor, oldest first; GraphError if there is none, or if backward has freed them."""
+    if output.node is None:
+        raise GraphError(f"{who}: {output!r} has no history; no input of it requires a gradient, or it was detached")
+    nodes = reachable([output.node])
+    for node in nodes:
+        if isinstance(node, Node) and not node:
+            raise GraphError(
+                f"{who}: the graph behind {node.origin} was freed by backward; {who} before it, or call "
+                "backward(retain_graph=True)"
+            )
+    return nodes
+
+
+class Stretch(NamedTuple):
+    """Nodes that were made one after the other: all within time steps, or all outside of any."""
+
+    steps: dict[int, list[Node]]  # by time step, in the order in which they were gone through; empty outside
+    nodes: list[Node]
+
+
+def stretches(nodes: Sequence[Node | Leaf]) -> list[Stretch]:
+    """The operations among some nodes, oldest first, cut wherever a loop over time begins or ends.
+
+    A time step that comes again, after others, begins a new loop: another layer, another direction, another window.
+    """
+    found: list[Stretch] = []
+    previous: int | None = None
+    for node, step in _with_steps(nodes):
+        stretch = found[-1] if found else None
+        if stretch is None or bool(stretch.steps) != (step is not None) or (step != previous and step in stretch.steps):
+            stretch = Stretch({}, [])
+            found.append(stretch)
+        if step is not None:
+            stretch.steps.setdefault(step, []).append(node)
+        stretch.nodes.append(node)
+        previous = step
+    return found
+
+
+def _with_steps(nodes: Sequence[Node | Leaf]) -> Iterator[tuple[Node, int | None]]:
+    return ((node, step_of(node.id)) for node in nodes if isinstance(node, Node))

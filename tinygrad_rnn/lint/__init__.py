@@ -1,0 +1,81 @@
+"""Mistakes that everybody makes with recurrent networks, found in the graph of a loss before backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..graph import reachable
+from ..nn.sequences import bare_array, time_major
+from ..tensor import Tensor
+from .contents import double, padding, parameters, softmax_twice
+from .finding import Case, Finding, Findings
+from .windows import freed, history, not_reset, older_window, overwritten
+
+_CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
+    history,
+    freed,
+    overwritten,
+    older_window,
+    not_reset,
+    parameters,
+    padding,
+    softmax_twice,
+    double,
+)
+
+
+def lint(
+    loss: Tensor,
+    model: Any = None,
+    *,
+    outputs: Tensor | None = None,
+    mask: Any = None,
+    lengths: Any = None,
+    batch_first: bool = False,
+    state: Any = None,
+    starts: Any = None,
+    initial: Any = None,
+    horizon: int | None = None,
+) -> Findings:
+    """What is probably wrong with a loss, told before backward: each time what, where, why, and how to mend it.
+
+    Always: a state that still holds an older window, a loss without history or that is not finite, saved arrays that
+    were overwritten, softmax before cross-entropy, float64 among float32. The rest needs to be told more:
+
+    model: a module, of which parameters get no gradient, are cut off by ``detach``, are not finite, or still hold the
+        gradient of an earlier backward.
+    outputs, with mask or lengths: what the loss was computed from, (T, B, ...), and which of its steps are real, as for
+        ``unroll``: whether padding reaches the loss, by a gradient that touches no ``.grad``, and whether a mean counts
+        it, by the operations ``mean`` and division by the number of all steps.
+    state, starts, initial: the state that was carried into this window, which rows (B,) begin a new sequence, and what
+        those should begin with, 0 if None: whether they were reset.
+    horizon: what backward will be given, a ``tape.mark()``: what is older is not looked at.
+
+    Time steps are those that ``unroll`` marks, or a loop in ``tape.timeline``; of other loops nothing is known. Past a
+    ``detach`` the graph cannot be seen, only that something is missing. Source lines are known within
+    ``detect_anomaly`` and where ``record.Lines`` watched. The graph is kept.
+
+    Returns a list that is empty if nothing was found. Raises only for arguments that do not fit together.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> model = nn.Sequential(nn.Linear(3, 2))
+    >>> lint(model(ones(4, 3)).sum(), model)
+    nothing found
+    >>> lint(ones(4).sum(), model)[0].what
+    'the loss has no history'
+    """
+    if (mask is None and lengths is None) != (outputs is None):
+        raise ValueError("lint: outputs go with a mask or with lengths, and these with outputs")
+    if (state is None) and (starts is not None):
+        raise ValueError("lint: starts say which rows of a state begin anew; give the state that was carried in, too")
+    if outputs is not None:
+        _, mask = time_major("lint", outputs, lengths, mask, batch_first)
+        mask = bare_array(mask).swapaxes(0, 1) if batch_first else bare_array(mask)
+    if starts is not None and not hasattr(starts, "shape"):
+        starts = np.asarray(starts)
+    nodes = [] if loss.node is None else reachable([loss.node], horizon=horizon or 0)
+    case = Case(loss, model, outputs, mask, state, starts, initial, nodes)
+    return Findings(finding for check in _CHECKS for finding in check(case))

@@ -1,0 +1,59 @@
+"""What a check gets, and what it gives."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .. import backend
+from ..record import line_of
+from ..tape import Leaf, Node
+from ..tensor import Tensor
+
+
+class Finding(NamedTuple):
+    """One mistake; or, if it is legal and only seldom meant, a note."""
+
+    what: str
+    where: str
+    why: str
+    cure: str
+    note: bool = False
+
+    def __str__(self) -> str:
+        kind = "note" if self.note else "mistake"
+        return f"{kind}: {self.what}\n  where: {self.where}\n  why: {self.why}\n  cure: {self.cure}"
+
+
+class Findings(list[Finding]):
+    """What ``lint`` found; empty, and so false, if that was nothing."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self)) if self else "nothing found"
+
+    __repr__ = __str__
+
+
+class Case(NamedTuple):
+    """What the checks look at: the arguments of ``lint``, and what leads to the loss, oldest first."""
+
+    loss: Tensor
+    model: Any
+    outputs: Tensor | None
+    mask: Any  # (T, B) booleans beside outputs
+    state: Any
+    starts: Any
+    initial: Any
+    nodes: list[Node | Leaf]
+
+    @property
+    def operations(self) -> list[Node]:
+        """The nodes that are no leaves and that backward has not freed."""
+        return [node for node in self.nodes if isinstance(node, Node) and node]
+
+
+def where_made(node: Node) -> str:
+    return f"{node.origin}{line_of(node)}"
+
+
+def is_finite(array: Any) -> bool:
+    return array.dtype.kind != "f" or bool(backend.of(array).xp.isfinite(array).all())
