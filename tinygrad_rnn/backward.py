@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from math import prod
 from typing import Any
 
 from . import tape
 from .op import Step
 from .ops.shape import unbroadcast
 from .tape import GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
+
+_PILE, _FEW = 4, 8  # uses wait to be merged until they hold 4 times the elements of their sum, and 8 always may
 
 
 @collector_resting()
@@ -39,7 +42,7 @@ def walk(
     waiting: dict[int, Node | Leaf] = {}
     total: dict[int, Any] = {}  # by id: the sum of the contributions so far
     fresh: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
-    uses: dict[int, dict[Any, tuple[Step, list[Any]]]] = {}  # by id and merge: arguments of rules that wait for it
+    uses: dict[int, dict[Any, tuple[Step, list[Any], int]]] = {}  # by id and merge: arguments that wait, how many may
 
     def add(target: Node | Leaf, contribution: Any) -> None:
         id = target.id
@@ -56,6 +59,15 @@ def walk(
             if wrap is None:
                 fresh.add(id)
 
+    def settle(target: Node | Leaf, step: Step, arguments: list[Any]) -> None:
+        contribution = step.combine(arguments)
+        for watcher in watchers:
+            watcher.backward(step, target, contribution)
+        add(target, contribution)
+        if len(arguments) > 1 and wrap is None:
+            fresh.add(target.id)  # a sum of several uses is an array of its own
+        arguments.clear()
+
     for root, cotangent in roots:
         if root.id not in waiting:
             waiting[root.id] = root
@@ -68,13 +80,9 @@ def walk(
             id = -heappop(heap)
             node: Any = waiting.pop(id)
             if id in uses:
-                for step, arguments in uses.pop(id).values():
-                    contribution = step.combine(arguments)
-                    for watcher in watchers:
-                        watcher.backward(step, node, contribution)
-                    add(node, contribution)
-                    if len(arguments) > 1 and wrap is None:
-                        fresh.add(id)  # a sum of several uses is an array of its own
+                for step, pile, _ in uses.pop(id).values():
+                    if pile:
+                        settle(node, step, pile)
             step = None
             g = total.pop(id)
             plan = node.plan
@@ -107,9 +115,13 @@ def walk(
                         watcher.backward(step, node, contribution)
                     add(parent, contribution)
                 elif (merges := uses.get(parent_id)) and step.key in merges:
-                    merges[step.key][1].append(step.pick(arguments))
+                    _, pile, room = merges[step.key]
+                    pile.append(step.pick(arguments))
+                    if len(pile) >= room:
+                        settle(parent, step, pile)
                 else:
-                    uses.setdefault(parent_id, {})[step.key] = (step, [step.pick(arguments)])
+                    pile = [step.pick(arguments)]
+                    uses.setdefault(parent_id, {})[step.key] = (step, pile, _room(pile[0], parent))
             if not retain:
                 node.clear()
     except (GraphError, FloatingPointError, MemoryError):
@@ -118,6 +130,16 @@ def walk(
         rule = f"the rule of {step.op.name} for its input {step.input!r} failed: " if step else ""
         raise GraphError(f"backward: {rule}{error} (on the way back through {node!r})") from error
     return arrived
+
+
+def _room(use: tuple[Any, ...], target: Node | Leaf) -> int:
+    """How many uses like this one may wait: so many that merging them costs far more than adding the result to a sum.
+
+    What waits for a weight thus does not grow with the number of time steps. Slices of a sequence all wait, as together
+    they are about as large as the sequence.
+    """
+    held = sum(getattr(value, "size", 0) for value in use)
+    return max(_FEW, _PILE * prod(target.shape) // max(1, held))
 
 
 def _freed(node: Node) -> str:
