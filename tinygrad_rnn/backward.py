@@ -35,8 +35,9 @@ def walk(
     if wrap is not None and not state.enabled:
         with enable_grad():
             return walk(roots, targets=targets, horizon=horizon, retain=retain, wrap=wrap)
+    wanted = {target.id: target for target in targets or ()}
     if targets is not None:
-        horizon = max(horizon, min(target.id for target in targets))  # nothing older leads to a target
+        horizon = max(horizon, min(wanted))  # nothing older leads to a target
     arrived: dict[Node | Leaf, Any] = {}
     heap: list[int] = []
     waiting: dict[int, Node | Leaf] = {}
@@ -86,12 +87,12 @@ def walk(
             step = None
             g = total.pop(id)
             plan = node.plan
-            if plan is None or (targets is not None and node in targets):
-                arrived[node] = g if id in fresh else _own(g)
+            if plan is None or id in wanted:
+                arrived[wanted.get(id, node)] = g if id in fresh else _own(g)
                 if plan is None or id <= horizon:
                     continue
-            if not node:
-                raise GraphError(_freed(node))
+            while not node:
+                node = _made_again(node, waiting, retain)
             if id < last_write:
                 _refuse_overwritten(node)
             arguments = plan.revive(node, wrap) if wrap is not None else list(node) if retain else node
@@ -100,7 +101,7 @@ def walk(
                 parent = node[place]
                 parent_id = parent.id
                 if parent.plan is None:
-                    if targets is not None and parent not in targets:
+                    if targets is not None and parent_id not in wanted:
                         continue
                 elif parent_id < horizon:
                     continue
@@ -140,6 +141,19 @@ def _room(use: tuple[Any, ...], target: Node | Leaf) -> int:
     """
     held = sum(getattr(value, "size", 0) for value in use)
     return max(_FEW, _PILE * prod(target.shape) // max(1, held))
+
+
+def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:
+    """The node that a hollow one stands for; those made along with it take the places of others that wait."""
+    if not hasattr(hollow, "again"):
+        raise GraphError(_freed(hollow))
+    made = hollow.again()
+    outdated = [hollow, *(waiting[id] for id in made if id in waiting and not waiting[id])]
+    for node in outdated:
+        waiting[node.id] = made[node.id]
+        if not retain:
+            del node.again
+    return waiting.pop(hollow.id)
 
 
 def _freed(node: Node) -> str:

@@ -19,7 +19,7 @@ def nodes_of(output: Taped) -> list[Node | Leaf]:
         if node.id in found:
             continue
         if isinstance(node, Node):
-            if not node:
+            if not node and not hasattr(node, "again"):
                 raise GraphError(f"draw: the graph behind {node.origin} was freed by backward; draw before it")
             ahead += [parent for parent in node.parents if parent is not None]
         found[node.id] = node

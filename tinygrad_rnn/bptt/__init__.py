@@ -2,3 +2,5 @@
 
 from ..nn.recurrent import Recorded, Unrolled, unroll
 from .state import detach
+from .checkpoint import checkpointed
+from .memory import memory_plan
