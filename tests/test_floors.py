@@ -173,7 +173,7 @@ FACE: dict[ModuleType, str] = {
         init""",
     optim: """SGD Adagrad RMSprop GravesRMSprop Adam AdamW StepLR MultiStepLR ExponentialLR CosineAnnealingLR LinearLR
         LambdaLR ReduceLROnPlateau Warmup""",
-    bptt: "unroll detach",
+    bptt: "unroll detach checkpointed memory_plan real_time Moment",
 }
 
 

@@ -12,7 +12,7 @@ from .op import Step
 from .ops.shape import unbroadcast
 from .tape import GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
 
-_PILE, _FEW = 4, 8  # uses wait to be merged until they hold 4 times the elements of their sum, and 8 always may
+_TIMES, _ALWAYS = 4, 2**16  # uses wait to be merged until they hold 4 times the elements of their sum, or so many
 
 
 @collector_resting()
@@ -115,14 +115,15 @@ def walk(
                     for watcher in watchers:
                         watcher.backward(step, node, contribution)
                     add(parent, contribution)
-                elif (merges := uses.get(parent_id)) and step.key in merges:
+                else:
+                    use = step.pick(arguments)
+                    if not ((merges := uses.get(parent_id)) and step.key in merges):
+                        merges = uses.setdefault(parent_id, {})
+                        merges[step.key] = (step, [], _room(use, parent))
                     _, pile, room = merges[step.key]
-                    pile.append(step.pick(arguments))
+                    pile.append(use)
                     if len(pile) >= room:
                         settle(parent, step, pile)
-                else:
-                    pile = [step.pick(arguments)]
-                    uses.setdefault(parent_id, {})[step.key] = (step, pile, _room(pile[0], parent))
             if not retain:
                 node.clear()
     except (GraphError, FloatingPointError, MemoryError):
@@ -140,7 +141,7 @@ def _room(use: tuple[Any, ...], target: Node | Leaf) -> int:
     they are about as large as the sequence.
     """
     held = sum(getattr(value, "size", 0) for value in use)
-    return max(_FEW, _PILE * prod(target.shape) // max(1, held))
+    return max(_TIMES * prod(target.shape), _ALWAYS) // max(1, held)
 
 
 def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:

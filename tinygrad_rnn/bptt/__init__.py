@@ -3,4 +3,5 @@
 from ..nn.recurrent import Recorded, Unrolled, unroll
 from .state import detach
 from .checkpoint import checkpointed
+from .forward_mode import Moment, real_time
 from .memory import memory_plan
