@@ -39,8 +39,8 @@ class Node(list[Any]):
 
     It holds arrays and nodes, never Tensors, so that no reference leads back and a dropped graph is freed at once.
     It is a list, and not an object with two tuples, because Python's cyclic collector walks all that is alive time and
-    again: this way it meets one object for an operation instead of three. Empty means that a backward pass freed it, or,
-    if it has ``again``, that it is hollow: calling that makes it anew, with others, and gives all of them by their ids.
+    again: this way it meets one object for an operation instead of three. Empty means that a backward pass freed it,
+    or, if it has ``again``, that it is hollow: calling that makes it anew, with others, and gives all by their ids.
     Two nodes of one id are the same operation with the same values, and a walk takes them for one.
     """
 

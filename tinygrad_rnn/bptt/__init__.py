@@ -1,7 +1,7 @@
 """Back-propagation through time: unrolling, and cutting the way back."""
 
 from ..nn.recurrent import Recorded, Unrolled, unroll
-from .state import detach
 from .checkpoint import checkpointed
 from .forward_mode import Moment, real_time
 from .memory import memory_plan
+from .state import detach

@@ -84,7 +84,7 @@ def checkpointed(
         schedule = even(steps, ceil(sqrt(steps)) if segments is None else segments)
     else:
         with repeatable(run.homes):
-            schedule = best(steps, *costs(cell, z, state, real), budget)
+            schedule = best(steps, *costs(cell, xs[:1], state, real), budget)
     outputs, state = run.play(_filled(schedule, _segments(xs, real, list(lengths(schedule)), reverse)), state)
     return Unrolled(ops.concatenate(outputs[::-1] if reverse else outputs), state)
 
@@ -235,8 +235,8 @@ def _snapshot(cell: Any) -> tuple[list[tuple[Tensor, Any, Any]], list[tuple[Modu
 
 def _restore(snapshot: tuple[list[tuple[Tensor, Any, Any]], list[tuple[Module, bool]]]) -> None:
     tensors, flags = snapshot
-    for t, t.array, t.node in tensors:
-        pass
+    for t, array, node in tensors:
+        t.array, t.node = array, node
     for module, training in flags:
         if module.training is not training:
             module.training = training

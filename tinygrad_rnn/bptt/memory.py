@@ -14,7 +14,7 @@ from ..create import zeros
 from ..nn.fit import begin
 from ..nn.recurrent import advance, project
 from ..nn.sequences import bare_array
-from ..ops import concatenate
+from ..ops import broadcast_to
 from ..tape import Leaf, Node, owner_of
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
@@ -111,7 +111,7 @@ def memory_plan(cell: Any, T: int, B: int, budget: int | None = None, inputs: An
         inputs = zeros(B, cell.input_size, **place)
     with repeatable([backend.of(None), backend.of(bare_array(inputs))]):
         z = project(cell, inputs[None], None)
-        step, state = costs(cell, z, begin(cell, tree_map(itemgetter(0), z)))
+        step, state = costs(cell, inputs[None], begin(cell, tree_map(itemgetter(0), z)))
     return MemoryPlan(f"{cell!r}, T={T:,}, B={B:,}", T, step, state, budget)
 
 
@@ -143,19 +143,22 @@ def kept_bytes(tree: Any) -> int:
     return total + sum(arrays.values()) + sum(owners.values())
 
 
-def costs(cell: Any, z: Any, state: Any, real: Any = None) -> tuple[int, int]:
+def costs(cell: Any, x: Any, state: Any, real: Any = None) -> tuple[int, int]:
     """Bytes that the graph of one more step keeps, its projected input included, and bytes of a state.
 
-    z: projected inputs of one step, (1, B, ...). It runs five steps.
+    x: the inputs of one step, (1, B, ...). It runs five steps.
     """
     kept = []
     for steps in (2, 3):
-        zs = tree_map(lambda part, n=steps: concatenate([part] * n), z)
-        mask = None if real is None else concatenate([real[:1]] * steps)
-        kept.append(kept_bytes(advance(cell, zs, state, mask)))
-    arrays = [[leaf for leaf in map(bare_array, tree_leaves(tree)) if hasattr(leaf, "nbytes")] for tree in (z, state)]
-    projected, carried = (sum(array.nbytes for array in leaves) for leaves in arrays)
-    return kept[1] - kept[0] + projected, carried
+        xs = broadcast_to(x, shape=(steps, *x.shape[1:]))  # which takes no memory, as slices of inputs take none
+        mask = None if real is None else broadcast_to(real[:1], shape=(steps, *real.shape[1:]))
+        zs = project(cell, xs, mask)
+        kept.append(kept_bytes(advance(cell, zs, state, mask)) + _bytes_of(zs))
+    return kept[1] - kept[0], _bytes_of(state)
+
+
+def _bytes_of(tree: Any) -> int:
+    return sum(getattr(bare_array(leaf), "nbytes", 0) for leaf in tree_leaves(tree))
 
 
 @contextmanager

@@ -80,8 +80,8 @@ def best(steps: int, step_bytes: int, state_bytes: int, budget: int) -> Schedule
     smallest = smallest_budget(steps, step_bytes, state_bytes)
     if budget < smallest:
         raise ValueError(
-            f"budget: {budget:,} bytes are too few for {steps} steps, of which each keeps {step_bytes:,} bytes and each "
-            f"state {state_bytes:,}; the smallest budget that would do is {smallest:,} bytes"
+            f"budget: {budget:,} bytes are too few for {steps} steps, of which each keeps {step_bytes:,} bytes "
+            f"and each state {state_bytes:,}; the smallest budget that would do is {smallest:,} bytes"
         )
     unit = -(-steps // _UNITS)
     count = -(-steps // unit)
