@@ -22,7 +22,7 @@ from tinygrad_rnn.bptt.schedule import lengths
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
 F64: dict[str, Any] = {"dtype": "float64"}
-I, H = 3, 4
+D, H = 3, 4
 
 
 class Own(nn.Module):
@@ -30,7 +30,7 @@ class Own(nn.Module):
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
-        self.w = tg.tensor(random.standard_normal((I, H)), requires_grad=True)
+        self.w = tg.tensor(random.standard_normal((D, H)), requires_grad=True)
         self.u = tg.tensor(random.standard_normal((H, H)) / 2, requires_grad=True)
 
     def input_projection(self, x: Any) -> Any:
@@ -47,18 +47,18 @@ class Own(nn.Module):
 
 
 CELLS: dict[str, Callable[[], Any]] = {
-    "rnn": lambda: nn.RNNCell(I, H, **F64),
-    "lstm": lambda: nn.LSTMCell(I, H, **F64),
-    "gru": lambda: nn.GRUCell(I, H, **F64),
-    "gru before": lambda: nn.GRUCell(I, H, reset="before", **F64),
-    "layer norm": lambda: nn.LayerNormLSTMCell(I, H, **F64),
+    "rnn": lambda: nn.RNNCell(D, H, **F64),
+    "lstm": lambda: nn.LSTMCell(D, H, **F64),
+    "gru": lambda: nn.GRUCell(D, H, **F64),
+    "gru before": lambda: nn.GRUCell(D, H, reset="before", **F64),
+    "layer norm": lambda: nn.LayerNormLSTMCell(D, H, **F64),
     "own": Own,
-    "zoneout": lambda: nn.Zoneout(nn.LSTMCell(I, H, **F64), 0.3),
-    "recurrent dropout": lambda: nn.RecurrentDropout(nn.LSTMCell(I, H, **F64), 0.3),
-    "variational": lambda: nn.VariationalDropout(nn.LSTMCell(I, H, **F64), 0.3, 0.3, 0.3),
-    "output dropout": lambda: nn.CellDropout(nn.GRUCell(I, H, **F64), output=0.4),
-    "skips": lambda: nn.SkipThroughTime(nn.RNNCell(I, H, **F64), (-1, -3)),
-    "float32": lambda: nn.LSTMCell(I, H),
+    "zoneout": lambda: nn.Zoneout(nn.LSTMCell(D, H, **F64), 0.3),
+    "recurrent dropout": lambda: nn.RecurrentDropout(nn.LSTMCell(D, H, **F64), 0.3),
+    "variational": lambda: nn.VariationalDropout(nn.LSTMCell(D, H, **F64), 0.3, 0.3, 0.3),
+    "output dropout": lambda: nn.CellDropout(nn.GRUCell(D, H, **F64), output=0.4),
+    "skips": lambda: nn.SkipThroughTime(nn.RNNCell(D, H, **F64), (-1, -3)),
+    "float32": lambda: nn.LSTMCell(D, H),
 }
 
 
@@ -98,7 +98,7 @@ def problem(name: str, steps: int, batch: int, seed: int, masked: bool) -> tuple
     tg.manual_seed(seed)
     random = np.random.default_rng(seed)
     cell = CELLS[name]()
-    data = random.standard_normal((steps, batch, I)).astype("float32" if name == "float32" else "float64")
+    data = random.standard_normal((steps, batch, D)).astype("float32" if name == "float32" else "float64")
     _, state = bptt.unroll(cell, data[:1])  # of the right structure
     state = tree_map(lambda x: x.numpy() if isinstance(x, Tensor) else x, state)
     return cell, data, state, random.random((steps, batch)) < 0.7 if masked else None
@@ -148,13 +148,13 @@ def test_of_usual_size_only_projections_are_rounded_otherwise(size: tuple[int, i
     """Where BLAS rounds a row of a product alike however many there are, as it does for blocks of rows."""
     batch, hidden = size
     cell = nn.LSTMCell(hidden, hidden)
-    data = np.random.default_rng(0).standard_normal((64, batch, hidden), dtype=np.float32)
+    data = np.random.default_rng(0).standard_normal((256, batch, hidden), dtype=np.float32)
     state = nn.LSTMState(*np.zeros((2, batch, hidden), dtype=np.float32))
     found = learn(cell, lambda xs, s: bptt.checkpointed(cell, xs, s), data, state)
     plain = learn(cell, lambda xs, s: bptt.unroll(cell, xs, s), data, state)
     for weight in (cell.weight_ih, cell.weight_ih.T):
-        x = np.random.default_rng(1).standard_normal((64 * batch, weight.shape[1]), dtype=np.float32)
-        parts = [tg.linear(part, weight.data) for part in np.split(x, 8)]
+        x = np.random.default_rng(1).standard_normal((256 * batch, weight.shape[1]), dtype=np.float32)
+        parts = [tg.linear(part, weight.data) for part in np.split(x, 16)]
         if not np.array_equal(tg.linear(x, weight.data), np.concatenate(parts)):
             pytest.skip("this BLAS rounds rows otherwise in products of other heights")
     for key, value in found.items():
@@ -169,7 +169,7 @@ def test_of_usual_size_only_projections_are_rounded_otherwise(size: tuple[int, i
 
 def small(**options: Any) -> tuple[Any, Tensor, Callable[[], Tensor], Callable[[], Tensor]]:
     """A cell, inputs, and its loss by either way."""
-    cell, xs = Own(), tg.tensor(np.random.default_rng(3).standard_normal((11, 2, I)), requires_grad=True)
+    cell, xs = Own(), tg.tensor(np.random.default_rng(3).standard_normal((11, 2, D)), requires_grad=True)
 
     def loss(run: Callable[..., Any], **options: Any) -> Tensor:
         outputs, state = run(cell, xs, **options)
@@ -183,7 +183,7 @@ def deep() -> dict[str, int]:
     """A budget for which segments are made again in several levels."""
     return {
         "budget": bptt.memory_plan(
-            Own(), 11, 2, inputs=tg.ones(2, I, dtype="float64", requires_grad=True)
+            Own(), 11, 2, inputs=tg.ones(2, D, dtype="float64", requires_grad=True)
         ).smallest_budget
         + 99
     }
@@ -252,7 +252,7 @@ def test_tensors_in_the_dark_get_their_gradients() -> None:
     for run in (bptt.unroll, bptt.checkpointed):
         cell = Secretive()
         cell.aside = []
-        outputs, _ = run(cell, np.ones((9, 2, I)))
+        outputs, _ = run(cell, np.ones((9, 2, D)))
         loss = outputs.sum() + sum(((h * h).sum() for h in cell.aside), tg.zeros((), dtype="float64"))
         gradients.append(tg.grad(loss, [hidden, cell.u, cell.w], retain_graph=True))
     for a, b in zip(*gradients, strict=True):
@@ -260,11 +260,11 @@ def test_tensors_in_the_dark_get_their_gradients() -> None:
 
 
 def test_two_layers_one_on_the_other() -> None:
-    cells = nn.GRUCell(I, H, **F64), nn.VariationalDropout(nn.LSTMCell(H, H, **F64), input=0.2)
+    cells = nn.GRUCell(D, H, **F64), nn.VariationalDropout(nn.LSTMCell(H, H, **F64), input=0.2)
     gradients = []
     for run in (bptt.unroll, bptt.checkpointed):
         tg.manual_seed(4)
-        h = tg.tensor(np.random.default_rng(5).standard_normal((12, 2, I)))
+        h = tg.tensor(np.random.default_rng(5).standard_normal((12, 2, D)))
         for cell in cells:
             h = run(cell, h).outputs
         gradients.append(tg.grad((h * h).sum(), [p for cell in cells for p in cell.parameters()]))
@@ -277,8 +277,8 @@ def test_two_layers_one_on_the_other() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"segments": 9}])
 def test_parameters_and_flags_are_those_of_the_time(options: dict[str, int]) -> None:
-    cell = nn.Zoneout(nn.LSTMCell(I, H, **F64), 0.5)
-    data, gradients = np.ones((9, 2, I)), []
+    cell = nn.Zoneout(nn.LSTMCell(D, H, **F64), 0.5)
+    data, gradients = np.ones((9, 2, D)), []
     for change in (False, True):
         tg.manual_seed(6)
         loss = bptt.checkpointed(cell, data, **options).outputs.sum()
@@ -297,7 +297,7 @@ def test_parameters_and_flags_are_those_of_the_time(options: dict[str, int]) -> 
             assert all(p.data is array for p, array in zip(leaves, after, strict=True))
             following = tg.rand(2).numpy()
             tg.manual_seed(6)
-            bptt.checkpointed(nn.Zoneout(nn.LSTMCell(I, H, **F64), 0.5), data)
+            bptt.checkpointed(nn.Zoneout(nn.LSTMCell(D, H, **F64), 0.5), data)
         for name, p in cell.named_parameters():
             p.data = before[name]
     assert following.shape == (2,)
@@ -306,11 +306,11 @@ def test_parameters_and_flags_are_those_of_the_time(options: dict[str, int]) -> 
 
 
 def test_the_way_back_leaves_the_random_generator_alone() -> None:
-    cell = nn.Zoneout(nn.LSTMCell(I, H), 0.5)
+    cell = nn.Zoneout(nn.LSTMCell(D, H), 0.5)
     numbers = []
     for backward in (False, True):
         tg.manual_seed(7)
-        loss = bptt.checkpointed(cell, np.ones((9, 2, I), dtype="float32")).outputs.sum()
+        loss = bptt.checkpointed(cell, np.ones((9, 2, D), dtype="float32")).outputs.sum()
         if backward:
             loss.backward()
         numbers.append(tg.rand(3).numpy())
@@ -425,7 +425,7 @@ def test_no_graph_where_none_is_wanted() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    cell, xs = nn.LSTMCell(I, H), np.ones((7, 2, I), dtype="float32")
+    cell, xs = nn.LSTMCell(D, H), np.ones((7, 2, D), dtype="float32")
     for segments in (0, 8):
         with pytest.raises(ValueError, match=f"segments run from 1 to 7, the number of time steps, not {segments}"):
             bptt.checkpointed(cell, xs, segments=segments)
@@ -448,14 +448,14 @@ def test_what_does_not_fit_is_said() -> None:
 
 
 def test_checkpoints_within_checkpoints_are_refused() -> None:
-    inner = nn.RNNCell(I, I, **F64)
+    inner = nn.RNNCell(D, D, **F64)
 
     class Nested(Own):
         def step(self, z: Any, state: Any) -> Any:
             return super().step(bptt.checkpointed(inner, tg.stack([z] * 3)).outputs[-1], state)
 
     with pytest.raises(tg.GraphError, match="unroll that cell instead"):
-        bptt.checkpointed(Nested(), np.ones((4, 2, I)))
+        bptt.checkpointed(Nested(), np.ones((4, 2, D)))
 
 
 def test_a_graph_that_waits_can_be_drawn_and_dropped() -> None:
@@ -468,8 +468,8 @@ def test_a_graph_that_waits_can_be_drawn_and_dropped() -> None:
 
 
 def test_on_a_device(strict_device: str) -> None:
-    cell = nn.Zoneout(nn.LSTMCell(I, H, backend=strict_device), 0.3)
-    xs = tg.ones(9, 2, I, backend=strict_device, requires_grad=True)
+    cell = nn.Zoneout(nn.LSTMCell(D, H, backend=strict_device), 0.3)
+    xs = tg.ones(9, 2, D, backend=strict_device, requires_grad=True)
     for options in ({}, {"budget": 2 * bptt.memory_plan(cell, 9, 2).smallest_budget}):
         bptt.checkpointed(
             cell, xs, **options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb
 
 import pytest
@@ -20,7 +20,7 @@ def all_schedules(steps: int) -> list[Schedule]:
     for parts in range(2, steps + 1):
         for cut in combinations(range(1, steps), parts - 1):
             bounds = [0, *cut, steps]
-            *earlier, last = (b - a for a, b in zip(bounds, bounds[1:], strict=False))
+            *earlier, last = (b - a for a, b in pairwise(bounds))
             lists: list[tuple[Schedule, ...]] = [()]
             for length in earlier:
                 lists = [(*done, part) for done in lists for part in all_schedules(length)]

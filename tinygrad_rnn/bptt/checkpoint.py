@@ -136,7 +136,9 @@ class _Piece:
         """All nodes of its results, those of its last segment with their graph behind them, the others hollow."""
         with self.run.as_it_was(), repeatable(self.run.homes, self.random), tape.enable_grad():
             results = tree_leaves(self.run.play(self.part, self.state))
-        return {x.node.id: x.node for x in results if isinstance(x, Tensor) and isinstance(x.node, Node)}
+        first = next(segment.ids[0] for segment in _flat(self.part) if segment.ids)
+        found = [x.node for x in results if isinstance(x, Tensor) and isinstance(x.node, Node)]
+        return {node.id: node for node in found if node.id >= first}  # others only passed through the state
 
 
 class _Run:
@@ -197,8 +199,8 @@ class _Run:
             raise GraphError(
                 f"checkpointed: time steps {segment.first} to {segment.first + len(segment.xs) - 1} were run again for "
                 "the way back, and came out otherwise than the first time. Something that the cell uses was changed in "
-                "between: a parameter in place (assign a new array, p.data = p.data - step), or what is no attribute of "
-                "a Module, or numbers drawn from a generator of one's own. Call backward before changing it"
+                "between: a parameter in place (assign a new array, p.data = p.data - step), or what is no attribute "
+                "of a Module, or numbers drawn from a generator of one's own. Call backward before changing it"
             )
         for node, id in zip(nodes, segment.ids, strict=True):
             node.id = id
