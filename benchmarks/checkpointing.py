@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import bptt, nn
+from tinygrad_rnn import bptt, nn, tape
 from tinygrad_rnn.nn.wrappers import Wrapper
 
 SIZES = [(16, 64), (16, 128)]  # batch, hidden size
@@ -62,6 +62,7 @@ def seconds(run: Callable[[], None]) -> float:
 def peak(run: Callable[[], None]) -> int:
     """The most bytes that a run has in use at a time."""
     gc.collect()
+    del tape.state.marks[:], tape.state.steps[:]  # time steps of all runs before: no part of this one
     tracemalloc.start()
     run()
     most = tracemalloc.get_traced_memory()[1]
