@@ -39,16 +39,25 @@ class Node(list[Any]):
 
     It holds arrays and nodes, never Tensors, so that no reference leads back and a dropped graph is freed at once.
     It is a list, and not an object with two tuples, because Python's cyclic collector walks all that is alive time and
-    again: this way it meets one object for an operation instead of three. Empty means that a backward pass freed it.
+    again: this way it meets one object for an operation instead of three. Empty means that a backward pass freed it,
+    or, if it has ``again``, that it is hollow: calling that makes it anew, with others, and gives all by their ids.
+    Two nodes of one id are the same operation with the same values, and a walk takes them for one.
     """
 
-    __slots__ = ("dtype", "id", "plan", "shape")
+    __slots__ = ("again", "dtype", "id", "plan", "shape")
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
     id: int
     plan: Plan
     shape: tuple[int, ...]
     dtype: Any
+    again: Callable[[], dict[int, Node]]  # seldom there
+
+    def hollow(self) -> Node:
+        """A stand-in for this node, without content; ``again`` is to be set."""
+        node = Node()
+        node.id, node.plan, node.shape, node.dtype = self.id, self.plan, self.shape, self.dtype
+        return node
 
     @property
     def saved(self) -> dict[str, Any]:
@@ -125,7 +134,7 @@ last_write = 0  # the latest of those moments: a node with a higher id need not 
 def wrote(array: Array) -> None:
     """Note that an array was changed in place, so that older nodes refuse to use what they saved of it."""
     global last_write
-    owner = _owner(array)
+    owner = owner_of(array)
     with _writing:
         last_write = clock()
         _writes[:] = [(ref, when) for ref, when in _writes if ref() is not None and ref() is not owner]
@@ -134,11 +143,11 @@ def wrote(array: Array) -> None:
 
 def written_since(array: Array, moment: int) -> bool:
     """Whether the memory of an array was changed in place after a moment."""
-    owner = _owner(array)
+    owner = owner_of(array)
     return any(when > moment and ref() is owner for ref, when in _writes)
 
 
-def _owner(array: Array) -> Array:
+def owner_of(array: Array) -> Array:
     """The array whose memory a view shows."""
     owner = base = array
     while base is not None:
