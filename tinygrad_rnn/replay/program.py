@@ -106,6 +106,26 @@ def substitute(tree: Any, new: dict[Any, Any]) -> Any:
     return tree
 
 
+def getitem(xp: Any, x: Array, *, key: Any) -> Array:
+    """x[key]."""
+    return x[key]
+
+
+def reshape(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Array:
+    """x in another shape."""
+    return x.reshape(shape)
+
+
+def slice_line(x: Value, key: Any, shape: tuple[int, ...], like: Line) -> Line:
+    """A line that takes a part of a value."""
+    return Line("op", "getitem", getitem, (x,), {"key": key}, Value(shape, x.dtype), like)
+
+
+def reshape_line(x: Value, shape: tuple[int, ...], like: Line) -> Line:
+    """A line that gives a value another shape."""
+    return Line("op", "reshape", reshape, (x,), {"shape": shape}, Value(shape, x.dtype), like)
+
+
 def _argument(x: Any) -> str:
     if isinstance(x, Value):
         return x.name

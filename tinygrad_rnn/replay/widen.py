@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .program import Line, Program, Value
+from .program import Line, Program, Value, getitem, slice_line
 
 # What leaves every number as it is, bit for bit: with it a call can pass over a slice that it is not for.
 _NEUTRAL = {np.multiply: 1.0, np.add: -0.0}
@@ -172,7 +172,7 @@ class _Widening:
         if (start, stop) == (0, base.shape[-1]):
             return base, []
         key = (*(slice(None),) * (len(base.shape) - 1), slice(start, stop))
-        line = Line("op", "getitem", _getitem, (base,), {"key": key}, Value((*base.shape[:-1], stop - start), base.dtype), like)
+        line = slice_line(base, key, (*base.shape[:-1], stop - start), like)
         self.readers.setdefault(base, []).append(line)
         return line.result, [line]
 
@@ -180,7 +180,7 @@ class _Widening:
         """Let a line take its result from a wider one."""
         for x in line.reads:
             self.readers[x] = [reader for reader in self.readers[x] if reader is not line]
-        line.kind, line.name, line.function, line.inputs = "op", "getitem", _getitem, (base,)
+        line.kind, line.name, line.function, line.inputs = "op", "getitem", getitem, (base,)
         line.attributes = {"key": (*(slice(None),) * (len(base.shape) - 1), slice(start, stop))}
 
     def _constant_run(self, members: list[Line], slices: list[_Slice], run: list[int]) -> Any:
@@ -209,10 +209,6 @@ def sum_of(numbers: list[tuple[int, Any]]) -> int:
 
 def _equal(a: Any, b: Any) -> bool:
     return bool(a == b) and bool(np.signbit(a) == np.signbit(b))
-
-
-def _getitem(xp: Any, x: Any, *, key: Any) -> Any:
-    return x[key]
 
 
 def _columns(line: Line, base: Value) -> tuple[int, int] | None:
