@@ -128,6 +128,8 @@ class Layout:
 
     def _lay_join(self, line: Line) -> None:
         joined = line.result
+        if joined not in self.place and self._lie_joined(line):
+            return
         if joined not in self.place:
             block = Block(joined)
             self._put(joined, block.whole, block)
@@ -166,30 +168,42 @@ class Layout:
     def _dies_here(self, x: Value) -> bool:
         return len(self.readers[x]) == 1 and x not in self.results
 
-    def _regular(self, line: Line) -> Array | None:
-        """The inputs of a gather as one array, if they lie at equal distances in one block already."""
-        first = line.inputs[0]
-        if any(x not in self.place or self.block[x] is not self.block[first] for x in line.inputs):
+    def _place_of_pieces(self, line: Line) -> Array | None:
+        """What a join would be if its pieces stay where they are: they lie in one block, at equal distances."""
+        pieces = in_order(line)
+        if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
             return None
-        places = [self.place[x] for x in line.inputs]
-        addresses = [place.__array_interface__["data"][0] for place in places]
-        stride = addresses[1] - addresses[0]
-        for k, place in enumerate(places):
-            if place.strides != places[0].strides or addresses[k] != addresses[0] + k * stride:
+        first = self.place[pieces[0]]
+        addresses = [_address(self.place[x]) for x in pieces]
+        step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
+        for k, x in enumerate(pieces):
+            if self.place[x].strides != first.strides or addresses[k] != addresses[0] + k * step:
                 return None
-        return np.lib.stride_tricks.as_strided(places[0], line.result.shape, (stride, *places[0].strides))
+        strides = (step, *first.strides)
+        if line.name == "concatenate":
+            strides = first.strides
+            if step != len(first) * strides[0] or any(x.shape != pieces[0].shape for x in pieces):
+                return None
+        return np.lib.stride_tricks.as_strided(first, line.result.shape, strides)
+
+    def _lie_joined(self, line: Line) -> bool:
+        """Let a join be where its pieces are, if they lie as they should already."""
+        place = self._place_of_pieces(line)
+        if place is None:
+            return False
+        pieces = in_order(line)
+        self._put(line.result, place, self.block[pieces[0]])
+        self.pieces[line.result] = pieces
+        for piece in pieces:
+            self.joins.setdefault(piece, []).append(line.result)
+        return True
 
     # ---- everything else ----
 
     def _lay(self, i: int, line: Line, in_place: bool) -> None:
         value = line.result
         if line.name == "gather" and value not in self.place:
-            regular = self._regular(line)
-            if regular is not None:
-                self._put(value, regular, self.block[line.inputs[0]])
-                self.pieces[value] = list(line.inputs)
-                for piece in line.inputs:
-                    self.joins.setdefault(piece, []).append(value)
+            self._lie_joined(line)
         if line.kind == "ufunc" and value not in self.place:
             self._lay_under(line)
         if value not in self.place:
@@ -219,8 +233,8 @@ class Layout:
             if readers[0].result.shape != item.result.shape or readers[0].result in self.base:
                 return
             after.append(readers[0].result)
-        gathered = Line("op", "gather", line.function, tuple(after), {}, Value(line.result.shape, line.result.dtype))
-        place = self._regular(gathered)
+        gathered = Line("op", "gather", line.function, tuple(after), {"axis": 0}, Value(line.result.shape, line.result.dtype))
+        place = self._place_of_pieces(gathered)
         if place is not None and self.block[after[0]].owned:
             self._put(line.result, place, self.block[after[0]])
 
@@ -336,8 +350,25 @@ def _covers(keys: Any, shape: Any) -> bool:
     return all(_layout(keys, shape)) if len(keys) > 1 else False
 
 
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def in_order(line: Line) -> list[Value]:
+    """The pieces of a join along its first axis, in their order there; nothing for other joins."""
+    pieces = list(line.inputs)
+    if line.name == "scatter":
+        keys = line.attributes["keys"]
+        if any(type(key) is not int for key in keys):
+            return []
+        pieces = [piece for _, piece in sorted(zip(keys, pieces, strict=True), key=lambda pair: pair[0])]
+    elif line.attributes["axis"] != 0:
+        return []
+    return pieces if all(isinstance(piece, Value) for piece in pieces) else []
+
+
 def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
-    """The inputs of a join, each with its place in the result."""
+    """The inputs of a join in order, each with its place in the result."""
     if line.name == "scatter":
         keys: Any = line.attributes["keys"]
     elif line.name in ("stack", "gather"):

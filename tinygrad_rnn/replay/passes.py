@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .joins import lay_out_weights, share_joins
 from .lower import lower
 from .program import Line, Program, Value
 from .through_time import batch, hoist, reassociate
+from .weights import lay_out_weights
 from .widen import widen
 
 
@@ -62,7 +62,7 @@ def _hashable(x: Any) -> Any:
     return type(x), x
 
 
-PASSES = {"lower": lower, "hoist": hoist, "widen": widen, "reassociate": reassociate, "batch": batch, "share_joins": share_joins, "lay_out_weights": lay_out_weights}
+PASSES = {"lower": lower, "hoist": hoist, "widen": widen, "reassociate": reassociate, "batch": batch, "lay_out_weights": lay_out_weights}
 
 
 def run(program: Program, options: dict[str, bool]) -> None:

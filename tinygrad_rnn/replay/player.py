@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -94,12 +94,43 @@ class Player:
 
     def _copies(self, line: Line, out: Array) -> list[Callable[[], Any]]:
         """What it takes to bring the pieces of a join to their places, if they are not there yet."""
-        copies = []
+        copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
             source = self._given(piece, line)
-            if _address(source) != _address(slot) or source.strides != slot.strides:
-                copies.append((slot, source))
-        return [partial(np.copyto, slot, source) for slot, source in copies]
+            if _address(source) == _address(slot) and source.strides == slot.strides:
+                continue
+            copies.append((slot, source))
+        return [partial(np.copyto, slot, source) for slot, source in _in_runs(copies)]
+
+
+def _in_runs(copies: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+    """Copies, of which those that follow each other at equal distances become one."""
+    run: list[tuple[Array, Array]] = []
+    for copy in [*copies, None]:
+        if run and copy is not None and _follows(run, copy):
+            run.append(copy)
+            continue
+        if len(run) > 1:
+            yield tuple(_spread(arrays) for arrays in zip(*run, strict=True))  # type: ignore[misc]
+        elif run:
+            yield run[0]
+        run = [] if copy is None else [copy]
+
+
+def _follows(run: list[tuple[Array, Array]], copy: tuple[Array, Array]) -> bool:
+    for k, (before, now) in enumerate(zip(run[-1], copy, strict=True)):
+        if not hasattr(now, "strides") or now.shape != before.shape or now.strides != before.strides or now.dtype != before.dtype:
+            return False
+        if len(run) > 1 and _address(now) - _address(before) != _address(before) - _address(run[-2][k]):
+            return False
+    return True
+
+
+def _spread(arrays: tuple[Array, ...]) -> Array:
+    """Arrays at equal distances as one, along a new first axis."""
+    step = _address(arrays[1]) - _address(arrays[0])
+    first = arrays[0]
+    return np.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (step, *first.strides))
 
 
 def _fill(out: Array, function: Callable[..., Array], *args: Any, **attributes: Any) -> None:
