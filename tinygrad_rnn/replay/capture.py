@@ -8,6 +8,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from .. import backend, tape
 from ..backend import Array
+from ..tape import collector_resting
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from . import passes
@@ -26,6 +27,7 @@ _KEPT = 8  # recordings that a captured step keeps
 class Replay:
     """A recording made ready to be played: passes done, memory laid out, joined to the places outside."""
 
+    @collector_resting()
     def __init__(self, recording: Recording, options: dict[str, bool]) -> None:
         self.recording = recording
         self.program = Program(list(recording.lines), recording.values())

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from ..backend import Array
 from .program import Line, Program, Value
@@ -60,6 +61,7 @@ class Layout:
         self.program = program
         self.place: dict[Value, Array] = {}  # views of blocks
         self.block: dict[Value, Block] = {}
+        self.bounds: dict[Value, tuple[int, int]] = {}  # the first byte of each, and the one after the last
         self.base: dict[Value, Value] = {}  # of each view
         self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
         self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
@@ -90,6 +92,7 @@ class Layout:
     def _put(self, value: Value, place: Array, block: Block) -> None:
         self.place[value] = place
         self.block[value] = block
+        self.bounds[value] = byte_bounds(place)
         for line in self.readers.get(value, ()):
             if self.base.get(line.result) is value:
                 view = line.function(np, place, *line.inputs[1:], **line.attributes)
@@ -257,15 +260,19 @@ class Layout:
 
     def _last_read(self, x: Value) -> int:
         """The last line that reads any element of a value's place, as it is now."""
-        region = self.place[x]
+        region, (low, high) = self.place[x], self.bounds[x]
         last = -1
         seen = set()
         ahead = [self.root(x)]
         while ahead:
             value = ahead.pop()
-            if value in seen or (value in self.place and not _overlap(self.place[value], region)):
+            if value in seen:
                 continue
             seen.add(value)
+            if value in self.bounds:
+                start, stop = self.bounds[value]
+                if stop <= low or start >= high or not np.shares_memory(self.place[value], region):
+                    continue
             if value in self.results:
                 return len(self.program.lines)
             for line in self.readers.get(value, ()):
@@ -312,10 +319,6 @@ def _merge(free: list[tuple[int, int]], offset: int) -> None:
         free[i : i + 2] = [(free[i][0], free[i][1] + free[i + 1][1])]
     if i and sum(free[i - 1]) == free[i][0]:
         free[i - 1 : i + 1] = [(free[i - 1][0], free[i - 1][1] + free[i][1])]
-
-
-def _overlap(a: Array, b: Array) -> bool:
-    return bool(np.may_share_memory(a, b)) and bool(np.shares_memory(a, b))
 
 
 def _overlaps_itself(a: Array) -> bool:

@@ -30,7 +30,7 @@ def share(program: Program) -> None:
     new: dict[Value, Value] = {}
     kept = []
     for line in program.lines:
-        line.replaced(new)
+        line.replace(new)
         key = None if line.kind == "random" else _key(line)
         if key is not None and key in first:
             new[line.result] = first[key]
@@ -62,7 +62,7 @@ def _hashable(x: Any) -> Any:
     return type(x), x
 
 
-PASSES = {"lower": lower, "hoist": hoist, "widen": widen, "reassociate": reassociate, "batch": batch, "lay_out_weights": lay_out_weights}
+PASSES = {"lower": lower, "share": share, "hoist": hoist, "widen": widen, "share again": share, "reassociate": reassociate, "batch": batch, "lay_out_weights": lay_out_weights}
 
 
 def run(program: Program, options: dict[str, bool]) -> None:
@@ -70,5 +70,4 @@ def run(program: Program, options: dict[str, bool]) -> None:
     for name, change in PASSES.items():
         if options.get(name, True):
             change(program)
-            share(program)  # a pass may have made lines alike
         drop_dead(program)

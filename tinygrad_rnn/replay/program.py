@@ -45,7 +45,7 @@ class Line:
     what draws numbers, and so is neither shared nor left out.
     """
 
-    __slots__ = ("attributes", "function", "inputs", "kind", "name", "phase", "result", "step", "where")
+    __slots__ = ("attributes", "function", "inputs", "kind", "name", "phase", "reads", "result", "step", "where")
 
     def __init__(
         self,
@@ -60,23 +60,27 @@ class Line:
         self.kind = kind
         self.name = name
         self.function = function
-        self.inputs = inputs
         self.attributes = attributes
         self.result = result
         self.step: int | None = like.step if like else None  # the time step
-        self.phase = like.phase if like else "forward"
-        self.where = like.where if like else ""
+        self.phase: str = like.phase if like else "forward"
+        self.where: str = like.where if like else ""
         result.line = self
+        self.read(inputs)
 
-    @property
-    def reads(self) -> list[Value]:
-        """The values that it reads, those within keys included."""
-        return list(_values((self.inputs, self.attributes)))
+    def read(self, inputs: tuple[Any, ...]) -> None:
+        """Set what it reads."""
+        self.inputs = inputs
+        self.reads = [x for x in inputs if type(x) is Value]  # every value, those within keys included
+        if self.attributes or any(type(x) in (tuple, list) for x in inputs):
+            self.reads = list(_values((inputs, self.attributes)))
 
-    def replaced(self, new: dict[Value, Value]) -> None:
+    def replace(self, new: dict[Value, Value]) -> None:
         """Read other values in place of some."""
-        self.inputs = substitute(self.inputs, new)
-        self.attributes = substitute(self.attributes, new)
+        if any(value in new for value in self.reads):
+            if self.attributes:
+                self.attributes = substitute(self.attributes, new)
+            self.read(substitute(self.inputs, new))
 
     def __str__(self) -> str:
         arguments = [*map(_argument, self.inputs), *(f"{k}={_argument(v)}" for k, v in self.attributes.items())]
@@ -164,7 +168,7 @@ class Program:
             while new[value] in new:
                 new[value] = new[new[value]]
         for line in self.lines:
-            line.replaced(new)
+            line.replace(new)
         self.results = [new.get(value, value) for value in self.results]
 
     def __str__(self) -> str:

@@ -77,7 +77,7 @@ def reassociate(program: Program) -> None:
             late, a, b = found
             product = Line("ufunc", "multiply", np.multiply, (a, b), {}, Value(line.result.shape, line.result.dtype), line)
             lines.append(product)
-            line.inputs = (late, product.result)
+            line.read((late, product.result))
         lines.append(line)
     program.lines = lines
 

@@ -22,7 +22,7 @@ def lay_out_weights(program: Program) -> None:
         copied = Line("op", "contiguous", contiguous, (line.result,), {}, Value(line.result.shape, line.result.dtype), line)
         lines.append(copied)
         for product in products:
-            product.inputs = (product.inputs[0], copied.result)
+            product.read((product.inputs[0], copied.result))
     program.lines = lines
 
 
