@@ -131,14 +131,15 @@ _writing = threading.Lock()
 last_write = 0  # the latest of those moments: a node with a higher id need not look
 
 
-def wrote(array: Array) -> None:
-    """Note that an array was changed in place, so that older nodes refuse to use what they saved of it."""
+def wrote(*arrays: Array) -> None:
+    """Note that arrays were changed in place, so that older nodes refuse to use what they saved of them."""
     global last_write
-    owner = owner_of(array)
+    owners = {id(owner): owner for owner in map(owner_of, arrays)}
     with _writing:
         last_write = clock()
-        _writes[:] = [(ref, when) for ref, when in _writes if ref() is not None and ref() is not owner]
-        _writes.append((weakref.ref(owner), last_write))
+        # A dead reference gives None, which is no owner's id.
+        _writes[:] = [(ref, when) for ref, when in _writes if (known := ref()) is not None and id(known) not in owners]
+        _writes.extend((weakref.ref(owner), last_write) for owner in owners.values())
 
 
 def written_since(array: Array, moment: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,25 @@ def _hashable(x: Any) -> Any:
     return type(x), x
 
 
-PASSES = {"lower": lower, "share": share, "hoist": hoist, "widen": widen, "share again": share, "reassociate": reassociate, "batch": batch, "lay_out_weights": lay_out_weights}
+PASSES = {
+    "lower": lower,
+    "share": share,
+    "hoist": hoist,
+    "widen": widen,
+    "share_again": share,
+    "reassociate": reassociate,
+    "batch": batch,
+    "lay_out_weights": lay_out_weights,
+}
+
+JOINING = {"hoist", "reassociate", "lay_out_weights"}  # those that may change the last bits of a result
 
 
-def run(program: Program, options: dict[str, bool]) -> None:
-    """All passes that are not switched off, in their order."""
-    for name, change in PASSES.items():
-        if options.get(name, True):
+def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:
+    """All passes, in their order, but for some; up to the one that is named, if one is."""
+    for name, change in {"": drop_dead, **PASSES}.items():
+        if name not in without:
             change(program)
-        drop_dead(program)
+            drop_dead(program)
+        if name == until:
+            break

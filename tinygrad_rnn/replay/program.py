@@ -171,7 +171,18 @@ class Program:
             line.replace(new)
         self.results = [new.get(value, value) for value in self.results]
 
+    def copy(self) -> Program:
+        """The same program with lines and results of its own, to be changed."""
+        new: dict[Value, Value] = {}
+        lines = []
+        for line in self.lines:
+            result = new[line.result] = Value(line.result.shape, line.result.dtype)
+            inputs, attributes = substitute(line.inputs, new), substitute(line.attributes, new)
+            lines.append(Line(line.kind, line.name, line.function, inputs, attributes, result, like=line))
+        return Program(lines, [new.get(value, value) for value in self.results])
+
     def __str__(self) -> str:
+        name_values(self)
         return "\n".join(_text(self.lines))
 
 
