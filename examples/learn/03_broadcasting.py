@@ -2,8 +2,8 @@
 
     python examples/learn/03_broadcasting.py
 
-Broadcasting is such a use: a bias of 3 numbers that is added to 4 rows is used 4 times. So is a tensor that occurs twice
-in a formula, a weight that serves every time step, and a batch that is taken in parts.
+Broadcasting is such a use: a bias of 3 numbers that is added to 4 rows is used 4 times. So is a tensor that occurs
+twice in a formula, a weight that serves every time step, and a batch that is taken in parts.
 """
 
 from __future__ import annotations

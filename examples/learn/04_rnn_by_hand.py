@@ -62,7 +62,7 @@ def main(options: argparse.Namespace) -> None:
     # The sum over time of small products is rounded after every step, that inside one tall product in another order:
     # neither is more right than the other, and they differ in the last digits.
     apart = abs(one_by_one - by_us[1]).max() / abs(one_by_one).max()
-    print(f"summed step by step, the gradient of weight_hh differs by {apart / np.finfo(float).eps:.1f} ulp of the largest")
+    print(f"summed step by step, that of weight_hh differs by {apart / np.finfo(float).eps:.1f} ulp of the largest")
     check("added up in another order, it is the same but for rounding", apart < 1e-14)
 
 

@@ -2,8 +2,8 @@
 
     python examples/learn/05_unrolling.py
 
-A cell that is called T times leaves a graph with T copies of its operations, all of which use the same weights. There is
-nothing recurrent in that graph, and nothing for an engine to know about time: the gradient of a weight is the sum of
+A cell that is called T times leaves a graph with T copies of its operations, all of which use the same weights. There
+is nothing recurrent in that graph, and nothing for an engine to know about time: the gradient of a weight is the sum of
 what its T uses send back, as for anything else that is used more than once.
 """
 
@@ -21,7 +21,7 @@ from tinygrad_rnn import bptt, nn, tape
 def main(options: argparse.Namespace) -> None:
     """Draw the graph, take it apart by time step, and walk back through a very long one."""
     cell, x = nn.RNNCell(2, 3, dtype="float64"), tg.randn(4, 1, 2, dtype="float64")
-    outputs, h = bptt.unroll(cell, x)
+    _, h = bptt.unroll(cell, x)
     print(tg.draw(h.sum(), names=cell, fold=None))
 
     state = None

@@ -2,8 +2,8 @@
 
     python examples/learn/07_vanishing_exploding.py
 
-On its way from h_t to h_{t-1} a gradient is multiplied by the transposed Jacobian of one step, W_hh^T diag(tanh'). Where
-that shortens it a little in every step, it vanishes like a power; where it lengthens it, it explodes like one.
+On its way from h_t to h_{t-1} a gradient is multiplied by the transposed Jacobian of one step, W_hh^T diag(tanh').
+Where that shortens it a little in every step, it vanishes like a power; where it lengthens it, it explodes like one.
 (Hochreiter 1991; Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013)
 """
 

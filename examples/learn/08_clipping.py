@@ -2,9 +2,9 @@
 
     python examples/learn/08_clipping.py
 
-The loss of a recurrent network is smooth for the most part, but for walls, where the gradient explodes. A single unit has
-them: h_t = w sigmoid(h_{t-1}) + b, and the loss (sigmoid(h_50) - 0.7)^2. A long gradient does not say that the minimum is
-far away, so only its direction is taken, and its length limited. (Pascanu, Mikolov and Bengio 2013, figure 6)
+The loss of a recurrent network is smooth for the most part, but for walls, where the gradient explodes. A single unit
+has them: h_t = w sigmoid(h_{t-1}) + b, and the loss (sigmoid(h_50) - 0.7)^2. A long gradient does not say that the
+minimum is far away, so only its direction is taken, and its length limited. (Pascanu, Mikolov and Bengio 2013)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def loss_of(w: Tensor, b: Tensor) -> Tensor:
 
 
 def descend(max_norm: float | None, updates: int) -> tuple[float, float, float]:
-    """Go downhill; returns the lowest loss of the last third, the longest gradient, and the farthest that a step went."""
+    """Go downhill; returns the lowest loss of the last third, the longest gradient, and the longest step."""
     w, b = parameters = [tg.tensor(v, dtype="float64", requires_grad=True) for v in START]
     optimizer = optim.SGD(parameters, lr=0.05)
     longest = farthest = 0.0
@@ -63,7 +63,10 @@ def main(options: argparse.Namespace) -> None:
     p.grad, q.grad = tg.tensor([3.0, 0.0, 4.0]), tg.tensor([0.0, 12.0])
     report = tg.clip_grad_norm_([p, q], 6.5)
     print(report)
-    check("one norm for all parameters together: 13 becomes 6.5", np.allclose((report.norm, report.clipped_norm), (13, 6.5)))
+    check(
+        "one norm for all parameters together: 13 becomes 6.5",
+        np.allclose((report.norm, report.clipped_norm), (13, 6.5)),
+    )
     check("so all gradients are scaled alike, and the direction stays", np.allclose(p.grad.numpy(), (1.5, 0, 2)))
     p.grad = tg.tensor([3.0, 0.0, 4.0])
     tg.clip_grad_value_([p], 1.0)

@@ -2,7 +2,7 @@
 
     python examples/learn/09_truncation.py
 
-1. Cut in time. The state goes on and the gradient does not: in windows of k1 steps, whose gradient reaches k2 steps back.
+1. Cut in time. The state goes on and the gradient does not: windows of k1 steps, whose gradient reaches k2 steps back.
 2. Cut at random. Windows end by chance, and what passes an end that might have been is enlarged: no error in the mean.
 3. Cut by path. The LSTM of 1997 sent errors back without end, but along its memory only, and not through its gates.
 
@@ -22,31 +22,26 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, nn
 
 T, K = 8, 4
-Windows = Iterator[bptt.Window]
-SCHEMES: dict[str, Callable[[Any, Any, Any, np.random.Generator], Windows]] = {
-    "whole": lambda step, xs, state, rng: bptt.truncated(step, xs, state, len(xs)),
-    "chunks": lambda step, xs, state, rng: bptt.truncated(step, xs, state, K),
-    "overlapping": lambda step, xs, state, rng: bptt.truncated(step, xs, state, K // 2, K),
-    "random": lambda step, xs, state, rng: bptt.randomly_truncated(step, xs, state, 1 / K, rng),
-}
-REACHED: dict[str, Callable[[Any, Any], Any]] = {  # for whole numbers t and s, s <= t, by definition
-    "whole": lambda t, s: s <= t,
-    "chunks": lambda t, s: t // K == s // K,
-    "overlapping": lambda t, s: s >= (t // (K // 2) + 1) * (K // 2) - K,
+Windows = Callable[[Any, Any, np.random.Generator], Iterator[bptt.Window]]
+SCHEMES: dict[str, tuple[Windows, Callable[[Any, Any], Any] | None]] = {  # and which uses s <= t they reach, if fixed
+    "whole": (lambda step, xs, rng: bptt.truncated(step, xs, None, len(xs)), lambda t, s: True),
+    "chunks": (lambda step, xs, rng: bptt.truncated(step, xs, None, K), lambda t, s: s // K == t // K),
+    "overlapping": (lambda step, xs, rng: bptt.truncated(step, xs, None, K // 2, K), lambda t, s: s // 2 > t // 2 - 2),
+    "random": (lambda step, xs, rng: bptt.randomly_truncated(step, xs, None, 1 / K, rng), None),
 }
 
 
-def reach(scheme: str, seed: int = 0) -> np.ndarray:
+def reach(windows: Windows, seed: int) -> np.ndarray:
     """(T, T), at [t, s] the gradient of loss t for the weight of step s, in h_s = w_s h_{s-1} with all w_s = 1."""
     rows = []
     for wanted in range(T):
-        w = nn.parameter(np.ones(T))
+        w = tg.ones(T, requires_grad=True)
 
         def step(s: int, h: Any, wanted: int = wanted, w: Tensor = w) -> tuple[Tensor, Any]:
-            h = w[s] * h
+            h = w[s] if h is None else w[s] * h
             return (h if s == wanted else tg.zeros(())), h
 
-        for window in SCHEMES[scheme](step, range(T), tg.ones((), dtype="float64"), np.random.default_rng(seed)):
+        for window in windows(step, range(T), np.random.default_rng(seed)):
             if window.start <= wanted < window.stop:
                 window.backward(window.steps)
         rows.append(np.zeros(T) if w.grad is None else w.grad.numpy())
@@ -61,7 +56,7 @@ def gradient(scheme: str, cell: nn.Cell, xs: Tensor, rng: np.random.Generator) -
         return nn.mse_loss(h[:, :1], xs[t - 3]), state
 
     cell.zero_grad()
-    for window in SCHEMES[scheme](step, range(3, len(xs)), None, rng):
+    for window in SCHEMES[scheme][0](step, range(3, len(xs)), rng):
         window.backward(window.steps / (len(xs) - 3))
     return np.concatenate([p.grad.numpy().ravel() for p in cell.parameters() if p.grad is not None])
 
@@ -69,13 +64,14 @@ def gradient(scheme: str, cell: nn.Cell, xs: Tensor, rng: np.random.Generator) -
 def main(options: argparse.Namespace) -> None:
     """The maps, and how far each scheme is from the whole gradient of an LSTM."""
     t, s = np.indices((T, T))
-    for scheme in SCHEMES:
-        found = reach(scheme, options.seed)
-        print(f"\n{scheme}\n" + "\n".join("  " + " ".join(f"{g:3.1f}" if g else " . " for g in row) for row in found))
-        if scheme in REACHED:
-            check("this is what its definition says", bool((found == (REACHED[scheme](t, s) & (s <= t))).all()))
+    for scheme, (windows, reached) in SCHEMES.items():
+        seen = reach(windows, options.seed)
+        print(f"\n{scheme}\n" + "\n".join("  " + " ".join(f"{g:3.1f}" if g else " . " for g in row) for row in seen))
+        if reached is not None:
+            check("this is what its definition says", bool((seen == ((s <= t) & reached(t, s))).all()))
 
-    rng, cell, xs = np.random.default_rng(options.seed), nn.LSTMCell(1, 6, dtype="float64"), tg.randn(30, 8, 1, dtype="float64")
+    rng, xs = np.random.default_rng(options.seed), tg.randn(30, 8, 1, dtype="float64")
+    cell = nn.LSTMCell(1, 6, dtype="float64")
     whole = gradient("whole", cell, xs, rng)
     draws = np.array([gradient("random", cell, xs, rng) for _ in range(100 if options.quick else 400)])
     found = {scheme: gradient(scheme, cell, xs, rng) for scheme in ("chunks", "overlapping")}

@@ -32,15 +32,13 @@ class Tagger(nn.Module):
 def train(model: Tagger, updates: int) -> float:
     """Learn to say at each step what the next symbol will be; the share that is right in new sequences."""
     optimizer = optim.Adam(model.parameters(), lr=0.02)
-    right = 0.0
-    for _ in range(updates):
-        bits = (tg.rand(13, 32, 1) > 0.5).astype("float32")  # by chance: no past tells the future
+    for batch in [32] * updates + [1000]:
+        bits = (tg.rand(13, batch, 1) > 0.5).astype("float32")  # by chance: no past tells the future
         scores = model(bits)[:-1]
         optimizer.zero_grad()
         nn.binary_cross_entropy_with_logits(scores, bits[1:]).backward()
         optimizer.step()
-        right = float(((scores.numpy() > 0) == (bits[1:].numpy() > 0.5)).mean())
-    return right
+    return float(((scores.numpy() > 0) == (bits[1:].numpy() > 0.5)).mean())  # of the last 12,000
 
 
 def main(options: argparse.Namespace) -> None:
@@ -61,7 +59,7 @@ def main(options: argparse.Namespace) -> None:
     one_way = train(Tagger(nn.Recurrent(nn.GRUCell(1, 16)), 16), updates)
     both_ways = train(Tagger(nn.Bidirectional(nn.GRUCell(1, 16), nn.GRUCell(1, 16)), 32), updates)
     print(f"the next of a row of random bits: {one_way:.0%} right forwards only, {both_ways:.0%} both ways")
-    check("forwards it is a guess", 0.4 < one_way < 0.6)
+    check("forwards it is a guess", 0.45 < one_way < 0.55)
     check("who reads backwards too has seen it", both_ways > 0.99)
 
 
