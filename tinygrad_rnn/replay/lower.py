@@ -99,20 +99,37 @@ def lower(program: Program) -> None:
     """Replace each kernel that is nothing but functions of the array module by these; other kernels stay."""
     lines: list[Line] = []
     new: dict[Value, Value] = {}
+    known: dict[Any, tuple[Line, list[Line], Value] | None] = {}  # what came of a kernel, by what it was given
     for line in program.lines:
-        lowered = _lowered(line) if line.kind == "op" else None
-        if lowered is None:
+        if line.kind != "op" or any(isinstance(value, Value) for value in line.attributes.values()):
             lines.append(line)
-        else:
-            lines += lowered[0]
-            new[line.result] = lowered[1]
+            continue
+        key = line.function, str(line.attributes), *map(_outline, line.inputs)
+        if key not in known:
+            found = _lowered(line)
+            known[key] = found and (line, *found)
+        template = known[key]
+        if template is None:
+            lines.append(line)
+            continue
+        like, made, result = template
+        here = dict(zip(map(id, like.inputs), line.inputs, strict=True))
+        for part in made:
+            fresh = Value(part.result.shape, part.result.dtype)
+            inputs = tuple(here.get(id(x), x) if isinstance(x, Value) else x for x in part.inputs)
+            lines.append(Line(part.kind, part.name, part.function, inputs, part.attributes, fresh, like=line))
+            here[id(part.result)] = fresh
+        new[line.result] = here[id(result)]
     program.lines = lines
     program.replace(new)
 
 
+def _outline(x: Any) -> Any:
+    """What decides into what a kernel is taken apart."""
+    return (x.shape, x.dtype) if isinstance(x, Value) else (type(x), id(x) if hasattr(x, "dtype") else str(x))
+
+
 def _lowered(line: Line) -> tuple[list[Line], Value] | None:
-    if any(isinstance(value, Value) for value in line.attributes.values()):
-        return None
     lowering = _Lowering(line)
     try:
         result = line.function(np, *map(lowering.trace, line.inputs), **line.attributes)
@@ -120,6 +137,4 @@ def _lowered(line: Line) -> tuple[list[Line], Value] | None:
         return None
     if not isinstance(result, _Traced) or not lowering.lines or result.shape != line.result.shape:
         return None
-    if result.dtype != line.result.dtype:
-        return None
-    return lowering.lines, result._value
+    return (lowering.lines, result._value) if result.dtype == line.result.dtype else None

@@ -74,6 +74,7 @@ class Reach:
         self.ports: list[Place] = []  # arrays and numbers that change from call to call
         self.fixed: list[tuple[Place, Any]] = []  # everything else, with what is there
         self.sizes: list[tuple[Any, int]] = []  # of lists and dictionaries
+        self._root = function
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # what was seen stays alive, or another object may get its id
         self._ahead: list[tuple[Any, str, bool]] = [(function, "", False)]
@@ -148,7 +149,7 @@ class Reach:
             self._ahead += [(f.func, path, False), (f.args, path, False), (f.keywords, path, False)]
         elif isinstance(f, MethodType):
             self._ahead += [(f.__self__, path, False), (f.__func__, path, False)]
-        elif not _foreign(f.__module__) and not _ours(f.__module__):
+        elif f is self._root or not (_foreign(f.__module__) or _ours(f.__module__)):
             for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
                 if _filled(cell):
                     self._look(Place(cell, _CELL, name), False)

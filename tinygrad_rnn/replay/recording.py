@@ -61,7 +61,7 @@ class Recording:
             else:
                 numbers.append(place)
         before = [(place, place.get()) for place in [*(place for place, _ in places), *numbers]]
-        home = _home([value for _, value in before], (args, kwargs))
+        home = self.home = _home([value for _, value in before], (args, kwargs))
         with collector_resting(), recording(home) as recorder:
             self.lines = recorder.lines
             self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in places]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..ops import stack as _stack
-from .program import Line, Program, Value
+from .program import Line, Program, Value, getitem, reshape_line, slice_line
 
 BLOCK = 2**15  # elements of a block of steps, which stays in the cache while several lines pass over it
 
@@ -77,7 +77,7 @@ def reassociate(program: Program) -> None:
             late, a, b = found
             product = Line("ufunc", "multiply", np.multiply, (a, b), {}, Value(line.result.shape, line.result.dtype), line)
             lines.append(product)
-            line.inputs = (late, product.result)
+            line.read((late, product.result))
         lines.append(line)
     program.lines = lines
 
@@ -238,7 +238,7 @@ class _Columns:
             if whole.shape[0] > len(members) or cut is not None:
                 key = (slice(start, start + len(members)), *(cut.key if cut is not None else ()))
                 shape = (len(members), *first.shape)
-                part = Line("op", "getitem", _getitem, (whole,), {"key": key}, Value(shape, whole.dtype), members[0])
+                part = slice_line(whole, key, shape, members[0])
                 lines.append(part)
                 whole = part.result
             inputs.append(whole)
@@ -314,14 +314,10 @@ def _is_item(line: Line) -> bool:
     return line.name == "getitem" and type(line.attributes["key"]) is int and line.attributes["key"] >= 0
 
 
-def _getitem(xp: Any, x: Any, *, key: Any) -> Any:
-    return x[key]
-
-
 def _items(whole: Value, members: list[Line]) -> Iterator[Line]:
     """Each member's line anew: it takes its item of the whole."""
     for k, line in enumerate(members):
-        yield Line("op", "getitem", _getitem, (whole,), {"key": k}, line.result, line)
+        yield Line("op", "getitem", getitem, (whole,), {"key": k}, line.result, line)
 
 
 def _joined_elementwise(members: list[Line], columns: _Columns) -> list[Line]:
@@ -341,15 +337,7 @@ def _joined_product(members: list[Line], columns: _Columns) -> list[Line]:
     (x, _), lines = columns.gather(members)
     steps, rows, size = x.shape
     columns_ = weight.shape[1]
-    flat = _reshaped(x, (steps * rows, size), first)
+    flat = reshape_line(x, (steps * rows, size), first)
     product = Line("dot", "dot", np.dot, (flat.result, weight), {}, Value((steps * rows, columns_), first.result.dtype), first)
-    whole = _reshaped(product.result, (steps, rows, columns_), first)
+    whole = reshape_line(product.result, (steps, rows, columns_), first)
     return [*lines, flat, product, whole, *_items(whole.result, members)]
-
-
-def _reshaped(x: Value, shape: tuple[int, ...], like: Line) -> Line:
-    return Line("op", "reshape", _reshape, (x,), {"shape": shape}, Value(shape, x.dtype), like)
-
-
-def _reshape(xp: Any, x: Any, *, shape: Any) -> Any:
-    return x.reshape(shape)
