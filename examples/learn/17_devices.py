@@ -51,9 +51,9 @@ def main(options: argparse.Namespace) -> None:
             f"{backend:<8} loss {losses[0]:.6f}, in the end {losses[-1]:.6f}; the last update {1000 * seconds:.1f} ms"
         )
         check(f"{backend} learns", losses[-1] < 0.8 * losses[0])
-    for backend, losses in found.items():
-        check(f"{backend} begins with the same loss as NumPy", np.allclose(losses[0], found["numpy"][0], rtol=1e-5))
-        check(f"{backend} learns as NumPy does", np.allclose(losses, found["numpy"], rtol=0.02))
+    for backend, curve in found.items():
+        check(f"{backend} begins with the same loss as NumPy", np.allclose(curve[0], found["numpy"][0], rtol=1e-5))
+        check(f"{backend} learns as NumPy does", np.allclose(curve, found["numpy"], rtol=0.02))
     if "cupy" not in found:
         print("There is no GPU with CuPy here, so this was the CPU alone.")
 
