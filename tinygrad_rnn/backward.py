@@ -10,7 +10,7 @@ from typing import Any
 from . import tape
 from .op import Step
 from .ops.shape import unbroadcast
-from .tape import GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
+from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
 
 _TIMES, _ALWAYS = 4, 2**16  # uses wait to be merged until they hold 4 times the elements of their sum, or so many
 
@@ -126,7 +126,7 @@ def walk(
                         settle(parent, step, pile)
             if not retain:
                 node.clear()
-    except (GraphError, FloatingPointError, MemoryError):
+    except (GraphError, CaptureError, FloatingPointError, MemoryError):
         raise
     except Exception as error:
         rule = f"the rule of {step.op.name} for its input {step.input!r} failed: " if step else ""

@@ -34,6 +34,10 @@ class GraphError(RuntimeError):
     """A graph was asked for something that it no longer holds."""
 
 
+class CaptureError(RuntimeError):
+    """A step that is being recorded does what a recorded program cannot do again."""
+
+
 class Node(list[Any]):
     """One operation that was done. Its items: blanks for g and k, the values that its rules need, then its parents.
 

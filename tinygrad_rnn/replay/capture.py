@@ -14,6 +14,7 @@ from ..tensor import Tensor
 from .passes import JOINING, PASSES
 from .recording import Recording
 from .replay import Memory, Profile, Rebound, Replay
+from .symbol import NumberError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +31,7 @@ class Captured(Generic[P, R]):
         self.step = step
         self.without = frozenset(without)
         self._called = False
+        self._floats_change = True  # whether floats among the arguments may differ from call to call
         self._replays: list[tuple[Any, Replay]] = []  # by signature, the latest first
         self._recorded: dict[Any, int] = {}  # how often, by signature
         self._lock = threading.RLock()
@@ -40,7 +42,7 @@ class Captured(Generic[P, R]):
             return self.step(*args, **kwargs)
         arrays: list[Array] = []
         floats: list[float] = []
-        signature = tape.state.enabled, _signature((args, kwargs), arrays, floats)
+        signature = self._signature((args, kwargs), arrays, floats)
         with self._lock:
             for known, replay in self._replays:
                 if known == signature and replay.fits():
@@ -52,7 +54,14 @@ class Captured(Generic[P, R]):
             return self._record(signature, args, kwargs)
 
     def _record(self, signature: Any, args: Any, kwargs: Any) -> R:
-        recording = Recording(self.step, args, kwargs)
+        try:
+            recording = Recording(self.step, args, kwargs, self._floats_change)
+        except NumberError:
+            if not self._floats_change:
+                raise
+            self._floats_change = False  # it wants the number itself, so there is a recording for each
+            signature = self._signature((args, kwargs), [], [])
+            recording = Recording(self.step, args, kwargs, False)
         if recording.steady:
             self._recorded[signature] = count = self._recorded.get(signature, 0) + 1
             if count == _OFTEN:
@@ -67,11 +76,21 @@ class Captured(Generic[P, R]):
             del self._replays[_KEPT:]
         return recording.result  # type: ignore[return-value]
 
+    def _signature(self, arguments: Any, arrays: list[Array], floats: list[float]) -> Any:
+        signature = tape.state.enabled, _signature(arguments, arrays, floats)
+        if self._floats_change:
+            return signature
+        fixed = *signature, tuple(floats)
+        floats.clear()
+        return fixed
+
     @property
     def replay(self) -> Replay:
         """The latest recording, ready to be played."""
         if not self._replays:
-            raise RuntimeError("capture: nothing is recorded yet; call the step twice, or, with an optimiser, three times")
+            raise RuntimeError(
+                "capture: nothing is recorded yet; call the step twice, or, with an optimiser, three times"
+            )
         return self._replays[0][1]
 
     def source(self, after: str | None = None) -> str:
@@ -87,7 +106,7 @@ class Captured(Generic[P, R]):
         """Do one step, a real one, and say what each line of it took: time, operations, bytes."""
         arrays: list[Array] = []
         floats: list[float] = []
-        _signature((args, kwargs), arrays, floats)
+        self._signature((args, kwargs), arrays, floats)
         with self._lock:
             return self.replay.profile(arrays, floats)
 

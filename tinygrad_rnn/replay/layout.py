@@ -127,7 +127,9 @@ class Layout:
         line = value.line
         if value in self.place or line is None or value in self.base or place.dtype != value.dtype:
             return False
-        return line.kind == "ufunc" or (place.flags.c_contiguous and (line.kind in ("dot", "random") or writes(line) or is_join(line)))
+        return line.kind == "ufunc" or (
+            place.flags.c_contiguous and (line.kind in ("dot", "random") or writes(line) or is_join(line))
+        )
 
     def _lay_join(self, line: Line) -> None:
         joined = line.result
@@ -161,7 +163,10 @@ class Layout:
             single = [
                 x
                 for x in line.inputs
-                if isinstance(x, Value) and x.shape == value.shape and len(self.readers[self.root(x)]) and self._dies_here(x)
+                if isinstance(x, Value)
+                and x.shape == value.shape
+                and len(self.readers[self.root(x)])
+                and self._dies_here(x)
             ]
             if not single:
                 return False
@@ -236,7 +241,9 @@ class Layout:
             if readers[0].result.shape != item.result.shape or readers[0].result in self.base:
                 return
             after.append(readers[0].result)
-        gathered = Line("op", "gather", line.function, tuple(after), {"axis": 0}, Value(line.result.shape, line.result.dtype))
+        gathered = Line(
+            "op", "gather", line.function, tuple(after), {"axis": 0}, Value(line.result.shape, line.result.dtype)
+        )
         place = self._place_of_pieces(gathered)
         if place is not None and self.block[after[0]].owned:
             self._put(line.result, place, self.block[after[0]])
@@ -381,4 +388,5 @@ def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
         axis, bounds = line.attributes["axis"] % joined.ndim, line.attributes["bounds"]
         keys = [(slice(None),) * axis + (slice(bounds[k], bounds[k + 1]),) for k in range(len(line.inputs))]
     for piece, key in zip(line.inputs, keys, strict=True):
-        yield piece, joined[key]
+        key = key if isinstance(key, tuple) else (key,)
+        yield piece, joined[key if ... in key else (*key, ...)]  # an array, also where a number would be meant

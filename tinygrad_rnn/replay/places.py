@@ -6,6 +6,7 @@ An object can list in ``ports`` the attributes that hold what changes from call 
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -160,7 +161,10 @@ class Reach:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+    """The globals that code reads, that of the functions inside it included."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            yield str(instruction.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)

@@ -78,8 +78,9 @@ class Player:
         return x
 
     def _number(self, scalar: Scalar, line: Line) -> Array:
-        """A 0-d array that is set to the number before each replay."""
-        dtype = line.result.dtype
+        """A 0-d array that is set to the number before each replay: in the dtype that a Python number would take on."""
+        others = [x.dtype for x in line.inputs if isinstance(x, Value)]
+        dtype = np.result_type(*others, scalar.number) if others else line.result.dtype
         if (scalar, dtype) not in self._numbers:
             array = self._numbers[scalar, dtype] = self.xp.zeros((), dtype)
             self.scalars.append((array, scalar))
@@ -109,6 +110,8 @@ class Player:
             return []
         columns: list[Any] = [[self._given(line.inputs[k], line) for line in lines] for k in range(2)]
         columns.append([self.array(line.result) for line in lines])
+        if len({_address(out) for out in columns[2]}) < len(lines):
+            return []
         order = sorted(range(len(lines)), key=lambda i: _address(columns[2][i]))
         arrays = []
         for column in columns:
@@ -150,7 +153,12 @@ def _in_runs(copies: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]
 
 def _follows(run: list[tuple[Array, Array]], copy: tuple[Array, Array]) -> bool:
     for k, (before, now) in enumerate(zip(run[-1], copy, strict=True)):
-        if not hasattr(now, "strides") or now.shape != before.shape or now.strides != before.strides or now.dtype != before.dtype:
+        if (
+            not hasattr(now, "strides")
+            or now.shape != before.shape
+            or now.strides != before.strides
+            or now.dtype != before.dtype
+        ):
             return False
         if len(run) > 1 and _address(now) - _address(before) != _address(before) - _address(run[-2][k]):
             return False
@@ -180,7 +188,12 @@ def _siblings(lines: list[Line]) -> Iterator[list[Line]]:
 
 def _is_sibling(group: list[Line], line: Line) -> bool:
     first = group[0]
-    if line.kind != "ufunc" or line.function is not first.function or len(line.inputs) != 2 or line.result.shape != first.result.shape:
+    if (
+        line.kind != "ufunc"
+        or line.function is not first.function
+        or len(line.inputs) != 2
+        or line.result.shape != first.result.shape
+    ):
         return False
     if not all(isinstance(x, Value) and x.shape == line.result.shape for x in (*line.inputs, *first.inputs)):
         return False

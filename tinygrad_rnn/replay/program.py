@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..backend import Array, signature
+from ..backend import Array, is_array, signature
 
 
 class Value:
@@ -138,8 +138,11 @@ def _argument(x: Any) -> str:
             x = [*x[:2], ..., x[-1]]
         return "(" + ", ".join(map(_argument, x)) + ("," if len(x) == 1 else "") + ")"
     if isinstance(x, slice):
-        return ":".join("" if part is None else _argument(part) for part in (x.start, x.stop, x.step)[: 2 + bool(x.step)]) or ":"
-    return "..." if x is ... else signature(x) if hasattr(x, "dtype") and x.ndim else repr(x)
+        return (
+            ":".join("" if part is None else _argument(part) for part in (x.start, x.stop, x.step)[: 2 + bool(x.step)])
+            or ":"
+        )
+    return "..." if x is ... else signature(x) if is_array(x) and x.ndim else repr(x)
 
 
 class Program:

@@ -96,7 +96,9 @@ class Replay:
         read = {value for line in self.program.lines for value in line.reads} | set(self.program.results)
         ports = [port for port in recording.ports if port.updated or port.value in read]
         home = backend.of(ports[0].later.get()) if ports else recording.home
-        self.copied = [(port, home.xp.empty(port.value.shape, port.value.dtype)) for port in ports if port in self._private]
+        self.copied = [
+            (port, home.xp.empty(port.value.shape, port.value.dtype)) for port in ports if port in self._private
+        ]
         self.written = [(port, port.later.get()) for port in ports if port.updated]
         self.bound = [(p, p.later.get()) for p in ports if not p.updated and p not in self._private]
         self.inputs = [home.xp.empty(value.shape, value.dtype) for value in recording.inputs]
@@ -189,4 +191,6 @@ def _same(a: Array, b: Array) -> bool:
     """Whether two arrays are the same memory."""
     if a is b:
         return True
-    return a.shape == b.shape and a.strides == b.strides and a.__array_interface__["data"] == b.__array_interface__["data"]
+    return (
+        a.shape == b.shape and a.strides == b.strides and a.__array_interface__["data"] == b.__array_interface__["data"]
+    )

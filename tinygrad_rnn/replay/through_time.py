@@ -33,7 +33,13 @@ class Classes:
             for value in line.reads:
                 mask |= self.behind.get(value, 0)
             if line.step is not None:
-                role = line.phase, line.function, _attributes(line), line.result.shape, *(self._role(x, line.step) for x in line.inputs)
+                role = (
+                    line.phase,
+                    line.function,
+                    _attributes(line),
+                    line.result.shape,
+                    *(self._role(x, line.step) for x in line.inputs),
+                )
                 seen[line.step, role] += 1
                 number = numbers.setdefault((seen[line.step, role], role), len(numbers))
                 if number == len(self.members):
@@ -54,9 +60,7 @@ class Classes:
     def recurs(self, number: int, members: list[Line] | None = None) -> bool:
         """Whether a member of a class depends on another one."""
         bit = 1 << number
-        return any(
-            self.behind.get(value, 0) & bit for line in members or self.members[number] for value in line.reads
-        )
+        return any(self.behind.get(value, 0) & bit for line in members or self.members[number] for value in line.reads)
 
 
 def _attributes(line: Line) -> Any:
@@ -75,7 +79,9 @@ def reassociate(program: Program) -> None:
         found = _late_and_early(line, classes, readers, program)
         if found is not None:
             late, a, b = found
-            product = Line("ufunc", "multiply", np.multiply, (a, b), {}, Value(line.result.shape, line.result.dtype), line)
+            product = Line(
+                "ufunc", "multiply", np.multiply, (a, b), {}, Value(line.result.shape, line.result.dtype), line
+            )
             lines.append(product)
             line.read((late, product.result))
         lines.append(line)
@@ -96,7 +102,11 @@ def _late_and_early(
             continue
         for late, a in (product.inputs, product.inputs[::-1]):
             same = all(isinstance(x, Value) and x.shape == line.result.shape for x in (late, a, b))
-            if same and classes.behind.get(late, 0) & bit and not (classes.behind.get(a, 0) | classes.behind.get(b, 0)) & bit:
+            if (
+                same
+                and classes.behind.get(late, 0) & bit
+                and not (classes.behind.get(a, 0) | classes.behind.get(b, 0)) & bit
+            ):
                 return late, a, b
     return None
 
@@ -206,7 +216,11 @@ class _Columns:
         item, cut = x.line, None
         if item.name == "getitem" and isinstance(item.attributes["key"], tuple):
             inner = item.inputs[0].line
-            if inner is not None and _is_item(inner) and all(isinstance(part, slice) for part in item.attributes["key"]):
+            if (
+                inner is not None
+                and _is_item(inner)
+                and all(isinstance(part, slice) for part in item.attributes["key"])
+            ):
                 item, cut = inner, item.attributes["key"]
         if _is_item(item):
             return item.inputs[0], None if cut is None else _Cut(cut), item.attributes["key"]
@@ -248,7 +262,15 @@ class _Columns:
         if number not in self.whole:
             values = tuple(self.run(number))
             like = self.classes.members[number][0]
-            line = Line("op", "gather", _stack.op.kernel, values, {"axis": 0}, Value((len(values), *values[0].shape), values[0].dtype), like)
+            line = Line(
+                "op",
+                "gather",
+                _stack.op.kernel,
+                values,
+                {"axis": 0},
+                Value((len(values), *values[0].shape), values[0].dtype),
+                like,
+            )
             line.step = None
             self.whole[number] = line.result
             self.lines.append(line)
@@ -338,6 +360,8 @@ def _joined_product(members: list[Line], columns: _Columns) -> list[Line]:
     steps, rows, size = x.shape
     columns_ = weight.shape[1]
     flat = reshape_line(x, (steps * rows, size), first)
-    product = Line("dot", "dot", np.dot, (flat.result, weight), {}, Value((steps * rows, columns_), first.result.dtype), first)
+    product = Line(
+        "dot", "dot", np.dot, (flat.result, weight), {}, Value((steps * rows, columns_), first.result.dtype), first
+    )
     whole = reshape_line(product.result, (steps, rows, columns_), first)
     return [*lines, flat, product, whole, *_items(whole.result, members)]

@@ -19,7 +19,9 @@ def lay_out_weights(program: Program) -> None:
         products = [r for r in readers.get(line.result, ()) if r.kind == "dot" and r.inputs[1] is line.result]
         if len(products) < 4:
             continue
-        copied = Line("op", "contiguous", contiguous, (line.result,), {}, Value(line.result.shape, line.result.dtype), line)
+        copied = Line(
+            "op", "contiguous", contiguous, (line.result,), {}, Value(line.result.shape, line.result.dtype), line
+        )
         lines.append(copied)
         for product in products:
             product.read((product.inputs[0], copied.result))

@@ -79,7 +79,11 @@ class _Widening:
             scalars_only = all(x in ("self", "scalar") for x in operands)
             covered = sum(slices[k].stop - slices[k].start for k in lines)
             whole = slices[0].start == 0 and slices[-1].stop == base.shape[-1] and _touching(slices)
-            if scalars_only and whole and (len(lines) == len(slices) or (function in _NEUTRAL and 2 * covered > base.shape[-1])):
+            if (
+                scalars_only
+                and whole
+                and (len(lines) == len(slices) or (function in _NEUTRAL and 2 * covered > base.shape[-1]))
+            ):
                 made.append(self._over_all(base, slices, lines, function))
                 break  # the slices are now those of the result
             made += [self._over_run(base, slices, lines, run) for run in _runs(sorted(lines), slices)]
@@ -109,7 +113,11 @@ class _Widening:
         like = slices[0].line
         numbers = []
         for k, part in enumerate(slices):
-            scalar = next((x for x in lines[k].inputs if not isinstance(x, Value)), None) if k in lines else _NEUTRAL[function]
+            scalar = (
+                next((x for x in lines[k].inputs if not isinstance(x, Value)), None)
+                if k in lines
+                else _NEUTRAL[function]
+            )
             numbers.append((part.stop - part.start, scalar))
         inputs: list[Any] = []
         for x in first.inputs:
@@ -210,7 +218,12 @@ def _equal(a: Any, b: Any) -> bool:
 def _columns(line: Line, base: Value) -> tuple[int, int] | None:
     """Start and stop, if a line takes a slice of a base's last axis and all of the others."""
     key = line.attributes.get("key") if line.name == "getitem" and line.inputs[0] is base else None
-    if not isinstance(key, tuple) or len(key) != len(base.shape) or not all(isinstance(part, slice) for part in key):
+    if (
+        not isinstance(key, tuple)
+        or not key
+        or len(key) != len(base.shape)
+        or not all(isinstance(part, slice) for part in key)
+    ):
         return None
     if any(part != slice(None) for part in key[:-1]) or key[-1].step not in (None, 1):
         return None
