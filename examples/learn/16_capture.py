@@ -64,7 +64,7 @@ def main(options: argparse.Namespace) -> None:
     print(f"one update of 25 steps: {plain_ms:.2f} ms as it is, {exact_ms:.2f} exact, {quick_ms:.2f} with all passes")
     print(f"loss {plain[0]:.4f} at first, {plain[-1]:.4f} after {updates} updates")
 
-    check("it learns", plain[-1] < 0.7 * plain[0])
+    check("it learns", plain[-4:].mean() < 0.8 * plain[:4].mean())
     check("the exact replay has the same losses to the last bit", bool((exact == plain).all()))
     check("the other one has the same but for rounding", np.allclose(quick, plain, rtol=1e-3))
     memory = captured.memory
