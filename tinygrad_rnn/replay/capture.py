@@ -117,7 +117,7 @@ class Captured(Generic[P, R]):
 
 
 def _signature(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
-    """What tells calls apart: structure, shapes, dtypes, and plain values. Arrays and floats are gathered on the way."""
+    """What tells calls apart: structure, shapes, dtypes, plain values. Gathers arrays and floats on the way."""
     if isinstance(tree, Tensor):
         arrays.append(tree.array)
         return "tensor", tree.array.shape, tree.array.dtype, tree.node is None
