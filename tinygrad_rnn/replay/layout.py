@@ -47,9 +47,9 @@ class Layout:
         for value, (array, port) in kept.items():
             if self._may_lie_in(value, array) and (port is None or self._may_replace(value, port)):
                 self._put(value, array, Block(array, owned=False))
-        for line in reversed(program.lines):
-            if is_join(line) and line.name != "gather":
-                self._lay_join(line)
+        joins = [line for line in reversed(program.lines) if is_join(line) and line.name != "gather"]
+        for line in sorted(joins, key=lambda line: -line.result.size):  # the larger may hold the smaller
+            self._lay_join(line)
         for line in program.lines:
             if line.name == "gather" and not all(map(self._follows_slice, line.inputs)):
                 self._lay_join(line)

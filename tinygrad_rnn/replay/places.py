@@ -133,8 +133,11 @@ class Reach:
             self._ahead += [(child, f"{path}[{i}]", is_port) for i, child in enumerate(x)]
         elif isinstance(x, (FunctionType, MethodType, partial)):
             self._function(x, path)
+        elif "__wrapped__" in getattr(x, "__dict__", {}) and not isinstance(x, FunctionType):
+            self._ahead.append((x.__wrapped__, path, False))  # another captured step
         elif hasattr(x, "__dict__") and not _foreign(type(x).__module__):
             ports = getattr(type(x), "ports", ())
+            self.sizes.append((x.__dict__, len(x.__dict__)))
             for name in list(x.__dict__):
                 self._look(Place(x.__dict__, name, f"{path}.{name}".lstrip(".")), name in ports)
             if callable(x):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -121,11 +121,9 @@ class Player:
             if all(x is column[0] for x in column):
                 arrays.append(column[0])
                 continue
-            for before, now in pairwise(column):
-                same = now.shape == before.shape and now.strides == before.strides
-                if not same or address(now) - address(before) != address(column[1]) - address(column[0]):
-                    return []
-            arrays.append(_spread(tuple(column)))
+            if not _evenly(column):
+                return []
+            arrays.append(_spread(column))
         return [_into(lines[0].function, arrays[:2], arrays[2])]
 
     def _copies(self, line: Line, out: Array) -> list[Callable[[], Any]]:
@@ -133,7 +131,7 @@ class Player:
         copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
             source = self._given(piece, line)
-            if address(source) == address(slot) and source.strides == slot.strides:
+            if hasattr(source, "strides") and address(source) == address(slot) and source.strides == slot.strides:
                 continue
             copies.append((slot, source))
         return [partial(np.copyto, slot, source) for slot, source in _in_runs(copies)]
@@ -154,20 +152,31 @@ def _in_runs(copies: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]
 
 
 def _follows(run: list[tuple[Array, Array]], copy: tuple[Array, Array]) -> bool:
-    for k, (before, now) in enumerate(zip(run[-1], copy, strict=True)):
-        if (
-            not hasattr(now, "strides")
-            or now.shape != before.shape
-            or now.strides != before.strides
-            or now.dtype != before.dtype
-        ):
-            return False
-        if len(run) > 1 and address(now) - address(before) != address(before) - address(run[-2][k]):
-            return False
-    return True
+    return all(_evenly([*(pair[k] for pair in run[-2:]), copy[k]]) for k in range(2))
 
 
-def _spread(arrays: tuple[Array, ...]) -> Array:
+def _evenly(arrays: Sequence[Array]) -> bool:
+    """Whether arrays are alike and lie at equal distances in one piece of memory."""
+    if not all(hasattr(array, "strides") for array in arrays):
+        return False  # a Python number
+    first, step = arrays[0], address(arrays[1]) - address(arrays[0])
+    form = first.shape, first.strides, first.dtype
+    return all(
+        (now.shape, now.strides, now.dtype) == form
+        and address(now) - address(before) == step
+        and _root(now) is _root(first)
+        for before, now in pairwise(arrays)
+    )
+
+
+def _root(array: Array) -> Array:
+    """The array whose memory a view shows."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array
+
+
+def _spread(arrays: Sequence[Array]) -> Array:
     """Arrays at equal distances as one, along a new first axis."""
     step = address(arrays[1]) - address(arrays[0])
     first = arrays[0]

@@ -13,7 +13,6 @@ import numpy as np
 from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, registry, whereabouts
-from ..tape import CaptureError
 from ..tree import rebuild
 from .program import Line, Value
 from .symbol import NumberError, Scalar, Symbol, refuse, refused
@@ -209,8 +208,6 @@ def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
 @contextmanager
 def recording(home: Backend) -> Iterator[Recorder]:
     """Write down every operation on symbols in this thread, while the block runs."""
-    if _active.recorder is not None:
-        raise CaptureError("capture: a captured step calls another one; capture the outer one alone")
     recorder = Recorder(home)
     try:
         with dispatch.intercepted(registry.values(), _stand_in), tape.watching(recorder):
@@ -220,6 +217,11 @@ def recording(home: Backend) -> Iterator[Recorder]:
     finally:
         _active.recorder = None
         vars(home).pop("uniform", None)
+
+
+def is_recording() -> bool:
+    """Whether this thread is recording a step."""
+    return _active.recorder is not None
 
 
 def _drawn(recorder: Recorder, shape: tuple[int, ...]) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from .classes import Classes, Columns
 from .program import Line, Program, Value, getitem, reshape_line
 
-BLOCK = 2**15  # elements of a block of steps, which stays in the cache while several lines pass over it
+BLOCK = 2**16  # elements of a block of steps, which stays in the cache while several lines pass over it
 
 
 def reassociate(program: Program) -> None:
