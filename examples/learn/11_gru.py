@@ -54,7 +54,7 @@ def main(options: argparse.Namespace) -> None:
     # The two forms are one where r does nothing: with r = 1, and without the bias b_hn that r multiplies.
     after, before = nn.GRUCell(4, H, dtype="float64"), nn.GRUCell(4, H, dtype="float64", reset="before")
     assert after.bias_hn is not None
-    after.bias_hn.data = np.zeros(H) if options.backend == "numpy" else tg.zeros(H, dtype="float64").data
+    after.bias_hn.data = tg.zeros(H, dtype="float64").data
     before.load_state_dict({name: p for name, p in after.state_dict().items() if name != "bias_hn"})
     apart = abs(bptt.unroll(after, xs).state.numpy() - bptt.unroll(before, xs).state.numpy()).max()
     check(f"with the same weights the two forms differ, here by {apart:.2f}", apart > 0.01)
