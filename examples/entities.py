@@ -18,7 +18,7 @@ from common import Bar, Report, Result, checked, parse, picture, put, train
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
 
-BAR = Bar("F1 on words that may be a name or not", full=0.97, quick=0.88, baseline="reading forward only")
+BAR = Bar("F1 on words that may be a name or not", full=0.97, quick=0.85, baseline="reading forward only")
 LISTS = {  # BOTH may be a name or not; what stands in capitals in a pattern is drawn from these
     "BOTH": "rose mark will grant hope bill grace may pearl daisy lily jack harry dawn summer ginger",
     "FIRST": "anna pavlos hermione patrick maria george nadia omar ingrid kofi mei boris",
@@ -42,8 +42,9 @@ PATTERNS = (  # a word with a * is to be found
     "BOTH* or FIRST* , the WHO SAID , NEED WHAT",
     "BOTH* NEED more WHAT , FIRST* SAID about the WHO",
     "BOTH NEED more WHAT , FIRST* SAID about the THING",
-    "BOTH* NEED HOW WHAT and more WHAT , SAID the WHO about the WHO",
-    "BOTH NEED HOW WHAT and more WHAT , SAID the WHO about the THING",
+    "BOTH THING and BOTH WHAT are HOW , SAID FIRST*",
+    "BOTH* LAST* is HOW , SAID the WHO",
+    "BOTH of the THING is HOW",
     "the HOW THING NEED WHAT , SAID FIRST* LAST*",
     "the WHO of FIRST* SAID that a BOTH DID WHAT",
 )
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     whole = (((both > 0.5) == names) | ~real).all(axis=0).mean()
     either = real & np.isin(words, [NUMBER[word] for word in CHOICES["BOTH"]])
     note = f"{100 * whole:.1f} % of whole sentences without an error"
-    return Result(*(f1(found[either] > 0.5, names[either]) for found in (both, forward)), note)
+    return Result(f1(both[either] > 0.5, names[either]), f1(forward[either] > 0.5, names[either]), note)
 
 
 def draw(args: argparse.Namespace, shown: list[tuple[list[str], np.ndarray, np.ndarray]]) -> None:
@@ -125,7 +126,7 @@ def draw(args: argparse.Namespace, shown: list[tuple[list[str], np.ndarray, np.n
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 300, "training steps of 32 sentences")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(3000, 150, "training steps of 32 sentences")))
 
 
 if __name__ == "__main__":
