@@ -72,7 +72,7 @@ class Tagger(nn.Module):
 
     def __init__(self, both_ways: bool):
         self.embedding = nn.Embedding(len(VOCABULARY), 16)
-        self.lstm = nn.LSTM(16, 16 if both_ways else 32, num_layers=2, bidirectional=both_ways)
+        self.lstm = nn.LSTM(16, 16 if both_ways else 32, num_layers=2, bidirectional=both_ways, forget_bias=1.0)
         self.head = nn.Linear(32, 1)
 
     def forward(self, words: Tensor, lengths: np.ndarray) -> Tensor:

@@ -107,7 +107,9 @@ def run(args: argparse.Namespace, seed: int) -> Result:
             found[name] = mean + scale * model(put(see(windows[:, split:])[:-1])).numpy()
     off = {name: float(np.sqrt(np.mean((p - truth) ** 2))) for name, p in found.items()}
     if abs(off["MLP"] - off["MLP, permuted"]) > 0.01 * off["MLP"]:
-        raise ArithmeticError(f"the MLP can tell order: {off['MLP']:.4g} degrees off, {off['MLP, permuted']:.4g} permuted")
+        raise ArithmeticError(
+            f"the MLP can tell order: {off['MLP']:.4g} degrees off, {off['MLP, permuted']:.4g} permuted"
+        )
     if seed == args.seed:
         draw(args, truth[:60], {name: p[:60] for name, p in found.items()})
     return Result(off["RNN"], off["MLP, shuffled"], ", ".join(f"{name} {value:.3f}" for name, value in off.items()))
