@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     both, forward = (learned(way, args.steps, seed, test) for way in (True, False))
     real = nn.length_mask(lengths, len(words))
     if seed == args.seed:
-        rows = [int(np.argmax(real.sum(axis=0) * (names[0] == name))) for name in (True, False)]
+        rows = [int(np.argmax((words[2] == NUMBER["more"]) & (names[0] == name))) for name in (True, False)]
         draw(args, [([VOCABULARY[w] for w in words[: lengths[b], b]], forward[:, b], both[:, b]) for b in rows])
     whole = (((both > 0.5) == names) | ~real).all(axis=0).mean()
     either = real & np.isin(words, [NUMBER[word] for word in CHOICES["BOTH"]])

@@ -94,7 +94,9 @@ def run(args: argparse.Namespace, seed: int) -> Result:
         draw(args, bases[:, shown], exon[:, shown], gru[:, shown], mlp[:, shown])
     whole = ((gru > 0.5) == exon).all(axis=0).mean()
     right = [float(((p > 0.5) == exon).mean()) for p in (gru, mlp)]
-    return Result(*right, note=f"{100 * whole:.1f} % of whole genes without an error; {exon.mean():.2f} are exons")
+    return Result(
+        right[0], right[1], f"{100 * whole:.1f} % of whole genes without an error; {exon.mean():.2f} are exons"
+    )
 
 
 def draw(args: argparse.Namespace, bases: np.ndarray, *tracks: np.ndarray) -> None:

@@ -3,9 +3,9 @@
     python examples/speech.py
 
 A letter is spoken as two of four tones, one after the other, of random length, loudness and pitch, in noise. All that
-is known of a recording is what was said, not when. Each frame gives letters and the blank a probability, and CTC (Graves
-et al. 2006) adds up all ways to read the frames as the word. A classifier that judges each frame by itself hears tones,
-but not which came first. Errors are letters to insert, delete and change, for each letter spoken.
+is known of a recording is what was said, not when. Each frame gives letters and the blank a probability, and CTC adds
+up all ways to read the frames as the word (Graves et al. 2006). A classifier that judges each frame by itself hears
+tones, but not which came first. Errors are letters to insert, delete and change, for each letter spoken.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
             longest = int(lengths.argmax())
             if seed == args.seed:
                 draw(args, frames[:, longest], np.exp(scores.numpy()[:, longest]), words[longest])
-    return Result(*errors, note=note)
+    return Result(errors[0], errors[1], note)
 
 
 def draw(args: argparse.Namespace, frames: np.ndarray, p: np.ndarray, word: str) -> None:
@@ -116,8 +116,8 @@ def draw(args: argparse.Namespace, frames: np.ndarray, p: np.ndarray, word: str)
         plots[0].imshow(frames.T, origin="lower", aspect="auto", extent=(0, len(frames), 0, BINS * RATE / FRAME))
         plots[0].set(ylabel="Hz")
         for k, letter in enumerate(CLASSES):
-            seen = letter in word + BLANK
-            plots[1].plot(p[:, k], label=letter if seen else None, color="0.6" if letter == BLANK else None, lw=1.2)
+            name, style = letter if letter in word else None, "k:" if letter == BLANK else "-"
+            plots[1].plot(p[:, k], style, label="blank" if letter == BLANK else name, lw=1.2)
         plots[1].set(xlabel=f"frame of {1000 * HOP // RATE} ms", ylabel="probability", xlim=(0, len(frames)))
         plots[1].legend(fontsize="small", ncols=5, loc="center right")
 

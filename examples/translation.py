@@ -19,11 +19,13 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
 
 BAR = Bar("of unseen numbers without an error", full=0.97, quick=0.6, baseline="a bag of words as encoder")
-ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen \
-seventeen eighteen nineteen".split()
-TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
-UNS = "zéro un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize".split()
-DIZAINES = "- - vingt trente quarante cinquante soixante".split()
+ONES, TENS, UNS, DIZAINES = (line.split() for line in (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen",
+    "- - twenty thirty forty fifty sixty seventy eighty ninety",
+    "zéro un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize",
+    "- - vingt trente quarante cinquante soixante",
+))  # fmt: skip
 
 
 def english(n: int) -> list[str]:
@@ -35,7 +37,7 @@ def english(n: int) -> list[str]:
 
 
 def french(n: int) -> list[str]:
-    """The same in French, as in France: 71 is 60 and 11, 97 is 4 times 20 and 17; vingt and cent take an s at the end."""
+    """The same in French: 71 is 60 and 11, 97 is 4 times 20 and 17; vingt and cent take an s if they come last."""
     for size, name in ((1000, "mille"), (100, "cent")):
         if n >= size:
             count, rest = divmod(n, size)
