@@ -2,10 +2,10 @@
 
     python examples/one_to_one.py
 
-From the state 0, one step of h = tanh(V x + U h_0 + b) never uses U: the same weights in a feed-forward network give the
-same numbers, learn the same, and the gradient of U is 0 all the way. The task is to tell which of two spirals a point
-lies on, and a linear model, the baseline, cannot do that. Give the same cell more steps on the same point, and U
-matters: with nothing new to read, it then thinks longer.
+From the state 0, one step of h = tanh(V x + U h_0 + b) never uses U: the same weights in a feed-forward network give
+the same numbers and learn the same, and the gradient of U is 0 all the way. The task is to tell on which of two spirals
+a point lies, which a linear model, the baseline, cannot. Give the same cell more steps on the same point, and U matters:
+with nothing new to read, it then thinks longer.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class FeedForward(nn.Module):
 
 def spirals(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (B, 2) with a little noise, and on which of two spirals each of them lies."""
-    which, along = rng.integers(0, 2, count), rng.uniform(0.3, 1, count)
-    angle = 5 * along + np.pi * which
+    which, along = rng.integers(0, 2, count), rng.uniform(0.2, 1, count)
+    angle = 6 * along + np.pi * which
     points = along[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1) + rng.normal(0, 0.02, (count, 2))
     return 2 * points, which
 
@@ -102,7 +102,7 @@ def draw(args: argparse.Namespace, models: dict[str, nn.Module]) -> None:
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(2000, 500, "training steps")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(800, 300, "training steps")))
 
 
 if __name__ == "__main__":
