@@ -23,6 +23,7 @@ COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1
 SHAPES = ("circle", "square", "cross")
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 WORDS = [".", "a", *COLOURS, *SHAPES, *OPPOSITE, "of"]
+LONGEST = 9  # words, with the end
 STENCILS = np.zeros((len(SHAPES), SIZE, SIZE))
 ACROSS = abs(np.arange(SIZE) - (SIZE - 1) / 2)
 STENCILS[0] = np.hypot(ACROSS[:, None], ACROSS) < SIZE / 2
@@ -65,7 +66,7 @@ def scenes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[tuple
     for canvas in pictures:
         things = [kinds[k] for k in rng.choice(len(kinds), 2, replace=False)]
         upright = rng.integers(2)
-        near, far = rng.integers(0, 3, 2) + (0, SIDE // 2)  # along the line that they lie on
+        near, far = rng.integers(0, 3, 2) + np.array([0, SIDE // 2])  # along the line that they lie on
         aside = rng.integers(1, SIDE - SIZE - 1) + rng.integers(-1, 2, 2)  # and across it
         for thing, along, across in zip(things, (near, far), aside, strict=True):
             colour, shape = thing.split()
@@ -80,14 +81,14 @@ def scenes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[tuple
 def encode(captions: list[str]) -> np.ndarray:
     """Captions as numbers of words (T, B), with "." after their ends as well."""
     rows = [[WORDS.index(word) for word in text.split()] for text in captions]
-    return np.array([row + [0] * (8 - len(row)) for row in rows]).T
+    return np.array([row + [0] * (LONGEST - len(row)) for row in rows]).T
 
 
 def write(model: Captioner, pictures: np.ndarray) -> list[str]:
     """The likeliest caption, word by word."""
     with tg.no_grad():
         start = np.zeros(len(pictures), int)
-        tokens, lengths, _ = nn.greedy(model.step, model(put(pictures)), start, 8, end=0)
+        tokens, lengths, _ = nn.greedy(model.step, model(put(pictures)), start, LONGEST, end=0)
     return [" ".join([*(WORDS[k] for k in row[:n]), "."]) for row, n in zip(tokens.T, lengths, strict=True)]
 
 

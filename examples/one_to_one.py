@@ -4,8 +4,8 @@
 
 From the state 0, one step of h = tanh(V x + U h_0 + b) never uses U: the same weights in a feed-forward network give
 the same numbers and learn the same, and the gradient of U is 0 all the way. The task is to tell on which of two spirals
-a point lies, which a linear model, the baseline, cannot. Give the same cell more steps on the same point, and U matters:
-with nothing new to read, it then thinks longer.
+a point lies, which a linear model, the baseline, cannot. Give the same cell more steps on the same point, and U
+matters: with nothing new to read, it thinks longer.
 """
 
 from __future__ import annotations
