@@ -19,7 +19,7 @@ from common import Bar, Report, Result, checked, parse, picture, put, share_righ
 
 from tinygrad_rnn import Tensor, nn
 
-BAR = Bar("right by the gated cells, in the mean", full=0.95, quick=0.55, baseline="the simple RNN")
+BAR = Bar("right by the gated cells, in the mean", full=0.9, quick=0.55, baseline="the simple RNN")
 SYMBOLS, OTHERS, H = 4, 4, 24
 X = SYMBOLS + OTHERS  # features of a step, one-hot
 Part = nn.Cell | list[nn.Cell]
@@ -119,7 +119,7 @@ def draw(args: argparse.Namespace, curves: dict[str, list[float]]) -> None:
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    own = {"steps": (400, 80, "training steps of each cell"), "lag": (50, 20, "steps to remember over")}
+    own = {"steps": (600, 80, "training steps of each cell"), "lag": (50, 20, "steps to remember over")}
     return checked(run, BAR, parse(__doc__, arguments, **own))
 
 
