@@ -35,8 +35,10 @@ def degrees(rng: np.random.Generator, days: int) -> np.ndarray:
 
 def read(path: str) -> np.ndarray:
     """The numbers of a file."""
-    lines = Path(path).read_text().split()
-    series = np.array([float(word) for word in lines])
+    try:
+        series = np.array([float(word) for word in Path(path).read_text().split()])
+    except ValueError:
+        raise ValueError(f"{path}: a text file with one number a line is needed") from None
     if len(series) < 20 * WINDOW or not np.isfinite(series).all() or np.ptp(series) == 0:
         raise ValueError(f"{path}: at least {20 * WINDOW} numbers, finite and not all the same, are needed")
     return series

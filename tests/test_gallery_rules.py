@@ -101,6 +101,7 @@ def test_temperatures_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "series.txt"
     path.write_text("\n".join(map(str, range(200))))
     assert temperature.read(str(path))[-1] == 199
-    path.write_text("35 32 45")
-    with pytest.raises(ValueError, match="at least 160 numbers"):
-        temperature.read(str(path))
+    for text, told in (("35 32 45", "at least 160 numbers"), ("35\nmild", "one number a line")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"series.txt: .*{told}"):
+            temperature.read(str(path))
