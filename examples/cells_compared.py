@@ -106,11 +106,11 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 def draw(args: argparse.Namespace, curves: dict[str, list[float]]) -> None:
     """Learning curves, smoothed, of the gated cells and of the others."""
     with picture(
-        args, f"Loss while learning to recall a symbol over {args.lag} steps", columns=2, size=(9, 4)
+        args, f"Loss while learning to recall a symbol over {args.lag} steps", columns=2, size=(8, 3.5)
     ) as plots:
         for axes, names in zip(plots, (GATED, OTHER), strict=True):
             for k, name in enumerate(names):
-                width = max(1, args.steps // 30)
+                width = max(1, args.steps // 15)
                 smooth = np.convolve(curves[name], np.ones(width) / width, "valid")
                 axes.plot(smooth, label=name, color=f"C{k % 10}", ls="-" if k < 10 else "--", lw=1)
             axes.set(xlabel="training step", ylabel="nats", ylim=(0, 1.6))

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
 def draw(args: argparse.Namespace, words: np.ndarray, curves: dict[str, np.ndarray], rain: np.ndarray) -> None:
     """The probabilities of one day, with what was heard."""
-    with picture(args, "P(rain | the words so far)", size=(9, 3.8)) as axes:
+    with picture(args, "P(rain | the words so far)", size=(8, 3.6)) as axes:
         axes.fill_between(range(HOURS), rain, step="mid", alpha=0.15, label="it rained")
         for (name, p), style in zip(curves.items(), ("k-", "C3--", "C1:"), strict=True):
             axes.plot(p, style, label=name)

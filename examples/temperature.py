@@ -119,7 +119,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
 def draw(args: argparse.Namespace, truth: np.ndarray, found: dict[str, np.ndarray]) -> None:
     """Two months of the test."""
-    with picture(args, "Each day's temperature, predicted from the days before", size=(9, 3.5)) as axes:
+    with picture(args, "Each day's temperature, predicted from the days before", size=(8, 3.3)) as axes:
         axes.plot(truth, "k.-", lw=0.8, label="measured")
         for name, style in (("RNN", "C3"), ("persistence", "C0:"), ("MLP, shuffled", "C1--")):
             axes.plot(found[name], style, label=name)
