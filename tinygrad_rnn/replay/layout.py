@@ -7,44 +7,15 @@ nobody reads any more. What is left gets a block of its own, and blocks that are
 
 from __future__ import annotations
 
-import inspect
-from bisect import insort
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from ..backend import Array
+from .joins import address, in_order, is_join, slots, writes
+from .memory import Block, pack
 from .program import Line, Program, Value
 
 _VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
-_JOINS = {"stack", "concatenate", "scatter", "gather"}
-_ALIGNMENT = 64  # bytes, of a cache line
-
-
-class Block:
-    """Memory for one value, or for several that lie within it or follow each other there.
-
-    While the layout is made, a block has memory of its own, of which not a byte is touched: views of it tell where
-    things would lie. In the end it is a part of the arena.
-    """
-
-    def __init__(self, like: Value | Array, owned: bool = True) -> None:
-        self.owned = owned  # a part of the arena, and not a port's
-        if isinstance(like, Value):
-            self.nbytes = like.nbytes
-            self.memory = np.empty(max(1, self.nbytes), np.uint8)
-            self.whole = np.ndarray(like.shape, like.dtype, buffer=self.memory)
-        else:
-            self.nbytes, self.memory = like.nbytes, like
-        self.address = self.memory.__array_interface__["data"][0]
-        self.start = self.stop = -1  # the lines between which it is in use
-        self.offset = 0  # in the arena
-
-    def used(self, line: int) -> None:
-        """It is in use at this line."""
-        self.start = line if self.start < 0 else min(self.start, line)
-        self.stop = max(self.stop, line)
 
 
 class Layout:
@@ -60,6 +31,7 @@ class Layout:
         self.program = program
         self.place: dict[Value, Array] = {}  # views of blocks
         self.block: dict[Value, Block] = {}
+        self.bounds: dict[Value, tuple[int, int]] = {}  # the first byte of each, and the one after the last
         self.base: dict[Value, Value] = {}  # of each view
         self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
         self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
@@ -75,9 +47,9 @@ class Layout:
         for value, (array, port) in kept.items():
             if self._may_lie_in(value, array) and (port is None or self._may_replace(value, port)):
                 self._put(value, array, Block(array, owned=False))
-        for line in reversed(program.lines):
-            if is_join(line) and line.name != "gather":
-                self._lay_join(line)
+        joins = [line for line in reversed(program.lines) if is_join(line) and line.name != "gather"]
+        for line in sorted(joins, key=lambda line: -line.result.size):  # the larger may hold the smaller
+            self._lay_join(line)
         for line in program.lines:
             if line.name == "gather" and not all(map(self._follows_slice, line.inputs)):
                 self._lay_join(line)
@@ -85,11 +57,12 @@ class Layout:
             self._lay(i, line, in_place)
         self.naive = sum(value.nbytes for value in self.place if value in self.index and value not in self.base)
         self.blocks = list(dict.fromkeys(block for block in self.block.values() if block.owned))
-        self.size = self._pack()
+        self.size = pack(self.blocks)
 
     def _put(self, value: Value, place: Array, block: Block) -> None:
         self.place[value] = place
         self.block[value] = block
+        self.bounds[value] = byte_bounds(place)
         for line in self.readers.get(value, ()):
             if self.base.get(line.result) is value:
                 view = line.function(np, place, *line.inputs[1:], **line.attributes)
@@ -124,10 +97,14 @@ class Layout:
         line = value.line
         if value in self.place or line is None or value in self.base or place.dtype != value.dtype:
             return False
-        return line.kind == "ufunc" or (place.flags.c_contiguous and (line.kind in ("dot", "random") or writes(line) or is_join(line)))
+        return line.kind == "ufunc" or (
+            place.flags.c_contiguous and (line.kind in ("dot", "random") or writes(line) or is_join(line))
+        )
 
     def _lay_join(self, line: Line) -> None:
         joined = line.result
+        if joined not in self.place and self._lie_joined(line):
+            return
         if joined not in self.place:
             block = Block(joined)
             self._put(joined, block.whole, block)
@@ -156,7 +133,10 @@ class Layout:
             single = [
                 x
                 for x in line.inputs
-                if isinstance(x, Value) and x.shape == value.shape and len(self.readers[self.root(x)]) and self._dies_here(x)
+                if isinstance(x, Value)
+                and x.shape == value.shape
+                and len(self.readers[self.root(x)])
+                and self._dies_here(x)
             ]
             if not single:
                 return False
@@ -166,30 +146,42 @@ class Layout:
     def _dies_here(self, x: Value) -> bool:
         return len(self.readers[x]) == 1 and x not in self.results
 
-    def _regular(self, line: Line) -> Array | None:
-        """The inputs of a gather as one array, if they lie at equal distances in one block already."""
-        first = line.inputs[0]
-        if any(x not in self.place or self.block[x] is not self.block[first] for x in line.inputs):
+    def _place_of_pieces(self, line: Line) -> Array | None:
+        """What a join would be if its pieces stay where they are: they lie in one block, at equal distances."""
+        pieces = in_order(line)
+        if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
             return None
-        places = [self.place[x] for x in line.inputs]
-        addresses = [place.__array_interface__["data"][0] for place in places]
-        stride = addresses[1] - addresses[0]
-        for k, place in enumerate(places):
-            if place.strides != places[0].strides or addresses[k] != addresses[0] + k * stride:
+        first = self.place[pieces[0]]
+        addresses = [address(self.place[x]) for x in pieces]
+        step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
+        for k, x in enumerate(pieces):
+            if self.place[x].strides != first.strides or addresses[k] != addresses[0] + k * step:
                 return None
-        return np.lib.stride_tricks.as_strided(places[0], line.result.shape, (stride, *places[0].strides))
+        strides = (step, *first.strides)
+        if line.name == "concatenate":
+            strides = first.strides
+            if step != len(first) * strides[0] or any(x.shape != pieces[0].shape for x in pieces):
+                return None
+        return np.lib.stride_tricks.as_strided(first, line.result.shape, strides)
+
+    def _lie_joined(self, line: Line) -> bool:
+        """Let a join be where its pieces are, if they lie as they should already."""
+        place = self._place_of_pieces(line)
+        if place is None:
+            return False
+        pieces = in_order(line)
+        self._put(line.result, place, self.block[pieces[0]])
+        self.pieces[line.result] = pieces
+        for piece in pieces:
+            self.joins.setdefault(piece, []).append(line.result)
+        return True
 
     # ---- everything else ----
 
     def _lay(self, i: int, line: Line, in_place: bool) -> None:
         value = line.result
         if line.name == "gather" and value not in self.place:
-            regular = self._regular(line)
-            if regular is not None:
-                self._put(value, regular, self.block[line.inputs[0]])
-                self.pieces[value] = list(line.inputs)
-                for piece in line.inputs:
-                    self.joins.setdefault(piece, []).append(value)
+            self._lie_joined(line)
         if line.kind == "ufunc" and value not in self.place:
             self._lay_under(line)
         if value not in self.place:
@@ -219,8 +211,10 @@ class Layout:
             if readers[0].result.shape != item.result.shape or readers[0].result in self.base:
                 return
             after.append(readers[0].result)
-        gathered = Line("op", "gather", line.function, tuple(after), {}, Value(line.result.shape, line.result.dtype))
-        place = self._regular(gathered)
+        gathered = Line(
+            "op", "gather", line.function, tuple(after), {"axis": 0}, Value(line.result.shape, line.result.dtype)
+        )
+        place = self._place_of_pieces(gathered)
         if place is not None and self.block[after[0]].owned:
             self._put(line.result, place, self.block[after[0]])
 
@@ -243,15 +237,19 @@ class Layout:
 
     def _last_read(self, x: Value) -> int:
         """The last line that reads any element of a value's place, as it is now."""
-        region = self.place[x]
+        region, (low, high) = self.place[x], self.bounds[x]
         last = -1
         seen = set()
         ahead = [self.root(x)]
         while ahead:
             value = ahead.pop()
-            if value in seen or (value in self.place and not _overlap(self.place[value], region)):
+            if value in seen:
                 continue
             seen.add(value)
+            if value in self.bounds:
+                start, stop = self.bounds[value]
+                if stop <= low or start >= high or not np.shares_memory(self.place[value], region):
+                    continue
             if value in self.results:
                 return len(self.program.lines)
             for line in self.readers.get(value, ()):
@@ -263,88 +261,6 @@ class Layout:
             ahead += map(self.root, self.pieces.get(value, ()))
         return last
 
-    def _pack(self) -> int:
-        """Give each block its offset in the arena: the smallest gap that holds it, at the moment when it is needed."""
-        events: list[tuple[int, int, int]] = []
-        for number, block in enumerate(self.blocks):
-            events += [(2 * block.start, 1, number), (2 * block.stop + 1, 0, number)]
-        free: list[tuple[int, int]] = []  # (offset, bytes), by offset
-        top = 0
-        for _, begins, number in sorted(events):
-            block = self.blocks[number]
-            size = -(-max(1, block.nbytes) // _ALIGNMENT) * _ALIGNMENT
-            if not begins:
-                insort(free, (block.offset, size))
-                _merge(free, block.offset)
-                continue
-            fits = [(length, offset) for offset, length in free if length >= size]
-            if fits:
-                length, block.offset = min(fits)
-                free.remove((block.offset, length))
-                if length > size:
-                    insort(free, (block.offset + size, length - size))
-            elif free and free[-1][0] + free[-1][1] == top:
-                block.offset = free.pop()[0]
-                top = block.offset + size
-            else:
-                block.offset, top = top, top + size
-        return top
-
-
-def _merge(free: list[tuple[int, int]], offset: int) -> None:
-    """Join the gap at an offset with those that it touches."""
-    i = next(k for k, gap in enumerate(free) if gap[0] == offset)
-    if i + 1 < len(free) and sum(free[i]) == free[i + 1][0]:
-        free[i : i + 2] = [(free[i][0], free[i][1] + free[i + 1][1])]
-    if i and sum(free[i - 1]) == free[i][0]:
-        free[i - 1 : i + 1] = [(free[i - 1][0], free[i - 1][1] + free[i][1])]
-
-
-def _overlap(a: Array, b: Array) -> bool:
-    return bool(np.may_share_memory(a, b)) and bool(np.shares_memory(a, b))
-
 
 def _overlaps_itself(a: Array) -> bool:
     return any(n > 1 and stride == 0 for n, stride in zip(a.shape, a.strides, strict=True))
-
-
-_with_out: dict[Any, bool] = {}
-
-
-def writes(line: Line) -> bool:
-    """Whether a kernel takes ``out``."""
-    if line.kind != "op":
-        return False
-    if line.function not in _with_out:
-        _with_out[line.function] = "out" in inspect.signature(line.function).parameters
-    return _with_out[line.function]
-
-
-def is_join(line: Line) -> bool:
-    """Whether a line puts its inputs beside each other, so that each has a place of its own in the result."""
-    if line.kind != "op" or line.name not in _JOINS:
-        return False
-    if line.name != "scatter":
-        return True
-    return _covers(line.attributes["keys"], line.attributes["shape"])
-
-
-def _covers(keys: Any, shape: Any) -> bool:
-    """Whether the keys of a scatter name each element once."""
-    from ..ops.index import _layout
-
-    return all(_layout(keys, shape)) if len(keys) > 1 else False
-
-
-def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
-    """The inputs of a join, each with its place in the result."""
-    if line.name == "scatter":
-        keys: Any = line.attributes["keys"]
-    elif line.name in ("stack", "gather"):
-        axis = line.attributes["axis"] % joined.ndim
-        keys = [(slice(None),) * axis + (k,) for k in range(len(line.inputs))]
-    else:
-        axis, bounds = line.attributes["axis"] % joined.ndim, line.attributes["bounds"]
-        keys = [(slice(None),) * axis + (slice(bounds[k], bounds[k + 1]),) for k in range(len(line.inputs))]
-    for piece, key in zip(line.inputs, keys, strict=True):
-        yield piece, joined[key]

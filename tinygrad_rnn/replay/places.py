@@ -6,6 +6,7 @@ An object can list in ``ports`` the attributes that hold what changes from call 
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -23,7 +24,7 @@ _PLAIN = (int, float, bool, type(None))
 
 
 class Place:
-    """Where a value is kept: an item of a list or dictionary (an object's attributes among them), or a closure's cell."""
+    """Where a value is kept: an item of a list or dictionary, such as an object's attributes, or a closure's cell."""
 
     __slots__ = ("holder", "key", "path")
 
@@ -74,6 +75,7 @@ class Reach:
         self.ports: list[Place] = []  # arrays and numbers that change from call to call
         self.fixed: list[tuple[Place, Any]] = []  # everything else, with what is there
         self.sizes: list[tuple[Any, int]] = []  # of lists and dictionaries
+        self._root = function
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # what was seen stays alive, or another object may get its id
         self._ahead: list[tuple[Any, str, bool]] = [(function, "", False)]
@@ -113,7 +115,7 @@ class Reach:
         self._ahead.append((value, place.path, is_port))
 
     def _visit(self, x: Any, path: str, is_port: bool) -> None:
-        if isinstance(x, _PLAIN) or isinstance(x, _OPAQUE) or backend.is_array(x) or id(x) in self._seen:
+        if isinstance(x, (*_PLAIN, *_OPAQUE)) or backend.is_array(x) or id(x) in self._seen:
             return
         self._seen.add(id(x))
         self._kept.append(x)
@@ -131,11 +133,15 @@ class Reach:
             self._ahead += [(child, f"{path}[{i}]", is_port) for i, child in enumerate(x)]
         elif isinstance(x, (FunctionType, MethodType, partial)):
             self._function(x, path)
+        elif "__wrapped__" in getattr(x, "__dict__", {}) and not isinstance(x, FunctionType):
+            self._ahead.append((x.__wrapped__, path, False))  # another captured step
         elif hasattr(x, "__dict__") and not _foreign(type(x).__module__):
             ports = getattr(type(x), "ports", ())
+            self.sizes.append((x.__dict__, len(x.__dict__)))
             for name in list(x.__dict__):
                 self._look(Place(x.__dict__, name, f"{path}.{name}".lstrip(".")), name in ports)
-            self._ahead.append((getattr(type(x), "__call__", None), path, False))
+            if callable(x):
+                self._ahead.append((type(x).__call__, path, False))
 
     def _items(self, container: Any, keys: Any, path: str, is_port: bool) -> None:
         if not is_port:
@@ -148,7 +154,7 @@ class Reach:
             self._ahead += [(f.func, path, False), (f.args, path, False), (f.keywords, path, False)]
         elif isinstance(f, MethodType):
             self._ahead += [(f.__self__, path, False), (f.__func__, path, False)]
-        elif not _foreign(f.__module__) and not _ours(f.__module__):
+        elif f is self._root or not (_foreign(f.__module__) or _ours(f.__module__)):
             for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
                 if _filled(cell):
                     self._look(Place(cell, _CELL, name), False)
@@ -159,7 +165,10 @@ class Reach:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+    """The globals that code reads, that of the functions inside it included."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            yield str(instruction.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
@@ -179,4 +188,4 @@ def _ours(module: str | None) -> bool:
 def _foreign(module: str | None) -> bool:
     """Whether code comes from Python's library or NumPy's, which hold nothing of a user's step."""
     name = (module or "").partition(".")[0]
-    return name in sys.stdlib_module_names and name != "__main__" or name in ("numpy", "cupy", "tqdm", "matplotlib")
+    return (name in sys.stdlib_module_names and name != "__main__") or name in ("numpy", "cupy", "tqdm", "matplotlib")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import backend, tape
 from ..backend import Array, Backend
-from ..tape import Leaf, Node, collector_resting
+from ..tape import CaptureError, Node, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
 from .places import ArrayOf, ArrayOfGradient, Place, Reach
 from .program import Value
-from .symbol import CaptureError, Recorder, Scalar, Symbol, recording
+from .recorder import Recorder, recording
+from .symbol import Scalar, Symbol
 
 
 class Port:
@@ -42,7 +44,9 @@ class Recording:
     If the step cannot be recorded, CaptureError says why, and every array and number is as it was before.
     """
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], floats_change: bool = True
+    ) -> None:
         self.reach = Reach(function)
         self.inputs: list[Value] = []  # of the arguments
         self.floats: list[float] = []  # arguments too
@@ -61,12 +65,12 @@ class Recording:
             else:
                 numbers.append(place)
         before = [(place, place.get()) for place in [*(place for place, _ in places), *numbers]]
-        home = _home([value for _, value in before], (args, kwargs))
+        home = self.home = _home([value for _, value in before], (args, kwargs))
         with collector_resting(), recording(home) as recorder:
             self.lines = recorder.lines
             self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in places]
-            self.numbers: list[tuple[Place, Any]] = [(p, Scalar(recorder, p.get(), p.get)) for p in numbers]
-            args, kwargs = self._arguments(recorder, (args, kwargs))
+            self.numbers: list[tuple[Place, Any]] = [(p, Scalar(p.get(), p.get)) for p in numbers]
+            args, kwargs = self._arguments(recorder, (args, kwargs), floats_change)
             try:
                 for port in self.ports:
                     port.place.put(port.before)
@@ -82,8 +86,9 @@ class Recording:
                     place.put(value)
                 raise
             self._settle(function, output)
+        self.unreached = _tensors_of(recorder.constants)
 
-    def _arguments(self, recorder: Recorder, tree: Any) -> Any:
+    def _arguments(self, recorder: Recorder, tree: Any, floats_change: bool) -> Any:
         """The arguments with symbols in place of arrays."""
 
         def symbol(x: Any) -> Any:
@@ -94,10 +99,10 @@ class Recording:
                     what = "has a history" if isinstance(x.node, Node) else "requires a gradient"
                     raise CaptureError(f"capture: the argument {x!r} {what}; give the step x.detach()")
                 return Tensor.wrap(symbol(x.array))
-            if type(x) is float:
+            if type(x) is float and floats_change:
                 number = len(self.floats)
                 self.floats.append(x)
-                return Scalar(recorder, x, lambda: self.floats[number])
+                return Scalar(x, lambda: self.floats[number])
             if backend.is_array(x):
                 port = recorder.port(x, f"argument_{len(self.inputs)}")
                 self.inputs.append(port.value)
@@ -110,18 +115,20 @@ class Recording:
         """Raise if the step did what a replay would not do again."""
         if _random_states(self.reach) != drawn:
             raise CaptureError(
-                "capture: the step drew random numbers that a replay would not draw again (by randn, rand, or a generator "
-                "of its own); draw them outside and pass them in, or use tg.dropout"
+                "capture: the step drew random numbers that a replay would not draw again (by randn, rand, or its own "
+                "generator); draw them outside and pass them in, or use tg.dropout"
             )
         known = set(self.reach.tensors)
         for tensor, path in after.tensors.items():
             if tensor not in known and isinstance(tensor.array, Symbol):
-                raise CaptureError(f"capture: the step keeps a result in {path}; return it, and pass it in the next time")
+                raise CaptureError(
+                    f"capture: the step keeps a result in {path}; return it, and pass it in the next time"
+                )
         changed = self.reach.changed()
         if changed:
             raise CaptureError(
-                f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new value "
-                "and pass it in the next time, or do it outside of the step"
+                f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new "
+                "value and pass it in the next time, or do it outside of the step"
             )
 
     def _settle(self, function: Callable[..., Any], output: Any) -> None:
@@ -153,6 +160,13 @@ class Recording:
         found = [port.after.value for port in self.ports if port.updated and isinstance(port.after, Symbol)]
         found += [value for value in self.grad_values if value is not None]
         return found + [x.value for x in map(_array, tree_leaves(self.output)) if isinstance(x, Symbol)]
+
+
+def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
+    """Tensors out of the step's reach whose arrays it used all the same, with these, which must not be replaced."""
+    # Not isinstance, which asks some objects for more than they like to tell.
+    alive = (x for x in gc.get_objects() if issubclass(type(x), Tensor) and id(getattr(x, "array", None)) in constants)
+    return [(weakref.ref(x), x.array) for x in alive]
 
 
 def _array(x: Any) -> Any:
@@ -195,6 +209,8 @@ def _home(values: list[Any], arguments: Any) -> Backend:
 
 def _random_states(reach: Reach) -> Any:
     """Where the generators stand that a replay does not draw from."""
-    legacy = np.random.get_state() if "numpy.random" in sys.modules else None
-    shared = None if legacy is None else (legacy[1].tobytes(), legacy[2])
+    shared = None
+    if "numpy.random" in sys.modules:
+        legacy: Any = np.random.get_state()
+        shared = legacy[1].tobytes(), legacy[2]
     return random.getstate(), shared, [repr(g.bit_generator.state) for g in reach.generators]
