@@ -89,13 +89,13 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
 def draw(args: argparse.Namespace, models: dict[str, nn.Module]) -> None:
     """Which points each model gives to which spiral."""
-    side = np.linspace(-2.2, 2.2, 120)
+    side = np.linspace(-2.2, 2.2, 60)
     grid = put(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
     points, which = spirals(np.random.default_rng(0), 300)
     with picture(args, "One step of an RNN is a feed-forward network", columns=3, size=(7, 2.7)) as axes, tg.no_grad():
         for panel, (name, model) in zip(axes, models.items(), strict=True):
-            share = tg.softmax(model(grid)).numpy()[:, 1].reshape(120, 120)
-            panel.imshow(share, extent=(-2.2, 2.2, -2.2, 2.2), origin="lower", cmap="coolwarm", alpha=0.6)
+            share = tg.softmax(model(grid)).numpy()[:, 1].reshape(60, 60)
+            panel.contourf(side, side, share, levels=10, cmap="coolwarm", alpha=0.6)
             panel.scatter(*points.T, s=4, c=which, cmap="coolwarm")
             panel.set(title=name, xticks=[], yticks=[])
 

@@ -20,6 +20,17 @@ def test_the_quick_form_reaches_its_bar(name: str, tmp_path: Path, monkeypatch: 
     assert row.passed, row
 
 
+GALLERY = [name for name, path in PROGRAMS.items() if "return checked(" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_it_runs_on_a_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict_device: str) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    row = run_all.run(name, PROGRAMS[name], ["--seeds", "1", "--steps", "2", "--backend", strict_device])
+    assert row.seeds in ("0 of 1", "1 of 1"), row  # two steps learn little, but nothing is refused
+
+
 def test_all_programs_are_found() -> None:
     assert {"captions", "char_rnn", "parity", "truncation"} <= PROGRAMS.keys()
     assert not {"common", "run_all"} & PROGRAMS.keys()
