@@ -195,6 +195,9 @@ class StrictArray:
     def astype(self, dtype: Any, copy: bool = True) -> StrictArray:
         return _wrap(self._numbers.astype(dtype, copy=copy))
 
+    def view(self, dtype: Any) -> StrictArray:
+        return _wrap(self._numbers.view(dtype))
+
     def copy(self, order: Any = "C") -> StrictArray:
         return _wrap(self._numbers.copy(order))
 

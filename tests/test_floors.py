@@ -177,7 +177,7 @@ FACE: dict[ModuleType, str] = {
         init""",
     optim: """SGD Adagrad RMSprop GravesRMSprop Adam AdamW StepLR MultiStepLR ExponentialLR CosineAnnealingLR LinearLR
         LambdaLR ReduceLROnPlateau Warmup""",
-    bptt: "unroll detach truncated randomly_truncated Window GatesDetached",
+    bptt: """unroll detach truncated randomly_truncated Window GatesDetached checkpointed memory_plan real_time Moment""",
     flow: """gradient_norms jacobian_spectrum lyapunov_exponents saturation omega gradient_by_lag LagMap""",
 }
 

@@ -14,6 +14,10 @@ from samples import ARRAY_KEYS, BASIC_KEYS, KEYS, ROOM
 from sampling import normal
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import backward, tape
+from tinygrad_rnn.op import Step
+from tinygrad_rnn.record import Watcher
+from tinygrad_rnn.tape import Leaf
 from tinygrad_rnn.tensor import Tensor
 
 Use = Callable[[Tensor], Tensor]
@@ -102,6 +106,26 @@ def test_one_weight_for_many_inputs(shapes: list[tuple[int, ...]]) -> None:
     w, b = normal(4, 3), normal(4)
     assert_sum_of_single_uses([lambda w, x=x: tg.linear(x, w, b) for x in leaves], w)  # type: ignore[misc]
     assert_sum_of_single_uses([lambda b, x=x: tg.linear(x, w, b) for x in xs], b)  # type: ignore[misc]
+
+
+def test_what_waits_for_a_weight_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred uses are merged some at a time, in both kinds of walk; slices of a sequence still all at once."""
+    monkeypatch.setattr(backward, "_ALWAYS", 0)
+    xs = [normal(2, 3) + k for k in range(100)]
+    assert_sum_of_single_uses([lambda w, x=x: tg.linear(x, w) for x in xs], normal(4, 3))  # type: ignore[misc]
+    merged: list[tuple[str, str]] = []
+
+    class Merges(Watcher):
+        def backward(self, step: Step, node: Any, contribution: Any) -> None:
+            if isinstance(node, Leaf):
+                merged.append((step.op.name, step.input))
+
+    sequence, weight = leaf(normal(100, 2, 3)), leaf(normal(4, 3))
+    loss = tg.stack([tg.linear(x, weight) for x in sequence]).sum()
+    with tape.watching(Merges()):
+        loss.backward()
+    assert merged.count(("getitem", "x")) == 1
+    assert merged.count(("linear", "weight")) == 34  # three hold more than four times what the weight does
 
 
 def test_one_weight_at_order_two() -> None:

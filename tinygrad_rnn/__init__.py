@@ -81,5 +81,6 @@ from .ops import (
 )
 from .ops import absolute as abs
 from .record import Watcher, detect_anomaly
-from .tape import GraphError, enable_grad, is_grad_enabled, no_grad, watching
+from .replay import Captured, capture
+from .tape import CaptureError, GraphError, enable_grad, is_grad_enabled, no_grad, watching
 from .tensor import Tensor, tensor

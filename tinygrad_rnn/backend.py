@@ -161,12 +161,12 @@ def manual_seed(seed: int) -> None:
 
 def random_state() -> dict[str, Any]:
     """The state of the host's generator, as a dictionary of plain values that ``set_random_state`` takes back."""
-    return dict(_numpy.generator.bit_generator.state)
+    return dict(_numpy.random_state())
 
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Continue the host's generator from where ``random_state`` was read."""
-    _numpy.generator.bit_generator.state = state
+    _numpy.set_random_state(state)
 
 
 def host_generator() -> np.random.Generator:

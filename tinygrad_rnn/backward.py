@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from math import prod
 from typing import Any
 
 from . import tape
 from .op import Step
 from .ops.shape import unbroadcast
-from .tape import GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
+from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
+
+_TIMES, _ALWAYS = 4, 2**16  # uses wait to be merged until they hold 4 times the elements of their sum, or so many
 
 
 @collector_resting()
@@ -32,14 +35,15 @@ def walk(
     if wrap is not None and not state.enabled:
         with enable_grad():
             return walk(roots, targets=targets, horizon=horizon, retain=retain, wrap=wrap)
+    wanted = {target.id: target for target in targets or ()}
     if targets is not None:
-        horizon = max(horizon, min(target.id for target in targets))  # nothing older leads to a target
+        horizon = max(horizon, min(wanted))  # nothing older leads to a target
     arrived: dict[Node | Leaf, Any] = {}
     heap: list[int] = []
     waiting: dict[int, Node | Leaf] = {}
     total: dict[int, Any] = {}  # by id: the sum of the contributions so far
     fresh: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
-    uses: dict[int, dict[Any, tuple[Step, list[Any]]]] = {}  # by id and merge: arguments of rules that wait for it
+    uses: dict[int, dict[Any, tuple[Step, list[Any], int]]] = {}  # by id and merge: arguments that wait, how many may
 
     def add(target: Node | Leaf, contribution: Any) -> None:
         id = target.id
@@ -56,6 +60,15 @@ def walk(
             if wrap is None:
                 fresh.add(id)
 
+    def settle(target: Node | Leaf, step: Step, arguments: list[Any]) -> None:
+        contribution = step.combine(arguments)
+        for watcher in watchers:
+            watcher.backward(step, target, contribution)
+        add(target, contribution)
+        if len(arguments) > 1 and wrap is None:
+            fresh.add(target.id)  # a sum of several uses is an array of its own
+        arguments.clear()
+
     for root, cotangent in roots:
         if root.id not in waiting:
             waiting[root.id] = root
@@ -68,22 +81,18 @@ def walk(
             id = -heappop(heap)
             node: Any = waiting.pop(id)
             if id in uses:
-                for step, arguments in uses.pop(id).values():
-                    contribution = step.combine(arguments)
-                    for watcher in watchers:
-                        watcher.backward(step, node, contribution)
-                    add(node, contribution)
-                    if len(arguments) > 1 and wrap is None:
-                        fresh.add(id)  # a sum of several uses is an array of its own
+                for step, pile, _ in uses.pop(id).values():
+                    if pile:
+                        settle(node, step, pile)
             step = None
             g = total.pop(id)
             plan = node.plan
-            if plan is None or (targets is not None and node in targets):
-                arrived[node] = g if id in fresh else _own(g)
+            if plan is None or id in wanted:
+                arrived[wanted.get(id, node)] = g if id in fresh else _own(g)
                 if plan is None or id <= horizon:
                     continue
-            if not node:
-                raise GraphError(_freed(node))
+            while not node:
+                node = _made_again(node, waiting, retain)
             if id < last_write:
                 _refuse_overwritten(node)
             arguments = plan.revive(node, wrap) if wrap is not None else list(node) if retain else node
@@ -92,7 +101,7 @@ def walk(
                 parent = node[place]
                 parent_id = parent.id
                 if parent.plan is None:
-                    if targets is not None and parent not in targets:
+                    if targets is not None and parent_id not in wanted:
                         continue
                 elif parent_id < horizon:
                     continue
@@ -106,18 +115,46 @@ def walk(
                     for watcher in watchers:
                         watcher.backward(step, node, contribution)
                     add(parent, contribution)
-                elif (merges := uses.get(parent_id)) and step.key in merges:
-                    merges[step.key][1].append(step.pick(arguments))
                 else:
-                    uses.setdefault(parent_id, {})[step.key] = (step, [step.pick(arguments)])
+                    use = step.pick(arguments)
+                    if not ((merges := uses.get(parent_id)) and step.key in merges):
+                        merges = uses.setdefault(parent_id, {})
+                        merges[step.key] = (step, [], _room(use, parent))
+                    _, pile, room = merges[step.key]
+                    pile.append(use)
+                    if len(pile) >= room:
+                        settle(parent, step, pile)
             if not retain:
                 node.clear()
-    except (GraphError, FloatingPointError, MemoryError):
+    except (GraphError, CaptureError, FloatingPointError, MemoryError):
         raise
     except Exception as error:
         rule = f"the rule of {step.op.name} for its input {step.input!r} failed: " if step else ""
         raise GraphError(f"backward: {rule}{error} (on the way back through {node!r})") from error
     return arrived
+
+
+def _room(use: tuple[Any, ...], target: Node | Leaf) -> int:
+    """How many uses like this one may wait: so many that merging them costs far more than adding the result to a sum.
+
+    What waits for a weight thus does not grow with the number of time steps. Slices of a sequence all wait, as together
+    they are about as large as the sequence.
+    """
+    held = sum(getattr(value, "size", 0) for value in use)
+    return max(_TIMES * prod(target.shape), _ALWAYS) // max(1, held)
+
+
+def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:
+    """The node that a hollow one stands for; those made along with it take the places of others that wait."""
+    if not hasattr(hollow, "again"):
+        raise GraphError(_freed(hollow))
+    made = hollow.again()
+    outdated = [hollow, *(waiting[id] for id in made if id in waiting and not waiting[id])]
+    for node in outdated:
+        waiting[node.id] = made[node.id]
+        if not retain:
+            del node.again
+    return waiting.pop(hollow.id)
 
 
 def _freed(node: Node) -> str:

@@ -54,7 +54,7 @@ def nodes_of(output: Taped, who: str = "draw") -> list[Node | Leaf]:
         raise GraphError(f"{who}: {output!r} has no history; no input of it requires a gradient, or it was detached")
     nodes = reachable([output.node])
     for node in nodes:
-        if isinstance(node, Node) and not node:
+        if isinstance(node, Node) and not node and not hasattr(node, "again"):
             raise GraphError(
                 f"{who}: the graph behind {node.origin} was freed by backward; {who} before it, or call "
                 "backward(retain_graph=True)"

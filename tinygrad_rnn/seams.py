@@ -38,6 +38,14 @@ class Backend:
             self._generator = self.xp.random.default_rng(self._seed)
         return self._generator
 
+    def random_state(self) -> Any:
+        """What ``set_random_state`` needs for the generator to give once more what it gives from now on."""
+        return self.generator.bit_generator.state
+
+    def set_random_state(self, state: Any) -> None:
+        """Continue from where ``random_state`` was read."""
+        self.generator.bit_generator.state = state
+
     def uniform(self, shape: tuple[int, ...]) -> Array:
         """Draw float32 numbers from [0, 1) where this backend's arrays live."""
         return self.generator.random(shape, dtype=np.float32)
@@ -119,6 +127,15 @@ class CupyBackend(Backend):
     def __init__(self, cupy: ModuleType) -> None:
         self.xp, self.array_type = cupy, cupy.ndarray
         super().__init__()
+
+    def random_state(self) -> int:
+        # CuPy's generators keep their state to themselves: what can be repeated is a stream that begins here.
+        if self._generator is not None:
+            self.seed(int(self.generator.random((1,)).item() * 2**53))
+        return self._seed
+
+    def set_random_state(self, state: int) -> None:
+        self.seed(state)
 
     def uniform(self, shape: tuple[int, ...]) -> Array:
         return self.generator.random(shape, dtype=np.float32)

@@ -34,21 +34,34 @@ class GraphError(RuntimeError):
     """A graph was asked for something that it no longer holds."""
 
 
+class CaptureError(RuntimeError):
+    """A step that is being recorded does what a recorded program cannot do again."""
+
+
 class Node(list[Any]):
     """One operation that was done. Its items: blanks for g and k, the values that its rules need, then its parents.
 
     It holds arrays and nodes, never Tensors, so that no reference leads back and a dropped graph is freed at once.
     It is a list, and not an object with two tuples, because Python's cyclic collector walks all that is alive time and
-    again: this way it meets one object for an operation instead of three. Empty means that a backward pass freed it.
+    again: this way it meets one object for an operation instead of three. Empty means that a backward pass freed it,
+    or, if it has ``again``, that it is hollow: calling that makes it anew, with others, and gives all by their ids.
+    Two nodes of one id are the same operation with the same values, and a walk takes them for one.
     """
 
-    __slots__ = ("dtype", "id", "plan", "shape")
+    __slots__ = ("again", "dtype", "id", "plan", "shape")
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
     id: int
     plan: Plan
     shape: tuple[int, ...]
     dtype: Any
+    again: Callable[[], dict[int, Node]]  # seldom there
+
+    def hollow(self) -> Node:
+        """A stand-in for this node, without content; ``again`` is to be set."""
+        node = Node()
+        node.id, node.plan, node.shape, node.dtype = self.id, self.plan, self.shape, self.dtype
+        return node
 
     @property
     def saved(self) -> dict[str, Any]:
@@ -122,23 +135,24 @@ _writing = threading.Lock()
 last_write = 0  # the latest of those moments: a node with a higher id need not look
 
 
-def wrote(array: Array) -> None:
-    """Note that an array was changed in place, so that older nodes refuse to use what they saved of it."""
+def wrote(*arrays: Array) -> None:
+    """Note that arrays were changed in place, so that older nodes refuse to use what they saved of them."""
     global last_write
-    owner = _owner(array)
+    owners = {id(owner): owner for owner in map(owner_of, arrays)}
     with _writing:
         last_write = clock()
-        _writes[:] = [(ref, when) for ref, when in _writes if ref() is not None and ref() is not owner]
-        _writes.append((weakref.ref(owner), last_write))
+        # A dead reference gives None, which is no owner's id.
+        _writes[:] = [(ref, when) for ref, when in _writes if (known := ref()) is not None and id(known) not in owners]
+        _writes.extend((weakref.ref(owner), last_write) for owner in owners.values())
 
 
 def written_since(array: Array, moment: int) -> bool:
     """Whether the memory of an array was changed in place after a moment."""
-    owner = _owner(array)
+    owner = owner_of(array)
     return any(when > moment and ref() is owner for ref, when in _writes)
 
 
-def _owner(array: Array) -> Array:
+def owner_of(array: Array) -> Array:
     """The array whose memory a view shows."""
     owner = base = array
     while base is not None:

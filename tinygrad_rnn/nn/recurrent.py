@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .. import tape
 from ..ops import stack, where
 from ..tensor import Tensor
-from ..tree import tree_items, tree_map
+from ..tree import tree_items, tree_leaves, tree_map
 from .fit import begin, check_input
 from .sequences import over, time_major
 
@@ -52,17 +52,34 @@ def unroll(
     >>> sorted(unroll(nn.LSTMCell(3, 5), ones(7, 2, 3), record=True).record)
     ['c', 'f', 'g', 'h', 'i', 'o']
     """
+    xs, real = prepare(cell, xs, mask)
+    zs = project(cell, xs, real)
+    state = begin(cell, tree_map(itemgetter(0), zs), state)
+    return advance(cell, zs, state, real, reverse=reverse, record=record)
+
+
+def prepare(cell: Any, xs: Any, mask: Any) -> tuple[Any, Any]:
+    """The inputs, and which of their steps are real, (T, B, 1), as states and outputs of most cells are shaped."""
     xs, real = time_major("unroll", xs, mask=mask)
     check_features(cell, xs, mask is not None)
-    if real is not None:
-        real = real[:, :, None]  # as the states and outputs of most cells are shaped
-    zs = cell.input_projection(xs if real is None else where(over(real, xs), xs, 0))
-    state = begin(cell, tree_map(itemgetter(0), zs), state)
+    return xs, None if real is None else real[:, :, None]
+
+
+def project(cell: Any, xs: Any, real: Any) -> Any:
+    """The projection of all inputs at once; padding is not read."""
+    return cell.input_projection(xs if real is None else where(over(real, xs), xs, 0))
+
+
+def advance(
+    cell: Any, zs: Any, state: Any, real: Any = None, *, first: int = 0, reverse: bool = False, record: bool = False
+) -> Any:
+    """The loop over projected inputs, as ``unroll`` returns it. first: the number of the first of these time steps."""
+    steps = range(tree_leaves(zs)[0].shape[0])
     take = zs.__getitem__ if isinstance(zs, Tensor) else lambda t: tree_map(itemgetter(t), zs)
     outputs, seen = [], []
     with tape.timeline() as mark:
-        for t in reversed(range(xs.shape[0])) if reverse else range(xs.shape[0]):
-            mark(t)
+        for t in reversed(steps) if reverse else steps:
+            mark(first + t)
             z = take(t)
             if record:
                 output, after, gates = step_and_gates(cell, z, state)

@@ -3,167 +3,117 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+import threading
+import warnings
+from collections.abc import Callable, Collection
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .. import backend, tape
 from ..backend import Array
 from ..tensor import Tensor
-from ..tree import tree_leaves, tree_map
-from . import passes
-from .layout import Layout
-from .player import Player
-from .program import Program, Value, name_values
+from .passes import JOINING, PASSES
 from .recording import Recording
-from .symbol import Scalar, Symbol
+from .replay import Memory, Profile, Rebound, Replay
+from .symbol import NumberError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _KEPT = 8  # recordings that a captured step keeps
-
-
-class Replay:
-    """A recording made ready to be played: passes done, memory laid out, joined to the places outside."""
-
-    def __init__(self, recording: Recording, options: dict[str, bool]) -> None:
-        self.recording = recording
-        self.program = Program(list(recording.lines), recording.values())
-        passes.run(self.program, options)
-        name_values(self.program)
-        self._connect(recording)
-        results = dict(zip(recording.values(), self.program.results, strict=True))  # passes may have replaced some
-        ports = dict(zip(recording.inputs, self.inputs, strict=True)) | {p.value: a for p, a in self.arrays.items()}
-        kept: dict[Value, tuple[Array, Value | None]] = {}
-        self.copies: list[tuple[Array, Value | Array]] = []
-        for port, array in self.arrays.items():
-            if not port.updated:
-                continue
-            if isinstance(port.after, Symbol):
-                value = results[port.after.value]
-                kept.setdefault(value, (array, port.value))
-                self.copies.append((array, value))
-            else:
-                self.copies.append((array, port.after))
-        self.grads = []
-        for (leaf, g), value in zip(recording.grads, recording.grad_values, strict=True):
-            if value is not None:
-                kept.setdefault(results[value], (g.array, None))
-                self.copies.append((g.array, results[value]))
-            self.grads.append((leaf, g))
-        self.layout = Layout(self.program, ports, kept)
-        self.player = Player(self.program, self.layout, self.xp)
-        self._finish(results)
-
-    def _connect(self, recording: Recording) -> None:
-        """Find the arrays that ports are bound to: those outside that the program reads or writes."""
-        read = {value for line in self.program.lines for value in line.reads} | set(self.program.results)
-        used = [port for port in recording.ports if port.updated or port.value in read]
-        self.arrays = {port: port.later.get() for port in used}
-        self.written = [(port.later, self.arrays[port]) for port in used if port.updated]
-        self.bound = [(port.later, self.arrays[port]) for port in used if not port.updated]
-        self.xp = backend.of(next(iter(self.arrays.values()))).xp if self.arrays else backend.default().xp
-        self.inputs = [self.xp.empty(value.shape, value.dtype) for value in recording.inputs]
-
-    def _finish(self, results: dict[Value, Value]) -> None:
-        """What is left to do after the program: copies to where it could not write itself, and the output."""
-        sources = [(array, self.player.array(x) if isinstance(x, Value) else x) for array, x in self.copies]
-        self.copies = [(array, source) for array, source in sources if source is not array and not _same(source, array)]
-
-        def deliver(x: Any) -> Callable[[], Any]:
-            array = x.array if isinstance(x, Tensor) else x
-            if isinstance(array, Symbol):
-                source = self.player.array(results[array.value])
-                if isinstance(x, Tensor):
-                    return lambda: Tensor.wrap(source.copy())
-                return source.copy
-            if isinstance(x, Scalar):
-                return x.run
-            return lambda: x
-
-        self.output = tree_map(deliver, self.recording.output)
-
-    def fits(self) -> bool:
-        """Whether all that the step was recorded with is there still."""
-        return self.recording.reach.unchanged() and all(
-            (leaf.grad is None) == (g is None) for leaf, g in self.recording.grads_before.items()
-        )
-
-    def __call__(self, arrays: list[Array], floats: list[float]) -> Any:
-        for place, array in self.bound:
-            if place.get() is not array:
-                raise Rebound
-        for place, array in self.written:
-            found = place.get()
-            if found is not array:
-                array[...] = found
-                place.put(array)
-        for port, array in zip(self.inputs, arrays, strict=True):
-            port[...] = array
-        self.recording.floats[:] = floats
-        self.player()
-        for array, source in self.copies:
-            array[...] = source
-        for _, array in self.written:
-            tape.wrote(array)
-        for leaf, g in self.grads:
-            leaf.grad = g
-        numbers = [(place, x.run()) for place, x in self.recording.numbers_after if isinstance(x, Scalar)]
-        for place, number in numbers:
-            place.put(number)
-        return tree_map(lambda deliver: deliver(), self.output)
-
-
-class Rebound(Exception):
-    """A tensor that the program only reads has another array now."""
-
-
-def _same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and a.strides == b.strides and a.__array_interface__["data"] == b.__array_interface__["data"]
+_OFTEN = 5  # recordings after which it says that something is wrong
 
 
 class Captured(Generic[P, R]):
-    """A step that is recorded at its second call and replayed from the third on; see ``capture``."""
+    """A step that is recorded at its second call and replayed from the third on; ``capture`` makes it."""
 
-    def __init__(self, function: Callable[P, R], options: dict[str, bool]) -> None:
-        functools.update_wrapper(self, function)
-        self.function = function
-        self.options = options
-        self._seen: set[Any] = set()
-        self._replays: dict[Any, list[Replay]] = {}
+    def __init__(self, step: Callable[P, R], without: Collection[str]) -> None:
+        functools.update_wrapper(self, step)
+        self.step = step
+        self.without = frozenset(without)
+        self._called = False
+        self._floats_change = True  # whether floats among the arguments may differ from call to call
+        self._replays: list[tuple[Any, Replay]] = []  # by signature, the latest first
+        self._recorded: dict[Any, int] = {}  # how often, by signature
+        self._lock = threading.RLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if not self._called:
+            self._called = True
+            return self.step(*args, **kwargs)
         arrays: list[Array] = []
         floats: list[float] = []
-        key = _signature((args, kwargs), arrays, floats)
-        replays = self._replays.setdefault((key, tape.state.enabled), [])
-        for replay in replays:
-            if replay.fits():
-                try:
-                    return replay(arrays, floats)  # type: ignore[no-any-return]
-                except Rebound:
-                    replays.remove(replay)
-                    break
-        if not self._seen:
-            self._seen.add(key)
-            return self.function(*args, **kwargs)
-        recording = Recording(self.function, args, kwargs)
+        signature = self._signature((args, kwargs), arrays, floats)
+        with self._lock:
+            for known, replay in self._replays:
+                if known == signature and replay.fits():
+                    try:
+                        return replay(arrays, floats)  # type: ignore[no-any-return]
+                    except Rebound:
+                        replay.rebind()
+                        return replay(arrays, floats)  # type: ignore[no-any-return]
+            return self._record(signature, args, kwargs)
+
+    def _record(self, signature: Any, args: Any, kwargs: Any) -> R:
+        try:
+            recording = Recording(self.step, args, kwargs, self._floats_change)
+        except NumberError:
+            if not self._floats_change:
+                raise
+            self._floats_change = False  # it wants the number itself, so there is a recording for each
+            signature = self._signature((args, kwargs), [], [])
+            recording = Recording(self.step, args, kwargs, False)
         if recording.steady:
-            del replays[_KEPT - 1 :]
-            replays.insert(0, Replay(recording, self.options))
+            self._recorded[signature] = count = self._recorded.get(signature, 0) + 1
+            if count == _OFTEN:
+                changed = next(r for known, r in self._replays if known == signature).recording.reach.changed()
+                warnings.warn(
+                    f"capture: {self.__name__} was recorded {count} times for one shape of arguments, as "  # type: ignore[attr-defined]
+                    f"{', '.join(changed[:3]) or 'gradients that are there or not'} changed; pass in as an argument "
+                    "what changes from call to call",
+                    stacklevel=3,
+                )
+            self._replays.insert(0, (signature, Replay(recording, self.without)))
+            del self._replays[_KEPT:]
         return recording.result  # type: ignore[return-value]
+
+    def _signature(self, arguments: Any, arrays: list[Array], floats: list[float]) -> Any:
+        signature = tape.state.enabled, _signature(arguments, arrays, floats)
+        if self._floats_change:
+            return signature
+        fixed = *signature, tuple(floats)
+        floats.clear()
+        return fixed
 
     @property
     def replay(self) -> Replay:
-        """The latest recording."""
-        for replays in reversed(self._replays.values()):
-            if replays:
-                return replays[0]
-        raise RuntimeError("capture: nothing is recorded yet; call the step twice")
+        """The latest recording, ready to be played."""
+        if not self._replays:
+            raise RuntimeError(
+                "capture: nothing is recorded yet; call the step twice, or, with an optimiser, three times"
+            )
+        return self._replays[0][1]
 
-    def source(self) -> str:
-        """The recorded step, line by line."""
-        return str(self.replay.program)
+    def source(self, after: str | None = None) -> str:
+        """The recorded step as lines of code, forward, backward and update, as it is replayed.
+
+        after: the name of a pass (see ``passes``), for the lines as they were after it; "" for those recorded.
+        """
+        if after is not None and after not in ("", *PASSES):
+            raise ValueError(f"source: there is no pass {after!r}; there are {', '.join(PASSES)}, and '' for none")
+        return str(self.replay.program_after(after))
+
+    def profile(self, *args: P.args, **kwargs: P.kwargs) -> Profile:
+        """Do one step, a real one, and say what each line of it took: time, operations, bytes."""
+        arrays: list[Array] = []
+        floats: list[float] = []
+        self._signature((args, kwargs), arrays, floats)
+        with self._lock:
+            return self.replay.profile(arrays, floats)
+
+    @property
+    def memory(self) -> Memory:
+        """Bytes that a replay needs, and that it would need if each result had memory of its own."""
+        return self.replay.memory
 
 
 def _signature(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
@@ -184,8 +134,54 @@ def _signature(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
     return type(tree), tree
 
 
-def capture(step: Callable[P, R] | None = None, **options: bool) -> Any:
-    """A function that does what ``step`` does, but from its third call on replays what it recorded at the second."""
+@overload
+def capture(step: Callable[P, R], *, exact: bool = ..., without: Collection[str] = ...) -> Captured[P, R]: ...
+@overload
+def capture(
+    step: None = ..., *, exact: bool = ..., without: Collection[str] = ...
+) -> Callable[[Callable[P, R]], Captured[P, R]]: ...
+def capture(step: Any = None, *, exact: bool = False, without: Collection[str] = ()) -> Any:
+    """A function that does what a training step does, but records it once and then replays what it recorded.
+
+    The first call runs the step as it is. The second runs it too and writes down every operation, forward, backward,
+    clipping and update; this program is then made better (products that do not recur become one, what T steps do alike
+    is done at once, memory is planned). Later calls play it, without Python's part in it.
+
+    Everything that the step uses may change between calls: tensors, and arrays, floats and nested states among the
+    arguments; an optimiser's learning rate and buffers; masks of dropout are drawn anew, from the same generator as
+    ever. Parameters that the step updates are updated in place. Other shapes, dtypes, structures or plain arguments,
+    and other Python values that the step reaches (``model.training``), are recorded anew; eight recordings are kept.
+
+    exact: results equal those of the step itself bit for bit; without this some passes change the last bits
+    (``hoist``, ``reassociate``, ``lay_out_weights``).
+    without: passes to leave out, by name: lower, share, hoist, widen, share_again, reassociate, batch, lay_out_weights.
+
+    Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
+    ``.numpy()``), draws random numbers by ``randn`` or ``rand``, changes Python values, or keeps results anywhere but
+    in its return value. What it returns has no history. Printing and counting in Python happen only while recording.
+
+    >>> from tinygrad_rnn import nn, ones, optim
+    >>> model = nn.Linear(3, 1)
+    >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
+    >>> @capture
+    ... def step(x):
+    ...     optimizer.zero_grad()
+    ...     loss = (model(x) ** 2).mean()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     return loss
+    >>> losses = [step(ones(8, 3)).item() for _ in range(20)]
+    >>> losses[-1] < 0.01 * losses[0]
+    True
+    >>> step.memory.planned < step.memory.naive
+    True
+    """
+    unknown = [name for name in without if name not in PASSES]
+    if unknown:
+        raise ValueError(f"capture: there is no pass {unknown[0]!r} to leave out; there are {', '.join(PASSES)}")
+    left_out = {*without, *(JOINING if exact else ())}
     if step is None:
-        return functools.partial(capture, **options)
-    return Captured(step, options)
+        return functools.partial(Captured, without=left_out)
+    if not callable(step):
+        raise TypeError(f"capture: a function is needed, not {type(step).__name__}")
+    return Captured(step, left_out)

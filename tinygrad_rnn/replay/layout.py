@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from ..backend import Array
 from .program import Line, Program, Value
@@ -60,6 +61,7 @@ class Layout:
         self.program = program
         self.place: dict[Value, Array] = {}  # views of blocks
         self.block: dict[Value, Block] = {}
+        self.bounds: dict[Value, tuple[int, int]] = {}  # the first byte of each, and the one after the last
         self.base: dict[Value, Value] = {}  # of each view
         self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
         self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
@@ -90,6 +92,7 @@ class Layout:
     def _put(self, value: Value, place: Array, block: Block) -> None:
         self.place[value] = place
         self.block[value] = block
+        self.bounds[value] = byte_bounds(place)
         for line in self.readers.get(value, ()):
             if self.base.get(line.result) is value:
                 view = line.function(np, place, *line.inputs[1:], **line.attributes)
@@ -124,10 +127,14 @@ class Layout:
         line = value.line
         if value in self.place or line is None or value in self.base or place.dtype != value.dtype:
             return False
-        return line.kind == "ufunc" or (place.flags.c_contiguous and (line.kind in ("dot", "random") or writes(line) or is_join(line)))
+        return line.kind == "ufunc" or (
+            place.flags.c_contiguous and (line.kind in ("dot", "random") or writes(line) or is_join(line))
+        )
 
     def _lay_join(self, line: Line) -> None:
         joined = line.result
+        if joined not in self.place and self._lie_joined(line):
+            return
         if joined not in self.place:
             block = Block(joined)
             self._put(joined, block.whole, block)
@@ -156,7 +163,10 @@ class Layout:
             single = [
                 x
                 for x in line.inputs
-                if isinstance(x, Value) and x.shape == value.shape and len(self.readers[self.root(x)]) and self._dies_here(x)
+                if isinstance(x, Value)
+                and x.shape == value.shape
+                and len(self.readers[self.root(x)])
+                and self._dies_here(x)
             ]
             if not single:
                 return False
@@ -166,30 +176,42 @@ class Layout:
     def _dies_here(self, x: Value) -> bool:
         return len(self.readers[x]) == 1 and x not in self.results
 
-    def _regular(self, line: Line) -> Array | None:
-        """The inputs of a gather as one array, if they lie at equal distances in one block already."""
-        first = line.inputs[0]
-        if any(x not in self.place or self.block[x] is not self.block[first] for x in line.inputs):
+    def _place_of_pieces(self, line: Line) -> Array | None:
+        """What a join would be if its pieces stay where they are: they lie in one block, at equal distances."""
+        pieces = in_order(line)
+        if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
             return None
-        places = [self.place[x] for x in line.inputs]
-        addresses = [place.__array_interface__["data"][0] for place in places]
-        stride = addresses[1] - addresses[0]
-        for k, place in enumerate(places):
-            if place.strides != places[0].strides or addresses[k] != addresses[0] + k * stride:
+        first = self.place[pieces[0]]
+        addresses = [_address(self.place[x]) for x in pieces]
+        step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
+        for k, x in enumerate(pieces):
+            if self.place[x].strides != first.strides or addresses[k] != addresses[0] + k * step:
                 return None
-        return np.lib.stride_tricks.as_strided(places[0], line.result.shape, (stride, *places[0].strides))
+        strides = (step, *first.strides)
+        if line.name == "concatenate":
+            strides = first.strides
+            if step != len(first) * strides[0] or any(x.shape != pieces[0].shape for x in pieces):
+                return None
+        return np.lib.stride_tricks.as_strided(first, line.result.shape, strides)
+
+    def _lie_joined(self, line: Line) -> bool:
+        """Let a join be where its pieces are, if they lie as they should already."""
+        place = self._place_of_pieces(line)
+        if place is None:
+            return False
+        pieces = in_order(line)
+        self._put(line.result, place, self.block[pieces[0]])
+        self.pieces[line.result] = pieces
+        for piece in pieces:
+            self.joins.setdefault(piece, []).append(line.result)
+        return True
 
     # ---- everything else ----
 
     def _lay(self, i: int, line: Line, in_place: bool) -> None:
         value = line.result
         if line.name == "gather" and value not in self.place:
-            regular = self._regular(line)
-            if regular is not None:
-                self._put(value, regular, self.block[line.inputs[0]])
-                self.pieces[value] = list(line.inputs)
-                for piece in line.inputs:
-                    self.joins.setdefault(piece, []).append(value)
+            self._lie_joined(line)
         if line.kind == "ufunc" and value not in self.place:
             self._lay_under(line)
         if value not in self.place:
@@ -219,8 +241,10 @@ class Layout:
             if readers[0].result.shape != item.result.shape or readers[0].result in self.base:
                 return
             after.append(readers[0].result)
-        gathered = Line("op", "gather", line.function, tuple(after), {}, Value(line.result.shape, line.result.dtype))
-        place = self._regular(gathered)
+        gathered = Line(
+            "op", "gather", line.function, tuple(after), {"axis": 0}, Value(line.result.shape, line.result.dtype)
+        )
+        place = self._place_of_pieces(gathered)
         if place is not None and self.block[after[0]].owned:
             self._put(line.result, place, self.block[after[0]])
 
@@ -243,15 +267,19 @@ class Layout:
 
     def _last_read(self, x: Value) -> int:
         """The last line that reads any element of a value's place, as it is now."""
-        region = self.place[x]
+        region, (low, high) = self.place[x], self.bounds[x]
         last = -1
         seen = set()
         ahead = [self.root(x)]
         while ahead:
             value = ahead.pop()
-            if value in seen or (value in self.place and not _overlap(self.place[value], region)):
+            if value in seen:
                 continue
             seen.add(value)
+            if value in self.bounds:
+                start, stop = self.bounds[value]
+                if stop <= low or start >= high or not np.shares_memory(self.place[value], region):
+                    continue
             if value in self.results:
                 return len(self.program.lines)
             for line in self.readers.get(value, ()):
@@ -300,10 +328,6 @@ def _merge(free: list[tuple[int, int]], offset: int) -> None:
         free[i - 1 : i + 1] = [(free[i - 1][0], free[i - 1][1] + free[i][1])]
 
 
-def _overlap(a: Array, b: Array) -> bool:
-    return bool(np.may_share_memory(a, b)) and bool(np.shares_memory(a, b))
-
-
 def _overlaps_itself(a: Array) -> bool:
     return any(n > 1 and stride == 0 for n, stride in zip(a.shape, a.strides, strict=True))
 
@@ -336,8 +360,25 @@ def _covers(keys: Any, shape: Any) -> bool:
     return all(_layout(keys, shape)) if len(keys) > 1 else False
 
 
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def in_order(line: Line) -> list[Value]:
+    """The pieces of a join along its first axis, in their order there; nothing for other joins."""
+    pieces = list(line.inputs)
+    if line.name == "scatter":
+        keys = line.attributes["keys"]
+        if any(type(key) is not int for key in keys):
+            return []
+        pieces = [piece for _, piece in sorted(zip(keys, pieces, strict=True), key=lambda pair: pair[0])]
+    elif line.attributes["axis"] != 0:
+        return []
+    return pieces if all(isinstance(piece, Value) for piece in pieces) else []
+
+
 def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
-    """The inputs of a join, each with its place in the result."""
+    """The inputs of a join in order, each with its place in the result."""
     if line.name == "scatter":
         keys: Any = line.attributes["keys"]
     elif line.name in ("stack", "gather"):
@@ -347,4 +388,5 @@ def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
         axis, bounds = line.attributes["axis"] % joined.ndim, line.attributes["bounds"]
         keys = [(slice(None),) * axis + (slice(bounds[k], bounds[k + 1]),) for k in range(len(line.inputs))]
     for piece, key in zip(line.inputs, keys, strict=True):
-        yield piece, joined[key]
+        key = key if isinstance(key, tuple) else (key,)
+        yield piece, joined[key if ... in key else (*key, ...)]  # an array, also where a number would be meant

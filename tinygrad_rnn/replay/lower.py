@@ -28,6 +28,8 @@ class _Traced(NDArrayOperatorsMixin):
             return NotImplemented
         if ufunc is np.matmul and all(x.ndim == 2 for x in inputs):
             return self._lowering.note("dot", np.dot, inputs)
+        if ufunc.signature is not None:  # not elementwise
+            return NotImplemented
         result = self._lowering.note("ufunc", ufunc, inputs)
         # What is written in place keeps its dtype, which the program's lines, that write nothing in place, would not.
         return result if out is None or out[0].dtype == result.dtype else NotImplemented
@@ -99,27 +101,43 @@ def lower(program: Program) -> None:
     """Replace each kernel that is nothing but functions of the array module by these; other kernels stay."""
     lines: list[Line] = []
     new: dict[Value, Value] = {}
+    known: dict[Any, tuple[list[Any], list[Line], Value] | None] = {}  # what came of a kernel, by what it was given
     for line in program.lines:
-        lowered = _lowered(line) if line.kind == "op" else None
-        if lowered is None:
+        if line.kind != "op" or any(isinstance(value, Value) for value in line.attributes.values()):
             lines.append(line)
-        else:
-            lines += lowered[0]
-            new[line.result] = lowered[1]
+            continue
+        key = line.function, str(line.attributes), *map(_outline, line.inputs)
+        if key not in known:
+            known[key] = _lowered(line)
+        template = known[key]
+        if template is None:
+            lines.append(line)
+            continue
+        given, made, result = template
+        here = dict(zip(map(id, given), line.inputs, strict=True))
+        for part in made:
+            fresh = Value(part.result.shape, part.result.dtype)
+            inputs = tuple(here.get(id(x), x) if isinstance(x, Value) else x for x in part.inputs)
+            lines.append(Line(part.kind, part.name, part.function, inputs, part.attributes, fresh, like=line))
+            here[id(part.result)] = fresh
+        new[line.result] = here[id(result)]
     program.lines = lines
     program.replace(new)
 
 
-def _lowered(line: Line) -> tuple[list[Line], Value] | None:
-    if any(isinstance(value, Value) for value in line.attributes.values()):
-        return None
+def _outline(x: Any) -> Any:
+    """What decides into what a kernel is taken apart."""
+    return (x.shape, x.dtype) if isinstance(x, Value) else (type(x), id(x) if hasattr(x, "dtype") else str(x))
+
+
+def _lowered(line: Line) -> tuple[list[Any], list[Line], Value] | None:
+    """Stand-ins for a kernel's inputs, the lines that it comes down to, and the result; None if it is to stay."""
     lowering = _Lowering(line)
+    given = [Value(x.shape, x.dtype) if isinstance(x, Value) else x for x in line.inputs]
     try:
-        result = line.function(np, *map(lowering.trace, line.inputs), **line.attributes)
+        result = line.function(np, *map(lowering.trace, given), **line.attributes)
     except Exception:  # it does more than a _Traced can follow
         return None
     if not isinstance(result, _Traced) or not lowering.lines or result.shape != line.result.shape:
         return None
-    if result.dtype != line.result.dtype:
-        return None
-    return lowering.lines, result._value
+    return (given, lowering.lines, result._value) if result.dtype == line.result.dtype else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from .lower import lower
 from .program import Line, Program, Value
 from .through_time import batch, hoist, reassociate
+from .weights import lay_out_weights
 from .widen import widen
 
 
@@ -29,7 +31,7 @@ def share(program: Program) -> None:
     new: dict[Value, Value] = {}
     kept = []
     for line in program.lines:
-        line.replaced(new)
+        line.replace(new)
         key = None if line.kind == "random" else _key(line)
         if key is not None and key in first:
             new[line.result] = first[key]
@@ -61,13 +63,25 @@ def _hashable(x: Any) -> Any:
     return type(x), x
 
 
-PASSES = {"lower": lower, "hoist": hoist, "widen": widen, "reassociate": reassociate, "batch": batch}
+PASSES = {
+    "lower": lower,
+    "share": share,
+    "hoist": hoist,
+    "widen": widen,
+    "share_again": share,
+    "reassociate": reassociate,
+    "batch": batch,
+    "lay_out_weights": lay_out_weights,
+}
+
+JOINING = {"hoist", "reassociate", "lay_out_weights"}  # those that may change the last bits of a result
 
 
-def run(program: Program, options: dict[str, bool]) -> None:
-    """All passes that are not switched off, in their order."""
-    for name, change in PASSES.items():
-        if options.get(name, True):
+def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:
+    """All passes, in their order, but for some; up to the one that is named, if one is."""
+    for name, change in {"": drop_dead, **PASSES}.items():
+        if name not in without:
             change(program)
-            share(program)  # a pass may have made lines alike
-        drop_dead(program)
+            drop_dead(program)
+        if name == until:
+            break

@@ -6,6 +6,7 @@ An object can list in ``ports`` the attributes that hold what changes from call 
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -74,6 +75,7 @@ class Reach:
         self.ports: list[Place] = []  # arrays and numbers that change from call to call
         self.fixed: list[tuple[Place, Any]] = []  # everything else, with what is there
         self.sizes: list[tuple[Any, int]] = []  # of lists and dictionaries
+        self._root = function
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # what was seen stays alive, or another object may get its id
         self._ahead: list[tuple[Any, str, bool]] = [(function, "", False)]
@@ -148,7 +150,7 @@ class Reach:
             self._ahead += [(f.func, path, False), (f.args, path, False), (f.keywords, path, False)]
         elif isinstance(f, MethodType):
             self._ahead += [(f.__self__, path, False), (f.__func__, path, False)]
-        elif not _foreign(f.__module__) and not _ours(f.__module__):
+        elif f is self._root or not (_foreign(f.__module__) or _ours(f.__module__)):
             for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
                 if _filled(cell):
                     self._look(Place(cell, _CELL, name), False)
@@ -159,7 +161,10 @@ class Reach:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+    """The globals that code reads, that of the functions inside it included."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            yield str(instruction.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)

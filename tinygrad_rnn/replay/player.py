@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,16 +27,29 @@ class Player:
         self._numbers: dict[Any, Array] = {}
         self.calls: list[Callable[[], Any]] = []
         self.lines: list[Line] = []  # of each call
-        for line in program.lines:
-            for call in self._calls(line):
+        for group in _siblings(program.lines):
+            for call in self._together(group) or [call for line in group for call in self._calls(line)]:
                 self.calls.append(call)
-                self.lines.append(line)
+                self.lines.append(group[0])
 
     def __call__(self) -> None:
-        for array, scalar in self.scalars:
-            array[()] = scalar.run()
+        self.set_numbers()
         for call in self.calls:
             call()
+
+    def set_numbers(self) -> None:
+        """Take over the numbers that may change between replays."""
+        for array, scalar in self.scalars:
+            array[()] = scalar.run()
+
+    def steps(self) -> Iterator[tuple[Line, Callable[[], Any]]]:
+        """Each call with its line; it is to be called before the next one is asked for."""
+        self.set_numbers()
+        yield from zip(self.lines, self.calls, strict=True)
+
+    def poison(self) -> None:
+        """Make every byte of the arena 0xff, which is NaN in floating point: what a replay reads it must have written."""
+        self.arena.fill(255)
 
     def array(self, value: Value) -> Array:
         """Where a value is, or will be."""
@@ -65,8 +78,9 @@ class Player:
         return x
 
     def _number(self, scalar: Scalar, line: Line) -> Array:
-        """A 0-d array that is set to the number before each replay."""
-        dtype = line.result.dtype
+        """A 0-d array that is set to the number before each replay: in the dtype that a Python number would take on."""
+        others = [x.dtype for x in line.inputs if isinstance(x, Value)]
+        dtype = np.result_type(*others, scalar.number) if others else line.result.dtype
         if (scalar, dtype) not in self._numbers:
             array = self._numbers[scalar, dtype] = self.xp.zeros((), dtype)
             self.scalars.append((array, scalar))
@@ -79,10 +93,8 @@ class Player:
         if is_join(line):
             return self._copies(line, out)
         inputs = [self._given(x, line) for x in line.inputs]
-        if line.function in (np.maximum, np.minimum):  # which take their output by name alone
-            return [partial(line.function, *inputs, out=out)]
         if line.kind in ("ufunc", "dot"):
-            return [partial(line.function, *inputs, out)]
+            return [_into(line.function, inputs, out)]
         if line.kind == "random":
             return [partial(_fill, out, line.function, **line.attributes)]
         new = {value: self.array(value) for value in line.reads}
@@ -92,14 +104,108 @@ class Player:
             return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
         return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]
 
+    def _together(self, lines: list[Line]) -> list[Callable[[], Any]]:
+        """One call for lines that do the same with one array, if the rest lies at equal distances."""
+        if len(lines) < 2 or any(line.result in self._layout.base for line in lines):
+            return []
+        columns: list[Any] = [[self._given(line.inputs[k], line) for line in lines] for k in range(2)]
+        columns.append([self.array(line.result) for line in lines])
+        if len({_address(out) for out in columns[2]}) < len(lines):
+            return []
+        order = sorted(range(len(lines)), key=lambda i: _address(columns[2][i]))
+        arrays = []
+        for column in columns:
+            column = [column[i] for i in order]
+            if all(x is column[0] for x in column):
+                arrays.append(column[0])
+                continue
+            for before, now in zip(column, column[1:], strict=False):
+                same = now.shape == before.shape and now.strides == before.strides
+                if not same or _address(now) - _address(before) != _address(column[1]) - _address(column[0]):
+                    return []
+            arrays.append(_spread(tuple(column)))
+        return [_into(lines[0].function, arrays[:2], arrays[2])]
+
     def _copies(self, line: Line, out: Array) -> list[Callable[[], Any]]:
         """What it takes to bring the pieces of a join to their places, if they are not there yet."""
-        copies = []
+        copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
             source = self._given(piece, line)
-            if _address(source) != _address(slot) or source.strides != slot.strides:
-                copies.append((slot, source))
-        return [partial(np.copyto, slot, source) for slot, source in copies]
+            if _address(source) == _address(slot) and source.strides == slot.strides:
+                continue
+            copies.append((slot, source))
+        return [partial(np.copyto, slot, source) for slot, source in _in_runs(copies)]
+
+
+def _in_runs(copies: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+    """Copies, of which those that follow each other at equal distances become one."""
+    run: list[tuple[Array, Array]] = []
+    for copy in [*copies, None]:
+        if run and copy is not None and _follows(run, copy):
+            run.append(copy)
+            continue
+        if len(run) > 1:
+            yield tuple(_spread(arrays) for arrays in zip(*run, strict=True))  # type: ignore[misc]
+        elif run:
+            yield run[0]
+        run = [] if copy is None else [copy]
+
+
+def _follows(run: list[tuple[Array, Array]], copy: tuple[Array, Array]) -> bool:
+    for k, (before, now) in enumerate(zip(run[-1], copy, strict=True)):
+        if (
+            not hasattr(now, "strides")
+            or now.shape != before.shape
+            or now.strides != before.strides
+            or now.dtype != before.dtype
+        ):
+            return False
+        if len(run) > 1 and _address(now) - _address(before) != _address(before) - _address(run[-2][k]):
+            return False
+    return True
+
+
+def _spread(arrays: tuple[Array, ...]) -> Array:
+    """Arrays at equal distances as one, along a new first axis."""
+    step = _address(arrays[1]) - _address(arrays[0])
+    first = arrays[0]
+    return np.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (step, *first.strides))
+
+
+def _siblings(lines: list[Line]) -> Iterator[list[Line]]:
+    """Lines that follow each other, and call one elementwise function with one value and another, in groups."""
+    group: list[Line] = []
+    for line in lines:
+        if group and _is_sibling(group, line):
+            group.append(line)
+            continue
+        if group:
+            yield group
+        group = [line]
+    if group:
+        yield group
+
+
+def _is_sibling(group: list[Line], line: Line) -> bool:
+    first = group[0]
+    if (
+        line.kind != "ufunc"
+        or line.function is not first.function
+        or len(line.inputs) != 2
+        or line.result.shape != first.result.shape
+    ):
+        return False
+    if not all(isinstance(x, Value) and x.shape == line.result.shape for x in (*line.inputs, *first.inputs)):
+        return False
+    shared = [k for k in range(2) if all(member.inputs[k] is line.inputs[k] for member in group)]
+    return bool(shared) and not any(member.result in line.reads for member in group)
+
+
+def _into(function: Callable[..., Any], inputs: list[Any], out: Array) -> Callable[[], Any]:
+    """A call that writes its result: quicker with the output by position, which maximum and minimum do not take."""
+    if function in (np.maximum, np.minimum):
+        return partial(function, *inputs, out=out)
+    return partial(function, *inputs, out)
 
 
 def _fill(out: Array, function: Callable[..., Array], *args: Any, **attributes: Any) -> None:

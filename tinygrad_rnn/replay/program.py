@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..backend import Array, signature
+from ..backend import Array, is_array, signature
 
 
 class Value:
@@ -45,7 +45,7 @@ class Line:
     what draws numbers, and so is neither shared nor left out.
     """
 
-    __slots__ = ("attributes", "function", "inputs", "kind", "name", "phase", "result", "step", "where")
+    __slots__ = ("attributes", "function", "inputs", "kind", "name", "phase", "reads", "result", "step", "where")
 
     def __init__(
         self,
@@ -60,23 +60,27 @@ class Line:
         self.kind = kind
         self.name = name
         self.function = function
-        self.inputs = inputs
         self.attributes = attributes
         self.result = result
         self.step: int | None = like.step if like else None  # the time step
-        self.phase = like.phase if like else "forward"
-        self.where = like.where if like else ""
+        self.phase: str = like.phase if like else "forward"
+        self.where: str = like.where if like else ""
         result.line = self
+        self.read(inputs)
 
-    @property
-    def reads(self) -> list[Value]:
-        """The values that it reads, those within keys included."""
-        return list(_values((self.inputs, self.attributes)))
+    def read(self, inputs: tuple[Any, ...]) -> None:
+        """Set what it reads."""
+        self.inputs = inputs
+        self.reads = [x for x in inputs if type(x) is Value]  # every value, those within keys included
+        if self.attributes or any(type(x) in (tuple, list) for x in inputs):
+            self.reads = list(_values((inputs, self.attributes)))
 
-    def replaced(self, new: dict[Value, Value]) -> None:
+    def replace(self, new: dict[Value, Value]) -> None:
         """Read other values in place of some."""
-        self.inputs = substitute(self.inputs, new)
-        self.attributes = substitute(self.attributes, new)
+        if any(value in new for value in self.reads):
+            if self.attributes:
+                self.attributes = substitute(self.attributes, new)
+            self.read(substitute(self.inputs, new))
 
     def __str__(self) -> str:
         arguments = [*map(_argument, self.inputs), *(f"{k}={_argument(v)}" for k, v in self.attributes.items())]
@@ -106,6 +110,26 @@ def substitute(tree: Any, new: dict[Any, Any]) -> Any:
     return tree
 
 
+def getitem(xp: Any, x: Array, *, key: Any) -> Array:
+    """x[key]."""
+    return x[key]
+
+
+def reshape(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Array:
+    """x in another shape."""
+    return x.reshape(shape)
+
+
+def slice_line(x: Value, key: Any, shape: tuple[int, ...], like: Line) -> Line:
+    """A line that takes a part of a value."""
+    return Line("op", "getitem", getitem, (x,), {"key": key}, Value(shape, x.dtype), like)
+
+
+def reshape_line(x: Value, shape: tuple[int, ...], like: Line) -> Line:
+    """A line that gives a value another shape."""
+    return Line("op", "reshape", reshape, (x,), {"shape": shape}, Value(shape, x.dtype), like)
+
+
 def _argument(x: Any) -> str:
     if isinstance(x, Value):
         return x.name
@@ -114,8 +138,11 @@ def _argument(x: Any) -> str:
             x = [*x[:2], ..., x[-1]]
         return "(" + ", ".join(map(_argument, x)) + ("," if len(x) == 1 else "") + ")"
     if isinstance(x, slice):
-        return ":".join("" if part is None else _argument(part) for part in (x.start, x.stop, x.step)[: 2 + bool(x.step)]) or ":"
-    return "..." if x is ... else signature(x) if hasattr(x, "dtype") and x.ndim else repr(x)
+        return (
+            ":".join("" if part is None else _argument(part) for part in (x.start, x.stop, x.step)[: 2 + bool(x.step)])
+            or ":"
+        )
+    return "..." if x is ... else signature(x) if is_array(x) and x.ndim else repr(x)
 
 
 class Program:
@@ -144,10 +171,21 @@ class Program:
             while new[value] in new:
                 new[value] = new[new[value]]
         for line in self.lines:
-            line.replaced(new)
+            line.replace(new)
         self.results = [new.get(value, value) for value in self.results]
 
+    def copy(self) -> Program:
+        """The same program with lines and results of its own, to be changed."""
+        new: dict[Value, Value] = {}
+        lines = []
+        for line in self.lines:
+            result = new[line.result] = Value(line.result.shape, line.result.dtype)
+            inputs, attributes = substitute(line.inputs, new), substitute(line.attributes, new)
+            lines.append(Line(line.kind, line.name, line.function, inputs, attributes, result, like=line))
+        return Program(lines, [new.get(value, value) for value in self.results])
+
     def __str__(self) -> str:
+        name_values(self)
         return "\n".join(_text(self.lines))
 
 

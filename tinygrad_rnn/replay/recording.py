@@ -12,12 +12,12 @@ import numpy as np
 
 from .. import backend, tape
 from ..backend import Array, Backend
-from ..tape import Leaf, Node, collector_resting
+from ..tape import CaptureError, Leaf, Node, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
 from .places import ArrayOf, ArrayOfGradient, Place, Reach
 from .program import Value
-from .symbol import CaptureError, Recorder, Scalar, Symbol, recording
+from .symbol import Recorder, Scalar, Symbol, recording
 
 
 class Port:
@@ -42,7 +42,9 @@ class Recording:
     If the step cannot be recorded, CaptureError says why, and every array and number is as it was before.
     """
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], floats_change: bool = True
+    ) -> None:
         self.reach = Reach(function)
         self.inputs: list[Value] = []  # of the arguments
         self.floats: list[float] = []  # arguments too
@@ -61,12 +63,12 @@ class Recording:
             else:
                 numbers.append(place)
         before = [(place, place.get()) for place in [*(place for place, _ in places), *numbers]]
-        home = _home([value for _, value in before], (args, kwargs))
+        home = self.home = _home([value for _, value in before], (args, kwargs))
         with collector_resting(), recording(home) as recorder:
             self.lines = recorder.lines
             self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in places]
             self.numbers: list[tuple[Place, Any]] = [(p, Scalar(recorder, p.get(), p.get)) for p in numbers]
-            args, kwargs = self._arguments(recorder, (args, kwargs))
+            args, kwargs = self._arguments(recorder, (args, kwargs), floats_change)
             try:
                 for port in self.ports:
                     port.place.put(port.before)
@@ -83,7 +85,7 @@ class Recording:
                 raise
             self._settle(function, output)
 
-    def _arguments(self, recorder: Recorder, tree: Any) -> Any:
+    def _arguments(self, recorder: Recorder, tree: Any, floats_change: bool) -> Any:
         """The arguments with symbols in place of arrays."""
 
         def symbol(x: Any) -> Any:
@@ -94,7 +96,7 @@ class Recording:
                     what = "has a history" if isinstance(x.node, Node) else "requires a gradient"
                     raise CaptureError(f"capture: the argument {x!r} {what}; give the step x.detach()")
                 return Tensor.wrap(symbol(x.array))
-            if type(x) is float:
+            if type(x) is float and floats_change:
                 number = len(self.floats)
                 self.floats.append(x)
                 return Scalar(recorder, x, lambda: self.floats[number])
@@ -116,7 +118,9 @@ class Recording:
         known = set(self.reach.tensors)
         for tensor, path in after.tensors.items():
             if tensor not in known and isinstance(tensor.array, Symbol):
-                raise CaptureError(f"capture: the step keeps a result in {path}; return it, and pass it in the next time")
+                raise CaptureError(
+                    f"capture: the step keeps a result in {path}; return it, and pass it in the next time"
+                )
         changed = self.reach.changed()
         if changed:
             raise CaptureError(

@@ -19,24 +19,25 @@ from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, registry, whereabouts
 from ..operators import Operators
+from ..tape import CaptureError
 from ..tree import rebuild
 from .program import Line, Value
 
 
-class CaptureError(RuntimeError):
-    """A step does what a recorded program cannot do again."""
+class NumberError(CaptureError):
+    """A step does more with a number that may change than arithmetic."""
 
 
-def _refuse(what: str) -> NoReturn:
-    raise CaptureError(
+def _refuse(what: str, kind: type[CaptureError] = CaptureError) -> NoReturn:
+    raise kind(
         f"capture: the step {what}{whereabouts()}. A recorded step cannot depend on values; compute with operations "
         "(tg.where for a choice), or move this out of the step"
     )
 
 
-def _refused(what: str) -> Callable[..., Any]:
+def _refused(what: str, kind: type[CaptureError] = CaptureError) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _refuse(what)
+        _refuse(what, kind)
 
     return method
 
@@ -111,9 +112,15 @@ class Scalar:
     def __repr__(self) -> str:
         return f"Scalar({self.number})"
 
-    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refused("compares a number that may change")  # type: ignore[assignment]
+    def _compared(self, other: Any) -> Any:
+        if isinstance(other, (int, float, Scalar)):
+            _refuse("compares a number that may change", NumberError)
+        return NotImplemented  # an array knows how
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
+    __bool__ = _refused("asks whether a number that may change is true", NumberError)
     __hash__ = object.__hash__
-    __float__ = __int__ = __index__ = _refused("makes a constant of a number that may change")
+    __float__ = __int__ = __index__ = _refused("makes a constant of a number that may change", NumberError)
 
 
 def _arithmetic(function: Callable[..., Any], swapped: bool = False) -> Callable[..., Any]:
@@ -223,6 +230,7 @@ class Recorder:
     def __init__(self, home: Backend) -> None:
         self.home = home
         self.xp = home.xp
+        self.uniform = home.uniform
         self.lines: list[Line] = []
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
         self._drawn = repr(backend.random_state())  # where the host's generator stands if only draw() used it
@@ -234,9 +242,9 @@ class Recorder:
     def draw(self, shape: tuple[int, ...]) -> Symbol:
         """Random numbers, drawn anew in each replay."""
         self.check_draws()
-        array = self.home.uniform(shape)
+        array = self.uniform(shape)
         self._drawn = repr(backend.random_state())
-        return self._write("random", "uniform", self.home.uniform, (), {"shape": shape}, array)
+        return self._write("random", "uniform", self.uniform, (), {"shape": shape}, array)
 
     def check_draws(self) -> None:
         """Raise if the step drew numbers that a replay would not draw."""
@@ -249,7 +257,7 @@ class Recorder:
             _refuse(f"gives {op.name} an array to write to")
         for name, value in attributes.items():
             if isinstance(value, Scalar):
-                _refuse(f"gives {op.name} a number that may change as its {name}")
+                _refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
         array = op.kernel(self.xp, *_bare(inputs), **_bare(attributes))
         if not backend.is_array(array):
             array = self.xp.asarray(array)  # NumPy makes scalars of 0-d results
@@ -328,9 +336,17 @@ def recording(home: Backend) -> Iterator[Recorder]:
     """Write down every operation on symbols in this thread, while the block runs."""
     if _active.recorder is not None:
         raise CaptureError("capture: a captured step calls another one; capture the outer one alone")
-    recorder = _active.recorder = Recorder(home)
+    recorder = Recorder(home)
     try:
         with dispatch.intercepted(registry.values(), _stand_in), tape.watching(recorder):
+            _active.recorder = recorder
+            vars(home)["uniform"] = functools.partial(_drawn, recorder)  # masks for constants are random too
             yield recorder
     finally:
         _active.recorder = None
+        vars(home).pop("uniform", None)
+
+
+def _drawn(recorder: Recorder, shape: tuple[int, ...]) -> Any:
+    """Random numbers, written down if it is the recording thread that asks."""
+    return recorder.draw(shape) if _active.recorder is recorder else recorder.uniform(shape)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..ops import stack as _stack
-from .program import Line, Program, Value
+from .program import Line, Program, Value, getitem, reshape_line, slice_line
 
 BLOCK = 2**15  # elements of a block of steps, which stays in the cache while several lines pass over it
 
@@ -33,7 +33,13 @@ class Classes:
             for value in line.reads:
                 mask |= self.behind.get(value, 0)
             if line.step is not None:
-                role = line.phase, line.function, _attributes(line), line.result.shape, *(self._role(x, line.step) for x in line.inputs)
+                role = (
+                    line.phase,
+                    line.function,
+                    _attributes(line),
+                    line.result.shape,
+                    *(self._role(x, line.step) for x in line.inputs),
+                )
                 seen[line.step, role] += 1
                 number = numbers.setdefault((seen[line.step, role], role), len(numbers))
                 if number == len(self.members):
@@ -54,9 +60,7 @@ class Classes:
     def recurs(self, number: int, members: list[Line] | None = None) -> bool:
         """Whether a member of a class depends on another one."""
         bit = 1 << number
-        return any(
-            self.behind.get(value, 0) & bit for line in members or self.members[number] for value in line.reads
-        )
+        return any(self.behind.get(value, 0) & bit for line in members or self.members[number] for value in line.reads)
 
 
 def _attributes(line: Line) -> Any:
@@ -75,9 +79,11 @@ def reassociate(program: Program) -> None:
         found = _late_and_early(line, classes, readers, program)
         if found is not None:
             late, a, b = found
-            product = Line("ufunc", "multiply", np.multiply, (a, b), {}, Value(line.result.shape, line.result.dtype), line)
+            product = Line(
+                "ufunc", "multiply", np.multiply, (a, b), {}, Value(line.result.shape, line.result.dtype), line
+            )
             lines.append(product)
-            line.inputs = (late, product.result)
+            line.read((late, product.result))
         lines.append(line)
     program.lines = lines
 
@@ -96,7 +102,11 @@ def _late_and_early(
             continue
         for late, a in (product.inputs, product.inputs[::-1]):
             same = all(isinstance(x, Value) and x.shape == line.result.shape for x in (late, a, b))
-            if same and classes.behind.get(late, 0) & bit and not (classes.behind.get(a, 0) | classes.behind.get(b, 0)) & bit:
+            if (
+                same
+                and classes.behind.get(late, 0) & bit
+                and not (classes.behind.get(a, 0) | classes.behind.get(b, 0)) & bit
+            ):
                 return late, a, b
     return None
 
@@ -206,7 +216,11 @@ class _Columns:
         item, cut = x.line, None
         if item.name == "getitem" and isinstance(item.attributes["key"], tuple):
             inner = item.inputs[0].line
-            if inner is not None and _is_item(inner) and all(isinstance(part, slice) for part in item.attributes["key"]):
+            if (
+                inner is not None
+                and _is_item(inner)
+                and all(isinstance(part, slice) for part in item.attributes["key"])
+            ):
                 item, cut = inner, item.attributes["key"]
         if _is_item(item):
             return item.inputs[0], None if cut is None else _Cut(cut), item.attributes["key"]
@@ -238,7 +252,7 @@ class _Columns:
             if whole.shape[0] > len(members) or cut is not None:
                 key = (slice(start, start + len(members)), *(cut.key if cut is not None else ()))
                 shape = (len(members), *first.shape)
-                part = Line("op", "getitem", _getitem, (whole,), {"key": key}, Value(shape, whole.dtype), members[0])
+                part = slice_line(whole, key, shape, members[0])
                 lines.append(part)
                 whole = part.result
             inputs.append(whole)
@@ -248,7 +262,15 @@ class _Columns:
         if number not in self.whole:
             values = tuple(self.run(number))
             like = self.classes.members[number][0]
-            line = Line("op", "gather", _stack.op.kernel, values, {"axis": 0}, Value((len(values), *values[0].shape), values[0].dtype), like)
+            line = Line(
+                "op",
+                "gather",
+                _stack.op.kernel,
+                values,
+                {"axis": 0},
+                Value((len(values), *values[0].shape), values[0].dtype),
+                like,
+            )
             line.step = None
             self.whole[number] = line.result
             self.lines.append(line)
@@ -314,14 +336,10 @@ def _is_item(line: Line) -> bool:
     return line.name == "getitem" and type(line.attributes["key"]) is int and line.attributes["key"] >= 0
 
 
-def _getitem(xp: Any, x: Any, *, key: Any) -> Any:
-    return x[key]
-
-
 def _items(whole: Value, members: list[Line]) -> Iterator[Line]:
     """Each member's line anew: it takes its item of the whole."""
     for k, line in enumerate(members):
-        yield Line("op", "getitem", _getitem, (whole,), {"key": k}, line.result, line)
+        yield Line("op", "getitem", getitem, (whole,), {"key": k}, line.result, line)
 
 
 def _joined_elementwise(members: list[Line], columns: _Columns) -> list[Line]:
@@ -341,15 +359,9 @@ def _joined_product(members: list[Line], columns: _Columns) -> list[Line]:
     (x, _), lines = columns.gather(members)
     steps, rows, size = x.shape
     columns_ = weight.shape[1]
-    flat = _reshaped(x, (steps * rows, size), first)
-    product = Line("dot", "dot", np.dot, (flat.result, weight), {}, Value((steps * rows, columns_), first.result.dtype), first)
-    whole = _reshaped(product.result, (steps, rows, columns_), first)
+    flat = reshape_line(x, (steps * rows, size), first)
+    product = Line(
+        "dot", "dot", np.dot, (flat.result, weight), {}, Value((steps * rows, columns_), first.result.dtype), first
+    )
+    whole = reshape_line(product.result, (steps, rows, columns_), first)
     return [*lines, flat, product, whole, *_items(whole.result, members)]
-
-
-def _reshaped(x: Value, shape: tuple[int, ...], like: Line) -> Line:
-    return Line("op", "reshape", _reshape, (x,), {"shape": shape}, Value(shape, x.dtype), like)
-
-
-def _reshape(xp: Any, x: Any, *, shape: Any) -> Any:
-    return x.reshape(shape)

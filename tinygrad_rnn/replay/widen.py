@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .program import Line, Program, Value
+from .program import Line, Program, Value, getitem, slice_line
 
 # What leaves every number as it is, bit for bit: with it a call can pass over a slice that it is not for.
 _NEUTRAL = {np.multiply: 1.0, np.add: -0.0}
@@ -33,6 +33,7 @@ class _Widening:
         self.before: dict[Line, list[Line]] = {}  # lines to be put before another one
         self.after: dict[Line, list[Line]] = {}
         self.constants: dict[Any, Value] = {}
+        self.dropped: set[Line] = set()
 
     def run(self) -> None:
         bases = deque(value for value in self.readers if value.line is not None)
@@ -46,7 +47,8 @@ class _Widening:
     def _emit(self, line: Line, lines: list[Line]) -> None:
         for other in self.before.get(line, ()):
             self._emit(other, lines)
-        lines.append(line)
+        if line not in self.dropped:
+            lines.append(line)
         for other in self.after.get(line, ()):
             self._emit(other, lines)
 
@@ -77,7 +79,11 @@ class _Widening:
             scalars_only = all(x in ("self", "scalar") for x in operands)
             covered = sum(slices[k].stop - slices[k].start for k in lines)
             whole = slices[0].start == 0 and slices[-1].stop == base.shape[-1] and _touching(slices)
-            if scalars_only and whole and (len(lines) == len(slices) or (function in _NEUTRAL and 2 * covered > base.shape[-1])):
+            if (
+                scalars_only
+                and whole
+                and (len(lines) == len(slices) or (function in _NEUTRAL and 2 * covered > base.shape[-1]))
+            ):
                 made.append(self._over_all(base, slices, lines, function))
                 break  # the slices are now those of the result
             made += [self._over_run(base, slices, lines, run) for run in _runs(sorted(lines), slices)]
@@ -107,7 +113,11 @@ class _Widening:
         like = slices[0].line
         numbers = []
         for k, part in enumerate(slices):
-            scalar = next((x for x in lines[k].inputs if not isinstance(x, Value)), None) if k in lines else _NEUTRAL[function]
+            scalar = (
+                next((x for x in lines[k].inputs if not isinstance(x, Value)), None)
+                if k in lines
+                else _NEUTRAL[function]
+            )
             numbers.append((part.stop - part.start, scalar))
         inputs: list[Any] = []
         for x in first.inputs:
@@ -121,24 +131,17 @@ class _Widening:
             if k in lines:
                 self._become_slice(lines[k], result, part.start, part.stop)
                 new.append(lines[k])
-            else:
-                part.line.inputs = (result, *part.line.inputs[1:])
-                new.append(part.line)
+            else:  # the slice of the base becomes one of the result, which comes later
+                again = slice_line(result, part.line.attributes["key"], part.line.result.shape, part.line)
+                again.result = part.line.result
+                again.result.line = again
+                self.dropped.add(part.line)
+                self.after.setdefault(wide, []).append(again)
+                self.readers[base].remove(part.line)
+                new.append(again)
         self.readers[base] = [x for x in self.readers[base] if x not in new] + [wide]
         self.readers[result] = new
-        # What was before the base's slices is now before those of the result, which come later.
-        for k, part in enumerate(slices):
-            if k not in lines:
-                self._move_after(part.line, wide)
         return result
-
-    def _move_after(self, line: Line, anchor: Line) -> None:
-        self.program.lines.remove(line) if line in self.program.lines else None
-        for table in (self.before, self.after):
-            for others in table.values():
-                if line in others:
-                    others.remove(line)
-        self.after.setdefault(anchor, []).append(line)
 
     def _over_run(self, base: Value, slices: list[_Slice], lines: dict[int, Line], run: list[int]) -> Value:
         members = [lines[k] for k in run]
@@ -172,7 +175,7 @@ class _Widening:
         if (start, stop) == (0, base.shape[-1]):
             return base, []
         key = (*(slice(None),) * (len(base.shape) - 1), slice(start, stop))
-        line = Line("op", "getitem", _getitem, (base,), {"key": key}, Value((*base.shape[:-1], stop - start), base.dtype), like)
+        line = slice_line(base, key, (*base.shape[:-1], stop - start), like)
         self.readers.setdefault(base, []).append(line)
         return line.result, [line]
 
@@ -180,8 +183,9 @@ class _Widening:
         """Let a line take its result from a wider one."""
         for x in line.reads:
             self.readers[x] = [reader for reader in self.readers[x] if reader is not line]
-        line.kind, line.name, line.function, line.inputs = "op", "getitem", _getitem, (base,)
+        line.kind, line.name, line.function = "op", "getitem", getitem
         line.attributes = {"key": (*(slice(None),) * (len(base.shape) - 1), slice(start, stop))}
+        line.read((base,))
 
     def _constant_run(self, members: list[Line], slices: list[_Slice], run: list[int]) -> Any:
         numbers = []
@@ -211,14 +215,15 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b) and bool(np.signbit(a) == np.signbit(b))
 
 
-def _getitem(xp: Any, x: Any, *, key: Any) -> Any:
-    return x[key]
-
-
 def _columns(line: Line, base: Value) -> tuple[int, int] | None:
     """Start and stop, if a line takes a slice of a base's last axis and all of the others."""
     key = line.attributes.get("key") if line.name == "getitem" and line.inputs[0] is base else None
-    if not isinstance(key, tuple) or len(key) != len(base.shape) or not all(isinstance(part, slice) for part in key):
+    if (
+        not isinstance(key, tuple)
+        or not key
+        or len(key) != len(base.shape)
+        or not all(isinstance(part, slice) for part in key)
+    ):
         return None
     if any(part != slice(None) for part in key[:-1]) or key[-1].step not in (None, 1):
         return None

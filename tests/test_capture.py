@@ -1,0 +1,171 @@
+"""Replay equals the eager step: bit for bit, or, with the passes that join products, to the last few bits."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import changed, function, law, leaf
+from samples import SAMPLES
+from sampling import Sample
+from test_every_wrapper import CELLS, WRAPPERS
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import CaptureError, bptt, nn, optim
+from tinygrad_rnn.tree import tree_leaves, tree_map
+
+JOINED = 2e-4  # relative to the largest number: products summed in another order, in float32, over many steps
+
+
+def arrays_of(result: Any) -> list[np.ndarray]:
+    return [x.numpy() if isinstance(x, tg.Tensor) else np.asarray(x) for x in tree_leaves(result)]
+
+
+def equal(found: Any, expected: Any, exact: bool = True) -> None:
+    for a, b in zip(arrays_of(found), arrays_of(expected), strict=True):
+        if exact:
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a, b, rtol=0, atol=JOINED * max(1.0, float(np.abs(b).max(initial=0))))
+
+
+def poison(captured: Any) -> None:
+    """What a replay reads before it has written it is NaN."""
+    for _, replay in captured._replays:
+        replay.player.poison()
+
+
+# ---- every operation ----
+
+
+@law(SAMPLES)
+def test_replay_equals_eager(name: str, sample: Sample) -> None:
+    """Law 8: forward and backward of each op, on inputs that change from call to call."""
+    call = function(name)
+
+    def step(inputs: Any) -> Any:
+        given = tree_map(lambda x: leaf(x.array) if isinstance(x, tg.Tensor) else x, inputs)
+        leaves = [x for x in tree_leaves(given) if isinstance(x, tg.Tensor)]
+        ys = tree_leaves(call(*given, **sample.attributes))
+        smooth = [y for y in ys if isinstance(y, tg.Tensor) and y.requires_grad]
+        grads = tg.grad([(y * y).sum() for y in smooth], leaves, allow_unused=True) if smooth else ()
+        return [y.detach() if isinstance(y, tg.Tensor) else y for y in ys], grads
+
+    captured = tg.capture(step, exact=True)
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        fresh = changed(
+            sample, lambda x: tg.tensor(np.ascontiguousarray(x * random.uniform(0.9, 1.0)).reshape(x.shape))
+        ).inputs
+        poison(captured)
+        equal(captured(fresh), step(fresh))
+
+
+# ---- cells, wrappers, layers, optimisers ----
+
+
+class Trainer:
+    """A network round something that recurs, and one training step of it."""
+
+    def __init__(self, recurrent: Any, make: Callable[..., Any] = partial(optim.SGD, lr=0.1), size: int = 5) -> None:
+        self.recurrent, self.head = recurrent, nn.Linear(size, 3)
+        self.parameters = [*recurrent.parameters(), *self.head.parameters()]
+        self.optimizer = make(self.parameters)
+
+    def step(self, x: Any, target: Any, *more: Any) -> Any:
+        self.optimizer.zero_grad()
+        run = (
+            self.recurrent
+            if isinstance(self.recurrent, nn.Recurrent | nn.LSTM | nn.GRU)
+            else partial(nn.unroll, self.recurrent)
+        )
+        outputs, state = run(x, *more)
+        loss = nn.cross_entropy(self.head(outputs), target)
+        loss.backward()
+        tg.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return loss.detach(), bptt.detach(state)
+
+
+def batches(count: int, steps: int = 6, size: int = 5) -> Iterator[tuple[tg.Tensor, tg.Tensor]]:
+    random = np.random.default_rng(1)
+    for _ in range(count):
+        x = random.standard_normal((steps, 2, size)).astype(np.float32)
+        yield tg.tensor(x), tg.tensor(random.integers(3, size=(steps, 2)))
+
+
+def agree(make: Callable[[], Trainer], exact: bool, calls: int = 12, carry: bool = False) -> Any:
+    """Train twice from the same start, eagerly and captured, and compare losses, states and parameters."""
+    tg.manual_seed(0)
+    eager = make()
+    tg.manual_seed(0)
+    replayed = make()
+    captured = tg.capture(replayed.step, exact=exact)
+    before: Any = ((), ())
+    seeds = iter(range(10**6))
+    for x, target in batches(calls):
+        found = []
+        for k, run in enumerate((eager.step, captured)):
+            tg.manual_seed(next(seeds) // 2)  # masks of dropout, the same for both
+            result = run(x, target, *before[k])
+            found.append(result)
+        equal(found[1], found[0], exact)
+        equal([p.data for p in replayed.parameters], [p.data for p in eager.parameters], exact)
+        equal([p.grad for p in replayed.parameters], [p.grad for p in eager.parameters], exact)
+        before = [(result[1],) for result in found] if carry else before
+        poison(captured)
+        eager.optimizer.lr = replayed.optimizer.lr = eager.optimizer.lr * 0.97
+    assert captured.replay.program
+    return captured
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.__name__)
+def test_every_cell(cell: Any, exact: bool) -> None:
+    agree(lambda: Trainer(cell(5, 5)), exact, carry=True)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("cell", [nn.RNNCell, nn.GRUCell, nn.LSTMCell, nn.LayerNormLSTMCell], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda w: getattr(w, "__name__", "VariationalDropout"))
+def test_every_wrapper(wrap: Any, cell: Any, exact: bool) -> None:
+    if wrap is nn.ResidualRecurrence and issubclass(cell, nn.LSTMCell):
+        pytest.skip("an LSTM's output is not its state")
+    agree(lambda: Trainer(wrap(cell(5, 5))), exact)
+
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "sgd": partial(optim.SGD, lr=0.1),
+    "momentum": partial(optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "nesterov": partial(optim.SGD, lr=0.1, momentum=0.9, nesterov=True),
+    "adagrad": optim.Adagrad,
+    "rmsprop": optim.RMSprop,
+    "centered": partial(optim.RMSprop, centered=True, momentum=0.5),
+    "graves": partial(optim.GravesRMSprop, lr=1e-3),
+    "adam": partial(optim.Adam, weight_decay=0.01),
+    "adamw": optim.AdamW,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer(name: str) -> None:
+    agree(lambda: Trainer(nn.LSTMCell(5, 5), OPTIMIZERS[name]), exact=True, calls=50)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        partial(nn.LSTM, num_layers=2, bidirectional=True, dropout=0.3),
+        partial(nn.GRU, num_layers=2),
+        partial(nn.LSTM, num_layers=1),
+    ],
+)
+def test_layers(layer: Any, exact: bool) -> None:
+    wide = layer(5, 5)
+    agree(lambda: Trainer(layer(5, 5), size=10 if getattr(wide, "bidirectional", False) else 5), exact, carry=True)

@@ -1,0 +1,251 @@
+"""BPTT that forgets the graph on its way forward and makes it again, piece by piece, on the way back."""
+
+from __future__ import annotations
+
+from array import array as int_array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from math import ceil, sqrt
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from .. import backend, ops, tape
+from ..nn.fit import begin
+from ..nn.module import Module
+from ..nn.recurrent import Unrolled, advance, prepare, project
+from ..nn.sequences import bare_array
+from ..record import Watcher
+from ..tape import GraphError, Node
+from ..tensor import Tensor
+from ..tree import tree_leaves, tree_map
+from .memory import costs, repeatable
+from .schedule import Schedule, best, even, lengths
+
+
+def checkpointed(
+    cell: Any,
+    xs: Any,
+    state: Any = None,
+    segments: int | None = None,
+    budget: int | None = None,
+    mask: Any = None,
+    *,
+    reverse: bool = False,
+) -> Unrolled:
+    """``unroll`` in a fraction of the memory: graphs are forgotten on the way forward, and made again on the way back.
+
+    Of most steps only the state that a segment begins from is kept (Chen et al. 2016, Gruslys et al. 2016). When the
+    way back comes to a segment, it is run once more from there and gone through, with one segment's graph alive at a
+    time. With the sqrt(T) segments of the default, memory grows with sqrt(T), and each step is run twice.
+
+    cell, xs, state, mask, reverse: as for ``unroll``, and so are the results and the errors.
+    segments: how many, from 1 to T, of equal length; ceil(sqrt(T)) if None.
+    budget: instead, how many bytes graphs and states may take: segments are then made again in several levels, by the
+        schedule that runs the fewest steps (see ``memory_plan``). Inputs, outputs and their gradients come on top.
+
+    What is made again is the same graph: the same operations under the same ids, so that everything works as behind
+    ``unroll``: ``backward``, ``grad`` for any tensors that the cell uses, ``retain_graph``, ``horizon``, and
+    ``create_graph`` (in which what is made again stays, as second derivatives need it). Random numbers are drawn again
+    as they were, and the parameters and training flags of a Module are those of the time, even if an optimizer has
+    assigned new arrays since. Each segment's results are compared with the first ones bit by bit.
+
+    Gradients are bit for bit those of ``unroll``, with one exception: input projections are done a segment at a time.
+    Their weights' gradients are sums over time of one product for each segment, rounded otherwise than one product
+    for all steps; and BLAS may round a row of a product otherwise if there are few rows. Bit for bit in all cases the
+    results and gradients are those of ``unroll`` called for one segment after another.
+    A projection that draws random numbers, such as that of ``CellDropout(input=...)``, draws them by segments.
+
+    Raises ValueError for segments out of range, or a budget that is too small, with the smallest that would do; on the
+    way back GraphError if a segment does not repeat itself, because something that it needs was changed in place.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> cell, xs = nn.LSTMCell(3, 5), ones(100, 2, 3)
+    >>> outputs, state = checkpointed(cell, xs, segments=10)
+    >>> outputs.mean().backward()
+    >>> outputs.shape, cell.weight_hh.grad.shape
+    ((100, 2, 5), (20, 5))
+    """
+    xs, real = prepare(cell, xs, mask)
+    steps = xs.shape[0]
+    if segments is not None and budget is not None:
+        raise ValueError("checkpointed: give segments or a budget, not both")
+    if segments is not None and not 1 <= segments <= steps:
+        raise ValueError(f"checkpointed: segments run from 1 to {steps}, the number of time steps, not {segments}")
+    if any(isinstance(watcher, _Nodes) for watcher in tape.state.watchers):
+        raise GraphError("checkpointed: it was called by a cell that is itself checkpointed; unroll that cell instead")
+    run = _Run(cell, reverse, bare_array(xs))
+    with repeatable(run.homes):  # what this draws, the first segment draws again
+        z = project(cell, xs[:1], None if real is None else real[:1])
+    state = begin(cell, tree_map(itemgetter(0), z), state)
+    if budget is None:
+        schedule = even(steps, ceil(sqrt(steps)) if segments is None else segments)
+    else:
+        with repeatable(run.homes):
+            schedule = best(steps, *costs(cell, xs[:1], state, real), budget)
+    outputs, state = run.play(_filled(schedule, _segments(xs, real, list(lengths(schedule)), reverse)), state)
+    return Unrolled(ops.concatenate(outputs[::-1] if reverse else outputs), state)
+
+
+def _segments(xs: Any, real: Any, sizes: list[int], reverse: bool) -> Iterator[_Segment]:
+    """Segments of these lengths, in the order in which the cell comes to them."""
+    bounds = list(accumulate(sizes[::-1] if reverse else sizes))[:-1]
+    reals = [None] * len(sizes) if real is None else ops.split(real, bounds)
+    segments = list(map(_Segment, [0, *bounds], ops.split(xs, bounds), reals))
+    return iter(segments[::-1] if reverse else segments)
+
+
+def _filled(schedule: Schedule, segments: Iterator[_Segment]) -> Any:
+    """The schedule with segments in the place of their lengths."""
+    return next(segments) if isinstance(schedule, int) else tuple([_filled(part, segments) for part in schedule])
+
+
+def _flat(part: Any) -> Iterator[_Segment]:
+    """The segments of a part of the schedule."""
+    if isinstance(part, _Segment):
+        yield part
+    else:
+        for inner in part:
+            yield from _flat(inner)
+
+
+class _Segment:
+    """Steps whose graph is there as a whole, or not at all; and what it was when it was first there."""
+
+    __slots__ = ("first", "ids", "real", "results", "sums", "xs")
+
+    def __init__(self, first: int, xs: Any, real: Any) -> None:
+        self.first, self.xs, self.real = first, xs, real
+        self.ids: Sequence[int] | None = None  # of its nodes
+        self.results: list[Node | None] = []  # the nodes of its outputs and of the state behind it, hollow
+        self.sums: list[Any] = []
+
+
+class _Piece:
+    """A part of the sequence whose graph is not there: what it begins from, and how to make it."""
+
+    __slots__ = ("part", "random", "run", "state")
+
+    def __init__(self, run: _Run, part: Any, state: Any) -> None:
+        self.run, self.part, self.state = run, part, state
+        self.random = [home.random_state() for home in run.homes]
+
+    def __call__(self) -> dict[int, Node]:
+        """All nodes of its results, those of its last segment with their graph behind them, the others hollow."""
+        with self.run.as_it_was(), repeatable(self.run.homes, self.random), tape.enable_grad():
+            results = tree_leaves(self.run.play(self.part, self.state))
+        first = next(segment.ids[0] for segment in _flat(self.part) if segment.ids)
+        found = [x.node for x in results if isinstance(x, Tensor) and isinstance(x.node, Node)]
+        return {node.id: node for node in found if node.id >= first}  # others only passed through the state
+
+
+class _Run:
+    """One call of ``checkpointed``: the cell as it was."""
+
+    def __init__(self, cell: Any, reverse: bool, xs: Any) -> None:
+        self.cell, self.reverse = cell, reverse
+        self.homes = list({home.name: home for home in (backend.of(None), backend.of(xs))}.values())
+        self.then = _snapshot(cell)
+
+    def play(self, part: Any, state: Any) -> tuple[list[Any], Any]:
+        """The outputs of all segments and the state behind them; the last segment's graph stays."""
+        *earlier, last = part if isinstance(part, tuple) else (part,)
+        outputs = []
+        for earlier_part in earlier:
+            piece = _Piece(self, earlier_part, state)
+            for segment in _flat(earlier_part):
+                output, state = self._pass(segment, state, piece)
+                outputs.append(output)
+        output, state = self._record(last, state)
+        return [*outputs, output], state
+
+    def _advance(self, segment: _Segment, state: Any) -> Any:
+        zs = project(self.cell, segment.xs, segment.real)
+        return advance(self.cell, zs, state, segment.real, first=segment.first, reverse=self.reverse)
+
+    def _pass(self, segment: _Segment, state: Any, piece: _Piece) -> Any:
+        """Run a segment and let its graph go: the results get hollow nodes, which know the piece."""
+        if segment.ids is None:
+            results = self._record(segment, state)
+        else:
+            with tape.no_grad():
+                results = self._advance(segment, state)
+        nodes = iter(segment.results)
+
+        def let_go(x: Any) -> Any:
+            node = next(nodes)
+            if node is None:
+                return x
+            stand_in = node.hollow()
+            stand_in.again = piece
+            return Tensor.wrap(x.array, stand_in)
+
+        return tree_map(let_go, results)
+
+    def _record(self, segment: _Segment, state: Any) -> Any:
+        """Run a segment with its graph, which gets the ids that it had the first time."""
+        with tape.watching(_Nodes()) as watcher:
+            results = self._advance(segment, state)
+        nodes, leaves = watcher.nodes, tree_leaves(results)
+        sums = [_sum_of_bits(bare_array(x)) for x in leaves]
+        if segment.ids is None:
+            segment.ids, segment.sums = int_array("q", [node.id for node in nodes]), sums
+            own = {node.id for node in nodes}
+            found = [x.node if isinstance(x, Tensor) else None for x in leaves]
+            segment.results = [node.hollow() if isinstance(node, Node) and node.id in own else None for node in found]
+        elif len(nodes) != len(segment.ids) or not all(a == b for a, b in zip(sums, segment.sums, strict=True)):
+            raise GraphError(
+                f"checkpointed: time steps {segment.first} to {segment.first + len(segment.xs) - 1} were run again for "
+                "the way back, and came out otherwise than the first time. Something that the cell uses was changed in "
+                "between: a parameter in place (assign a new array, p.data = p.data - step), or what is no attribute "
+                "of a Module, or numbers drawn from a generator of one's own. Call backward before changing it"
+            )
+        for node, id in zip(nodes, segment.ids, strict=True):
+            node.id = id
+        return results
+
+    @contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """The cell's tensors and training flags of the time of the call, for a while."""
+        now = _snapshot(self.cell)
+        _restore(self.then)
+        try:
+            yield
+        finally:
+            _restore(now)
+
+
+class _Nodes(Watcher):
+    """Collects all nodes that are made, in order."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+
+    def forward(self, op: Any, inputs: Any, attributes: Any, result: Any) -> None:
+        if result.node is not None:
+            self.nodes.append(result.node)
+
+
+def _snapshot(cell: Any) -> tuple[list[tuple[Tensor, Any, Any]], list[tuple[Module, bool]]]:
+    """A Module's tensors with their arrays and leaves, and the training flags in it."""
+    if not isinstance(cell, Module):
+        return [], []
+    return [(t, t.array, t.node) for _, t in cell.named_tensors()], [(m, m.training) for m in cell.modules()]
+
+
+def _restore(snapshot: tuple[list[tuple[Tensor, Any, Any]], list[tuple[Module, bool]]]) -> None:
+    tensors, flags = snapshot
+    for t, array, node in tensors:
+        t.array, t.node = array, node
+    for module, training in flags:
+        if module.training is not training:
+            module.training = training
+
+
+def _sum_of_bits(array: Any) -> Any:
+    """A number that changes with any bit of an array."""
+    if not hasattr(array, "dtype"):
+        return array
+    return array.view(f"u{array.dtype.itemsize}").sum(dtype=np.uint64)

@@ -1,0 +1,133 @@
+"""Exact gradients that arrive as time goes on, with nothing of the past stored: real-time recurrent learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from .. import backend, tape
+from ..grad import grad
+from ..op import ShapeError
+from ..tape import GraphError
+from ..tensor import Tensor
+from ..tree import tree_leaves, tree_map
+from .state import detach
+
+
+class Moment(NamedTuple):
+    """One time step of ``real_time``: its loss, the state behind it, and the loss's gradient for each parameter."""
+
+    step: int
+    loss: Tensor
+    state: Any
+    parameters: tuple[Tensor, ...]
+    gradients: tuple[Tensor, ...]
+
+    def backward(self) -> None:
+        """Add the gradients to ``.grad`` of the parameters."""
+        for p, g in zip(self.parameters, self.gradients, strict=True):
+            p.grad = g if p.grad is None else Tensor.wrap(p.grad.array + g.array)
+
+
+def real_time(
+    step: Callable[[Any, Any], tuple[Tensor, Any]], xs: Iterable[Any], state: Any, parameters: Iterable[Tensor]
+) -> Iterator[Moment]:
+    """Real-time recurrent learning (Williams and Zipser 1989): each loss's full gradient as soon as the loss is there.
+
+    With the influence P_t = ds_t/dtheta of the parameters on the state, through all of the past,
+
+        dL_t/dtheta = dL_t/dtheta|direct + dL_t/ds_{t-1} P_{t-1}
+        P_t = ds_t/ds_{t-1} P_{t-1} + ds_t/dtheta|direct
+
+    step: ``step(x_t, state) -> (loss_t, state)``, as for truncated BPTT, with a scalar loss.
+    xs: the inputs of the steps, any iterable. state: nested Tensors; a history that leads to parameters counts.
+    parameters: leaves; their gradients are exact, and those for anything else are not formed.
+
+    Yields a Moment for each step; ``moment.backward()`` adds its gradients to ``.grad``. Over a sequence they add up to
+    those of full BPTT. An optimizer may step after each, as P_t was found before: the influence is then a sum over
+    parameters as they were, which is the online form of Williams and Zipser, close to the gradient for small steps.
+
+    No graph and no state of the past is kept, so memory does not depend on T. It depends on the N = B n elements of the
+    state and the p parameters: N p numbers, and in each step N passes back through one step and N^2 p multiplications,
+    where BPTT needs one pass and T n numbers. For a plain RNN p is about n^2: O(n^4) operations a step, against O(n^2).
+    That is why BPTT is used wherever the past can be stored. Nothing is assumed of the cell: rows of a batch may act on
+    one another; if they do not, calling it for each row costs B times less.
+
+    Raises GraphError for parameters that require no gradient, ShapeError for a loss that is no scalar.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> cell = nn.RNNCell(2, 3)
+    >>> def step(x, state):
+    ...     output, state = cell(x, state)
+    ...     return (output * output).mean(), state
+    >>> for moment in real_time(step, ones(5, 1, 2), cell.initial_state(ones(1, 3)), cell.parameters()):
+    ...     moment.backward()
+    >>> moment.step, cell.weight_hh.grad.shape
+    (4, (3, 3))
+    """
+    learned = tuple(parameters)
+    if not learned or not all(p.is_leaf and p.requires_grad for p in learned):
+        raise GraphError("real_time: the parameters must be leaves that require a gradient, one or more")
+    influence = _rows(_carried(state), learned)
+    for t, x in enumerate(xs):
+        tape.mark(t)
+        state = tree_map(_begun_anew, state)
+        before = _carried(state)
+        loss, after = step(x, state)
+        if loss.size != 1:
+            raise ShapeError(f"real_time: the loss of a step must be a scalar, not {loss!r}")
+        sources = [*before, *learned]
+        (row,) = _through(_rows([loss], sources), influence)
+        influence = _through(_rows(_carried(after), sources), influence)
+        tape.mark()
+        state = detach(after)
+        yield Moment(t, loss.detach(), state, learned, _apart(row, learned))
+
+
+def _carried(state: Any) -> list[Tensor]:
+    """The part of a state that can have derivatives."""
+    return [x for x in tree_leaves(state) if isinstance(x, Tensor) and x.dtype.kind == "f"]
+
+
+def _begun_anew(x: Any) -> Any:
+    """A leaf with the values of a state's tensor."""
+    if not isinstance(x, Tensor) or x.dtype.kind != "f":
+        return x
+    fresh = x.detach()
+    fresh.requires_grad = True
+    return fresh
+
+
+def _rows(ys: Sequence[Tensor], sources: Sequence[Tensor]) -> Any:
+    """The Jacobian (elements of ys, elements of sources), one pass back for each row."""
+    xp = backend.of(sources[0].array).xp
+    jacobian = xp.zeros((sum(y.size for y in ys), sum(x.size for x in sources)), dtype=sources[0].dtype)
+    bounds = [0, *accumulate(x.size for x in sources)]
+    row = 0
+    for y in ys:
+        for i in range(y.size):
+            if y.node is not None:
+                direction = xp.zeros(y.size, dtype=y.dtype)
+                direction[i] = 1
+                parts = grad(y, sources, direction.reshape(y.shape), retain_graph=True, allow_unused=True)
+                for start, part in zip(bounds, parts, strict=False):
+                    if part is not None:
+                        jacobian[row, start : start + part.size] = part.array.ravel()
+            row += 1
+    return jacobian
+
+
+def _through(jacobian: Any, influence: Any) -> Any:
+    """Total derivatives for the parameters: those through the state before, and the direct ones."""
+    carried = influence.shape[0]
+    return jacobian[:, :carried] @ influence + jacobian[:, carried:]
+
+
+def _apart(row: Any, learned: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """A row of derivatives as one array for each parameter, of its shape and dtype."""
+    ends = list(accumulate(p.size for p in learned))
+    return tuple(
+        Tensor.wrap(row[end - p.size : end].reshape(p.shape).astype(p.dtype))
+        for p, end in zip(learned, ends, strict=True)
+    )

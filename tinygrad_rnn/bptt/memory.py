@@ -1,0 +1,174 @@
+"""What BPTT keeps in memory, predicted for a cell before anything long is run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil, sqrt
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from .. import backend
+from ..create import zeros
+from ..nn.fit import begin
+from ..nn.recurrent import advance, project
+from ..nn.sequences import bare_array
+from ..ops import broadcast_to
+from ..tape import Leaf, Node, owner_of
+from ..tensor import Tensor
+from ..tree import tree_leaves, tree_map
+from .schedule import Schedule, best, even, held, lengths, smallest_budget, work
+
+_HEADER = 112  # bytes of an array object besides its data, in NumPy
+
+
+class Way(NamedTuple):
+    """One way to go back through time: its schedule, the bytes that it keeps at most, the steps that it runs."""
+
+    name: str
+    schedule: Schedule
+    bytes: int
+    steps: int
+
+
+class MemoryPlan(NamedTuple):
+    """What ``memory_plan`` found. A budget, in bytes, can be tried with ``scheduled(budget)`` and ``fit(budget)``."""
+
+    title: str
+    length: int
+    step_bytes: int
+    state_bytes: int
+    budget: int | None
+
+    @property
+    def plain(self) -> Way:
+        """Everything is kept: ``unroll``."""
+        return self._way("plain", self.length)
+
+    @property
+    def sqrt(self) -> Way:
+        """ceil(sqrt(T)) segments: the default of ``checkpointed``."""
+        return self._way("sqrt", even(self.length, ceil(sqrt(self.length))))
+
+    @property
+    def smallest_budget(self) -> int:
+        """The least bytes with which ``checkpointed(budget=...)`` can do."""
+        return smallest_budget(self.length, self.step_bytes, self.state_bytes)
+
+    def scheduled(self, budget: int) -> Way:
+        """What ``checkpointed(budget=...)`` does; ValueError, with the smallest that would do, if it is too small."""
+        return self._way("scheduled", best(self.length, self.step_bytes, self.state_bytes, budget))
+
+    def fit(self, budget: int) -> Way:
+        """Of the three, the one that runs the fewest steps within a budget; ValueError as ``scheduled``."""
+        ways = [way for way in (self.plain, self.sqrt, self.scheduled(budget)) if way.bytes <= budget]
+        return min(ways, key=lambda way: way.steps)
+
+    def _way(self, name: str, schedule: Schedule) -> Way:
+        return Way(name, schedule, held(schedule, self.step_bytes, self.state_bytes), work(schedule))
+
+    def __repr__(self) -> str:
+        budget = self.smallest_budget if self.budget is None else self.budget
+        ways = [self.plain, self.sqrt, self.scheduled(budget)]
+        rows = [
+            f"{way.name:<10}{len(list(lengths(way.schedule))):>9}{_readable(way.bytes):>12}"
+            f"{way.bytes / max(1, self.plain.bytes):>10.1%}{way.steps:>11,}"
+            for way in ways
+        ]
+        end = f"smallest budget: {_readable(self.smallest_budget)}"
+        if self.budget is not None:
+            end = f"budget: {_readable(budget)}, which {self.fit(budget).name} fits; {end}"
+        each = f"{_readable(self.step_bytes)} a step, {_readable(self.state_bytes)} a state"
+        head = "way        segments        kept  of plain  steps run"
+        return "\n".join([f"{self.title}: {each}", head, *rows, end])
+
+
+def memory_plan(cell: Any, T: int, B: int, budget: int | None = None, inputs: Any = None) -> MemoryPlan:
+    """How many bytes plain, sqrt(T) and scheduled BPTT of T steps with batch B keep for the way back.
+
+    plain: T step_bytes. sqrt: the states at the borders of the segments, and the graph of one segment.
+    scheduled: what ``checkpointed(budget=...)`` does, for this budget, or for the smallest that would do.
+
+    A step's bytes are measured on five steps of the cell: the arrays that its rules saved, its projected input, and
+    the nodes. Inputs, outputs, their gradients and what merges of weight gradients wait for come on top.
+    inputs: one step's, (B, ...), for cells without ``input_size``.
+
+    Raises TypeError if a cell has no ``input_size`` and no inputs are given, ValueError for T below 1.
+
+    >>> from tinygrad_rnn import nn
+    >>> plan = memory_plan(nn.LSTMCell(64, 64), T=1000, B=16, budget=2**20)
+    >>> plan.sqrt.bytes < plan.plain.bytes / 15, plan.scheduled(2**20).bytes <= 2**20, plan.fit(10**8).name
+    (True, True, 'plain')
+    """
+    if T < 1:
+        raise ValueError(f"memory_plan: T must be at least 1, not {T}")
+    if inputs is None:
+        if getattr(cell, "input_size", None) is None:
+            raise TypeError(f"memory_plan: {type(cell).__name__} has no input_size; give one step's inputs, (B, ...)")
+        first = next(iter(cell.parameters()), None) if hasattr(cell, "parameters") else None
+        place: dict[str, Any] = {} if first is None else {"dtype": first.dtype, "backend": first.backend}
+        inputs = zeros(B, cell.input_size, **place)
+    with repeatable([backend.of(None), backend.of(bare_array(inputs))]):
+        z = project(cell, inputs[None], None)
+        step, state = costs(cell, inputs[None], begin(cell, tree_map(itemgetter(0), z)))
+    return MemoryPlan(f"{cell!r}, T={T:,}, B={B:,}", T, step, state, budget)
+
+
+def _readable(count: int) -> str:
+    """Bytes in the largest unit of which there are ten."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size >= 10240:
+            size, unit = size / 1024, larger
+    return f"{size:,.0f} {unit}"
+
+
+def kept_bytes(tree: Any) -> int:
+    """Bytes that the graph behind tensors keeps: its nodes, and the arrays that they saved, each once."""
+    ahead: list[Node | Leaf | None] = [leaf.node for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    seen: set[int] = set()
+    arrays, owners, total = {}, {}, 0
+    while ahead:
+        node = ahead.pop()
+        if not isinstance(node, Node) or node.id in seen:
+            continue
+        seen.add(node.id)
+        ahead += node.parents
+        total += sys.getsizeof(node)
+        for value in node.saved.values():
+            for array in value if isinstance(value, tuple) else (value,):
+                if backend.is_array(array):
+                    arrays[id(array)], owners[id(owner_of(array))] = _HEADER, owner_of(array).nbytes
+    return total + sum(arrays.values()) + sum(owners.values())
+
+
+def costs(cell: Any, x: Any, state: Any, real: Any = None) -> tuple[int, int]:
+    """Bytes that the graph of one more step keeps, its projected input included, and bytes of a state.
+
+    x: the inputs of one step, (1, B, ...). It runs five steps.
+    """
+    kept = []
+    for steps in (2, 3):
+        xs = broadcast_to(x, shape=(steps, *x.shape[1:]))  # which takes no memory, as slices of inputs take none
+        mask = None if real is None else broadcast_to(real[:1], shape=(steps, *real.shape[1:]))
+        zs = project(cell, xs, mask)
+        kept.append(kept_bytes(advance(cell, zs, state, mask)) + _bytes_of(zs))
+    return kept[1] - kept[0], _bytes_of(state)
+
+
+def _bytes_of(tree: Any) -> int:
+    return sum(getattr(bare_array(leaf), "nbytes", 0) for leaf in tree_leaves(tree))
+
+
+@contextmanager
+def repeatable(homes: Sequence[Any], states: Sequence[Any] | None = None) -> Iterator[None]:
+    """Random numbers that are drawn inside are drawn once more behind; they go on from states that were read before."""
+    now = [home.random_state() for home in homes]
+    for home, state in zip(homes, now if states is None else states, strict=True):
+        home.set_random_state(state)
+    try:
+        yield
+    finally:
+        for home, state in zip(homes, now, strict=True):
+            home.set_random_state(state)

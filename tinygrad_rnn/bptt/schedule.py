@@ -1,0 +1,114 @@
+"""Schedules of recomputation: which states to keep while going forward, and again while going back.
+
+A schedule is a number of steps, whose graph is kept whole, or a tuple of schedules one after another. Of the parts of a
+tuple only the states that they begin from are kept, but for the last one, which comes next on the way back; when it has
+been gone through, the one before it is made again from its state, by its own schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Schedule: TypeAlias = "int | tuple[Any, ...]"  # of schedules
+
+_UNITS = 512  # steps are planned in so many units at most, or planning would take longer than the training step
+
+
+def even(steps: int, parts: int) -> Schedule:
+    """Parts of equal length, longer by one step at the front where they do not divide."""
+    size, longer = divmod(steps, parts)
+    return (size + 1,) * longer + (size,) * (parts - longer) if parts > 1 else steps
+
+
+def lengths(schedule: Schedule) -> Iterator[int]:
+    """How many steps are kept whole at a time, from the first step to the last."""
+    if isinstance(schedule, int):
+        yield schedule
+    else:
+        for part in schedule:
+            yield from lengths(part)
+
+
+def work(schedule: Schedule) -> int:
+    """How many steps are run forward in all, the first time included.
+
+    >>> work(4), work((2, 2)), work(((2, 2), 4))
+    (4, 6, 14)
+    """
+    if isinstance(schedule, int):
+        return schedule
+    *earlier, last = schedule
+    return work(last) + sum(sum(lengths(part)) + work(part) for part in earlier)
+
+
+def held(schedule: Schedule, step_bytes: int, state_bytes: int, states: int = 0) -> int:
+    """The most bytes that are kept at a time: the graph of the steps that are there whole, and states before them."""
+    if isinstance(schedule, int):
+        return states * state_bytes + schedule * step_bytes
+    return max(held(part, step_bytes, state_bytes, states + i) for i, part in enumerate(schedule))
+
+
+def smallest_budget(steps: int, step_bytes: int, state_bytes: int) -> int:
+    """The least with which any schedule can do: one state and the graph of one unit of steps, or all of the graph."""
+    return min(steps * step_bytes, -(-steps // _UNITS) * step_bytes + state_bytes)
+
+
+@lru_cache(maxsize=64)
+def best(steps: int, step_bytes: int, state_bytes: int, budget: int) -> Schedule:
+    """The schedule with the least work of all that keep within a budget in bytes.
+
+    It is found by the dynamic programme of Gruslys et al. (2016, "Memory-Efficient Backpropagation Through Time") over
+    where to keep a hidden state next, with their costs in bytes: C(t, k) is the least work for t steps while k states
+    are kept for others,
+
+        C(t, k) = t                                                 if k state_bytes + t step_bytes <= budget, else
+        C(t, k) = min over 0 < y < t of y + C(t - y, k + 1) + C(y, k)
+
+    as y steps are run to reach the next state, the steps behind it are done with one state more, and then those before
+    it. With room for the graph of a single step this is their BPTT-HSM, and the binomial schedule of Griewank and
+    Walther (2000, "revolve"). More than 512 steps are planned in up to 512 units of equal length.
+
+    Raises ValueError, with the smallest budget that would do, if there is none.
+
+    >>> best(12, step_bytes=10, state_bytes=2, budget=1000), best(12, step_bytes=10, state_bytes=2, budget=50)
+    (12, (5, 3, 4))
+    """
+    smallest = smallest_budget(steps, step_bytes, state_bytes)
+    if budget < smallest:
+        raise ValueError(
+            f"budget: {budget:,} bytes are too few for {steps} steps, of which each keeps {step_bytes:,} bytes "
+            f"and each state {state_bytes:,}; the smallest budget that would do is {smallest:,} bytes"
+        )
+    unit = -(-steps // _UNITS)
+    count = -(-steps // unit)
+    room = [(budget - k * state_bytes) // (unit * step_bytes) if step_bytes else count for k in range(count)]
+    cuts = _cuts(count, [r for r in room if r > 0])
+    sizes = [unit] * (count - 1) + [steps - unit * (count - 1)]
+    return _laid_out(sizes, cuts, 0)
+
+
+def _cuts(count: int, room: list[int]) -> Any:
+    """Where to keep the next state, for k states kept and t units to do; 0 where all t can be kept whole."""
+    cost = np.full((len(room) + 1, count + 1), np.inf)
+    cuts = np.zeros((len(room), count + 1), dtype=int)
+    for t in range(1, count + 1):
+        if t > 1:
+            totals = np.arange(1, t) + cost[1:, t - 1 : 0 : -1] + cost[:-1, 1:t]
+            cuts[:, t] = t - 1 - totals[:, ::-1].argmin(axis=1)  # the latest of equals: fewer parts
+            cost[:-1, t] = totals.min(axis=1)
+        whole = np.array(room) >= t
+        cost[:-1, t][whole], cuts[whole, t] = t, 0
+    return cuts
+
+
+def _laid_out(sizes: list[int], cuts: Any, k: int) -> Schedule:
+    """The schedule for units of these sizes, while k states are kept."""
+    parts: list[Schedule] = []
+    while y := int(cuts[k, len(sizes)]):
+        parts.append(_laid_out(sizes[:y], cuts, k))
+        sizes, k = sizes[y:], k + 1
+    return (*parts, sum(sizes)) if parts else sum(sizes)
