@@ -1,0 +1,204 @@
+"""What the programs of the gallery share: options, seeds, a training loop, the check of a result, a picture.
+
+A program says what it is to reach, and how to run it once; ``checked`` does the rest:
+
+    BAR = Bar("strings of 500 bits judged right", full=0.99, quick=0.9, baseline="guessing")
+
+    def run(args: argparse.Namespace, seed: int) -> Result:
+        model = Model()                                  # parameters are drawn anew for each seed
+        train(model, lambda step: loss_of_a_batch(model), args.steps, lr=1e-2)
+        if seed == args.seed:                            # one picture, of the first seed
+            with picture(args, "the title") as axes:
+                axes.plot(...)
+        return Result(accuracy, baseline=0.5)
+
+    def main(arguments: list[str] | None = None) -> Report:
+        return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 200, "training steps")))
+
+    if __name__ == "__main__":
+        main().exit()
+
+Options of its own are given as name=(value, value for --quick, help). Whatever goes wrong is told in one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import Tensor, nn, optim
+from tinygrad_rnn.extras import import_extra
+
+
+class Result(NamedTuple):
+    """What one seed came to, what the baseline came to on the same test, and anything worth saying beside it."""
+
+    value: float
+    baseline: float
+    note: str = ""
+
+
+class Bar(NamedTuple):
+    """What a program is to reach with every seed: at least ``full`` (``quick`` with --quick), or at most if ``lower``.
+
+    what: the quantity, in words. baseline: what it is compared with, in words; it must not be better.
+    """
+
+    what: str
+    full: float
+    quick: float
+    baseline: str
+    lower: bool = False
+
+    def text(self, quick: bool) -> str:
+        """Such as "at least 0.9"."""
+        return f"at {'most' if self.lower else 'least'} {self.quick if quick else self.full:.4g}"
+
+    def met(self, result: Result, quick: bool) -> bool:
+        """Whether a result reaches the bar, and is no worse than the baseline."""
+        bar, sign = self.quick if quick else self.full, -1 if self.lower else 1
+        return sign * result.value >= max(sign * bar, sign * result.baseline)
+
+
+class Report(NamedTuple):
+    """What a program came to over all of its seeds."""
+
+    bar: Bar
+    quick: bool
+    results: list[Result]
+    seconds: float
+
+    @property
+    def met(self) -> int:
+        """How many seeds reached the bar."""
+        return sum(self.bar.met(result, self.quick) for result in self.results)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all did."""
+        return self.met == len(self.results)
+
+    def exit(self) -> None:
+        """End the program, with status 1 if a seed missed the bar."""
+        sys.exit(not self.passed)
+
+
+def parse(doc: str | None, arguments: list[str] | None, **own: tuple[Any, Any, str]) -> argparse.Namespace:
+    """The options that all programs have, and those of this one."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--backend", metavar="NAME", help="numpy or cupy")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the first seed (%(default)s)")
+    parser.add_argument("--seeds", type=whole(1), metavar="N", help="how many seeds to try (3; 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="a short form, to see in seconds that everything works")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for pictures and the like (runs/<program>)")
+    for name, (full, quick, words) in own.items():
+        kind = whole(1) if isinstance(full, int) else type(full) if full is not None else str
+        several = "" if full is None else f" ({full}; {quick} with --quick)"
+        parser.add_argument(f"--{name}", type=kind, metavar=name.upper(), help=words + several)
+    args = parser.parse_args(arguments)
+    for name, (full, quick, _) in {**own, "seeds": (3, 1, "")}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, quick if args.quick else full)
+    return args
+
+
+def whole(lowest: int) -> Callable[[str], int]:
+    """How argparse is to read a whole number that must not be lower."""
+
+    def read(word: str) -> int:
+        if not word.isdecimal() or int(word) < lowest:
+            raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least {lowest}")
+        return int(word)
+
+    return read
+
+
+def checked(run: Callable[[argparse.Namespace, int], Result], bar: Bar, args: argparse.Namespace) -> Report:
+    """Run a program with each seed, and say what came out and whether it reached the bar."""
+    args.program = Path(run.__code__.co_filename).stem
+    args.out = args.out or Path("runs") / args.program
+    begun, results = time.perf_counter(), []
+    try:
+        import_extra("matplotlib", "this program")  # now, and not when all is learned
+        with tg.use_backend(args.backend or tg.backend.default().name):
+            for seed in range(args.seed, args.seed + args.seeds):
+                tg.manual_seed(seed)
+                results.append(run(args, seed))
+                value, baseline, note = results[-1]
+                verdict = f"bar {'reached' if bar.met(results[-1], args.quick) else 'MISSED'}: {bar.text(args.quick)}"
+                print(f"seed {seed}: {bar.what}: {value:.4g} ({bar.baseline}: {baseline:.4g}), {verdict}", end="")
+                print(note and f"; {note}", flush=True)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (ValueError, ArithmeticError, OSError, ImportError, MemoryError, tg.BackendError) as error:
+        raise SystemExit(f"{args.program}.py: {error}") from None
+    report = Report(bar, args.quick, results, time.perf_counter() - begun)
+    print(f"{args.program}: {report.met} of {args.seeds} seeds reached the bar, in {report.seconds:.1f} s")
+    return report
+
+
+def progress(steps: int, title: str) -> Iterator[int]:
+    """The numbers below ``steps``, with a bar where tqdm is installed and somebody looks at a terminal."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return iter(range(steps))
+    return iter(tqdm(range(steps), desc=title, leave=False, disable=None))
+
+
+def train(
+    model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, lr: float = 1e-2, title: str = "training"
+) -> list[float]:
+    """The losses of so many steps of Adam, with clipping by norm, while the rate falls to 0 as half a cosine."""
+    optimizer = optim.Adam(model.parameters(), lr=lr)
+    schedule, losses = optim.CosineAnnealingLR(optimizer, steps), []
+    model.train()
+    for step in progress(steps, title):
+        loss = loss_of(step)
+        optimizer.zero_grad()
+        loss.backward()
+        tg.clip_grad_norm_(model.named_parameters(), max_norm=1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+def put(array: Any) -> Tensor:
+    """An array from the host, as a Tensor where the program computes; fractions become float32."""
+    array = np.asarray(array)
+    return tg.tensor(
+        array.astype(np.float32) if array.dtype == np.float64 else array, backend=tg.backend.default().name
+    )
+
+
+def share_right(logits: Tensor, targets: np.ndarray) -> float:
+    """How often the likeliest class is the target."""
+    return float(np.mean(logits.numpy().argmax(axis=-1) == targets))
+
+
+@contextmanager
+def picture(
+    args: argparse.Namespace, title: str = "", rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.5)
+) -> Iterator[Any]:
+    """Axes to draw on, one or an array of them; the picture is then written as gallery_<program>.png into --out."""
+    figure = import_extra("matplotlib.figure", "the picture").Figure(size, layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    yield figure.subplots(rows, columns)
+    figure.savefig(out_file(args, f"gallery_{args.program}.png"), dpi=80)
+
+
+def out_file(args: argparse.Namespace, name: str) -> Path:
+    """The path of a file to write in --out, which is made, and said."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    print(f"wrote {args.out / name}")
+    return Path(args.out / name)
