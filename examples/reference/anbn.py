@@ -11,10 +11,8 @@ strings are one batch, for Adam. What is said is the highest n up to which all s
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
-from harness import Bar, Outcome, Reader, descend, main, progress, put
+from harness import Bar, Outcome, Reader, Report, descend, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim, tasks
@@ -60,5 +58,11 @@ def trial(rng: np.random.Generator, quick: bool) -> Outcome:
 
 BARS = (Bar("anbn", "peephole LSTM: all right up to n = 100", trial, seeds=10),)
 
+
+def main(arguments: list[str] | None = None) -> Report:
+    """Run the program."""
+    return measured(__doc__, BARS, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(__doc__, *BARS))
+    main().exit()

@@ -12,10 +12,9 @@ The gates of the GRU begin such that it remembers for up to T steps (Tallec and 
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
-from harness import Bar, Outcome, Reader, descend, keep_for, main, progress, put
+from harness import Bar, Outcome, Reader, Report, descend, keep_for, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim, tasks
@@ -52,5 +51,11 @@ def trial(rng: np.random.Generator, quick: bool) -> Outcome:
 
 BARS = (Bar("copy", "GRU, T = 50: 99.9 % of the symbols right", trial),)
 
+
+def main(arguments: list[str] | None = None) -> Report:
+    """Run the program."""
+    return measured(__doc__, BARS, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(__doc__, *BARS))
+    main().exit()

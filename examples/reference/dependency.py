@@ -11,10 +11,8 @@ whose forget gates are open it does not. Success is at most 1 % wrong in 2560 fr
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
-from harness import Bar, Outcome, Reader, descend, keep_for, main, progress, put
+from harness import Bar, Outcome, Reader, Report, descend, keep_for, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import flow, nn, optim, tasks
@@ -22,8 +20,8 @@ from tinygrad_rnn import flow, nn, optim, tasks
 
 def learn(model: Reader, optimizer: optim.Optimizer, steps: int, most: int, rng: np.random.Generator) -> Outcome:
     """Train until 20 batches in a row were right, or to the end of the budget, and test."""
-    right = 0
-    for update in progress(most, f"T = {steps}"):
+    right, seen = 0, 0
+    for seen in progress(most, f"T = {steps}"):
         xs, classes = tasks.two_sequences(steps, 20, rng)
         logits = model(put(xs), end=True)[:, 0]
         right = right + 1 if ((logits.numpy() > 0) == classes).all() else 0
@@ -33,7 +31,7 @@ def learn(model: Reader, optimizer: optim.Optimizer, steps: int, most: int, rng:
     xs, classes = tasks.two_sequences(steps, 2560, rng)
     with tg.no_grad():
         wrong = float(((model(put(xs), end=True)[:, 0].numpy() > 0) != classes).mean())
-    return Outcome(wrong <= 0.01, f"{(update + 1) * 20:,} sequences, {wrong:.1%} wrong in 2560")
+    return Outcome(wrong <= 0.01, f"{20 * (seen + 1):,} sequences, {wrong:.1%} wrong in 2560")
 
 
 def simple(rng: np.random.Generator, quick: bool) -> Outcome:
@@ -49,7 +47,7 @@ def simple(rng: np.random.Generator, quick: bool) -> Outcome:
 
 def lstm(rng: np.random.Generator, quick: bool) -> Outcome:
     """An LSTM of 8 cells whose gates begin such that it remembers for up to T steps."""
-    model, steps = Reader(nn.LSTMCell(1, 8), 1), 100 if quick else 1000
+    model, steps = Reader(nn.LSTMCell(1, 8), 1), 50 if quick else 1000
     keep_for(model.cell, steps, rng)
     return learn(model, optim.Adam(model.parameters(), lr=0.01), steps, 1000, rng)
 
@@ -70,10 +68,16 @@ def gradient(rng: np.random.Generator, quick: bool) -> Outcome:
 
 
 BARS = (
-    Bar("gradient", "at the longest lag below 1e-10 of it is left in a simple network, above 1e-3 in an LSTM", gradient),
+    Bar("gradient", "of it, less than 1e-10 is left at the longest lag in an RNN, more than 1e-3 in an LSTM", gradient),
     Bar("RNN", "learns T = 5, and no more than T = 20, of 5, 10, 15, 20, 30 and 50", simple, seeds=10),
     Bar("LSTM", "learns T = 1000", lstm),
 )
 
+
+def main(arguments: list[str] | None = None) -> Report:
+    """Run the program."""
+    return measured(__doc__, BARS, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(__doc__, *BARS))
+    main().exit()

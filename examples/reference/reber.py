@@ -12,12 +12,11 @@ as in the papers, the loss is softmax cross entropy, and Adam learns after each 
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Any
 
 import numpy as np
-from harness import Bar, Outcome, Reader, descend, main, progress, put
+from harness import Bar, Outcome, Reader, Report, descend, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, optim, tasks
@@ -68,7 +67,9 @@ def lstm(rng: np.random.Generator, quick: bool) -> Outcome:
     """An LSTM within 25,000 presentations."""
     seen, *counts = presentations(nn.LSTMCell(7, 12), rng, 1501 if quick else 25_001)
     bar = 100 if quick else 256
-    return Outcome(min(counts) >= bar, f"{seen:,} presentations, {counts[0]} of 256 learnt and {counts[1]} of 256 others")
+    return Outcome(
+        min(counts) >= bar, f"{seen:,} presentations, {counts[0]} of 256 learnt and {counts[1]} of 256 others"
+    )
 
 
 class ElmanCell(nn.RNNCell):
@@ -91,5 +92,11 @@ BARS = (
     Bar("RNN with whole BPTT", "all right within 25,000 presentations", partial(simple, nn.RNNCell), seeds=5),
 )
 
+
+def main(arguments: list[str] | None = None) -> Report:
+    """Run the program."""
+    return measured(__doc__, BARS, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(__doc__, *BARS))
+    main().exit()

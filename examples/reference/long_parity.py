@@ -1,6 +1,6 @@
 """Parity: is the number of ones odd? Learnt from strings of up to 50 bits, asked of strings ten times as long.
 
-    python examples/reference/parity.py
+    python examples/reference/long_parity.py
 
 Two states and one rule are all it takes, for any length; what a network has found shows in strings that are longer than
 those it learnt from. An LSTM reads strings of 1 to 50 bits, all of a batch as long as one another, and is told the
@@ -11,10 +11,8 @@ Schmidhuber 1997 note that guessing weights solves it); no figure is published f
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
-from harness import Bar, Outcome, Reader, descend, main, progress, put
+from harness import Bar, Outcome, Reader, Report, descend, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim, tasks
@@ -51,5 +49,11 @@ def trial(rng: np.random.Generator, quick: bool) -> Outcome:
 
 BARS = (Bar("parity", "LSTM: 100 % at 50 bits; 100 and 500 bits are shown", trial, seeds=5),)
 
+
+def main(arguments: list[str] | None = None) -> Report:
+    """Run the program."""
+    return measured(__doc__, BARS, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(__doc__, *BARS))
+    main().exit()
