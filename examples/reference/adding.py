@@ -49,7 +49,9 @@ def form_of_2015(rng: np.random.Generator, quick: bool) -> Outcome:
     losses: deque[float] = deque(maxlen=20)
     for update in progress(most, "adding 2015"):
         xs, targets = draw()
-        losses.append(descend(optimizer, nn.mse_loss(model(put(xs), end=True)[:, 0], put(targets))))
+        loss = nn.mse_loss(model(put(xs), end=True)[:, 0], put(targets))
+        descend(optimizer, loss)
+        losses.append(loss.item())
         if (update + 1) % 100 == 0 and not quick:
             print(f"    {(update + 1) * batch:,} sequences: {np.mean(losses):.5f}", flush=True)
         if len(losses) == 20 and np.mean(losses) < goal:

@@ -85,13 +85,12 @@ def keep_for(cell: nn.LSTMCell | nn.GRUCell, steps: int, rng: np.random.Generato
     cell.bias.data = tg.tensor(bias).data
 
 
-def descend(optimizer: optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> float:
-    """One step of training; returns the loss."""
+def descend(optimizer: optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:
+    """One step of training."""
     optimizer.zero_grad()
     loss.backward()
     tg.clip_grad_norm_(optimizer.parameters, max_norm)
     optimizer.step()
-    return loss.item()
 
 
 def as_in_1997(
