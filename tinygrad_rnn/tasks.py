@@ -95,7 +95,8 @@ def temporal_order(steps: int, batch: int, rng: Generator, form: int = 1997) -> 
         Mikolov and Bengio 2013, section 4.1).
 
     >>> symbols, classes = temporal_order(100, 4, np.random.default_rng(0))
-    >>> symbols[0].tolist(), symbols[-1].tolist(), [int(s) for s in symbols[:, 0] if s < 2], int(classes[0])
+    >>> [s for s in symbols[:, 0].tolist() if s < 2], int(classes[0])  # Y Y
+    ([1, 1], 3)
     """
     if form not in (1997, 2013):
         raise ValueError(f"temporal_order: the form is 1997 or 2013, not {form!r}")
@@ -122,6 +123,7 @@ def copy_memory(delay: int, batch: int, rng: Generator, items: int = 10, symbols
 
     >>> xs, ys = copy_memory(3, 1, np.random.default_rng(0), items=2)
     >>> xs[:, 0].tolist(), ys[:, 0].tolist()
+    ([6, 5, 8, 8, 9, 8, 8], [8, 8, 8, 8, 8, 6, 5])
     """
     _check("copy_memory", delay, batch, at_least=1)
     kept = rng.integers(symbols, size=(items, batch))
@@ -137,6 +139,7 @@ def parity(steps: int, batch: int, rng: Generator) -> Batch:
 
     >>> bits, odd = parity(5, 2, np.random.default_rng(0))
     >>> bits[:, 0].tolist(), odd[:, 0].tolist()
+    ([1, 1, 0, 0, 0], [1, 0, 0, 0, 0])
     """
     _check("parity", steps, batch, at_least=1)
     bits = rng.integers(2, size=(steps, batch))
@@ -170,6 +173,7 @@ def reber(rng: Generator) -> str:
     """A string of Reber's grammar (1967): both ways on are equally likely wherever there are two.
 
     >>> reber(np.random.default_rng(0))
+    'BPVVE'
     """
     state, string = 0, ""
     while state < len(_ARCS):
@@ -185,6 +189,7 @@ def embedded_reber(rng: Generator) -> str:
     Zipser 1989; Hochreiter and Schmidhuber 1997, experiment 1).
 
     >>> embedded_reber(np.random.default_rng(0))
+    'BPBPVPXTTTTVVEPE'
     """
     arm = str(rng.choice(["T", "P"]))
     return f"B{arm}{reber(rng)}{arm}E"

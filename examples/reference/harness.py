@@ -146,6 +146,8 @@ def measured(doc: str | None, bars: Sequence[Bar], arguments: list[str] | None =
         raise SystemExit(130) from None
     except (ValueError, ArithmeticError, OSError, MemoryError, tg.BackendError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from None
+    met = ", ".join(f"{record['bar']} {record['met']} of {record['seeds']}" for record in report.records)
+    print(f"{Path(parser.prog).stem}: met by seeds: {met}")
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / f"{Path(parser.prog).stem}.json"
