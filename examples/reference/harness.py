@@ -65,7 +65,8 @@ class Reader(nn.Module):
     """A cell that reads a sequence, and a linear map from its outputs to what is to be said of it."""
 
     def __init__(self, cell: nn.Cell, outputs: int):
-        self.cell, self.head = cell, nn.Linear(cell.output_size, outputs)
+        self.cell: Any = cell
+        self.head = nn.Linear(cell.output_size, outputs)
 
     def forward(self, xs: Any, end: bool = False) -> Tensor:
         """Of each step, (T, B, outputs), or of the ``end`` alone, (B, outputs)."""
@@ -78,11 +79,11 @@ def keep_for(cell: nn.LSTMCell | nn.GRUCell, steps: int, rng: np.random.Generato
     """Let the gates begin so that memories last for 1 to ``steps`` steps ("chrono", Tallec and Ollivier 2018)."""
     size = cell.hidden_size
     spans = np.log(rng.uniform(1, steps - 1, size))
-    bias = np.zeros(cell.bias.shape, np.float32)
+    bias = np.zeros(cell.blocks * size, np.float32)
     bias[size : 2 * size] = spans  # the forget gate, and a GRU's z: both keep where they are 1
     if isinstance(cell, nn.LSTMCell):
         bias[:size] = -spans
-    cell.bias.data = tg.tensor(bias).data
+    cell.bias = nn.parameter(bias, backend=cell.weight_hh.backend)
 
 
 def descend(optimizer: optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:

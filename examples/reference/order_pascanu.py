@@ -34,8 +34,7 @@ def network(rng: np.random.Generator) -> Reader:
     model.cell.weight_hh.data = put(weights.astype(np.float32)).data
     nn.init.normal_(model.cell.weight_ih, 0.1, rng)
     nn.init.normal_(model.head.weight, 0.1, rng)
-    for bias in (model.cell.bias, model.head.bias):
-        nn.init.constant_(bias, 0.0)
+    nn.init.apply_(model, {"*.bias": lambda bias: nn.init.constant_(bias, 0.0)})
     return model
 
 
