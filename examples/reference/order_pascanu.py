@@ -51,7 +51,7 @@ def learn(clip: float, alpha: float, steps: int, most: int, rng: np.random.Gener
     model = network(rng)
     optimizer = optim.SGD(model.parameters(), lr=RATE)
     updates = 0
-    for updates in progress(most, f"T = {steps}"):
+    for _ in progress(most, f"T = {steps}"):
         if updates % 100 == 0 and wrong(model, steps, 1000, rng) < 0.01:
             break
         symbols, classes = tasks.temporal_order(steps, 20, rng, form=2013)
@@ -60,6 +60,7 @@ def learn(clip: float, alpha: float, steps: int, most: int, rng: np.random.Gener
         if alpha:
             loss = loss + alpha * flow.omega(loss, run, immediate=[model.cell.weight_hh])
         descend(optimizer, loss, clip)
+        updates += 1
         optimizer.lr = RATE * (1 - updates / most)
     error = wrong(model, steps, 10_000, rng)
     return Outcome(error < 0.01, f"T = {steps}: {error:.1%} wrong after {updates:,} updates")
