@@ -19,8 +19,7 @@ def test_the_quick_form_reaches_its_bars(name: str, tmp_path: Path, capsys: pyte
     told = capsys.readouterr().out
     assert report.passed, told
     assert [record["bar"] for record in report.records] == [bar.name for bar in program.BARS]
-    (record,) = tmp_path.glob("*.json")
-    assert json.loads(record.read_text()) == report.records
+    assert json.loads((tmp_path / f"{name}.json").read_text()) == report.records
     with pytest.raises(SystemExit) as end:
         report.exit()
     assert not end.value.code
@@ -30,7 +29,7 @@ def test_a_bar_that_is_missed_fails_the_program_only_where_it_is_needed() -> Non
     harness = importlib.import_module("harness")
     for needed in (True, False):
         bar = harness.Bar("never", "impossible", lambda rng, quick: harness.Outcome(False, "no"), 2, needed)
-        report = harness.measured("A program.", [bar], [])
+        report = harness.measured("program.py", "A program.", [bar], [])
         assert report.records[0]["met"] == 0
         assert report.records[0]["seeds"] == 2
         assert report.passed == (not needed)

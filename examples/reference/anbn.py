@@ -67,7 +67,7 @@ BARS = (Bar("anbn", "peephole LSTM: all right up to n = 100", trial, seeds=5),)
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return measured(__doc__, BARS, arguments)
+    return measured(__file__, __doc__, BARS, arguments)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ BARS = (Bar("copy", "GRU, T = 50: 99.9 % of the symbols right", trial),)
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return measured(__doc__, BARS, arguments)
+    return measured(__file__, __doc__, BARS, arguments)
 
 
 if __name__ == "__main__":

@@ -127,9 +127,10 @@ def as_in_1997(
     return Outcome(wrong <= allowed, f"{seen:,} sequences, {wrong} wrong in {tested}")
 
 
-def measured(doc: str | None, bars: Sequence[Bar], arguments: list[str] | None = None) -> Report:
+def measured(file: str, doc: str | None, bars: Sequence[Bar], arguments: list[str] | None = None) -> Report:
     """Run the trials that the options ask for, and write down what came of them."""
-    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0], allow_abbrev=False)
+    program = Path(file).stem
+    parser = argparse.ArgumentParser(f"{program}.py", description=(doc or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--backend", metavar="NAME", default="numpy", help="numpy or cupy")
     parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the first seed (%(default)s)")
     parser.add_argument(
@@ -148,10 +149,10 @@ def measured(doc: str | None, bars: Sequence[Bar], arguments: list[str] | None =
     except (ValueError, ArithmeticError, OSError, MemoryError, tg.BackendError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from None
     met = ", ".join(f"{record['bar']} {record['met']} of {record['seeds']}" for record in report.records)
-    print(f"{Path(parser.prog).stem}: met by seeds: {met}")
+    print(f"{program}: met by seeds: {met}")
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / f"{Path(parser.prog).stem}.json"
+        path = options.out / f"{program}.json"
         path.write_text(json.dumps(report.records, indent=1) + "\n", encoding="utf-8")
     return report
 
@@ -165,7 +166,7 @@ def _seeds(bar: Bar, options: argparse.Namespace) -> dict[str, Any]:
         tg.manual_seed(seed)
         begun = time.perf_counter()
         outcome = bar.trial(np.random.default_rng(seed), options.quick)
-        met += outcome.met
+        met += bool(outcome.met)
         seconds = time.perf_counter() - begun
         said.append(f"seed {seed}: {'met' if outcome.met else 'not met'}; {outcome.said}; {seconds:.0f} s")
         print(f"  {said[-1]}", flush=True)

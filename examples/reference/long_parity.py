@@ -52,7 +52,7 @@ BARS = (Bar("parity", "LSTM: 100 % at 50 bits; 100 and 500 bits are shown", tria
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return measured(__doc__, BARS, arguments)
+    return measured(__file__, __doc__, BARS, arguments)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ BARS = (Bar("6a", "LSTM, T = 100 to 110: within 40,000 sequences, at most 3 wron
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return measured(__doc__, BARS, arguments)
+    return measured(__file__, __doc__, BARS, arguments)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ BARS = (
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return measured(__doc__, BARS, arguments)
+    return measured(__file__, __doc__, BARS, arguments)
 
 
 if __name__ == "__main__":
