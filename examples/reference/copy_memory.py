@@ -31,15 +31,17 @@ def examine(model: Reader, rng: np.random.Generator, delay: int, items: int) -> 
 
 def trial(rng: np.random.Generator, quick: bool) -> Outcome:
     """Sequences until a GRU remembers all."""
-    delay, items, hidden, most = (5, 2, 32, 1200) if quick else (50, 10, 128, 10_000)
+    delay, items, hidden, most = (5, 2, 32, 1000) if quick else (50, 10, 128, 4000)
     baseline = items * math.log(8) / (delay + 2 * items)
     model = Reader(nn.GRUCell(10, hidden), 10)
     keep_for(model.cell, delay + 2 * items, rng)
     optimizer = optim.Adam(model.parameters(), lr=5e-3)
+    schedule = optim.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=most)
     said = ""
     for update in progress(most, "copy memory"):
         symbols, targets = tasks.copy_memory(delay, 50, rng, items)
         descend(optimizer, nn.cross_entropy(model(put(tasks.one_hot(symbols, 10))), put(targets)))
+        schedule.step()
         if (update + 1) % 200 == 0:
             loss, right = examine(model, rng, delay, items)
             said = f"{(update + 1) * 50:,} sequences, loss {loss:.4f} (memoryless {baseline:.4f}), {right:.2%} right"
