@@ -6,7 +6,7 @@
 
 1997: an LSTM of two memory cells learned in 74,000 sequences and then got 1 of 2560 wrong, where wrong is an error
 above 0.04; training stopped when the last 2000 were right and the mean training error was below 0.01. Here the last
-4000 must be, and Adam learns from batches of 20, of which every sequence counts.
+6000 must be, and Adam learns from batches of 20, of which every sequence counts.
 
 2015: to say 1 always has a mean squared error of 1/6, as the sum of two uniform numbers has the variance 2/12; a GRU
 came to 5.3e-5 at T = 600 (Bai, Kolter and Koltun 2018).
@@ -25,7 +25,7 @@ from tinygrad_rnn import Tensor, nn, optim, tasks
 
 
 def form_of_1997(rng: np.random.Generator, quick: bool) -> Outcome:
-    """Sequences until the last 4000 were right, and then how many of 2560 fresh ones are wrong."""
+    """Sequences until the last 6000 were right, and then how many of 2560 fresh ones are wrong."""
     steps = 22 if quick else 100
     model = Reader(nn.LSTMCell(2, 8), 1)
     keep_for(model.cell, steps, rng)

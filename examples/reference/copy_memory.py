@@ -31,7 +31,7 @@ def examine(model: Reader, rng: np.random.Generator, delay: int, items: int) -> 
 
 def trial(rng: np.random.Generator, quick: bool) -> Outcome:
     """Sequences until a GRU remembers all."""
-    delay, items, hidden, most = (5, 2, 32, 1000) if quick else (50, 10, 128, 4000)
+    delay, items, hidden, most = (5, 2, 32, 2000) if quick else (50, 10, 128, 4000)
     baseline = items * math.log(8) / (delay + 2 * items)
     model = Reader(nn.GRUCell(10, hidden), 10)
     keep_for(model.cell, delay + 2 * items, rng)
