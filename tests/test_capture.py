@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -16,7 +14,7 @@ from sampling import Sample
 from test_every_wrapper import CELLS, WRAPPERS
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import CaptureError, bptt, nn, optim
+from tinygrad_rnn import bptt, nn, optim
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
 JOINED = 2e-4  # relative to the largest number: products summed in another order, in float32, over many steps
@@ -72,10 +70,10 @@ def test_replay_equals_eager(name: str, sample: Sample) -> None:
 class Trainer:
     """A network round something that recurs, and one training step of it."""
 
-    def __init__(self, recurrent: Any, make: Callable[..., Any] = partial(optim.SGD, lr=0.1), size: int = 5) -> None:
+    def __init__(self, recurrent: Any, make: Callable[..., Any] | None = None, size: int = 5) -> None:
         self.recurrent, self.head = recurrent, nn.Linear(size, 3)
         self.parameters = [*recurrent.parameters(), *self.head.parameters()]
-        self.optimizer = make(self.parameters)
+        self.optimizer = make(self.parameters) if make else optim.SGD(self.parameters, lr=0.1)
 
     def step(self, x: Any, target: Any, *more: Any) -> Any:
         self.optimizer.zero_grad()

@@ -169,7 +169,7 @@ FACE: dict[ModuleType, str] = {
         cumsum reshape transpose broadcast_to expand_dims squeeze flip concatenate stack split take_along_axis pad
         matmul einsum outer softmax log_softmax cross_entropy dropout layer_norm
         ShapeError GraphError BackendError nn optim bptt flow
-        draw lint Finding Findings watching Watcher""",
+        draw lint Finding Findings watching Watcher capture Captured CaptureError""",
     nn: """Module Linear Embedding Dropout LayerNorm Sequential Conv2d MaxPool2d RNNCell LSTMCell LSTMState
         RNN LSTM GRU Recurrent Bidirectional Stacked unroll Unrolled Recorded length_mask last mean reset
         load_torch_state_dict torch_state_dict roll_out teacher_forced greedy sample beam_search take_rows repeat_rows
@@ -177,7 +177,8 @@ FACE: dict[ModuleType, str] = {
         init""",
     optim: """SGD Adagrad RMSprop GravesRMSprop Adam AdamW StepLR MultiStepLR ExponentialLR CosineAnnealingLR LinearLR
         LambdaLR ReduceLROnPlateau Warmup""",
-    bptt: """unroll detach truncated randomly_truncated Window GatesDetached checkpointed memory_plan real_time Moment""",
+    bptt: """unroll detach truncated randomly_truncated Window GatesDetached checkpointed memory_plan
+        real_time Moment""",
     flow: """gradient_norms jacobian_spectrum lyapunov_exponents saturation omega gradient_by_lag LagMap""",
     tasks: """Batch one_hot multi_hot two_sequences adding temporal_order copy_memory parity anbn anbn_successors REBER
         reber embedded_reber embedded_reber_successors""",

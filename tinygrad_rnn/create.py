@@ -8,8 +8,8 @@ import numpy as np
 
 from . import backend as backends
 from .backend import DTypeLike
-from .tape import Taped
 from .operators import spread
+from .tape import Taped
 from .tensor import Tensor, as_tensor, filled_like, tensor
 
 

@@ -1,4 +1,4 @@
-"""Each operation as an operator or a method, for whatever stands for an array: Tensors, and the symbols of a recorder."""
+"""Each operation as an operator or a method, for whatever stands for an array: Tensors, and a recorder's symbols."""
 
 from __future__ import annotations
 

@@ -122,7 +122,9 @@ def _operation(node: Node, step: int | None, name: str) -> Item:
     kind = "squash" if op.name in _SQUASHING else op.kernel.__module__.rpartition(".")[2]
     inputs = op.inputs if not op.variadic else [f"{op.inputs[0]}[{k}]" for k in range(len(node.parents))]
     constants = [  # of an optional input nobody knows whether it was there
-        input for input, parent in zip(inputs, node.parents, strict=True) if parent is None and input not in op.optional
+        input
+        for input, parent in zip(inputs, node.parents, strict=bool(node))  # a hollow node has none
+        if parent is None and input not in op.optional
     ]
     label = f"{node!r} {name}".rstrip()
     return Item(node.id, _SIGNS.get(op.name, op.name), name or signature(node), kind, label, step, constants)

@@ -19,7 +19,7 @@ from .shape import Shape
 @op
 def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: Array = None) -> Array:
     """Zeros to which each of several values is added at its key: what all uses of ``x[key]`` send back to x."""
-    apart, covering = (True, False) if len(keys) == 1 and _is_basic(keys[0]) else _layout(keys, shape)
+    apart, covering = (True, False) if len(keys) == 1 and _is_basic(keys[0]) else layout(keys, shape)
     buffer = out if out is not None else xp.empty(shape, dtype=values[0].dtype)
     if not covering:
         buffer.fill(0)
@@ -33,7 +33,7 @@ def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: A
     return buffer
 
 
-def _layout(keys: tuple[Any, ...], shape: Shape) -> tuple[bool, bool]:
+def layout(keys: tuple[Any, ...], shape: Shape) -> tuple[bool, bool]:
     """Whether no element is named twice, and whether all are, where that is known at once: of rows, and of cuts."""
     first = keys[0]
     if type(first) is int:

@@ -12,6 +12,7 @@ from .. import backend, tape
 from ..backend import Array
 from ..tensor import Tensor
 from .passes import JOINING, PASSES
+from .recorder import is_recording
 from .recording import Recording
 from .replay import Memory, Profile, Rebound, Replay
 from .symbol import NumberError
@@ -37,7 +38,7 @@ class Captured(Generic[P, R]):
         self._lock = threading.RLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not self._called:
+        if not self._called or is_recording():  # a captured step within another one is a part of that
             self._called = True
             return self.step(*args, **kwargs)
         arrays: list[Array] = []
@@ -117,7 +118,7 @@ class Captured(Generic[P, R]):
 
 
 def _signature(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
-    """What tells calls apart: structure, shapes, dtypes, and plain values. Arrays and floats are gathered on the way."""
+    """What tells calls apart: structure, shapes, dtypes, plain values. Gathers arrays and floats on the way."""
     if isinstance(tree, Tensor):
         arrays.append(tree.array)
         return "tensor", tree.array.shape, tree.array.dtype, tree.node is None

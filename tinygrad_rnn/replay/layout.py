@@ -7,45 +7,15 @@ nobody reads any more. What is left gets a block of its own, and blocks that are
 
 from __future__ import annotations
 
-import inspect
-from bisect import insort
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from ..backend import Array
+from .joins import address, in_order, is_join, slots, writes
+from .memory import Block, pack
 from .program import Line, Program, Value
 
 _VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
-_JOINS = {"stack", "concatenate", "scatter", "gather"}
-_ALIGNMENT = 64  # bytes, of a cache line
-
-
-class Block:
-    """Memory for one value, or for several that lie within it or follow each other there.
-
-    While the layout is made, a block has memory of its own, of which not a byte is touched: views of it tell where
-    things would lie. In the end it is a part of the arena.
-    """
-
-    def __init__(self, like: Value | Array, owned: bool = True) -> None:
-        self.owned = owned  # a part of the arena, and not a port's
-        if isinstance(like, Value):
-            self.nbytes = like.nbytes
-            self.memory = np.empty(max(1, self.nbytes), np.uint8)
-            self.whole = np.ndarray(like.shape, like.dtype, buffer=self.memory)
-        else:
-            self.nbytes, self.memory = like.nbytes, like
-        self.address = self.memory.__array_interface__["data"][0]
-        self.start = self.stop = -1  # the lines between which it is in use
-        self.offset = 0  # in the arena
-
-    def used(self, line: int) -> None:
-        """It is in use at this line."""
-        self.start = line if self.start < 0 else min(self.start, line)
-        self.stop = max(self.stop, line)
 
 
 class Layout:
@@ -77,9 +47,9 @@ class Layout:
         for value, (array, port) in kept.items():
             if self._may_lie_in(value, array) and (port is None or self._may_replace(value, port)):
                 self._put(value, array, Block(array, owned=False))
-        for line in reversed(program.lines):
-            if is_join(line) and line.name != "gather":
-                self._lay_join(line)
+        joins = [line for line in reversed(program.lines) if is_join(line) and line.name != "gather"]
+        for line in sorted(joins, key=lambda line: -line.result.size):  # the larger may hold the smaller
+            self._lay_join(line)
         for line in program.lines:
             if line.name == "gather" and not all(map(self._follows_slice, line.inputs)):
                 self._lay_join(line)
@@ -87,7 +57,7 @@ class Layout:
             self._lay(i, line, in_place)
         self.naive = sum(value.nbytes for value in self.place if value in self.index and value not in self.base)
         self.blocks = list(dict.fromkeys(block for block in self.block.values() if block.owned))
-        self.size = self._pack()
+        self.size = pack(self.blocks)
 
     def _put(self, value: Value, place: Array, block: Block) -> None:
         self.place[value] = place
@@ -182,7 +152,7 @@ class Layout:
         if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
             return None
         first = self.place[pieces[0]]
-        addresses = [_address(self.place[x]) for x in pieces]
+        addresses = [address(self.place[x]) for x in pieces]
         step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
         for k, x in enumerate(pieces):
             if self.place[x].strides != first.strides or addresses[k] != addresses[0] + k * step:
@@ -291,102 +261,6 @@ class Layout:
             ahead += map(self.root, self.pieces.get(value, ()))
         return last
 
-    def _pack(self) -> int:
-        """Give each block its offset in the arena: the smallest gap that holds it, at the moment when it is needed."""
-        events: list[tuple[int, int, int]] = []
-        for number, block in enumerate(self.blocks):
-            events += [(2 * block.start, 1, number), (2 * block.stop + 1, 0, number)]
-        free: list[tuple[int, int]] = []  # (offset, bytes), by offset
-        top = 0
-        for _, begins, number in sorted(events):
-            block = self.blocks[number]
-            size = -(-max(1, block.nbytes) // _ALIGNMENT) * _ALIGNMENT
-            if not begins:
-                insort(free, (block.offset, size))
-                _merge(free, block.offset)
-                continue
-            fits = [(length, offset) for offset, length in free if length >= size]
-            if fits:
-                length, block.offset = min(fits)
-                free.remove((block.offset, length))
-                if length > size:
-                    insort(free, (block.offset + size, length - size))
-            elif free and free[-1][0] + free[-1][1] == top:
-                block.offset = free.pop()[0]
-                top = block.offset + size
-            else:
-                block.offset, top = top, top + size
-        return top
-
-
-def _merge(free: list[tuple[int, int]], offset: int) -> None:
-    """Join the gap at an offset with those that it touches."""
-    i = next(k for k, gap in enumerate(free) if gap[0] == offset)
-    if i + 1 < len(free) and sum(free[i]) == free[i + 1][0]:
-        free[i : i + 2] = [(free[i][0], free[i][1] + free[i + 1][1])]
-    if i and sum(free[i - 1]) == free[i][0]:
-        free[i - 1 : i + 1] = [(free[i - 1][0], free[i - 1][1] + free[i][1])]
-
 
 def _overlaps_itself(a: Array) -> bool:
     return any(n > 1 and stride == 0 for n, stride in zip(a.shape, a.strides, strict=True))
-
-
-_with_out: dict[Any, bool] = {}
-
-
-def writes(line: Line) -> bool:
-    """Whether a kernel takes ``out``."""
-    if line.kind != "op":
-        return False
-    if line.function not in _with_out:
-        _with_out[line.function] = "out" in inspect.signature(line.function).parameters
-    return _with_out[line.function]
-
-
-def is_join(line: Line) -> bool:
-    """Whether a line puts its inputs beside each other, so that each has a place of its own in the result."""
-    if line.kind != "op" or line.name not in _JOINS:
-        return False
-    if line.name != "scatter":
-        return True
-    return _covers(line.attributes["keys"], line.attributes["shape"])
-
-
-def _covers(keys: Any, shape: Any) -> bool:
-    """Whether the keys of a scatter name each element once."""
-    from ..ops.index import _layout
-
-    return all(_layout(keys, shape)) if len(keys) > 1 else False
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def in_order(line: Line) -> list[Value]:
-    """The pieces of a join along its first axis, in their order there; nothing for other joins."""
-    pieces = list(line.inputs)
-    if line.name == "scatter":
-        keys = line.attributes["keys"]
-        if any(type(key) is not int for key in keys):
-            return []
-        pieces = [piece for _, piece in sorted(zip(keys, pieces, strict=True), key=lambda pair: pair[0])]
-    elif line.attributes["axis"] != 0:
-        return []
-    return pieces if all(isinstance(piece, Value) for piece in pieces) else []
-
-
-def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
-    """The inputs of a join in order, each with its place in the result."""
-    if line.name == "scatter":
-        keys: Any = line.attributes["keys"]
-    elif line.name in ("stack", "gather"):
-        axis = line.attributes["axis"] % joined.ndim
-        keys = [(slice(None),) * axis + (k,) for k in range(len(line.inputs))]
-    else:
-        axis, bounds = line.attributes["axis"] % joined.ndim, line.attributes["bounds"]
-        keys = [(slice(None),) * axis + (slice(bounds[k], bounds[k + 1]),) for k in range(len(line.inputs))]
-    for piece, key in zip(line.inputs, keys, strict=True):
-        key = key if isinstance(key, tuple) else (key,)
-        yield piece, joined[key if ... in key else (*key, ...)]  # an array, also where a number would be meant

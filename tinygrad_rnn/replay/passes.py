@@ -27,17 +27,19 @@ def drop_dead(program: Program) -> None:
 
 def share(program: Program) -> None:
     """Compute once what several lines compute of the same inputs."""
-    first: dict[Any, Value] = {}
+    first: dict[Any, Line] = {}
     new: dict[Value, Value] = {}
     kept = []
     for line in program.lines:
         line.replace(new)
         key = None if line.kind == "random" else _key(line)
         if key is not None and key in first:
-            new[line.result] = first[key]
+            new[line.result] = first[key].result
+            if first[key].step != line.step:
+                first[key].step = None  # it is no more a part of one step than of another
         else:
             if key is not None:
-                first[key] = line.result
+                first[key] = line
             kept.append(line)
     program.lines = kept
     program.replace(new)

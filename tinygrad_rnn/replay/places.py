@@ -24,7 +24,7 @@ _PLAIN = (int, float, bool, type(None))
 
 
 class Place:
-    """Where a value is kept: an item of a list or dictionary (an object's attributes among them), or a closure's cell."""
+    """Where a value is kept: an item of a list or dictionary, such as an object's attributes, or a closure's cell."""
 
     __slots__ = ("holder", "key", "path")
 
@@ -115,7 +115,7 @@ class Reach:
         self._ahead.append((value, place.path, is_port))
 
     def _visit(self, x: Any, path: str, is_port: bool) -> None:
-        if isinstance(x, _PLAIN) or isinstance(x, _OPAQUE) or backend.is_array(x) or id(x) in self._seen:
+        if isinstance(x, (*_PLAIN, *_OPAQUE)) or backend.is_array(x) or id(x) in self._seen:
             return
         self._seen.add(id(x))
         self._kept.append(x)
@@ -133,11 +133,15 @@ class Reach:
             self._ahead += [(child, f"{path}[{i}]", is_port) for i, child in enumerate(x)]
         elif isinstance(x, (FunctionType, MethodType, partial)):
             self._function(x, path)
+        elif "__wrapped__" in getattr(x, "__dict__", {}) and not isinstance(x, FunctionType):
+            self._ahead.append((x.__wrapped__, path, False))  # another captured step
         elif hasattr(x, "__dict__") and not _foreign(type(x).__module__):
             ports = getattr(type(x), "ports", ())
+            self.sizes.append((x.__dict__, len(x.__dict__)))
             for name in list(x.__dict__):
                 self._look(Place(x.__dict__, name, f"{path}.{name}".lstrip(".")), name in ports)
-            self._ahead.append((getattr(type(x), "__call__", None), path, False))
+            if callable(x):
+                self._ahead.append((type(x).__call__, path, False))
 
     def _items(self, container: Any, keys: Any, path: str, is_port: bool) -> None:
         if not is_port:
@@ -184,4 +188,4 @@ def _ours(module: str | None) -> bool:
 def _foreign(module: str | None) -> bool:
     """Whether code comes from Python's library or NumPy's, which hold nothing of a user's step."""
     name = (module or "").partition(".")[0]
-    return name in sys.stdlib_module_names and name != "__main__" or name in ("numpy", "cupy", "tqdm", "matplotlib")
+    return (name in sys.stdlib_module_names and name != "__main__") or name in ("numpy", "cupy", "tqdm", "matplotlib")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..backend import Array
-from .layout import Layout, is_join, slots, writes
+from .joins import address, is_join, slots, writes
+from .layout import Layout
 from .program import Line, Program, Value, substitute
 from .symbol import Scalar
 
@@ -48,7 +50,7 @@ class Player:
         yield from zip(self.lines, self.calls, strict=True)
 
     def poison(self) -> None:
-        """Make every byte of the arena 0xff, which is NaN in floating point: what a replay reads it must have written."""
+        """Make every byte of the arena 0xff, NaN in floating point: what a replay reads it must have written."""
         self.arena.fill(255)
 
     def array(self, value: Value) -> Array:
@@ -60,7 +62,7 @@ class Player:
             if not block.owned:
                 self.arrays[value] = place
             else:
-                offset = place.__array_interface__["data"][0] - block.address + block.offset
+                offset = address(place) - block.address + block.offset
                 key = offset, place.shape, place.strides, place.dtype
                 if key not in self._by_place:
                     self._by_place[key] = np.ndarray(place.shape, place.dtype, self.arena, offset, place.strides)
@@ -110,20 +112,18 @@ class Player:
             return []
         columns: list[Any] = [[self._given(line.inputs[k], line) for line in lines] for k in range(2)]
         columns.append([self.array(line.result) for line in lines])
-        if len({_address(out) for out in columns[2]}) < len(lines):
+        if len({address(out) for out in columns[2]}) < len(lines):
             return []
-        order = sorted(range(len(lines)), key=lambda i: _address(columns[2][i]))
+        order = sorted(range(len(lines)), key=lambda i: address(columns[2][i]))
         arrays = []
         for column in columns:
             column = [column[i] for i in order]
             if all(x is column[0] for x in column):
                 arrays.append(column[0])
                 continue
-            for before, now in zip(column, column[1:], strict=False):
-                same = now.shape == before.shape and now.strides == before.strides
-                if not same or _address(now) - _address(before) != _address(column[1]) - _address(column[0]):
-                    return []
-            arrays.append(_spread(tuple(column)))
+            if not _evenly(column):
+                return []
+            arrays.append(_spread(column))
         return [_into(lines[0].function, arrays[:2], arrays[2])]
 
     def _copies(self, line: Line, out: Array) -> list[Callable[[], Any]]:
@@ -131,7 +131,7 @@ class Player:
         copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
             source = self._given(piece, line)
-            if _address(source) == _address(slot) and source.strides == slot.strides:
+            if hasattr(source, "strides") and address(source) == address(slot) and source.strides == slot.strides:
                 continue
             copies.append((slot, source))
         return [partial(np.copyto, slot, source) for slot, source in _in_runs(copies)]
@@ -152,22 +152,33 @@ def _in_runs(copies: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]
 
 
 def _follows(run: list[tuple[Array, Array]], copy: tuple[Array, Array]) -> bool:
-    for k, (before, now) in enumerate(zip(run[-1], copy, strict=True)):
-        if (
-            not hasattr(now, "strides")
-            or now.shape != before.shape
-            or now.strides != before.strides
-            or now.dtype != before.dtype
-        ):
-            return False
-        if len(run) > 1 and _address(now) - _address(before) != _address(before) - _address(run[-2][k]):
-            return False
-    return True
+    return all(_evenly([*(pair[k] for pair in run[-2:]), copy[k]]) for k in range(2))
 
 
-def _spread(arrays: tuple[Array, ...]) -> Array:
+def _evenly(arrays: Sequence[Array]) -> bool:
+    """Whether arrays are alike and lie at equal distances in one piece of memory."""
+    if not all(hasattr(array, "strides") for array in arrays):
+        return False  # a Python number
+    first, step = arrays[0], address(arrays[1]) - address(arrays[0])
+    form = first.shape, first.strides, first.dtype
+    return all(
+        (now.shape, now.strides, now.dtype) == form
+        and address(now) - address(before) == step
+        and _root(now) is _root(first)
+        for before, now in pairwise(arrays)
+    )
+
+
+def _root(array: Array) -> Array:
+    """The array whose memory a view shows."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array
+
+
+def _spread(arrays: Sequence[Array]) -> Array:
     """Arrays at equal distances as one, along a new first axis."""
-    step = _address(arrays[1]) - _address(arrays[0])
+    step = address(arrays[1]) - address(arrays[0])
     first = arrays[0]
     return np.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (step, *first.strides))
 
@@ -210,7 +221,3 @@ def _into(function: Callable[..., Any], inputs: list[Any], out: Array) -> Callab
 
 def _fill(out: Array, function: Callable[..., Array], *args: Any, **attributes: Any) -> None:
     out[...] = function(*args, **attributes)
-
-
-def _address(array: Array) -> int:
-    return array.__array_interface__["data"][0] if hasattr(array, "__array_interface__") else 0

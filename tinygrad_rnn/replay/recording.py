@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import backend, tape
 from ..backend import Array, Backend
-from ..tape import CaptureError, Leaf, Node, collector_resting
+from ..tape import CaptureError, Node, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
 from .places import ArrayOf, ArrayOfGradient, Place, Reach
 from .program import Value
-from .symbol import Recorder, Scalar, Symbol, recording
+from .recorder import Recorder, recording
+from .symbol import Scalar, Symbol
 
 
 class Port:
@@ -67,7 +69,7 @@ class Recording:
         with collector_resting(), recording(home) as recorder:
             self.lines = recorder.lines
             self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in places]
-            self.numbers: list[tuple[Place, Any]] = [(p, Scalar(recorder, p.get(), p.get)) for p in numbers]
+            self.numbers: list[tuple[Place, Any]] = [(p, Scalar(p.get(), p.get)) for p in numbers]
             args, kwargs = self._arguments(recorder, (args, kwargs), floats_change)
             try:
                 for port in self.ports:
@@ -84,6 +86,7 @@ class Recording:
                     place.put(value)
                 raise
             self._settle(function, output)
+        self.unreached = _tensors_of(recorder.constants)
 
     def _arguments(self, recorder: Recorder, tree: Any, floats_change: bool) -> Any:
         """The arguments with symbols in place of arrays."""
@@ -99,7 +102,7 @@ class Recording:
             if type(x) is float and floats_change:
                 number = len(self.floats)
                 self.floats.append(x)
-                return Scalar(recorder, x, lambda: self.floats[number])
+                return Scalar(x, lambda: self.floats[number])
             if backend.is_array(x):
                 port = recorder.port(x, f"argument_{len(self.inputs)}")
                 self.inputs.append(port.value)
@@ -112,8 +115,8 @@ class Recording:
         """Raise if the step did what a replay would not do again."""
         if _random_states(self.reach) != drawn:
             raise CaptureError(
-                "capture: the step drew random numbers that a replay would not draw again (by randn, rand, or a generator "
-                "of its own); draw them outside and pass them in, or use tg.dropout"
+                "capture: the step drew random numbers that a replay would not draw again (by randn, rand, or its own "
+                "generator); draw them outside and pass them in, or use tg.dropout"
             )
         known = set(self.reach.tensors)
         for tensor, path in after.tensors.items():
@@ -124,8 +127,8 @@ class Recording:
         changed = self.reach.changed()
         if changed:
             raise CaptureError(
-                f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new value "
-                "and pass it in the next time, or do it outside of the step"
+                f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new "
+                "value and pass it in the next time, or do it outside of the step"
             )
 
     def _settle(self, function: Callable[..., Any], output: Any) -> None:
@@ -157,6 +160,13 @@ class Recording:
         found = [port.after.value for port in self.ports if port.updated and isinstance(port.after, Symbol)]
         found += [value for value in self.grad_values if value is not None]
         return found + [x.value for x in map(_array, tree_leaves(self.output)) if isinstance(x, Symbol)]
+
+
+def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
+    """Tensors out of the step's reach whose arrays it used all the same, with these, which must not be replaced."""
+    # Not isinstance, which asks some objects for more than they like to tell.
+    alive = (x for x in gc.get_objects() if issubclass(type(x), Tensor) and id(getattr(x, "array", None)) in constants)
+    return [(weakref.ref(x), x.array) for x in alive]
 
 
 def _array(x: Any) -> Any:
@@ -199,6 +209,8 @@ def _home(values: list[Any], arguments: Any) -> Backend:
 
 def _random_states(reach: Reach) -> Any:
     """Where the generators stand that a replay does not draw from."""
-    legacy = np.random.get_state() if "numpy.random" in sys.modules else None
-    shared = None if legacy is None else (legacy[1].tobytes(), legacy[2])
+    shared = None
+    if "numpy.random" in sys.modules:
+        legacy: Any = np.random.get_state()
+        shared = legacy[1].tobytes(), legacy[2]
     return random.getstate(), shared, [repr(g.bit_generator.state) for g in reach.generators]

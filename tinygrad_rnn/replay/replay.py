@@ -134,8 +134,12 @@ class Replay:
 
     def fits(self) -> bool:
         """Whether all that the step was recorded with is there still."""
-        before = self.recording.grads_before.items()
-        return self.recording.reach.unchanged() and all((leaf.grad is None) == (g is None) for leaf, g in before)
+        recording = self.recording
+        return (
+            recording.reach.unchanged()
+            and all((leaf.grad is None) == (g is None) for leaf, g in recording.grads_before.items())
+            and all((x := ref()) is None or x.array is array for ref, array in recording.unreached)
+        )
 
     def __call__(self, arrays: list[Array], floats: list[float], play: Callable[[], None] | None = None) -> Any:
         """Do the step with the arrays and floats of a call's arguments."""

@@ -6,68 +6,15 @@ does not recur: its T small calls can become a few large ones, on inputs that li
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
-from typing import Any
 
 import numpy as np
 
-from ..ops import stack as _stack
-from .program import Line, Program, Value, getitem, reshape_line, slice_line
+from .classes import Classes, Columns
+from .program import Line, Program, Value, getitem, reshape_line
 
-BLOCK = 2**15  # elements of a block of steps, which stays in the cache while several lines pass over it
-
-
-class Classes:
-    """The class of each line that belongs to a time step, and the classes that each value depends on."""
-
-    def __init__(self, program: Program) -> None:
-        self.of: dict[Line, int] = {}
-        self.members: list[list[Line]] = []
-        self.behind: dict[Value, int] = {}  # a bit for each class that a value depends on, its own included
-        numbers: dict[Any, int] = {}
-        seen: Counter[Any] = Counter()
-        for line in program.lines:
-            mask = 0
-            for value in line.reads:
-                mask |= self.behind.get(value, 0)
-            if line.step is not None:
-                role = (
-                    line.phase,
-                    line.function,
-                    _attributes(line),
-                    line.result.shape,
-                    *(self._role(x, line.step) for x in line.inputs),
-                )
-                seen[line.step, role] += 1
-                number = numbers.setdefault((seen[line.step, role], role), len(numbers))
-                if number == len(self.members):
-                    self.members.append([])
-                self.of[line] = number
-                self.members[number].append(line)
-                mask |= 1 << number
-            self.behind[line.result] = mask
-
-    def _role(self, x: Any, step: int) -> Any:
-        """What an input is to a line: a class of its own step, or something from outside, of which the shape counts."""
-        if not isinstance(x, Value):
-            return id(x) if hasattr(x, "dtype") else str(x) if isinstance(x, (tuple, list)) else (type(x), x)
-        if x.line is None or x.line.step != step:
-            return x.shape
-        return self.of[x.line]
-
-    def recurs(self, number: int, members: list[Line] | None = None) -> bool:
-        """Whether a member of a class depends on another one."""
-        bit = 1 << number
-        return any(self.behind.get(value, 0) & bit for line in members or self.members[number] for value in line.reads)
-
-
-def _attributes(line: Line) -> Any:
-    """A line's attributes as they tell classes apart: which item of a stack is taken does not count."""
-    if line.name == "getitem" and type(line.attributes["key"]) is int:
-        return "item"
-    return str(line.attributes) if line.attributes else ""
+BLOCK = 2**16  # elements of a block of steps, which stays in the cache while several lines pass over it
 
 
 def reassociate(program: Program) -> None:
@@ -137,7 +84,7 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
     classes = Classes(program)
     position = {line: i for i, line in enumerate(program.lines)}
     after: dict[int, set[int]] = {}  # of the classes that were chosen: those that must come before
-    columns = _Columns(classes)
+    columns = Columns(classes)
     chosen: list[tuple[int, list[Line]]] = []
     for number, members in enumerate(classes.members):
         at_once = limit(members[0])
@@ -166,115 +113,6 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
         position[line] = -1  # as soon as all is there
         lines[line] = None
     program.lines = _sorted(list(lines), position)
-
-
-class _Columns:
-    """What the members of a class read, one behind the other: for each class that is read, one array of all its steps."""
-
-    def __init__(self, classes: Classes) -> None:
-        self.classes = classes
-        self.lines: list[Line] = []
-        self.whole: dict[int, Value] = {}  # by class: the results of all its members, in the order of time
-        self.sorted: dict[int, dict[Value, int]] = {}  # by class: each member's place there
-
-    def run(self, number: int) -> dict[Value, int]:
-        """The results of a class in the order of time."""
-        if number not in self.sorted:
-            members = sorted(self.classes.members[number], key=lambda line: line.step or 0)
-            self.sorted[number] = {line.result: k for k, line in enumerate(members)}
-        return self.sorted[number]
-
-    def _split(self, members: list[Line]) -> list[bool]:
-        """For each input whether it is one value for all members, or one for each."""
-        return [
-            isinstance(column[0], Value) and any(x is not column[0] for x in column)
-            for column in zip(*(line.inputs for line in members), strict=True)
-        ]
-
-    def runs(self, members: list[Line]) -> list[list[Line]]:
-        """In the order of time, the members whose inputs follow each other as the members do: two or more at a time."""
-        members = sorted(members, key=lambda line: line.step or 0)
-        own = self._split(members)
-        runs: list[list[Line]] = []
-        expected: Any = None
-        for line in members:
-            places = [self._place(x) for x, differs in zip(line.inputs, own, strict=True) if differs]
-            if None in places:
-                expected = None
-                continue
-            if places == expected:
-                runs[-1].append(line)
-            else:
-                runs.append([line])
-            expected = [(source, cut, k + 1) for source, cut, k in places]  # type: ignore[misc]
-        return [run for run in runs if len(run) > 1]
-
-    def _place(self, x: Any) -> tuple[Any, Any, int] | None:
-        """Of what a value is an item: of a stack that is there, or of its class; and which part of the item it is."""
-        if not isinstance(x, Value) or x.line is None:
-            return None
-        item, cut = x.line, None
-        if item.name == "getitem" and isinstance(item.attributes["key"], tuple):
-            inner = item.inputs[0].line
-            if (
-                inner is not None
-                and _is_item(inner)
-                and all(isinstance(part, slice) for part in item.attributes["key"])
-            ):
-                item, cut = inner, item.attributes["key"]
-        if _is_item(item):
-            return item.inputs[0], None if cut is None else _Cut(cut), item.attributes["key"]
-        number = self.classes.of.get(x.line)
-        return None if number is None else (number, None, self.run(number)[x])
-
-    def behind(self, members: list[Line]) -> int:
-        """The classes that must be done before: of all steps of what is read, as they are read as one."""
-        mask = 0
-        for x in {x for line in members for x in line.reads}:
-            mask |= self.classes.behind.get(x, 0)
-            place = self._place(x)
-            if place is not None and isinstance(place[0], int):
-                for result in self.run(place[0]):
-                    mask |= self.classes.behind[result]
-        return mask
-
-    def gather(self, members: list[Line]) -> tuple[list[Any], list[Line]]:
-        """The inputs of a joined line, and the lines that make them."""
-        inputs: list[Any] = []
-        lines: list[Line] = []
-        for k, differs in enumerate(self._split(members)):
-            first = members[0].inputs[k]
-            if not differs:
-                inputs.append(first)
-                continue
-            source, cut, start = self._place(first)  # type: ignore[misc]
-            whole = self._whole(source) if isinstance(source, int) else source
-            if whole.shape[0] > len(members) or cut is not None:
-                key = (slice(start, start + len(members)), *(cut.key if cut is not None else ()))
-                shape = (len(members), *first.shape)
-                part = slice_line(whole, key, shape, members[0])
-                lines.append(part)
-                whole = part.result
-            inputs.append(whole)
-        return inputs, lines
-
-    def _whole(self, number: int) -> Value:
-        if number not in self.whole:
-            values = tuple(self.run(number))
-            like = self.classes.members[number][0]
-            line = Line(
-                "op",
-                "gather",
-                _stack.op.kernel,
-                values,
-                {"axis": 0},
-                Value((len(values), *values[0].shape), values[0].dtype),
-                like,
-            )
-            line.step = None
-            self.whole[number] = line.result
-            self.lines.append(line)
-        return self.whole[number]
 
 
 def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classes) -> bool:
@@ -318,31 +156,13 @@ def _sorted(lines: list[Line], position: dict[Line, int]) -> list[Line]:
     return done
 
 
-class _Cut:
-    """A key that can be compared."""
-
-    def __init__(self, key: tuple[slice, ...]) -> None:
-        self.key = key
-        self.bounds = [(part.start, part.stop, part.step) for part in key]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Cut) and self.bounds == other.bounds
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _is_item(line: Line) -> bool:
-    """Whether a line takes one item of a stack."""
-    return line.name == "getitem" and type(line.attributes["key"]) is int and line.attributes["key"] >= 0
-
-
 def _items(whole: Value, members: list[Line]) -> Iterator[Line]:
     """Each member's line anew: it takes its item of the whole."""
     for k, line in enumerate(members):
         yield Line("op", "getitem", getitem, (whole,), {"key": k}, line.result, line)
 
 
-def _joined_elementwise(members: list[Line], columns: _Columns) -> list[Line]:
+def _joined_elementwise(members: list[Line], columns: Columns) -> list[Line]:
     inputs, lines = columns.gather(members)
     first = members[0]
     whole = Value((len(members), *first.result.shape), first.result.dtype)
@@ -350,7 +170,7 @@ def _joined_elementwise(members: list[Line], columns: _Columns) -> list[Line]:
     return lines + list(_items(whole, members))
 
 
-def _joined_product(members: list[Line], columns: _Columns) -> list[Line]:
+def _joined_product(members: list[Line], columns: Columns) -> list[Line]:
     """x_t W for all t as one product, if W is the same."""
     first = members[0]
     weight = first.inputs[1]

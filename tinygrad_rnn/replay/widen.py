@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ class _Widening:
             if columns is not None:
                 found.append(_Slice(*columns, line))
         found.sort(key=lambda s: (s.start, s.stop))
-        apart = all(a.stop <= b.start for a, b in zip(found, found[1:], strict=False))
+        apart = all(a.stop <= b.start for a, b in pairwise(found))
         return found if len(found) > 1 and apart else []
 
     def _widened(self, base: Value) -> list[Value]:
@@ -191,7 +192,7 @@ class _Widening:
         numbers = []
         for k, line in zip(run, members, strict=True):
             numbers.append((slices[k].stop - slices[k].start, next(x for x in line.inputs if not isinstance(x, Value))))
-        shape = (*members[0].result.shape[:-1], sum_of(numbers))
+        shape = (*members[0].result.shape[:-1], _sum_of(numbers))
         return self._constant(Value(shape, members[0].result.dtype), numbers)
 
     def _constant(self, like: Value, numbers: list[tuple[int, Any]]) -> Any:
@@ -207,7 +208,7 @@ class _Widening:
         return self.constants[key]
 
 
-def sum_of(numbers: list[tuple[int, Any]]) -> int:
+def _sum_of(numbers: list[tuple[int, Any]]) -> int:
     return sum(n for n, _ in numbers)
 
 
@@ -232,7 +233,7 @@ def _columns(line: Line, base: Value) -> tuple[int, int] | None:
 
 
 def _touching(slices: list[_Slice]) -> bool:
-    return all(a.stop == b.start for a, b in zip(slices, slices[1:], strict=False))
+    return all(a.stop == b.start for a, b in pairwise(slices))
 
 
 def _runs(ks: list[int], slices: list[_Slice]) -> list[list[int]]:

@@ -1,0 +1,372 @@
+"""What a captured step promises beside its results: what may change, what is refused, and that nothing is lost."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.lib.array_utils import byte_bounds
+from test_capture import Trainer, arrays_of, batches, equal
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import CaptureError, GraphError, bptt, nn, optim
+
+
+def ready(step: Any, *args: Any) -> Any:
+    """A captured step that has been recorded."""
+    captured = tg.capture(step)
+    for _ in range(3):
+        captured(*args)
+    return captured
+
+
+def pair() -> tuple[nn.Linear, optim.SGD]:
+    tg.manual_seed(0)
+    model = nn.Linear(3, 2)
+    return model, optim.SGD(model.parameters(), lr=0.1)
+
+
+X = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+
+
+# ---- what may change from call to call ----
+
+
+def test_the_body_runs_twice_and_is_replayed_from_then_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def step(x: tg.Tensor) -> tg.Tensor:
+        print("body")
+        return (x * 2).sum()
+
+    captured = tg.capture(step)
+    assert [captured(tg.tensor([float(i)])).item() for i in range(5)] == [0, 2, 4, 6, 8]
+    assert capsys.readouterr().out == "body\nbody\n"
+
+
+def test_floats_among_the_arguments_may_change() -> None:
+    captured = tg.capture(lambda x, scale: (x * scale + (1 - scale)).sum())
+    for scale in (0.5, 0.25, 3.0, 7.5):
+        assert captured(tg.tensor(X), scale).item() == pytest.approx((X * scale + (1 - scale)).sum(), rel=1e-5)
+    assert len(captured._replays) == 1
+
+
+def test_a_float_that_decides_something_has_a_recording_for_each_value() -> None:
+    captured = tg.capture(lambda x, p: x * 2 if p > 1 else x)
+    for p in (0.5, 2.0, 0.5, 2.0, 2.0):
+        equal(captured(tg.tensor(X), p), X * 2 if p > 1 else X)
+
+
+def test_other_shapes_dtypes_and_structures_are_recorded_anew_and_kept_in_bounds() -> None:
+    captured = tg.capture(lambda tree: tg.tensor(0.0) + sum(x.sum() for x in tree.values()))
+    for n in [1, 2, 3, 1, 2, 3, *range(1, 20), 1]:
+        assert captured({"a": tg.ones(n), "b": tg.ones(2, n)}).item() == 3 * n
+    assert captured({"a": tg.ones(2, dtype="float64")}).item() == 2.0
+    assert len(captured._replays) <= 8
+
+
+def test_a_python_value_that_the_step_uses_is_noticed_when_it_changes() -> None:
+    settings = {"scale": 2.0}
+    model = nn.Sequential(nn.Dropout(0.5))
+    captured = tg.capture(lambda x: model(x) * settings["scale"])
+    for _ in range(3):
+        assert captured(tg.ones(1000)).numpy().max() == 4.0
+    settings["scale"] = 3.0
+    for _ in range(3):
+        assert captured(tg.ones(1000)).numpy().max() == 6.0
+    model.eval()
+    for _ in range(3):
+        equal(captured(tg.ones(1000)), np.full(1000, 3.0))
+    model.train()
+    assert captured(tg.ones(1000)).numpy().max() == 6.0
+
+
+def test_what_changes_at_every_call_gives_a_warning() -> None:
+    settings = {"count": 0}
+    captured = tg.capture(lambda x: x * settings["count"])
+
+    def call_often() -> None:
+        for count in range(8):
+            settings["count"] = count
+            equal(captured(tg.tensor(X)), X * count)
+
+    with pytest.warns(UserWarning, match=r"recorded 5 times.*settings\['count'\]"):
+        call_often()
+
+
+def test_parameters_that_are_replaced_outside_are_read_anew() -> None:
+    model, optimizer = pair()
+    evaluate = ready(lambda x: model(x), tg.tensor(X))
+    for factor in (2.0, -1.0, 0.5):
+        model.weight.data = model.weight.data * factor
+        equal(evaluate(tg.tensor(X)), model(tg.tensor(X)))
+    model.weight.data *= 2
+    equal(evaluate(tg.tensor(X)), model(tg.tensor(X)))
+
+    def step(x: tg.Tensor) -> tg.Tensor:
+        optimizer.zero_grad()
+        loss = (model(x) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    train = ready(step, tg.tensor(X))
+    saved = model.state_dict()
+    first = [train(tg.tensor(X)).item() for _ in range(5)]
+    model.load_state_dict(saved)
+    assert [train(tg.tensor(X)).item() for _ in range(5)] == first
+
+
+def test_training_and_evaluation_share_parameters() -> None:
+    trainer = Trainer(nn.GRUCell(5, 5))
+    train = tg.capture(trainer.step)
+    evaluate = tg.capture(lambda x: trainer.head(nn.unroll(trainer.recurrent, x).outputs))
+    for x, target in batches(8):
+        train(x, target)
+        with tg.no_grad():
+            equal(evaluate(x), trainer.head(nn.unroll(trainer.recurrent, x).outputs), exact=False)
+
+
+def test_gradients_can_be_accumulated() -> None:
+    results = []
+    for wrap in (lambda f: f, tg.capture):
+        model, optimizer = pair()
+
+        def gather(x: Any, model: Any = model) -> Any:
+            loss = (model(x) ** 2).mean()
+            loss.backward()
+            return loss.detach()
+
+        gather = wrap(gather)
+        for k in range(12):
+            gather(tg.tensor(X * (k + 1)))
+            if k % 3 == 2:
+                optimizer.step()
+                optimizer.zero_grad()
+        results.append([p.numpy() for p in model.parameters()])
+    equal(*results)
+
+
+def test_masks_and_lengths() -> None:
+    layer, cell = nn.LSTM(3, 4), nn.LSTMCell(3, 4)
+    x = tg.randn(6, 2, 3)
+    masked = ready(lambda x, mask: bptt.unroll(cell, x, mask=mask), x, tg.tensor(np.ones((6, 2), bool)))
+    mask = tg.tensor(np.arange(6)[:, None] < np.array([2, 5]))
+    equal(masked(x, mask), bptt.unroll(cell, x, mask=mask), exact=False)
+    fixed = ready(lambda x: layer(x, lengths=[4, 6]), x)
+    equal(fixed(x * 2), layer(x * 2, lengths=[4, 6]), exact=False)
+
+
+# ---- what is refused, with everything as it was ----
+
+
+def refused(step: Any, match: str) -> None:
+    model, optimizer = pair()
+    before = [p.numpy() for p in model.parameters()]
+
+    def whole(x: tg.Tensor) -> Any:
+        optimizer.zero_grad()
+        loss = (model(x) ** 2).mean()
+        loss.backward()
+        if step.__code__.co_argcount == 1:
+            step(loss)
+        optimizer.step()
+        return loss
+
+    captured = tg.capture(whole)
+    captured._called = True
+    with pytest.raises(CaptureError, match=match):
+        captured(tg.tensor(X))
+    equal([p.numpy() for p in model.parameters()], before)
+    assert all(isinstance(p.data, np.ndarray) for p in model.parameters())
+    optimizer.step()  # and the model can be used as ever
+    assert np.isfinite(model(tg.tensor(X)).numpy()).all()
+
+
+KEPT: list[Any] = []
+COUNT = {"calls": 0}
+
+
+def _append(loss: Any) -> None:
+    KEPT.append(loss)
+
+
+def _count(loss: Any) -> None:
+    COUNT["calls"] += 1
+
+
+@pytest.mark.parametrize(
+    ("step", "match"),
+    [
+        (lambda loss: loss.item(), r"reads an array's numbers.*test_capture_face\.py:\d+"),
+        (lambda loss: loss.numpy(), "copies an array to the host"),
+        (lambda loss: print("big") if loss > 1 else None, "reads an array's numbers"),
+        (lambda loss: float(loss), "reads an array's numbers"),
+        (lambda loss: np.sort(loss.data), "an array"),
+        (lambda loss: tg.randn(3), "drew random numbers"),
+        (lambda loss: random.random(), "drew random numbers"),
+        (lambda loss: np.random.rand(), "drew random numbers"),
+        (_append, "KEPT|length of a list"),
+        (_count, r"COUNT\['calls'\]"),
+    ],
+)
+def test_what_a_replay_could_not_do_is_refused(step: Any, match: str) -> None:
+    refused(step, match)
+
+
+def test_states_with_a_history_are_refused_with_the_cure() -> None:
+    cell = nn.LSTMCell(3, 4)
+    captured = tg.capture(lambda x, state: bptt.unroll(cell, x, state))
+    x = tg.randn(2, 2, 3)
+    _, state = captured(x, None)
+    with pytest.raises(CaptureError, match="detach"):
+        captured(x, state)
+
+
+def test_errors_inside_a_replay_come_before_anything_changes() -> None:
+    embedding = nn.Embedding(5, 3)
+    optimizer = optim.SGD(embedding.parameters(), lr=0.1)
+
+    def step(indices: tg.Tensor) -> Any:
+        optimizer.zero_grad()
+        loss = embedding(indices).sum()
+        loss.backward()
+        tg.clip_grad_norm_(embedding.named_parameters(), 1.0)
+        optimizer.step()
+        return loss.detach()
+
+    captured = ready(step, tg.tensor([1, 2]))
+    before = embedding.weight.numpy()
+    with pytest.raises(IndexError, match="7 is out of range"):
+        captured(tg.tensor([1, 7]))
+    equal(embedding.weight, before)
+    captured(tg.tensor([0, 4]))
+    assert (embedding.weight.numpy() != before).any()
+
+
+def test_older_graphs_notice_that_a_replay_wrote_to_their_parameters() -> None:
+    model, optimizer = pair()
+
+    def step(x: tg.Tensor) -> tg.Tensor:
+        optimizer.zero_grad()
+        loss = (model(x) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    captured = ready(step, tg.tensor(X))
+    x = tg.tensor(X, requires_grad=True)
+    older = model(x).sum()
+    captured(tg.tensor(X))
+    with pytest.raises(GraphError, match="changed in place"):
+        older.backward()
+
+
+def test_wrong_options_and_calls_out_of_turn() -> None:
+    with pytest.raises(ValueError, match=r"no pass 'fuse'.*widen"):
+        tg.capture(lambda x: x, without=["fuse"])
+    with pytest.raises(TypeError, match="a function is needed"):
+        tg.capture(3)  # type: ignore[call-overload]
+    with pytest.raises(RuntimeError, match="nothing is recorded yet"):
+        tg.capture(lambda x: x).source()
+
+
+def test_a_captured_step_within_another_becomes_a_part_of_it() -> None:
+    inner = tg.capture(lambda x: x * 2)
+    outer = tg.capture(lambda x: inner(x) + 1)
+    for k in range(5):
+        equal(inner(tg.tensor(X * k)), X * k * 2)
+        equal(outer(tg.tensor(X * k)), X * k * 2 + 1)
+
+
+# ---- what can be looked at ----
+
+
+def trained(cell: Any = nn.LSTMCell) -> Any:
+    trainer = Trainer(cell(5, 5))
+    captured = tg.capture(trainer.step)
+    for x, target in batches(3):
+        captured(x, target)
+    return trainer, captured
+
+
+def test_source_before_and_after_each_pass() -> None:
+    _, captured = trained()
+    recorded, last = captured.source(""), captured.source()
+    assert "sigmoid" in recorded
+    assert "sigmoid" not in captured.source("lower")
+    assert "# backward, time step 5" in recorded
+    assert last.count("\n") < captured.source("lower").count("\n")
+    with pytest.raises(ValueError, match="no pass 'fuse'"):
+        captured.source("fuse")
+
+
+def test_profile_is_a_real_step_and_counts_products() -> None:
+    trainer, captured = trained()
+    x, target = next(batches(1))
+    before = trainer.parameters[0].numpy()
+    profile = captured.profile(x, target)
+    assert (trainer.parameters[0].numpy() != before).any()
+    assert profile.kinds["forward dot"].flops >= 2 * 6 * 2 * 20 * 5
+    assert "GFLOP/s" in str(profile)
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.LayerNormLSTMCell, nn.RNNCell])
+def test_memory_is_shared_and_every_array_lies_within_its_own(cell: Any) -> None:
+    _, captured = trained(cell)
+    memory = captured.memory
+    assert 0 < memory.planned < memory.naive / 2
+    for call in captured.replay.player.calls:
+        for array in [*call.args, *call.keywords.values()]:
+            if isinstance(array, np.ndarray) and array.size:
+                root: Any = array
+                while getattr(root, "base", None) is not None:
+                    root = root.base
+                (low, high), (start, stop) = byte_bounds(root), byte_bounds(array)
+                assert low <= start <= stop <= high
+
+
+def test_threads_take_turns() -> None:
+    model, _ = pair()
+    captured = ready(lambda x: model(x).sum(axis=1), tg.tensor(X))
+    wrong = []
+
+    def work(k: int) -> None:
+        for i in range(50):
+            x = tg.tensor(X * (k + i))
+            if not np.allclose(captured(x).numpy(), model(x).sum(axis=1).numpy(), rtol=1e-4, atol=1e-4):
+                wrong.append((k, i))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_cell_of_five_lines_is_recorded_like_any_other() -> None:
+    """Products that its author did not split off are done for all steps at once."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            self.w, self.u = nn.Linear(5, 5), nn.Linear(5, 5, bias=False)
+
+        def input_projection(self, x: Any) -> Any:
+            return x
+
+        def step(self, z: Any, state: Any) -> Any:
+            h = tg.tanh(self.w(z) + self.u(state))
+            return h, h
+
+        def initial_state(self, z: Any) -> Any:
+            return tg.zeros(z.shape[0], 5)
+
+    trainer = Trainer(Own())
+    captured = tg.capture(trainer.step)
+    for x, target in batches(4):
+        result = captured(x, target)
+    assert np.isfinite(arrays_of(result)[0]).all()
+    wide = [line for line in captured.replay.program.lines if line.name == "dot" and line.phase == "forward"]
+    assert sum(line.result.shape == (12, 5) for line in wide) == 1  # W x_t for all six steps

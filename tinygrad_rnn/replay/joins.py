@@ -1,0 +1,67 @@
+"""Lines that put their inputs beside each other, so that each has a place of its own in the result."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from ..backend import Array
+from ..ops.index import layout
+from .program import Line, Value
+
+_JOINS = {"stack", "concatenate", "scatter", "gather"}
+_with_out: dict[Any, bool] = {}
+
+
+def writes(line: Line) -> bool:
+    """Whether a kernel takes ``out``."""
+    if line.kind != "op":
+        return False
+    if line.function not in _with_out:
+        _with_out[line.function] = "out" in inspect.signature(line.function).parameters
+    return _with_out[line.function]
+
+
+def is_join(line: Line) -> bool:
+    """Whether a line puts its inputs beside each other, so that each has a place of its own in the result."""
+    if line.kind != "op" or line.name not in _JOINS:
+        return False
+    if line.name != "scatter":
+        return True
+    keys = line.attributes["keys"]
+    return len(keys) > 1 and all(layout(keys, line.attributes["shape"]))
+
+
+def address(array: Array) -> int:
+    """Where an array begins."""
+    return int(array.__array_interface__["data"][0])
+
+
+def in_order(line: Line) -> list[Value]:
+    """The pieces of a join along its first axis, in their order there; nothing for other joins."""
+    pieces = list(line.inputs)
+    if line.name == "scatter":
+        keys = line.attributes["keys"]
+        if any(type(key) is not int for key in keys):
+            return []
+        keys = [key % line.attributes["shape"][0] for key in keys]
+        pieces = [piece for _, piece in sorted(zip(keys, pieces, strict=True), key=lambda pair: pair[0])]
+    elif line.attributes["axis"] != 0:
+        return []
+    return pieces if all(isinstance(piece, Value) for piece in pieces) else []
+
+
+def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
+    """The inputs of a join in order, each with its place in the result."""
+    if line.name == "scatter":
+        keys: Any = line.attributes["keys"]
+    elif line.name in ("stack", "gather"):
+        axis = line.attributes["axis"] % joined.ndim
+        keys = [(slice(None),) * axis + (k,) for k in range(len(line.inputs))]
+    else:
+        axis, bounds = line.attributes["axis"] % joined.ndim, line.attributes["bounds"]
+        keys = [(slice(None),) * axis + (slice(bounds[k], bounds[k + 1]),) for k in range(len(line.inputs))]
+    for piece, key in zip(line.inputs, keys, strict=True):
+        key = key if isinstance(key, tuple) else (key,)
+        yield piece, joined[key if ... in key else (*key, ...)]  # an array, also where a number would be meant

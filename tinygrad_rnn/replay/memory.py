@@ -1,0 +1,74 @@
+"""Blocks of memory, and how those that are never in use together share it."""
+
+from __future__ import annotations
+
+from bisect import insort
+
+import numpy as np
+
+from ..backend import Array
+from .program import Value
+
+_ALIGNMENT = 64  # bytes, of a cache line
+
+
+class Block:
+    """Memory for one value, or for several that lie within it or follow each other there.
+
+    While the layout is made, a block has memory of its own, of which not a byte is touched: views of it tell where
+    things would lie. In the end it is a part of the arena.
+    """
+
+    def __init__(self, like: Value | Array, owned: bool = True) -> None:
+        self.owned = owned  # a part of the arena, and not a port's
+        if isinstance(like, Value):
+            self.nbytes = like.nbytes
+            self.memory = np.empty(max(1, self.nbytes), np.uint8)
+            self.whole = np.ndarray(like.shape, like.dtype, buffer=self.memory)
+        else:
+            self.nbytes, self.memory = like.nbytes, like
+        self.address = int(self.memory.__array_interface__["data"][0])
+        self.start = self.stop = -1  # the lines between which it is in use
+        self.offset = 0  # in the arena
+
+    def used(self, line: int) -> None:
+        """It is in use at this line."""
+        self.start = line if self.start < 0 else min(self.start, line)
+        self.stop = max(self.stop, line)
+
+
+def pack(blocks: list[Block]) -> int:
+    """Give each block its offset in the arena: the smallest gap that holds it, at the moment when it is needed."""
+    events: list[tuple[int, int, int]] = []
+    for number, block in enumerate(blocks):
+        events += [(2 * block.start, 1, number), (2 * block.stop + 1, 0, number)]
+    free: list[tuple[int, int]] = []  # (offset, bytes), by offset
+    top = 0
+    for _, begins, number in sorted(events):
+        block = blocks[number]
+        size = -(-max(1, block.nbytes) // _ALIGNMENT) * _ALIGNMENT
+        if not begins:
+            insort(free, (block.offset, size))
+            _merge(free, block.offset)
+            continue
+        fits = [(length, offset) for offset, length in free if length >= size]
+        if fits:
+            length, block.offset = min(fits)
+            free.remove((block.offset, length))
+            if length > size:
+                insort(free, (block.offset + size, length - size))
+        elif free and free[-1][0] + free[-1][1] == top:
+            block.offset = free.pop()[0]
+            top = block.offset + size
+        else:
+            block.offset, top = top, top + size
+    return top
+
+
+def _merge(free: list[tuple[int, int]], offset: int) -> None:
+    """Join the gap at an offset with those that it touches."""
+    i = next(k for k, gap in enumerate(free) if gap[0] == offset)
+    if i + 1 < len(free) and sum(free[i]) == free[i + 1][0]:
+        free[i : i + 2] = [(free[i][0], free[i][1] + free[i + 1][1])]
+    if i and sum(free[i - 1]) == free[i][0]:
+        free[i - 1 : i + 1] = [(free[i - 1][0], free[i - 1][1] + free[i][1])]

@@ -1,0 +1,229 @@
+"""What writes a step down: a backend whose arrays are symbols, and kernels that are noted as they run."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .. import backend, dispatch, ops, tape
+from ..backend import Array, Backend
+from ..op import Op, registry, whereabouts
+from ..tree import rebuild
+from .program import Line, Value
+from .symbol import NumberError, Scalar, Symbol, refuse, refused
+
+
+class _Functions:
+    """The array module of symbols: operations by their names there, and arrays that hold no values of a step."""
+
+    def __init__(self, recorder_of: Callable[[], Recorder]) -> None:
+        self._recorder_of = recorder_of
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in _BY_NAME:
+            return _BY_NAME[name]
+        real = getattr(self._recorder_of().xp, name)
+        if not callable(real) or isinstance(real, type) or name in _MAKERS:
+            return functools.partial(_on_arrays, real) if name in _MAKERS else real
+        return refused(f"calls {name} of the array module, which is no operation")
+
+    @staticmethod
+    def asarray(x: Any, dtype: Any = None) -> Any:
+        """What has been an array all along."""
+        if isinstance(x, Symbol):
+            return x if dtype is None else x.astype(dtype)
+        return np.asarray(x, dtype=dtype)
+
+    array = ascontiguousarray = asarray
+
+
+_BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | {
+    name: getattr(ops, name) for name in ("matmul", "concatenate", "swapaxes", "abs", "std") if hasattr(ops, name)
+}
+_BY_NAME["dot"] = ops.matmul
+_MAKERS = ("zeros_like", "ones_like", "full_like", "empty_like", "zeros", "ones", "full", "empty", "arange", "eye")
+
+
+def _on_arrays(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*[a.array if isinstance(a, Symbol) else a for a in args], **kwargs)
+
+
+class _Recording(Backend):
+    """The backend of symbols."""
+
+    array_type = Symbol
+
+    def __init__(self) -> None:
+        self.xp = _Functions(_current)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """That of the arrays that the symbols stand for."""
+        return _current().home.name
+
+    def uniform(self, shape: tuple[int, ...]) -> Any:
+        return _current().draw(shape)
+
+    def from_host(self, array: np.ndarray) -> Array:
+        return _current().home.from_host(array)
+
+    def to_host(self, array: Array) -> np.ndarray:
+        refuse("copies an array to the host")
+
+    def row_dots(self, a: Array, b: Array) -> Array:
+        return (a * b).sum(axis=-1, keepdims=True)
+
+
+class _Active(threading.local):
+    recorder: Recorder | None = None
+
+
+_active = _Active()
+
+
+def _current() -> Recorder:
+    assert _active.recorder is not None, "a symbol outlived its recording"
+    return _active.recorder
+
+
+_backend = _Recording()
+backend._by_type[Symbol] = _backend
+backend.modules[Symbol] = _backend.xp
+
+
+class Recorder:
+    """Writes down what a step does."""
+
+    def __init__(self, home: Backend) -> None:
+        self.home = home
+        self.xp = home.xp
+        self.uniform = home.uniform
+        self.lines: list[Line] = []
+        self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
+        self._drawn = repr(backend.random_state())  # where the host's generator stands if only draw() used it
+
+    def port(self, array: Array, name: str) -> Symbol:
+        """A symbol for an array that comes from outside."""
+        return Symbol(array, Value(array.shape, array.dtype, name))
+
+    def draw(self, shape: tuple[int, ...]) -> Symbol:
+        """Random numbers, drawn anew in each replay."""
+        self.check_draws()
+        array = self.uniform(shape)
+        self._drawn = repr(backend.random_state())
+        return self._write("random", "uniform", self.uniform, (), {"shape": shape}, array)
+
+    def check_draws(self) -> None:
+        """Raise if the step drew numbers that a replay would not draw."""
+        if repr(backend.random_state()) != self._drawn:
+            refuse("drew random numbers by randn, rand or teacher forcing, which would be the same in each replay")
+
+    def call(self, op: Op, *inputs: Any, **attributes: Any) -> Any:
+        """Run a kernel on this run's values, and write the call down."""
+        if attributes.pop("out", None) is not None:
+            refuse(f"gives {op.name} an array to write to")
+        for name, value in attributes.items():
+            if isinstance(value, Scalar):
+                refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
+        array = op.kernel(self.xp, *_bare(inputs), **_bare(attributes))
+        if not backend.is_array(array):
+            array = self.xp.asarray(array)  # NumPy makes scalars of 0-d results
+        return self._write("op", op.name, op.kernel, self._read(inputs), self._read(attributes), array)
+
+    def _write(self, kind: str, name: str, function: Any, inputs: Any, attributes: Any, array: Array) -> Symbol:
+        line = Line(kind, name, function, inputs, attributes, Value(array.shape, array.dtype))
+        line.step = tape.step_of(tape.clock())
+        line.where = whereabouts().rpartition(", ")[2]
+        self.lines.append(line)
+        return Symbol(array, line.result)
+
+    def _read(self, tree: Any) -> Any:
+        """Arguments as a line has them: values in place of symbols, and of constant arrays."""
+        if isinstance(tree, Symbol):
+            return tree.value
+        if isinstance(tree, dict):
+            return {key: self._read(child) for key, child in tree.items()}
+        if isinstance(tree, (tuple, list)) and any(hasattr(x, "dtype") for x in _leaves(tree)):
+            return rebuild(tree, map(self._read, tree))
+        if backend.is_array(tree):
+            return self.constant(tree)
+        return tree
+
+    def constant(self, array: Array) -> Value:
+        """The value of an array that comes from nowhere in the program."""
+        if id(array) not in self.constants:
+            self.constants[id(array)] = Value(array.shape, array.dtype, f"constant_{len(self.constants)}", array)
+        return self.constants[id(array)]
+
+    # As a watcher, it is told after each rule of a backward pass: the lines since then are that rule's.
+
+    def forward(self, *_: Any) -> None:
+        """Lines of forward operations are known as such."""
+
+    def backward(self, step: Any, node: Any, contribution: Any) -> None:
+        """Mark the lines of a rule as backward ones, of the time step of its node."""
+        for line in reversed(self.lines):
+            if line.phase == "backward" or line.step is not None:
+                break
+            line.phase, line.step = "backward", tape.step_of(node.id)
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, (tuple, list)):
+        for child in tree:
+            yield from _leaves(child)
+    elif isinstance(tree, dict):
+        yield from _leaves(tuple(tree.values()))
+    else:
+        yield tree
+
+
+def _bare(tree: Any) -> Any:
+    """A tree with this run's arrays and numbers in place of symbols."""
+    if isinstance(tree, Symbol):
+        return tree.array
+    if isinstance(tree, Scalar):
+        return tree.number
+    if isinstance(tree, dict):
+        return {key: _bare(child) for key, child in tree.items()}
+    if isinstance(tree, (tuple, list)) and any(isinstance(x, (Symbol, Scalar)) for x in _leaves(tree)):
+        return rebuild(tree, map(_bare, tree))
+    return tree
+
+
+def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
+    """A kernel, or, if symbols are among its arguments, the recorder."""
+    if any(isinstance(x, (Symbol, Scalar)) for x in _leaves((inputs, attributes))):
+        return _current().call(op, *inputs, **attributes)
+    return op.kernel(xp, *inputs, **attributes)
+
+
+@contextmanager
+def recording(home: Backend) -> Iterator[Recorder]:
+    """Write down every operation on symbols in this thread, while the block runs."""
+    recorder = Recorder(home)
+    try:
+        with dispatch.intercepted(registry.values(), _stand_in), tape.watching(recorder):
+            _active.recorder = recorder
+            vars(home)["uniform"] = functools.partial(_drawn, recorder)  # masks for constants are random too
+            yield recorder
+    finally:
+        _active.recorder = None
+        vars(home).pop("uniform", None)
+
+
+def is_recording() -> bool:
+    """Whether this thread is recording a step."""
+    return _active.recorder is not None
+
+
+def _drawn(recorder: Recorder, shape: tuple[int, ...]) -> Any:
+    """Random numbers, written down if it is the recording thread that asks."""
+    return recorder.draw(shape) if _active.recorder is recorder else recorder.uniform(shape)
