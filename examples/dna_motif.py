@@ -66,6 +66,8 @@ def stretches(rng: np.random.Generator, length: int, count: int) -> tuple[np.nda
 
 def run(args: argparse.Namespace, seed: int) -> Result:
     """Learn on stretches of up to 60 letters, short ones first, and judge new ones of 60 and of 300."""
+    if args.length < 10:
+        raise ValueError(f"--length {args.length} leaves no room around a motif; at least 10 letters are needed")
     rng, right = np.random.default_rng(seed), {}
     models: dict[str, nn.Module] = {"GRU": Reader(), "bag": Bag()}
     for name, model in models.items():

@@ -20,8 +20,9 @@ from common import Bar, Report, Result, checked, out_file, parse, picture, put, 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
 
-BAR = Bar("notes right, grown from the first", full=0.99, quick=0.9, baseline="a Markov chain")
-END, Note = (0, 0.0), tuple[int, float]  # a pitch, 60 for middle C, and how many beats it lasts
+BAR = Bar("notes right, grown from the first", full=0.99, quick=0.8, baseline="a Markov chain")
+Note = tuple[int, float]  # a pitch, 60 for middle C, and how many beats it lasts
+END: Note = (0, 0.0)
 TUNES = {  # C is middle C, c is an octave above; ^ sharp; 2 is two beats, / half a beat, 3/ one and a half
     "Twinkle, twinkle": """C C G G A A G2 F F E E D D C2 G G F F E E D2 G G F F E E D2 C C G G A A G2
         F F E E D D C2""",

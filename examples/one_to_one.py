@@ -4,8 +4,8 @@
 
 From the state 0, one step of h = tanh(V x + U h_0 + b) never uses U: the same weights in a feed-forward network give
 the same numbers and learn the same, and the gradient of U is 0 all the way. The task is to tell on which of two spirals
-a point lies, which a linear model, the baseline, cannot. Give the same cell more steps on the same point, and U matters:
-with nothing new to read, it then thinks longer.
+a point lies, which a linear model, the baseline, cannot. Give the same cell more steps on the same point, and U
+matters: with nothing new to read, it thinks longer.
 """
 
 from __future__ import annotations
@@ -89,20 +89,20 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
 def draw(args: argparse.Namespace, models: dict[str, nn.Module]) -> None:
     """Which points each model gives to which spiral."""
-    side = np.linspace(-2.2, 2.2, 120)
+    side = np.linspace(-2.2, 2.2, 60)
     grid = put(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
     points, which = spirals(np.random.default_rng(0), 300)
     with picture(args, "One step of an RNN is a feed-forward network", columns=3, size=(7, 2.7)) as axes, tg.no_grad():
         for panel, (name, model) in zip(axes, models.items(), strict=True):
-            share = tg.softmax(model(grid)).numpy()[:, 1].reshape(120, 120)
-            panel.imshow(share, extent=(-2.2, 2.2, -2.2, 2.2), origin="lower", cmap="coolwarm", alpha=0.6)
+            share = tg.softmax(model(grid)).numpy()[:, 1].reshape(60, 60)
+            panel.contourf(side, side, share, levels=10, cmap="coolwarm", alpha=0.6)
             panel.scatter(*points.T, s=4, c=which, cmap="coolwarm")
             panel.set(title=name, xticks=[], yticks=[])
 
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(800, 300, "training steps")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 600, "training steps")))
 
 
 if __name__ == "__main__":
