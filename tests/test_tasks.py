@@ -17,20 +17,13 @@ few = settings(max_examples=50, deadline=None)
 
 
 @few
-@given(rng=seeds, steps=st.integers(2, 40), signal=st.integers(1, 2))
-def test_two_sequences_begin_with_their_sign(rng: np.random.Generator, steps: int, signal: int) -> None:
-    xs, classes = tasks.two_sequences(steps, 7, rng, signal)
-    assert xs.shape == (steps, 7, 1)
-    assert xs.dtype == np.float32
-    for row, which in enumerate(classes):
-        assert xs[:signal, row, 0].tolist() == [1.0 if which else -1.0] * signal
-
-
-def test_the_noise_has_its_variance() -> None:
-    xs, classes = tasks.two_sequences(100, 2000, np.random.default_rng(0))
-    assert xs[1:].var() == pytest.approx(0.2, rel=0.02)
-    assert abs(xs[1:].mean()) < 0.01
-    assert classes.mean() == pytest.approx(0.5, abs=0.05)
+@given(rng=seeds, steps=st.integers(1, 40), distractors=st.integers(1, 9))
+def test_first_symbol(rng: np.random.Generator, steps: int, distractors: int) -> None:
+    symbols, first = tasks.first_symbol(steps, 7, rng, distractors)
+    assert symbols.shape == (steps, 7)
+    for column, which in zip(symbols.T, first, strict=True):
+        assert [s for s in column if s < 2] == [which]
+        assert column.max() < 2 + distractors
 
 
 @few

@@ -31,21 +31,20 @@ def one_hot(symbols: np.ndarray, size: int) -> np.ndarray:
     return np.eye(size, dtype=np.float32)[symbols]
 
 
-def two_sequences(steps: int, batch: int, rng: Generator, signal: int = 1) -> Batch:
-    """Which of two sequences began: +1 (class 1) or -1 (class 0) for ``signal`` steps, and then nothing but noise.
+def first_symbol(steps: int, batch: int, rng: Generator, distractors: int = 4) -> Batch:
+    """Which of two symbols came first, X or Y; nothing but random distractors came after it.
 
-    The noise is normal with variance 0.2. (Hochreiter and Schmidhuber 1997, experiment 3a, after Bengio et al. 1994)
-    inputs: (T, B, 1). targets: (B,), 0 or 1.
+    inputs: (T, B), symbols: X 0, Y 1, distractors from 2 on. targets: (B,), 0 or 1.
+    (Hochreiter and Schmidhuber 1997, experiment 2c, where there were up to 1000 distractors and the end was marked)
 
-    >>> xs, classes = two_sequences(50, 4, np.random.default_rng(0))
-    >>> (xs[0, :, 0] == 2 * classes - 1).all()
-    np.True_
+    >>> symbols, first = first_symbol(50, 4, np.random.default_rng(0))
+    >>> (symbols[0] == first).all(), int(symbols[1:].min())
+    (np.True_, 2)
     """
-    _check("two_sequences", steps, batch, at_least=signal)
-    classes = rng.integers(2, size=batch)
-    xs = rng.normal(0, 0.2**0.5, (steps, batch, 1))
-    xs[:signal, :, 0] = 2 * classes - 1
-    return Batch(xs.astype(np.float32), classes)
+    _check("first_symbol", steps, batch, at_least=1)
+    symbols = rng.integers(2, 2 + distractors, size=(steps, batch))
+    symbols[0] = rng.integers(2, size=batch)
+    return Batch(symbols, symbols[0].copy())
 
 
 def adding(steps: int, batch: int, rng: Generator, form: int = 2015) -> Batch:
