@@ -36,7 +36,9 @@ def build_numpy(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> 
     return TrainingStep(params, tokens, targets, LR, MAX_NORM)
 
 
-def build_tinygrad_rnn(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+def build_tinygrad_rnn(
+    params: Parameters, tokens: np.ndarray, targets: np.ndarray, replay: Callable[[Any], Any] = lambda step: step
+) -> Step:
     """The engine of this repository, eager."""
     import tinygrad_rnn as tg
     from tinygrad_rnn import bptt, nn, optim
@@ -59,7 +61,7 @@ def build_tinygrad_rnn(params: Parameters, tokens: np.ndarray, targets: np.ndarr
             self.cells = [make_cell(hidden, hidden) for _ in range(count_layers(params))]
             self.head = nn.Linear(hidden, vocabulary)
 
-        def loss(self) -> Any:
+        def loss(self, tokens: Any, targets: Any) -> Any:
             """Return the mean cross entropy."""
             xs = self.embedding(tokens)
             for cell in self.cells:
@@ -70,15 +72,23 @@ def build_tinygrad_rnn(params: Parameters, tokens: np.ndarray, targets: np.ndarr
     model.load_state_dict(params)
     optimizer = optim.SGD(model.parameters(), lr=LR)
 
-    def step() -> float:
+    @replay
+    def step(tokens: Any, targets: Any) -> Any:
         optimizer.zero_grad()
-        loss = model.loss()
+        loss = model.loss(tokens, targets)
         loss.backward()
         tg.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimizer.step()
-        return float(loss.item())
+        return loss
 
-    return step
+    return lambda: float(step(tokens, targets).item())
+
+
+def build_captured(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """The engine of this repository, a recorded step replayed."""
+    from tinygrad_rnn import capture
+
+    return build_tinygrad_rnn(params, tokens, targets, capture)
 
 
 def torch_step(weights: list[Any], forward: Callable[[], Any]) -> Step:
@@ -302,6 +312,7 @@ class Engine(NamedTuple):
 
 ENGINES = {
     "tinygrad_rnn": Engine("tinygrad_rnn", build_tinygrad_rnn, tuple(CELLS)),
+    "captured": Engine("tinygrad_rnn", build_captured, tuple(CELLS)),
     "numpy": Engine("numpy", build_numpy),
     "torch-cells": Engine("torch", build_torch_cells, tuple(CELLS)),
     "torch-fused-norm": Engine("torch", partial(build_torch_cells, layer_norm=torch_fused_layer_norm), ("layernorm",)),

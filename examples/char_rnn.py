@@ -66,7 +66,7 @@ def generate(model: CharLSTM, vocabulary: Vocabulary, prime: str, length: int, t
     return vocabulary.decode(written)
 
 
-def prepare(settings: dict[str, Any], prime: str, saved: Any = None) -> tuple[Training, dict[str, Any]]:
+def prepare(settings: dict[str, Any], prime: str, replay: str, saved: Any = None) -> tuple[Training, dict[str, Any]]:
     """The training, at its start or where it was saved, and what describes the run."""
     text = (read_text(settings["text"]) if settings["text"] else python_documentation())[: settings.get("limit")]
     vocabulary = Vocabulary(text)
@@ -78,7 +78,9 @@ def prepare(settings: dict[str, Any], prime: str, saved: Any = None) -> tuple[Tr
     windows = Windows(learn, settings["batch"], settings["steps"], "the part to learn from")
     validation = Windows(validate, settings["batch"], settings["steps"], "the part to validate on (5 %)")
     optimizer = optim.RMSprop(model.parameters(), lr=settings["lr"], alpha=0.95)
-    training = Training(model, optimizer, windows, validation, max_norm=5.0, max_loss=1000.0)
+    if model.head.weight.backend != "numpy":
+        replay = ""  # so far replay is for NumPy alone
+    training = Training(model, optimizer, windows, validation, max_norm=5.0, max_loss=1000.0, replay=replay)
     digest = hashlib.sha256(text.encode()).hexdigest()
     if saved and saved["digest"] != digest:
         raise TextError("the text is not the one that this run began with; train on it anew, without --resume")
@@ -92,10 +94,10 @@ def prepare(settings: dict[str, Any], prime: str, saved: Any = None) -> tuple[Tr
     return training, run
 
 
-def train(settings: dict[str, Any], out: Path, prime: str, saved: Any = None) -> None:
+def train(settings: dict[str, Any], out: Path, prime: str, replay: str, saved: Any = None) -> None:
     """Train as the settings say, from the start or from what was saved, and write models and curves to a folder."""
     tqdm, *_ = (import_extra(name, "this program") for name in ("tqdm", "safetensors", "matplotlib"))  # now, not later
-    training, run = prepare(settings, prime, saved)
+    training, run = prepare(settings, prime, replay, saved)
     windows = len(training.windows)
     out.mkdir(parents=True, exist_ok=True)
     with Interrupt() as interrupt:
@@ -181,6 +183,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sample", type=at_least(1, int), metavar="N", help="do not train, write N characters")
     parser.add_argument("--temperature", type=at_least(0, float), default=0.7, help="0 dares nothing (%(default)s)")
     parser.add_argument("--prime", default="", help="how the sample begins")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--eager", dest="replay", action="store_const", const="", help="no replay of a recorded step")
+    ways.add_argument(
+        "--fast", dest="replay", action="store_const", const="fast", help="replay with last bits that may differ"
+    )
+    parser.set_defaults(replay="exact")
     parser.add_argument("--quick", action="store_true", help="a tiny run, to see that everything works")
     return parser.parse_args(arguments)
 
@@ -198,7 +206,7 @@ def run(options: argparse.Namespace) -> None:
             for name, value in given.items():
                 if name != "epochs" and value != settings[name]:
                     raise ValueError(f"--{name} cannot change with --resume: this run has {settings[name]}")
-        train({**settings, **given}, options.out, options.prime, saved)
+        train({**settings, **given}, options.out, options.prime, options.replay, saved)
     sample(options)
 
 

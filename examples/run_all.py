@@ -84,7 +84,7 @@ def row(name: str, report: Report, seconds: str) -> Row:
 
 def table(rows: list[Row]) -> str:
     """The rows as Markdown, which is easy to read as it stands."""
-    cells = [COLUMNS, *[row[:-1] for row in rows]]
+    cells = [COLUMNS, *[[cell.replace("|", "\\|") for cell in row[:-1]] for row in rows]]
     widths = [max(len(line[k]) for line in cells) for k in range(len(COLUMNS))]
     lines = [f"| {' | '.join(map(str.ljust, line, widths))} |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

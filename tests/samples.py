@@ -77,6 +77,7 @@ SAMPLES: dict[str, list[Sample]] = {
         *(of((3, 4), (2,), index=1), of((), (1,), index=0), of((0, 2), (1,), index=0)),
         *(S(normal(4, 3).T, normal(6)[::-2], index=2), S(normal(3), np.ones(1), index=0)),
     ],
+    "at_most": [S(x, 9.0) for x in (normal(), normal(3, 4).T, normal(0, 3), normal(5)[::-2])],
     "refuse_nonfinite": [
         *(S(x, caller="clip", names=tuple("abcdef")) for x in (normal(6), normal(12)[::-2])),
         of((0,), caller="clip", names=()),

@@ -13,6 +13,7 @@ from test_capture import Trainer, arrays_of, batches, equal
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import CaptureError, GraphError, bptt, nn, optim
+from tinygrad_rnn.op import registry
 
 
 def ready(step: Any, *args: Any) -> Any:
@@ -300,6 +301,28 @@ def test_source_before_and_after_each_pass() -> None:
     assert last.count("\n") < captured.source("lower").count("\n")
     with pytest.raises(ValueError, match="no pass 'fuse'"):
         captured.source("fuse")
+
+
+def test_source_runs_as_python() -> None:
+    """The lines that were recorded, executed with the operations by name, give the step's loss and gradients."""
+    cell = nn.LSTMCell(3, 4)
+    parameters = list(cell.parameters())
+
+    def step(x: tg.Tensor) -> Any:
+        outputs, _ = bptt.unroll(cell, x)
+        loss = (outputs * outputs).sum()
+        return loss, tg.grad(loss, parameters)
+
+    x = tg.randn(5, 2, 3)
+    captured = ready(step, x)
+    program = captured.replay.program_after("")
+    names: dict[str, Any] = {op.name: op.function for op in registry.values()} | {"np": np, "argument_0": x.data}
+    for line in program.lines:
+        names |= {value.name: value.constant for value in line.reads if value.constant is not None}
+    names |= {"parameters": [p.data for p in parameters]}
+    exec(str(program), names)
+    results = [names[value.name] for value in program.results]
+    equal(results, step(x))
 
 
 def test_profile_is_a_real_step_and_counts_products() -> None:

@@ -1,38 +1,53 @@
-"""The pages in docs/ run as they stand there, each from top to bottom, and their pictures are there."""
+"""The pages in docs/ run as they stand there, each from top to bottom, and show what their code printed."""
 
 from __future__ import annotations
 
+import doctest
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS))
 
-import make_flow_pictures  # noqa: E402
+import make_pages  # noqa: E402
 
-PAGES = [page for page in sorted(DOCS.glob("*.md")) if "```python" in page.read_text(encoding="utf-8")]
+PAGES = sorted(DOCS.rglob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page: Path) -> None:
+def name_of(page: Path) -> str:
+    return page.relative_to(DOCS).as_posix()
+
+
+@pytest.mark.parametrize("page", make_pages.pages(), ids=name_of)
+def test_the_code_of_a_page_runs_and_prints_what_it_says(page: Path) -> None:
     pytest.importorskip("matplotlib")
-    space: dict[str, Any] = {"__name__": page.stem}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
-        exec(compile(block, page.name, "exec"), space)
+    for block in make_pages.run(page):
+        same = block.shown is None or doctest.OutputChecker().check_output(block.shown, block.printed, doctest.ELLIPSIS)
+        assert same, f"the page shows {block.shown!r}, but it is {block.printed!r}: python docs/make_pages.py {page}"
+        assert not block.picture or isinstance(block.figure, str) or hasattr(block.figure, "savefig")
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
-def test_the_pictures_of_a_page_are_there_and_small(page: Path) -> None:
-    for picture in re.findall(r"!\[[^\]]*\]\((.*?)\)", page.read_text(encoding="utf-8")):
-        assert 0 < (DOCS / picture).stat().st_size < 100_000
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_pictures_and_links_of_a_page_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for picture in re.findall(r"!\[[^\]]*\]\((.*?)\)", text):
+        assert 0 < (page.parent / picture).stat().st_size < 100_000
+    for link in re.findall(r"[^!]\[[^\]]*\]\((?!http)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
 
 
 def test_each_picture_of_the_flow_comes_from_the_code_before_it() -> None:
     page = (DOCS / "flow.md").read_text(encoding="utf-8")
-    blocks = make_flow_pictures.blocks(page)
-    assert [picture for _, picture in blocks if picture] == re.findall(r"\((images/.*?)\)", page)
-    assert all("figure = " in code for code, picture in blocks if picture)
+    made = [picture for _, _, picture in make_pages.BLOCK.findall(page) if picture]
+    assert made == re.findall(r"\((images/.*?)\)", page)
+
+
+def test_every_chapter_is_in_the_contents_and_names_its_programs() -> None:
+    contents = (DOCS / "tutorial" / "index.md").read_text(encoding="utf-8")
+    chapters = sorted((DOCS / "tutorial").glob("[0-9]*.md"))
+    assert re.findall(r"\((\d\d_.*?)\)", contents) == [chapter.name for chapter in chapters]
+    named = [p for c in chapters for p in re.findall(r"`examples/learn/(.*?)`", c.read_text(encoding="utf-8"))]
+    assert named == sorted(path.name for path in (DOCS.parent / "examples" / "learn").glob("[0-9]*.py"))

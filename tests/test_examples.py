@@ -32,7 +32,7 @@ def test_it_runs_on_a_device(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_all_programs_are_found() -> None:
-    assert {"captions", "char_rnn", "parity", "truncation"} <= PROGRAMS.keys()
+    assert {"captions", "char_rnn", "parity", "rain"} <= PROGRAMS.keys()
     assert not {"common", "run_all"} & PROGRAMS.keys()
 
 

@@ -347,6 +347,15 @@ def test_integers_and_comparisons_carry_no_gradient() -> None:
     assert x.grad.tolist() == [0, 1]
 
 
+def test_data_takes_the_scalar_that_numpy_makes_of_a_0d_result() -> None:
+    x = tg.tensor(3.0, dtype="float64", requires_grad=True)
+    (x * x).backward()
+    assert x.grad is not None
+    x.data = x.data - 0.5 * x.grad.data
+    assert x.item() == 0.0
+    assert isinstance(x.data, np.ndarray)
+
+
 def test_data_takes_arrays_that_fit() -> None:
     x = tg.zeros(2, requires_grad=True)
     x.data = np.ones(2, np.float32)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,18 +87,6 @@ def test_probabilities_are_checked(p: Any) -> None:
     _, step = model(CELLS["rnn"]())
     with pytest.raises(ValueError, match=r"the probability to stop must be in \[0, 1\)"):
         bptt.randomly_truncated(step, drawn(3, 2), None, p, np.random.default_rng(0))
-
-
-def test_the_example_keeps_what_it_promises(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import truncation
-
-    picture = tmp_path / "maps.png"
-    monkeypatch.setattr("sys.argv", ["truncation.py", "--quick", "--seed", "3"])
-    truncation.main()
-    if importlib.util.find_spec("matplotlib"):
-        monkeypatch.setattr("sys.argv", ["truncation.py", "--quick", "--plot", str(picture)])
-        truncation.main()
-        assert picture.stat().st_size > 5_000
 
 
 # ---- the LSTM of 1997 ----

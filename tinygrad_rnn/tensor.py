@@ -40,7 +40,7 @@ class Tensor(Operators, Taped):
 
     @data.setter
     def data(self, value: Array) -> None:
-        array = value.array if isinstance(value, Taped) else value
+        array = as_tensor(value).array if isinstance(value, (Taped, np.generic)) else value  # 0-d results are scalars
         if not backend.is_array(array) or array.shape != self.array.shape:
             raise ShapeError(f"data: {self!r} can only take an array of shape {self.shape}, not {_outline(array)}")
         if isinstance(self.node, Node):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import backend, bptt, nn
+from .backend import Array
 from .clip import clip_grad_norm_
 from .extras import import_extra
+from .op import op
 from .optim import Optimizer
+from .replay import capture
 from .tape import no_grad
 from .tensor import Tensor, tensor
 from .tree import tree_map
@@ -53,6 +57,8 @@ class Training:
     max_norm, on_nonfinite: see ``clip_grad_norm_``; updates that "skip" or "zero" left out are counted in ``skipped``.
     max_loss: above it training counts as diverged. Saturated cells can keep a hopeless loss finite.
     log_every: windows per point of the training curve.
+    replay: record a step and replay it (``tg.capture``): "exact" for the same numbers bit for bit, "fast" for numbers
+        that may differ in the last bits, so that a run that was stopped and goes on does too; "" for no replay.
 
     >>> from tinygrad_rnn import nn, optim, text
     >>> class Model(nn.Module):
@@ -80,10 +86,16 @@ class Training:
         on_nonfinite: str = "raise",
         max_loss: float = math.inf,
         log_every: int = 10,
+        replay: str = "",
     ):
         self.model, self.optimizer, self.windows, self.validation = model, optimizer, windows, validation
         self.loss, self.max_norm, self.on_nonfinite = loss, max_norm, on_nonfinite
         self.max_loss, self.log_every = max_loss, log_every
+        self._update = updater(model, optimizer, loss, max_norm)
+        if replay not in ("", "exact", "fast"):
+            raise ValueError(f"Training: replay is '', 'exact' or 'fast', not {replay!r}")
+        if replay:
+            self._update = capture(self._update, exact=replay == "exact")
         self.epoch = 0  # epochs done
         self.position = 0  # windows done in this epoch
         self.step = 0  # windows done in all
@@ -113,17 +125,13 @@ class Training:
             yield loss
 
     def _train_on(self, inputs: Any, targets: Any) -> float:
-        """One step: forward, backward, clip, update."""
-        outputs, state = self.model(inputs, self.state)
-        loss = self.loss(outputs, targets)
-        value = self._sound(loss.item(), "loss")
-        self.optimizer.zero_grad()
-        loss.backward()
-        report = clip_grad_norm_(self.model.named_parameters(), self.max_norm, on_nonfinite=self.on_nonfinite)
-        self.skipped += self.on_nonfinite != "raise" and bool(report.nonfinite)  # on a device, a look at it waits
-        self.optimizer.step()
-        self.state = bptt.detach(state)
-        return value
+        try:
+            limit = float(self.max_loss)
+            loss, skipped, self.state = self._update(inputs, targets, self.state, limit, self.on_nonfinite)
+        except Diverged as error:
+            raise self._diverged(error.loss, "loss") from None
+        self.skipped += skipped
+        return float(loss.item())
 
     def end_epoch(self) -> float:
         """Measure the validation loss, and make ready for the next epoch; returns the loss.
@@ -131,7 +139,9 @@ class Training:
         Raises FloatingPointError, with nothing changed, if it has diverged.
         """
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            loss = self._sound(self.validate(), "validation loss")
+            loss = self.validate()
+        if not loss <= min(self.max_loss, sys.float_info.max):
+            raise self._diverged(loss, "validation loss")
         self.validation_curve.append((self.step, loss))
         self.epoch, self.position, self.state, self.losses = self.epoch + 1, 0, None, []
         return loss
@@ -184,12 +194,51 @@ class Training:
         self.train_curve = _points(saved["curves"]["train"])
         self.validation_curve = _points(saved["curves"]["validation"])
 
-    def _sound(self, value: float, what: str) -> float:
-        """The value of a loss, if training can go on with it."""
-        if not math.isfinite(value) or value > self.max_loss:
-            place = f"in epoch {self.epoch + 1}, after {self.position} of {len(self.windows)} windows"
-            raise FloatingPointError(f"the {what} became {value:.4g} {place}; the learning rate may be too high")
-        return value
+    def _diverged(self, value: float, what: str) -> FloatingPointError:
+        place = f"in epoch {self.epoch + 1}, after {self.position} of {len(self.windows)} windows"
+        return FloatingPointError(f"the {what} became {value:.4g} {place}; the learning rate may be too high")
+
+
+class Diverged(FloatingPointError):
+    """A loss is too large, or no number."""
+
+    def __init__(self, loss: float) -> None:
+        super().__init__(f"the loss became {loss:.4g}")
+        self.loss = loss
+
+
+@op
+def at_most(xp: Any, x: Array, limit: float) -> Array:
+    """x itself, if all of it is finite and not above a limit; else Diverged. For this a device is waited for."""
+    for value in backend.of(x).to_host(x).ravel().tolist():
+        if not (math.isfinite(value) and value <= limit):
+            raise Diverged(value)
+    return x
+
+
+at_most.vjp(x=lambda g: g, limit=None)
+
+
+def updater(
+    model: nn.Module, optimizer: Optimizer, loss: Callable[[Any, Any], Tensor], max_norm: float
+) -> Callable[[Any, Any, Any, float, str], tuple[Tensor, bool, Any]]:
+    """One step of training as a function of a window, the state and the largest loss that is allowed.
+
+    Forward, backward, clip, update; it returns the loss, whether the update was left out, and the state, cut off from
+    its history. It reads nothing but its arguments, the model and the optimiser, and so can be captured.
+    """
+
+    def update(inputs: Any, targets: Any, state: Any, limit: float, on_nonfinite: str) -> tuple[Tensor, bool, Any]:
+        outputs, state = model(inputs, state)
+        value = at_most(loss(outputs, targets), limit)
+        optimizer.zero_grad()
+        value.backward()
+        report = clip_grad_norm_(model.named_parameters(), max_norm, on_nonfinite=on_nonfinite)
+        skipped = on_nonfinite != "raise" and bool(report.nonfinite)  # on a device, a look at it waits
+        optimizer.step()
+        return value.detach(), skipped, bptt.detach(state)
+
+    return update
 
 
 _COUNTERS = ("epoch", "position", "step", "skipped")

@@ -26,7 +26,6 @@ class Layout:
         program: Program,
         ports: dict[Value, Array],
         kept: dict[Value, tuple[Array, Value | None]],
-        in_place: bool = True,
     ) -> None:
         self.program = program
         self.place: dict[Value, Array] = {}  # views of blocks
@@ -54,7 +53,7 @@ class Layout:
             if line.name == "gather" and not all(map(self._follows_slice, line.inputs)):
                 self._lay_join(line)
         for i, line in enumerate(program.lines):
-            self._lay(i, line, in_place)
+            self._lay(i, line)
         self.naive = sum(value.nbytes for value in self.place if value in self.index and value not in self.base)
         self.blocks = list(dict.fromkeys(block for block in self.block.values() if block.owned))
         self.size = pack(self.blocks)
@@ -178,14 +177,14 @@ class Layout:
 
     # ---- everything else ----
 
-    def _lay(self, i: int, line: Line, in_place: bool) -> None:
+    def _lay(self, i: int, line: Line) -> None:
         value = line.result
         if line.name == "gather" and value not in self.place:
             self._lie_joined(line)
         if line.kind == "ufunc" and value not in self.place:
             self._lay_under(line)
         if value not in self.place:
-            operand = self._dying(i, line) if in_place and line.kind == "ufunc" else None
+            operand = self._dying(i, line) if line.kind == "ufunc" else None
             if operand is not None:
                 self._put(value, self.place[operand], self.block[operand])
             else:

@@ -131,18 +131,17 @@ def reshape_line(x: Value, shape: tuple[int, ...], like: Line) -> Line:
 
 
 def _argument(x: Any) -> str:
+    """An argument as Python code."""
     if isinstance(x, Value):
         return x.name
     if isinstance(x, (tuple, list)):
-        if len(x) > 6:
-            x = [*x[:2], ..., x[-1]]
         return "(" + ", ".join(map(_argument, x)) + ("," if len(x) == 1 else "") + ")"
     if isinstance(x, slice):
-        return (
-            ":".join("" if part is None else _argument(part) for part in (x.start, x.stop, x.step)[: 2 + bool(x.step)])
-            or ":"
-        )
-    return "..." if x is ... else signature(x) if is_array(x) and x.ndim else repr(x)
+        parts = (x.start, x.stop) if x.step is None else (x.start, x.stop, x.step)
+        return f"slice({', '.join(map(_argument, parts))})"
+    if is_array(x):
+        return signature(x) if x.ndim else f"np.{x.dtype.name}({x.item()!r})"
+    return f"np.{x.__name__}" if isinstance(x, type) else repr(x)
 
 
 class Program:

@@ -66,6 +66,10 @@ class Recording:
                 numbers.append(place)
         before = [(place, place.get()) for place in [*(place for place, _ in places), *numbers]]
         home = self.home = _home([value for _, value in before], (args, kwargs))
+        if home.name != "numpy":
+            raise CaptureError(
+                f"capture: the step works on {home.name}, and so far only NumPy has a player; call the step as it is"
+            )
         with collector_resting(), recording(home) as recorder:
             self.lines = recorder.lines
             self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in places]
@@ -78,6 +82,7 @@ class Recording:
                     place.put(scalar)
                 output = function(*args, **kwargs)
                 recorder.check_draws()
+                _check_output(output)
                 self._check(Reach(function), drawn)
             except BaseException:
                 for leaf, g in self.grads_before.items():
@@ -160,6 +165,16 @@ class Recording:
         found = [port.after.value for port in self.ports if port.updated and isinstance(port.after, Symbol)]
         found += [value for value in self.grad_values if value is not None]
         return found + [x.value for x in map(_array, tree_leaves(self.output)) if isinstance(x, Symbol)]
+
+
+def _check_output(output: Any) -> None:
+    """Raise if a replay could not return anew what the step returns."""
+    for x in tree_leaves(output):
+        if not isinstance(x, (Tensor, Symbol, Scalar, np.ndarray, np.generic, str, int, float)):
+            raise CaptureError(
+                f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
+                "return tensors, in tuples, lists or dictionaries"
+            )
 
 
 def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:

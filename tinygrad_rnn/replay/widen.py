@@ -35,6 +35,7 @@ class _Widening:
         self.after: dict[Line, list[Line]] = {}
         self.constants: dict[Any, Value] = {}
         self.dropped: set[Line] = set()
+        self.position = {line: i for i, line in enumerate(program.lines)}
 
     def run(self) -> None:
         bases = deque(value for value in self.readers if value.line is not None)
@@ -146,7 +147,7 @@ class _Widening:
 
     def _over_run(self, base: Value, slices: list[_Slice], lines: dict[int, Line], run: list[int]) -> Value:
         members = [lines[k] for k in run]
-        first = min(members, key=self._position)
+        first = min(members, key=lambda line: self.position.get(line, -1))
         start, stop = slices[run[0]].start, slices[run[-1]].stop
         new: list[Line] = []
         inputs: list[Any] = []
@@ -166,11 +167,6 @@ class _Widening:
             self._become_slice(line, result, slices[k].start - start, slices[k].stop - start)
         self.readers[result] = members
         return result
-
-    def _position(self, line: Line) -> int:
-        if not hasattr(self, "_positions"):
-            self._positions = {x: i for i, x in enumerate(self.program.lines)}
-        return self._positions.get(line, -1)
 
     def _part(self, base: Value, start: int, stop: int, like: Line) -> tuple[Value, list[Line]]:
         if (start, stop) == (0, base.shape[-1]):
@@ -192,7 +188,7 @@ class _Widening:
         numbers = []
         for k, line in zip(run, members, strict=True):
             numbers.append((slices[k].stop - slices[k].start, next(x for x in line.inputs if not isinstance(x, Value))))
-        shape = (*members[0].result.shape[:-1], _sum_of(numbers))
+        shape = (*members[0].result.shape[:-1], sum(n for n, _ in numbers))
         return self._constant(Value(shape, members[0].result.dtype), numbers)
 
     def _constant(self, like: Value, numbers: list[tuple[int, Any]]) -> Any:
@@ -206,10 +202,6 @@ class _Widening:
             array = np.ascontiguousarray(np.broadcast_to(row, like.shape))
             self.constants[key] = Value(like.shape, like.dtype, "each_gate", array)
         return self.constants[key]
-
-
-def _sum_of(numbers: list[tuple[int, Any]]) -> int:
-    return sum(n for n, _ in numbers)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -1,0 +1,119 @@
+"""Exons in DNA, aligned many to many: which bases code, by a bidirectional GRU against an MLP on a window.
+
+    python examples/exons.py
+
+An intron begins with GTA, and ends with the next CAG. But a CAG outside of an intron means nothing, nor does a GTA
+within one, and both are strewn in; so what a base is can depend on a signal many bases before it, and a window of 21
+bases often does not see that far. As the G of a donor is part of the intron that the next two bases announce, the
+network has to read ahead as well: it reads both ways.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from common import Bar, Report, Result, checked, parse, picture, put, train
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import Tensor, nn
+
+BAR = Bar("of bases told right", full=0.99, quick=0.9, baseline="an MLP on a window of 21 bases")
+LENGTH, DONOR, ACCEPTOR, REACH = 60, "GTA", "CAG", 10
+CODE = {base: k for k, base in enumerate("ACGT")}
+
+
+def gene(rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """Random bases, with donors and acceptors strewn in, and which of them are exons by the rule."""
+    bases = list(rng.choice(list("ACGT"), LENGTH))
+    for signal, count in ((DONOR, 2), (ACCEPTOR, 2)):
+        for start in rng.integers(LENGTH - len(signal), size=count):
+            bases[start : start + len(signal)] = signal
+    dna = "".join(bases)
+    return dna, spliced(dna)
+
+
+def spliced(dna: str) -> np.ndarray:
+    """Which bases are in exons: all that are not from a donor to the end of the acceptor that ends its intron."""
+    exon, at = np.ones(len(dna), bool), 0
+    while (start := dna.find(DONOR, at)) >= 0:
+        end = dna.find(ACCEPTOR, start + len(DONOR))
+        at = len(dna) if end < 0 else end + len(ACCEPTOR)
+        exon[start:at] = False
+    return exon
+
+
+def genes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bases as numbers and which are exons, (LENGTH, count) each."""
+    drawn = [gene(rng) for _ in range(count)]
+    return np.array([[CODE[base] for base in dna] for dna, _ in drawn]).T, np.array([exon for _, exon in drawn]).T
+
+
+class Splicer(nn.Module):
+    """Bases (T, B) to logits (T, B) of being in an exon, by all that stands before and after."""
+
+    def __init__(self) -> None:
+        self.gru = nn.Bidirectional(nn.GRUCell(4, 32), nn.GRUCell(4, 32))
+        self.head = nn.Linear(64, 1)
+
+    def forward(self, bases: Tensor) -> Tensor:
+        return self.head(self.gru(tg.eye(4, backend=bases.backend)[bases]).outputs)[..., 0]
+
+
+class Window(nn.Module):
+    """The same, by REACH bases on either side; beyond the ends there is nothing."""
+
+    def __init__(self) -> None:
+        self.below, self.above = nn.Linear(4 * (2 * REACH + 1), 128), nn.Linear(128, 1)
+
+    def forward(self, bases: Tensor) -> Tensor:
+        x = tg.pad(tg.eye(4, backend=bases.backend)[bases], ((REACH, REACH), (0, 0), (0, 0)))
+        near = tg.concatenate([x[k : k + len(bases)] for k in range(2 * REACH + 1)], axis=-1)
+        return self.above(tg.relu(self.below(near)))[..., 0]
+
+
+def learned(model: nn.Module, steps: int, seed: int, bases: np.ndarray) -> np.ndarray:
+    """The probabilities that a model, once trained, gives for the bases of a test."""
+    rng = np.random.default_rng(seed)
+
+    def loss(step: int) -> Tensor:
+        dna, exon = genes(rng, 16)
+        return nn.binary_cross_entropy_with_logits(model(put(dna)), put(exon))
+
+    train(model, loss, steps, lr=2e-2, title=type(model).__name__)
+    with tg.no_grad():
+        return tg.sigmoid(model(put(bases))).numpy()
+
+
+def run(args: argparse.Namespace, seed: int) -> Result:
+    """Train both models, and compare them on new genes."""
+    bases, exon = genes(np.random.default_rng((seed, 1)), 300)
+    gru, mlp = (learned(model, args.steps, seed, bases) for model in (Splicer(), Window()))
+    if seed == args.seed:
+        shown = int(abs(exon.mean(axis=0) - 0.5).argmin())
+        draw(args, bases[:, shown], exon[:, shown], gru[:, shown], mlp[:, shown])
+    whole = ((gru > 0.5) == exon).all(axis=0).mean()
+    right = [float(((p > 0.5) == exon).mean()) for p in (gru, mlp)]
+    return Result(
+        right[0], right[1], f"{100 * whole:.1f} % of whole genes without an error; {exon.mean():.2f} are exons"
+    )
+
+
+def draw(args: argparse.Namespace, bases: np.ndarray, *tracks: np.ndarray) -> None:
+    """One gene: the truth, and what both models say."""
+    with picture(args, "P(the base is in an exon)", rows=3, size=(9, 3.4)) as plots:
+        for axes, track, name in zip(plots, tracks, ("rule", "GRU", "MLP"), strict=True):
+            axes.fill_between(range(LENGTH), track, step="mid", color="C2" if name == "rule" else "C0", alpha=0.6)
+            axes.set(ylim=(0, 1), xlim=(-0.5, LENGTH - 0.5), ylabel=name)
+            axes.set_xticks([])
+        plots[-1].set_xticks(range(LENGTH), ["ACGT"[base] for base in bases], fontsize=5)
+        plots[-1].tick_params(length=0)
+
+
+def main(arguments: list[str] | None = None) -> Report:
+    """Run the program."""
+    return checked(run, BAR, parse(__doc__, arguments, steps=(800, 250, "training steps of 16 genes")))
+
+
+if __name__ == "__main__":
+    main().exit()
