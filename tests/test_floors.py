@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import bptt, flow, nn, optim
+from tinygrad_rnn import bptt, flow, nn, optim, tasks
 
 ROOT = Path(tg.__file__).parent
 
@@ -180,6 +180,8 @@ FACE: dict[ModuleType, str] = {
     bptt: """unroll detach truncated randomly_truncated Window GatesDetached checkpointed memory_plan
         real_time Moment""",
     flow: """gradient_norms jacobian_spectrum lyapunov_exponents saturation omega gradient_by_lag LagMap""",
+    tasks: """Batch one_hot multi_hot first_symbol adding temporal_order copy_memory parity anbn anbn_successors REBER
+        reber embedded_reber embedded_reber_successors""",
 }
 
 

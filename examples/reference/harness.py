@@ -1,0 +1,174 @@
+"""What the programs in this folder share: options, seeds one after the other, the step of training, and the record.
+
+A program has one or more bars. A bar says what is to be reached and how one trial with one seed is made; it counts as
+met by a seed, and a seed decides nothing: what is printed at the end is by how many of them it was met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the gallery's common part lies one folder up
+from common import progress as progress
+from common import put as put
+from common import whole
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import Tensor, nn, optim
+
+
+class Outcome(NamedTuple):
+    """What a trial came to."""
+
+    met: bool
+    said: str  # one line, with the numbers
+
+
+class Bar(NamedTuple):
+    """What is to be reached, and a trial: a function of a random generator, and of whether it is to be quick."""
+
+    name: str
+    text: str
+    trial: Callable[[np.random.Generator, bool], Outcome]
+    seeds: int = 3
+    needed: bool = True  # whether the program fails where a seed does; no, where failing is a part of the picture
+
+
+class Report(NamedTuple):
+    """What came of the bars, each as it is recorded."""
+
+    bars: Sequence[Bar]
+    records: list[dict[str, Any]]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every bar that is needed was met by every seed."""
+        return all(
+            record["met"] == record["seeds"] for bar, record in zip(self.bars, self.records, strict=True) if bar.needed
+        )
+
+    def exit(self) -> None:
+        """End the program, with status 1 if it did not pass."""
+        sys.exit(not self.passed)
+
+
+class Reader(nn.Module):
+    """A cell that reads a sequence, and a linear map from its outputs to what is to be said of it."""
+
+    def __init__(self, cell: nn.Cell, outputs: int):
+        self.cell: Any = cell
+        self.head = nn.Linear(cell.output_size, outputs)
+
+    def forward(self, xs: Any, end: bool = False) -> Tensor:
+        """Of each step, (T, B, outputs), or of the ``end`` alone, (B, outputs)."""
+        outputs, _ = nn.unroll(self.cell, xs)
+        said: Tensor = self.head(outputs[-1] if end else outputs)
+        return said
+
+
+def keep_for(cell: nn.LSTMCell | nn.GRUCell, steps: int, rng: np.random.Generator) -> None:
+    """Let the gates begin so that memories last for 1 to ``steps`` steps ("chrono", Tallec and Ollivier 2018)."""
+    size = cell.hidden_size
+    spans = np.log(rng.uniform(1, steps - 1, size))
+    bias = np.zeros(cell.blocks * size, np.float32)
+    bias[size : 2 * size] = spans  # the forget gate, and a GRU's z: both keep where they are 1
+    if isinstance(cell, nn.LSTMCell):
+        bias[:size] = -spans
+    cell.bias = nn.parameter(bias, backend=cell.weight_hh.backend)
+
+
+def descend(optimizer: optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:
+    """One step of training."""
+    optimizer.zero_grad()
+    loss.backward()
+    tg.clip_grad_norm_(optimizer.parameters, max_norm)
+    optimizer.step()
+
+
+def as_in_1997(
+    model: nn.Module,
+    judged: Callable[[], tuple[Tensor, np.ndarray]],
+    wrong_from: float,
+    mean_below: float,
+    most: int,
+    quick: bool,
+) -> Outcome:
+    """Learn until the last 6000 sequences were right and their mean error is low; then test on 2560 fresh ones.
+
+    Met if at most 3 of these are wrong. (Hochreiter and Schmidhuber 1997, who asked for the last 2000)
+    judged: draws a batch, and returns the loss, and the error of each of its sequences, (B,).
+    """
+    recent, allowed = (500, 26) if quick else (6000, 3)
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    errors: deque[float] = deque(maxlen=recent)
+    seen = 0
+    while seen < most:
+        loss, found = judged()
+        errors.extend(found.tolist())
+        if len(errors) == recent and max(errors) < wrong_from and np.mean(errors) < mean_below:
+            break
+        descend(optimizer, loss)
+        seen += len(found)
+        optimizer.lr = 0.01 * (1 - 0.9 * seen / most)
+    wrong = tested = 0
+    with tg.no_grad():
+        while tested < 2560:
+            _, found = judged()
+            tested, wrong = tested + len(found), wrong + int((found >= wrong_from).sum())
+    return Outcome(wrong <= allowed, f"{seen:,} sequences, {wrong} wrong in {tested}")
+
+
+def measured(file: str, doc: str | None, bars: Sequence[Bar], arguments: list[str] | None = None) -> Report:
+    """Run the trials that the options ask for, and write down what came of them."""
+    program = Path(file).stem
+    parser = argparse.ArgumentParser(f"{program}.py", description=(doc or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--backend", metavar="NAME", default="numpy", help="numpy or cupy")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the first seed (%(default)s)")
+    parser.add_argument(
+        "--seeds", type=whole(1), metavar="N", help="how many (as many as were recorded; 1 with --quick)"
+    )
+    parser.add_argument("--quick", action="store_true", help="a small form of each trial, in seconds")
+    parser.add_argument("--only", choices=[bar.name for bar in bars], help="one of the bars")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for a record of the results")
+    options = parser.parse_args(arguments)
+    bars = [bar for bar in bars if options.only in (None, bar.name)]
+    try:
+        with tg.use_backend(options.backend):
+            report = Report(bars, [_seeds(bar, options) for bar in bars])
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (ValueError, ArithmeticError, OSError, MemoryError, tg.BackendError) as error:
+        raise SystemExit(f"{parser.prog}: {error}") from None
+    met = ", ".join(f"{record['bar']} {record['met']} of {record['seeds']}" for record in report.records)
+    print(f"{program}: met by seeds: {met}")
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / f"{program}.json"
+        path.write_text(json.dumps(report.records, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def _seeds(bar: Bar, options: argparse.Namespace) -> dict[str, Any]:
+    """The trials of one bar, told as they end."""
+    count = options.seeds or (1 if options.quick else bar.seeds)
+    print(f"{bar.name}: {'a quick check' if options.quick else bar.text}", flush=True)
+    met, said = 0, []
+    for seed in range(options.seed, options.seed + count):
+        tg.manual_seed(seed)
+        begun = time.perf_counter()
+        outcome = bar.trial(np.random.default_rng(seed), options.quick)
+        met += bool(outcome.met)
+        seconds = time.perf_counter() - begun
+        said.append(f"seed {seed}: {'met' if outcome.met else 'not met'}; {outcome.said}; {seconds:.0f} s")
+        print(f"  {said[-1]}", flush=True)
+    print(f"  met by {met} of {count} seeds", flush=True)
+    return {"bar": bar.name, "text": bar.text, "quick": options.quick, "met": met, "seeds": count, "trials": said}

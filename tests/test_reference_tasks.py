@@ -1,0 +1,56 @@
+"""The reference programs in their quick form: each comes to its end, and reaches what a small form of it must."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+REFERENCE = Path(__file__).parents[1] / "examples" / "reference"
+PROGRAMS = sorted(path.stem for path in REFERENCE.glob("*.py") if path.stem != "harness")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_quick_form_reaches_its_bars(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = importlib.import_module(name)
+    report = program.main(["--quick", "--out", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert report.passed, told
+    assert [record["bar"] for record in report.records] == [bar.name for bar in program.BARS]
+    assert json.loads((tmp_path / f"{name}.json").read_text()) == report.records
+    with pytest.raises(SystemExit) as end:
+        report.exit()
+    assert not end.value.code
+
+
+def test_nothing_is_hidden_from_a_device(strict_device: str) -> None:
+    """The program that uses the most of the engine, on a stand-in for a GPU."""
+    assert importlib.import_module("order_pascanu").main(["--quick", "--backend", strict_device]).passed
+
+
+def test_a_bar_that_is_missed_fails_the_program_only_where_it_is_needed() -> None:
+    harness = importlib.import_module("harness")
+    for needed in (True, False):
+        bar = harness.Bar("never", "impossible", lambda rng, quick: harness.Outcome(False, "no"), 2, needed)
+        report = harness.measured("program.py", "A program.", [bar], [])
+        assert report.records[0]["met"] == 0
+        assert report.records[0]["seeds"] == 2
+        assert report.passed == (not needed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--seeds", "0"], "--seeds"), (["--only", "Elman"], "--only"), (["--backend", "abacus"], "abacus")],
+)
+def test_bad_options_are_told(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module("order").main(["--quick", *arguments])
+    assert words in capsys.readouterr().err + str(end.value)
+
+
+def test_every_program_has_its_row_among_the_results() -> None:
+    page = (REFERENCE.parents[1] / "docs" / "reference_results.md").read_text(encoding="utf-8")
+    for name in PROGRAMS:
+        assert f"examples/reference/{name}.py" in page

@@ -1,0 +1,232 @@
+"""Synthetic tasks by which recurrent networks have been measured, drawn by rule from a ``numpy.random.Generator``.
+
+Sequences are NumPy arrays, time first: numbers (T, B, F) in float32, or symbols (T, B), which ``one_hot`` turns into
+numbers. Where a paper draws the length of a sequence, all sequences of one call share the length that was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+Generator = np.random.Generator
+
+
+class Batch(NamedTuple):
+    """Sequences, and what is to be said about them."""
+
+    inputs: np.ndarray  # (T, B, F) float32, or symbols (T, B) int64
+    targets: np.ndarray  # (B,) for the end of each sequence, or (T, B) for each step
+
+
+def one_hot(symbols: np.ndarray, size: int) -> np.ndarray:
+    """Symbols (...) as vectors (..., size), 1 at the symbol's number and 0 elsewhere, float32.
+
+    >>> one_hot(np.array([0, 2]), 3)
+    array([[1., 0., 0.],
+           [0., 0., 1.]], dtype=float32)
+    """
+    return np.eye(size, dtype=np.float32)[symbols]
+
+
+def first_symbol(steps: int, batch: int, rng: Generator, distractors: int = 4) -> Batch:
+    """Which of two symbols came first, X or Y; nothing but random distractors came after it.
+
+    inputs: (T, B), symbols: X 0, Y 1, distractors from 2 on. targets: (B,), 0 or 1.
+    (Hochreiter and Schmidhuber 1997, experiment 2c, where there were up to 1000 distractors and the end was marked)
+
+    >>> symbols, first = first_symbol(50, 4, np.random.default_rng(0))
+    >>> (symbols[0] == first).all(), int(symbols[1:].min())
+    (np.True_, 2)
+    """
+    _check("first_symbol", steps, batch, at_least=1)
+    symbols = rng.integers(2, 2 + distractors, size=(steps, batch))
+    symbols[0] = rng.integers(2, size=batch)
+    return Batch(symbols, symbols[0].copy())
+
+
+def adding(steps: int, batch: int, rng: Generator, form: int = 2015) -> Batch:
+    """Add the two numbers that are marked; all others are there to distract.
+
+    inputs: (T, B, 2), a number and its mark at each step. targets: (B,) float32.
+    form 1997: numbers in [-1, 1), T drawn from steps to 1.1 steps. Two are marked by 1: X1, one of the first ten, and
+        X2, another one of the first steps/2 - 1; the first and last mark are -1, and X1 is 0 if it was the first. The
+        target is 0.5 + (X1 + X2) / 4 (Hochreiter and Schmidhuber 1997, experiment 4).
+    form 2015: numbers in [0, 1), T = steps, any two marked by 1, and the target is their sum (Le, Jaitly and Hinton
+        2015). To say 1 always has an error of 1/6.
+
+    >>> xs, sums = adding(600, 4, np.random.default_rng(0))
+    >>> np.allclose((xs[:, :, 0] * xs[:, :, 1]).sum(axis=0), sums)
+    True
+    """
+    if form not in (1997, 2015):
+        raise ValueError(f"adding: the form is 1997 or 2015, not {form!r}")
+    _check("adding", steps, batch, at_least=22 if form == 1997 else 2)
+    rows, marks = np.arange(batch), np.zeros((steps, batch))
+    if form == 2015:
+        numbers = rng.random((steps, batch))
+        for row in rows:
+            marks[rng.choice(steps, 2, replace=False), row] = 1
+        xs = np.stack([numbers, marks], axis=2).astype(np.float32)
+        return Batch(xs, (xs[:, :, 0] * xs[:, :, 1]).sum(axis=0))
+    length = int(rng.integers(steps, steps + steps // 10 + 1))
+    numbers, marks = rng.uniform(-1, 1, (length, batch)), np.zeros((length, batch))
+    first = rng.integers(10, size=batch)
+    second = rng.integers(steps // 2 - 2, size=batch)
+    second += second >= first  # one of those that are left
+    numbers[0, first == 0] = 0
+    marks[[0, -1]] = -1
+    marks[first, rows] = marks[second, rows] = 1
+    sums = numbers[first, rows] + numbers[second, rows]
+    return Batch(np.stack([numbers, marks], axis=2).astype(np.float32), (0.5 + sums / 4).astype(np.float32))
+
+
+def temporal_order(steps: int, batch: int, rng: Generator, form: int = 1997) -> Batch:
+    """Say in which order two symbols came, X X, X Y, Y X or Y Y: classes 0 to 3. The others are there to distract.
+
+    inputs: (T, B), symbols: X 0, Y 1, four distractors 2 to 5, and in the form of 1997 a start 6 and an end 7.
+    targets: (B,), 0 to 3.
+    form 1997: T drawn from steps to 1.1 steps; of 100 steps, the one at 10 to 20 and the one at 50 to 60, both counted
+        from 0 and inclusive, and in proportion for others (Hochreiter and Schmidhuber 1997, experiment 6a).
+    form 2013: T = steps; the one in [T/10, 2T/10], the other in [4T/10, 5T/10], without start and end (Pascanu,
+        Mikolov and Bengio 2013, section 4.1).
+
+    >>> symbols, classes = temporal_order(100, 4, np.random.default_rng(0))
+    >>> [s for s in symbols[:, 0].tolist() if s < 2], int(classes[0])  # Y Y
+    ([1, 1], 3)
+    """
+    if form not in (1997, 2013):
+        raise ValueError(f"temporal_order: the form is 1997 or 2013, not {form!r}")
+    _check("temporal_order", steps, batch, at_least=10)
+    tenth, rows = steps // 10, np.arange(batch)
+    length = int(rng.integers(steps, steps + tenth + 1)) if form == 1997 else steps
+    symbols = rng.integers(2, 6, size=(length, batch))
+    classes = rng.integers(4, size=batch)
+    middle = 5 if form == 1997 else 4
+    for start, symbol in ((tenth, classes // 2), (middle * tenth, classes % 2)):
+        symbols[rng.integers(start, start + tenth + 1, size=batch), rows] = symbol
+    if form == 1997:
+        symbols[0], symbols[-1] = 6, 7
+    return Batch(symbols, classes)
+
+
+def copy_memory(delay: int, batch: int, rng: Generator, items: int = 10, symbols: int = 8) -> Batch:
+    """Repeat ``items`` symbols when the signal comes, ``delay`` steps after the last of them was seen.
+
+    inputs: (delay + 2 items, B): the items, numbers below ``symbols``; delay - 1 blanks, which are number ``symbols``;
+        the signal, number symbols + 1; as many blanks as items. targets: of the same shape: blanks, and then the items.
+    Who remembers nothing can reach a mean loss of items ln(symbols) / (delay + 2 items), and no less.
+    (Hochreiter and Schmidhuber 1997; in this form Arjovsky, Shah and Bengio 2016)
+
+    >>> xs, ys = copy_memory(3, 1, np.random.default_rng(0), items=2)
+    >>> xs[:, 0].tolist(), ys[:, 0].tolist()
+    ([6, 5, 8, 8, 9, 8, 8], [8, 8, 8, 8, 8, 6, 5])
+    """
+    _check("copy_memory", delay, batch, at_least=1)
+    kept = rng.integers(symbols, size=(items, batch))
+    inputs = np.full((delay + 2 * items, batch), symbols)
+    targets = inputs.copy()
+    inputs[:items] = targets[-items:] = kept
+    inputs[-items - 1] = symbols + 1
+    return Batch(inputs, targets)
+
+
+def parity(steps: int, batch: int, rng: Generator) -> Batch:
+    """Whether the number of ones so far is odd, at each step. inputs: bits (T, B). targets: (T, B), 1 where it is odd.
+
+    >>> bits, odd = parity(5, 2, np.random.default_rng(0))
+    >>> bits[:, 0].tolist(), odd[:, 0].tolist()
+    ([1, 1, 0, 0, 0], [1, 0, 0, 0, 0])
+    """
+    _check("parity", steps, batch, at_least=1)
+    bits = rng.integers(2, size=(steps, batch))
+    return Batch(bits, bits.cumsum(axis=0) % 2)
+
+
+def anbn(n: int) -> str:
+    """A string of the language a^n b^n between its start S and its end T (Gers and Schmidhuber 2001).
+
+    >>> anbn(3)
+    'SaaabbbT'
+    """
+    return f"S{'a' * n}{'b' * n}T"
+
+
+def anbn_successors(string: str) -> list[str]:
+    """Which symbols may follow each one of a string of a^n b^n, the end left out: what a network is to predict.
+
+    >>> anbn_successors("SaabbT")
+    ['a', 'ab', 'ab', 'b', 'T']
+    """
+    n = string.count("a")
+    return ["a"] + ["ab"] * n + ["b"] * (n - 1) + ["T"]
+
+
+REBER = "BTPSXVE"
+_ARCS = ({"B": 1}, {"T": 2, "P": 3}, {"S": 2, "X": 4}, {"T": 3, "V": 5}, {"X": 3, "S": 6}, {"P": 4, "V": 6}, {"E": 7})
+
+
+def reber(rng: Generator) -> str:
+    """A string of Reber's grammar (1967): both ways on are equally likely wherever there are two.
+
+    >>> reber(np.random.default_rng(0))
+    'BPVVE'
+    """
+    state, string = 0, ""
+    while state < len(_ARCS):
+        symbol = str(rng.choice(list(_ARCS[state])))
+        state, string = _ARCS[state][symbol], string + symbol
+    return string
+
+
+def embedded_reber(rng: Generator) -> str:
+    """A string of the embedded grammar: T or P, a string of Reber's grammar, and the same T or P again, from B to E.
+
+    To predict the last but one symbol, the second has to be remembered through all that is between them (Smith and
+    Zipser 1989; Hochreiter and Schmidhuber 1997, experiment 1).
+
+    >>> embedded_reber(np.random.default_rng(0))
+    'BPBPVPXTTTTVVEPE'
+    """
+    arm = str(rng.choice(["T", "P"]))
+    return f"B{arm}{reber(rng)}{arm}E"
+
+
+def embedded_reber_successors(string: str) -> list[str]:
+    """Which symbols may follow each one of a string of the embedded grammar, the end left out.
+
+    Raises ValueError at the first symbol that may not stand where it does.
+
+    >>> embedded_reber_successors("BTBPVVETE")
+    ['TP', 'B', 'TP', 'TV', 'PV', 'E', 'T', 'E']
+    """
+    allowed, state = ["B", "TP"], 0
+    for symbol in string[2:]:
+        if state == len(_ARCS):
+            break
+        allowed.append("".join(_ARCS[state]))
+        state = _ARCS[state].get(symbol, state)
+    allowed += [string[1:2], "E"]
+    for k, (symbol, right) in enumerate(zip(string, allowed, strict=False)):
+        if symbol not in right:
+            raise ValueError(f"{string!r} is no string of the embedded Reber grammar: at {k} is {symbol}, not {right}")
+    if len(string) != len(allowed):
+        raise ValueError(f"{string!r} is no string of the embedded Reber grammar: it ends too early or too late")
+    return allowed[1:]
+
+
+def multi_hot(sets: Iterable[str], symbols: str) -> np.ndarray:
+    """Sets of symbols, each a string, as rows (n, len(symbols)) with a 1 for each member, float32.
+
+    >>> multi_hot(["a", "ab"], "abT")
+    array([[1., 0., 0.],
+           [1., 1., 0.]], dtype=float32)
+    """
+    return np.array([[symbol in members for symbol in symbols] for members in sets], np.float32)
+
+
+def _check(task: str, steps: int, batch: int, at_least: int) -> None:
+    if steps < at_least or batch < 1:
+        raise ValueError(f"{task}: at least {at_least} steps and a batch of 1 are needed, not {steps} and {batch}")
