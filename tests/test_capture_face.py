@@ -159,6 +159,42 @@ def test_masks_and_lengths() -> None:
     equal(fixed(x * 2), layer(x * 2, lengths=[4, 6]), exact=False)
 
 
+def test_truncated_windows_inside_a_step() -> None:
+    results = []
+    for wrap in (lambda step: step, lambda step: tg.capture(step, exact=True)):
+        tg.manual_seed(0)
+        cell, head = nn.LSTMCell(3, 4), nn.Linear(4, 1)
+        optimizer = optim.SGD([*cell.parameters(), *head.parameters()], lr=0.1)
+
+        def one(x: Any, state: Any, cell: Any = cell, head: Any = head) -> Any:
+            y, state = cell(x, state)
+            return (head(y) ** 2).mean(), state
+
+        def step(xs: Any, state: Any, optimizer: Any = optimizer, one: Any = one) -> Any:
+            optimizer.zero_grad()
+            losses = []
+            for window in bptt.truncated(one, xs, state, k1=3, k2=5):
+                window.backward()
+                losses.append(window.loss)
+                state = window.state
+            optimizer.step()
+            return losses, state
+
+        run, state = wrap(step), nn.LSTMState(tg.zeros(2, 4), tg.zeros(2, 4))
+        for k in range(5):
+            losses, state = run(tg.tensor(np.random.default_rng(k).standard_normal((9, 2, 3)).astype("f4")), state)
+        results.append((losses, state, list(cell.parameters())))
+    equal(*results)
+
+
+def test_checkpointing_inside_a_step_is_refused() -> None:
+    cell = nn.LSTMCell(3, 4)
+    captured = tg.capture(lambda x: bptt.checkpointed(cell, x).outputs.sum().backward())
+    captured(tg.randn(9, 2, 3))
+    with pytest.raises(CaptureError, match=r"bptt\.checkpointed.*bptt\.unroll"):
+        captured(tg.randn(9, 2, 3))
+
+
 # ---- what is refused, with everything as it was ----
 
 

@@ -77,6 +77,9 @@ class _Recording(Backend):
     def to_host(self, array: Array) -> np.ndarray:
         refuse("copies an array to the host")
 
+    def random_state(self) -> Any:
+        refuse("recomputes what it forgot (bptt.checkpointed), which a replay does not do; unroll with bptt.unroll")
+
     def row_dots(self, a: Array, b: Array) -> Array:
         return (a * b).sum(axis=-1, keepdims=True)
 
