@@ -84,25 +84,13 @@ class Reach:
 
     def unchanged(self) -> bool:
         """Whether all that a step was recorded with is there still."""
-        try:
-            for place, value in self.fixed:
-                found = place.get()
-                if found is not value and not (type(found) is type(value) and type(value) in _PLAIN and found == value):
-                    return False
-        except (KeyError, IndexError, ValueError):
-            return False
-        return all(len(container) == size for container, size in self.sizes)
+        return all(len(container) == size for container, size in self.sizes) and all(
+            _holds(place, value) for place, value in self.fixed
+        )
 
     def changed(self) -> list[str]:
         """The paths of what is no longer as it was."""
-        paths = []
-        for place, value in self.fixed:
-            try:
-                found = place.get()
-            except (KeyError, IndexError, ValueError):
-                found = None
-            if found is not value and not (type(found) is type(value) and type(value) in _PLAIN and found == value):
-                paths.append(place.path)
+        paths = [place.path for place, value in self.fixed if not _holds(place, value)]
         return paths + [f"the length of a {type(c).__name__}" for c, size in self.sizes if len(c) != size]
 
     def _look(self, place: Place, is_port: bool) -> None:
@@ -162,6 +150,15 @@ class Reach:
                 if name in f.__globals__:
                     self._look(Place(f.__globals__, name, name), False)
             self._ahead += [(value, path, False) for value in f.__defaults__ or ()]
+
+
+def _holds(place: Place, value: Any) -> bool:
+    """Whether a place holds this very object, or an equal number."""
+    try:
+        found = place.get()
+    except (KeyError, IndexError, ValueError):
+        return False
+    return found is value or (type(found) is type(value) and type(value) in _PLAIN and found == value)
 
 
 def _names(code: CodeType) -> Iterator[str]:

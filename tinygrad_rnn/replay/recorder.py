@@ -45,9 +45,13 @@ class _Functions:
 
 
 _BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | {
-    name: getattr(ops, name) for name in ("matmul", "concatenate", "swapaxes", "abs", "std") if hasattr(ops, name)
+    "abs": ops.absolute,
+    "concatenate": ops.concatenate,
+    "dot": ops.matmul,
+    "matmul": ops.matmul,
+    "std": ops.std,
+    "swapaxes": ops.swapaxes,
 }
-_BY_NAME["dot"] = ops.matmul
 _MAKERS = ("zeros_like", "ones_like", "full_like", "empty_like", "zeros", "ones", "full", "empty", "arange", "eye")
 
 
@@ -79,9 +83,6 @@ class _Recording(Backend):
 
     def random_state(self) -> Any:
         refuse("recomputes what it forgot (bptt.checkpointed), which a replay does not do; unroll with bptt.unroll")
-
-    def row_dots(self, a: Array, b: Array) -> Array:
-        return (a * b).sum(axis=-1, keepdims=True)
 
 
 class _Active(threading.local):

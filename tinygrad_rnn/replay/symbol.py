@@ -25,6 +25,7 @@ class NumberError(CaptureError):
 
 
 def refuse(what: str, kind: type[CaptureError] = CaptureError) -> NoReturn:
+    """Raise, with what the step does and the line that does it."""
     raise kind(
         f"capture: the step {what}{whereabouts()}. A recorded step cannot depend on values; compute with operations "
         "(tg.where for a choice), or move this out of the step"
@@ -32,6 +33,8 @@ def refuse(what: str, kind: type[CaptureError] = CaptureError) -> NoReturn:
 
 
 def refused(what: str, kind: type[CaptureError] = CaptureError) -> Callable[..., Any]:
+    """A method that refuses."""
+
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         refuse(what, kind)
 
