@@ -52,6 +52,13 @@ class ArrayOf(Place):
         self.holder.array = value
 
 
+class NodeOf(Place):
+    """Whether a tensor wants a gradient, and where that gathers."""
+
+    def get(self) -> Any:
+        return self.holder.node
+
+
 class ArrayOfGradient(Place):
     """The array of the gradient that a leaf holds."""
 
@@ -98,8 +105,7 @@ class Reach:
         if is_port and (backend.is_array(value) or type(value) in (int, float)):
             self.ports.append(place)
             return
-        if not is_port or not isinstance(value, (dict, list)):
-            self.fixed.append((place, value))
+        self.fixed.append((place, value))
         self._ahead.append((value, place.path, is_port))
 
     def _visit(self, x: Any, path: str, is_port: bool) -> None:
@@ -109,6 +115,7 @@ class Reach:
         self._kept.append(x)
         if isinstance(x, Tensor):
             self.tensors[x] = path
+            self.fixed.append((NodeOf(x, None, f"{path}.requires_grad"), x.node))
             if isinstance(x.node, Leaf):
                 self.leaves[x.node] = path
         elif type(x).__name__ == "Generator" and hasattr(x, "bit_generator"):

@@ -7,13 +7,13 @@ import random
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import backend, tape
 from ..backend import Array, Backend
-from ..tape import CaptureError, Node, collector_resting
+from ..tape import CaptureError, Leaf, Node, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
 from .places import ArrayOf, ArrayOfGradient, Place, Reach
@@ -36,6 +36,15 @@ class Port:
     def updated(self) -> bool:
         """Whether the step put another array there."""
         return self.after is not self.before
+
+
+class Gradient(NamedTuple):
+    """What a step left as the gradient of a leaf."""
+
+    leaf: Leaf
+    tensor: Tensor | None
+    array: Any  # of the tensor, where each replay puts the gradient
+    source: Any  # the symbol that stood there
 
 
 class Recording:
@@ -137,34 +146,38 @@ class Recording:
             )
 
     def _settle(self, function: Callable[..., Any], output: Any) -> None:
-        """See what the run left behind, and put its arrays and numbers in the place of symbols."""
+        """See what the run left behind, and put arrays and numbers in the place of symbols.
+
+        All arrays are copies: what a step returns must not be what later replays write to, nor two gradients one array.
+        """
+        self.output = tree_map(_without_history, output)
+        self.result = tree_map(_without_symbols, self.output)
         for port in self.ports:
             port.after = port.place.get()
-            if port.updated and isinstance(port.after, Symbol):
-                port.place.put(_commit(port.before.array, port.after.array))
-            else:
-                port.place.put(_bare(port.after))
+        new = [(port, _copy(port.after)) for port in self.ports]  # of all, before any is written
+        for port, array in new:
+            port.place.put(_commit(port.before.array, array) if port.updated else port.before.array)
         self.numbers_after = [(place, place.get()) for place, _ in self.numbers]
         for place, number in self.numbers_after:
             place.put(_bare(number))
-        self.grads = [(leaf, leaf.grad) for leaf, before in self.grads_before.items() if leaf.grad is not before]
-        self.grad_values = [None if g is None else g.array.value for _, g in self.grads]
-        for _, g in self.grads:
-            if g is not None:
-                g.array = _bare(g.array)
+        self.grads: list[Gradient] = []
+        for leaf, before in self.grads_before.items():
+            if leaf.grad is not before:
+                source = None if leaf.grad is None else leaf.grad.array
+                array = _copy(source)
+                leaf.grad = None if array is None else Tensor.wrap(array)
+                self.grads.append(Gradient(leaf, leaf.grad, array, source))
         known = {(id(place.holder), place.key) for place in self.reach.ports}
-        new = [place for place in Reach(function).ports if (id(place.holder), place.key) not in known]
-        for place in new:
+        new_places = [place for place in Reach(function).ports if (id(place.holder), place.key) not in known]
+        for place in new_places:
             place.put(_bare(place.get()))
-        self.steady = not new  # not so for the first step of an optimiser, which makes its buffers
-        self.output = output
-        self.result = tree_map(_without_symbols, output)
+        self.steady = not new_places  # not so for the first step of an optimiser, which makes its buffers
 
     def values(self) -> list[Value]:
         """All that the program has to deliver."""
-        found = [port.after.value for port in self.ports if port.updated and isinstance(port.after, Symbol)]
-        found += [value for value in self.grad_values if value is not None]
-        return found + [x.value for x in map(_array, tree_leaves(self.output)) if isinstance(x, Symbol)]
+        found = [port.after for port in self.ports if port.updated] + [g.source for g in self.grads]
+        found += map(_array, tree_leaves(self.output))
+        return [x.value for x in found if isinstance(x, Symbol)]
 
 
 def _check_output(output: Any) -> None:
@@ -192,10 +205,19 @@ def _bare(x: Any) -> Any:
     return x.array if isinstance(x, Symbol) else x.number if isinstance(x, Scalar) else x
 
 
+def _copy(x: Any) -> Any:
+    return None if x is None else _bare(x).copy()
+
+
+def _without_history(x: Any) -> Any:
+    """A tensor of a symbol as one of its own: that of the step may come to hold something else."""
+    return x.detach() if isinstance(x, Tensor) and isinstance(x.array, Symbol) else x
+
+
 def _without_symbols(x: Any) -> Any:
     if isinstance(x, Tensor):
-        return Tensor.wrap(_bare(x.array)) if isinstance(x.array, Symbol) else x
-    return _bare(x)
+        return Tensor.wrap(_copy(x.array)) if isinstance(x.array, Symbol) else x
+    return _copy(x) if isinstance(x, Symbol) else _bare(x)
 
 
 _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references
@@ -208,8 +230,6 @@ def _commit(old: Array, new: Array) -> Array:
         old[...] = new
         tape.wrote(old)
         return old
-    if getattr(new, "base", None) is not None or not new.flags.c_contiguous:
-        new = new.copy()
     _buffers[id(new)] = weakref.ref(new)
     return new
 
