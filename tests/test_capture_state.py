@@ -220,3 +220,55 @@ def test_an_optimizer_can_go_on_from_a_state_or_start_anew() -> None:
         return run
 
     alike(make, 14)
+
+
+def test_arrays_can_be_written_in_place() -> None:
+    class Own(optim.Optimizer):
+        """Momentum whose buffer is written and not assigned."""
+
+        def update(self, p: Any, g: Any, slots: Any) -> Any:
+            velocity = slots.setdefault("velocity", np.zeros(p.shape, p.dtype))
+            velocity *= 0.9
+            velocity += g
+            return p - self.lr * velocity
+
+    def make(wrap: Any) -> Any:
+        s = Small(Own)
+        extra = tg.tensor(X[0], requires_grad=True)
+
+        def step(x: Any) -> Any:
+            extra.grad = None
+            loss = s.step(x * extra)
+            extra.data -= 0.5 * extra.grad.data
+            array = s.model.bias.data
+            array *= 0.5
+            array /= 2.0
+            return loss
+
+        step = wrap(step)
+        return lambda k: (step(batch(k + 1)), s.parameters, extra, s.optimizer.slots[0]["velocity"])
+
+    alike(make)
+
+
+@pytest.mark.parametrize(
+    ("write", "match"),
+    [
+        (lambda x, t: x.data.__iadd__(1), "writes into an argument"),
+        (lambda x, t: t.data[:2].__iadd__(1), "writes into a part of an array"),
+        (lambda x, t: np.add(t.data, 1, out=t.data), "writes into an array by numpy.add"),
+    ],
+)
+def test_what_a_replay_would_not_write_is_refused(write: Any, match: str) -> None:
+    t = tg.ones(3)
+
+    @tg.capture
+    def step(x: Any) -> Any:
+        write(x, t)
+        return x * t
+
+    step(batch())
+    before = t.numpy()
+    with pytest.raises(tg.CaptureError, match=match):
+        step(batch())
+    equal(t, before)

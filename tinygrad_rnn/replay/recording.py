@@ -28,14 +28,14 @@ class Port:
     def __init__(self, place: Place, symbol: Symbol, later: Place | None = None) -> None:
         self.place = place
         self.later = later or place  # the same place for replays: by then a leaf may hold another gradient
-        self.value = symbol.value
-        self.before = symbol
+        self.value, self.array = symbol.value, symbol.array  # what it holds before
+        self.symbol: Any = symbol
         self.after: Any = symbol  # what the step left there
 
     @property
     def updated(self) -> bool:
-        """Whether the step put another array there."""
-        return self.after is not self.before
+        """Whether the step put another array there, or wrote into the one that was."""
+        return not isinstance(self.after, Symbol) or self.after.value is not self.value
 
 
 class Gradient(NamedTuple):
@@ -57,7 +57,7 @@ class Recording:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], floats_change: bool = True
     ) -> None:
         self.reach = Reach(function)
-        self.inputs: list[Value] = []  # of the arguments
+        self.inputs: list[tuple[Symbol, Value]] = []  # of the arguments
         self.floats: list[float] = []  # arguments too
         self.grads_before = {leaf: leaf.grad for leaf in self.reach.leaves}
         drawn = _random_states(self.reach)
@@ -86,7 +86,7 @@ class Recording:
             args, kwargs = self._arguments(recorder, (args, kwargs), floats_change)
             try:
                 for port in self.ports:
-                    port.place.put(port.before)
+                    port.place.put(port.symbol)
                 for place, scalar in self.numbers:
                     place.put(scalar)
                 output = function(*args, **kwargs)
@@ -119,7 +119,7 @@ class Recording:
                 return Scalar(x, lambda: self.floats[number])
             if backend.is_array(x):
                 port = recorder.port(x, f"argument_{len(self.inputs)}")
-                self.inputs.append(port.value)
+                self.inputs.append((port, port.value))
                 return port
             return x
 
@@ -132,6 +132,8 @@ class Recording:
                 "capture: the step drew random numbers that a replay would not draw again (by randn, rand, or its own "
                 "generator); draw them outside and pass them in, or use tg.dropout"
             )
+        if any(symbol.value is not value for symbol, value in self.inputs):
+            raise CaptureError("capture: the step writes into an argument; copy it first")
         known = set(self.reach.tensors)
         for tensor, path in after.tensors.items():
             if tensor not in known and isinstance(tensor.array, Symbol):
@@ -153,10 +155,11 @@ class Recording:
         self.output = tree_map(_without_history, output)
         self.result = tree_map(_without_symbols, self.output)
         for port in self.ports:
-            port.after = port.place.get()
+            left = port.place.get()
+            port.after = left.copy() if isinstance(left, Symbol) else left
         new = [(port, _copy(port.after)) for port in self.ports]  # of all, before any is written
         for port, array in new:
-            port.place.put(_commit(port.before.array, array) if port.updated else port.before.array)
+            port.place.put(_commit(port.array, array) if port.updated else port.array)
         self.numbers_after = [(place, place.get()) for place, _ in self.numbers]
         for place, number in self.numbers_after:
             place.put(_bare(number))

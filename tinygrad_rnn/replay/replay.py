@@ -102,9 +102,9 @@ class Replay:
         ]
         self.written = [(port, port.later.get()) for port in ports if port.updated]
         self.bound = [(p, p.later.get()) for p in ports if not p.updated and p not in self._private]
-        self.inputs = [home.xp.empty(value.shape, value.dtype) for value in recording.inputs]
+        self.inputs = [home.xp.empty(value.shape, value.dtype) for _, value in recording.inputs]
         arrays = {port.value: array for port, array in [*self.copied, *self.written, *self.bound]}
-        arrays |= dict(zip(recording.inputs, self.inputs, strict=True))
+        arrays |= {value: array for (_, value), array in zip(recording.inputs, self.inputs, strict=True)}
         owners: dict[int, list[Value]] = defaultdict(list)  # the ports that read an array
         for value, array in arrays.items():
             owners[id(array)].append(value)
