@@ -99,9 +99,6 @@ class Symbol(Operators):
         """Product of vectors or matrices."""
         return ops.matmul(self, other)
 
-    def __rsub__(self, other: Any) -> Any:
-        return ops.subtract(other, self)
-
     __array_ufunc__ = _recorded
 
     def become(self, result: Symbol) -> Symbol:
@@ -112,26 +109,19 @@ class Symbol(Operators):
         self.array, self.value = result.array, result.value
         return self
 
-    def __iadd__(self, other: Any) -> Symbol:
-        return self.become(self + other)
-
-    def __isub__(self, other: Any) -> Symbol:
-        return self.become(self - other)
-
-    def __imul__(self, other: Any) -> Symbol:
-        return self.become(self * other)
-
-    def __itruediv__(self, other: Any) -> Symbol:
-        return self.become(self / other)
-
-    def __ipow__(self, other: Any) -> Symbol:  # type: ignore[misc]
-        return self.become(self**other)
-
     __bool__ = refused("asks whether an array is true")
     __float__ = __int__ = __index__ = refused("makes a Python number of an array")
     item = tolist = refused("reads an array's numbers")
     __array__ = refused("hands an array to NumPy")
     __setitem__ = fill = refused("writes into an array")
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Symbol]:
+    return lambda self, other: self.become(function(self, other))
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    setattr(Symbol, f"__i{_name}__", _in_place(getattr(operator, _name)))
 
 
 class Scalar:
