@@ -7,13 +7,15 @@ import random
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from .. import backend, tape
 from ..backend import Array, Backend
-from ..tape import CaptureError, Leaf, Node, collector_resting
+from ..op import whereabouts
+from ..tape import CaptureError, Leaf, Node, Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
 from .places import ArrayOf, ArrayOfGradient, Place, Reach
@@ -56,7 +58,8 @@ class Recording:
     def __init__(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], floats_change: bool = True
     ) -> None:
-        self.reach = Reach(function)
+        reach = partial(Reach, function, (args, kwargs))
+        self.reach = reach()
         self.inputs: list[tuple[Symbol, Value]] = []  # of the arguments
         self.floats: list[float] = []  # arguments too
         self.grads_before = {leaf: leaf.grad for leaf in self.reach.leaves}
@@ -73,7 +76,7 @@ class Recording:
                 places.append((place, place))
             else:
                 numbers.append(place)
-        before = [(place, place.get()) for place in [*(place for place, _ in places), *numbers]]
+        before = [(p, p.get()) for p in [*(place for place, _ in places), *numbers, *self.reach.iterators]]
         home = self.home = _home([value for _, value in before], (args, kwargs))
         if home.name != "numpy":
             raise CaptureError(
@@ -89,17 +92,24 @@ class Recording:
                     port.place.put(port.symbol)
                 for place, scalar in self.numbers:
                     place.put(scalar)
-                output = function(*args, **kwargs)
+                for place in self.reach.iterators:
+                    place.put(_Closed(place.path))
+                output = tree_map(_apart, function(*args, **kwargs))
+                del args, kwargs
                 recorder.check_draws()
                 _check_output(output)
-                self._check(Reach(function), drawn)
+                for place, value in before[len(places) + len(numbers) :]:
+                    place.put(value)
+                self._check(reach(), drawn)
             except BaseException:
                 for leaf, g in self.grads_before.items():
                     leaf.grad = g
                 for place, value in before:
                     place.put(value)
+                for tensor in _symbolic():
+                    tensor.array = tensor.array.array
                 raise
-            self._settle(function, output)
+            self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
 
     def _arguments(self, recorder: Recorder, tree: Any, floats_change: bool) -> Any:
@@ -140,6 +150,15 @@ class Recording:
                 raise CaptureError(
                     f"capture: the step keeps a result in {path}; return it, and pass it in the next time"
                 )
+        own = {*known, *(leaf.grad for leaf in self.reach.leaves), *self.grads_before.values()}
+        if not own.issuperset(_symbolic()):
+            gc.collect()  # it may be in a cycle
+            for tensor in _symbolic():
+                if tensor not in own:
+                    raise CaptureError(
+                        f"capture: the step keeps a result, {tensor!r}, in an object that a replay would not reach; "
+                        "return it, or, if it belongs to a model, pass the model in as an argument"
+                    )
         changed = self.reach.changed()
         if changed:
             raise CaptureError(
@@ -147,12 +166,12 @@ class Recording:
                 "value and pass it in the next time, or do it outside of the step"
             )
 
-    def _settle(self, function: Callable[..., Any], output: Any) -> None:
+    def _settle(self, reach: Callable[[], Reach], output: Any) -> None:
         """See what the run left behind, and put arrays and numbers in the place of symbols.
 
         All arrays are copies: what a step returns must not be what later replays write to, nor two gradients one array.
         """
-        self.output = tree_map(_without_history, output)
+        self.output = output
         self.result = tree_map(_without_symbols, self.output)
         for port in self.ports:
             left = port.place.get()
@@ -171,7 +190,7 @@ class Recording:
                 leaf.grad = None if array is None else Tensor.wrap(array)
                 self.grads.append(Gradient(leaf, leaf.grad, array, source))
         known = {(id(place.holder), place.key) for place in self.reach.ports}
-        new_places = [place for place in Reach(function).ports if (id(place.holder), place.key) not in known]
+        new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
         for place in new_places:
             place.put(_bare(place.get()))
         self.steady = not new_places  # not so for the first step of an optimiser, which makes its buffers
@@ -186,22 +205,45 @@ class Recording:
 def _check_output(output: Any) -> None:
     """Raise if a replay could not return anew what the step returns."""
     for x in tree_leaves(output):
-        if not isinstance(x, (Tensor, Symbol, Scalar, np.ndarray, np.generic, str, int, float)):
+        if not isinstance(x, (Taped, Symbol, Scalar, np.ndarray, np.generic, str, int, float)):
             raise CaptureError(
                 f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
                 "return tensors, in tuples, lists or dictionaries"
             )
 
 
+class _Closed:
+    """Stands for an iterator while a step is recorded."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __iter__(self) -> NoReturn:
+        raise CaptureError(
+            f"capture: the step draws from {self._path}, which a replay would not do{whereabouts()}; draw before the "
+            "step, and pass in what is drawn as an argument"
+        )
+
+    __next__ = __iter__
+
+
+def _symbolic() -> list[Tensor]:
+    """All tensors that hold a symbol."""
+    return [x for x in _alive() if isinstance(getattr(x, "array", None), Symbol)]
+
+
+def _alive() -> list[Tensor]:
+    # Not isinstance, which asks some objects for more than they like to tell.
+    return [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+
+
 def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
     """Tensors out of the step's reach whose arrays it used all the same, with these, which must not be replaced."""
-    # Not isinstance, which asks some objects for more than they like to tell.
-    alive = (x for x in gc.get_objects() if issubclass(type(x), Tensor) and id(getattr(x, "array", None)) in constants)
-    return [(weakref.ref(x), x.array) for x in alive]
+    return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
 
 
 def _array(x: Any) -> Any:
-    return x.array if isinstance(x, Tensor) else x
+    return x.array if isinstance(x, Taped) else x
 
 
 def _bare(x: Any) -> Any:
@@ -212,13 +254,13 @@ def _copy(x: Any) -> Any:
     return None if x is None else _bare(x).copy()
 
 
-def _without_history(x: Any) -> Any:
-    """A tensor of a symbol as one of its own: that of the step may come to hold something else."""
-    return x.detach() if isinstance(x, Tensor) and isinstance(x.array, Symbol) else x
+def _apart(x: Any) -> Any:
+    """A tensor of a symbol apart from that of the step, which may come to hold something else."""
+    return Taped.wrap(x.array) if isinstance(x, Tensor) and isinstance(x.array, Symbol) else x
 
 
 def _without_symbols(x: Any) -> Any:
-    if isinstance(x, Tensor):
+    if isinstance(x, Taped):
         return Tensor.wrap(_copy(x.array)) if isinstance(x.array, Symbol) else x
     return _copy(x) if isinstance(x, Symbol) else _bare(x)
 

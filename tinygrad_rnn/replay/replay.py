@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .. import backend, tape
 from ..backend import Array
-from ..tape import collector_resting
+from ..tape import Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import tree_map
 from . import passes
@@ -188,10 +188,10 @@ class Replay:
 
 def _delivery(x: Any, final: Callable[[Symbol], Array]) -> Callable[[], Any]:
     """What gives a part of the step's result after a replay."""
-    array = x.array if isinstance(x, Tensor) else x
+    array = x.array if isinstance(x, Taped) else x
     if isinstance(array, Symbol):
         source = final(array)
-        return (lambda: Tensor.wrap(source.copy())) if isinstance(x, Tensor) else source.copy
+        return (lambda: Tensor.wrap(source.copy())) if isinstance(x, Taped) else source.copy
     return x.run if isinstance(x, Scalar) else lambda: x
 
 
