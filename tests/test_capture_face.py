@@ -522,3 +522,10 @@ def test_a_profile_is_of_the_arguments_that_it_is_given() -> None:
     assert captured.profile(tg.ones(4, 3)).lines
     with pytest.raises(RuntimeError, match="no recording for these arguments"):
         captured.profile(tg.ones(3))
+
+
+def test_zeros_of_both_signs_stay_apart() -> None:
+    captured = tg.capture(lambda x: (1 / (x * 0.0), 1 / (x * -0.0)), exact=True)
+    for _ in range(4):
+        with np.errstate(divide="ignore"):
+            equal(captured(tg.ones(2)), [np.full(2, np.inf), np.full(2, -np.inf)])
