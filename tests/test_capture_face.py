@@ -226,6 +226,7 @@ def refused(step: Any, match: str) -> None:
 
 KEPT: list[Any] = []
 COUNT = {"calls": 0}
+OWN, LEGACY, MODERN = random.Random(0), np.random.RandomState(0), np.random.default_rng(0)
 
 
 def _append(loss: Any) -> None:
@@ -247,6 +248,9 @@ def _count(loss: Any) -> None:
         (lambda loss: tg.randn(3), "drew random numbers"),
         (lambda loss: random.random(), "drew random numbers"),
         (lambda loss: np.random.rand(), "drew random numbers"),
+        (lambda loss: OWN.random(), "drew random numbers"),
+        (lambda loss: LEGACY.rand(), "drew random numbers"),
+        (lambda loss: MODERN.random(), "drew random numbers"),
         (_append, "KEPT|length of a list"),
         (_count, r"COUNT\['calls'\]"),
     ],

@@ -7,6 +7,7 @@ An object can list in ``ports`` the attributes that hold what changes from call 
 from __future__ import annotations
 
 import dis
+import random
 import sys
 from collections import deque
 from functools import lru_cache, partial
@@ -158,7 +159,7 @@ class Reach:
             self.fixed.append((NodeOf(x, None, f"{path}.requires_grad"), x.node))
             if isinstance(x.node, Leaf):
                 self.leaves[x.node] = path
-        elif type(x).__name__ == "Generator" and hasattr(x, "bit_generator"):
+        elif state_of(x) is not None:
             self.generators.append(x)
         elif isinstance(x, dict):
             self._items(x, x, path, is_port)
@@ -228,6 +229,15 @@ class Reach:
                 if name in f.__globals__:
                     self._look(Place(f.__globals__, name, name))
             self._ahead += [(value, path, False) for value in (f.__defaults__, f.__kwdefaults__)]
+
+
+def state_of(generator: Any) -> Any:
+    """Where a generator of random numbers stands, NumPy's of both kinds or Python's; None for what is none."""
+    if type(generator).__name__ == "Generator" and hasattr(generator, "bit_generator"):
+        return repr(generator.bit_generator.state)
+    if type(generator).__name__ == "RandomState":
+        return repr(generator.get_state(legacy=False))
+    return generator.getstate() if isinstance(generator, random.Random) else None
 
 
 def _objects(arguments: Any) -> list[tuple[Any, str, bool]]:

@@ -18,7 +18,7 @@ from ..op import whereabouts
 from ..tape import CaptureError, Leaf, Node, Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
-from .places import ArrayOf, ArrayOfGradient, Place, Reach
+from .places import ArrayOf, ArrayOfGradient, Place, Reach, state_of
 from .program import Value
 from .recorder import Recorder, recording
 from .symbol import Scalar, Symbol
@@ -293,4 +293,4 @@ def _random_states(reach: Reach) -> Any:
     if "numpy.random" in sys.modules:
         legacy: Any = np.random.get_state()
         shared = legacy[1].tobytes(), legacy[2]
-    return random.getstate(), shared, [repr(g.bit_generator.state) for g in reach.generators]
+    return random.getstate(), shared, list(map(state_of, reach.generators))
