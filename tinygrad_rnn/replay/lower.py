@@ -10,6 +10,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..backend import Array
 from .program import Line, Program, Value
+from .symbol import Scalar
 
 
 class _Traced(NDArrayOperatorsMixin):
@@ -89,7 +90,7 @@ class _Lowering:
 
     def note(self, kind: str, function: Callable[..., Any], inputs: tuple[Any, ...], **attributes: Any) -> _Traced:
         """Note a call, and run it on what stands for the values."""
-        arrays = [x._array if isinstance(x, _Traced) else x for x in inputs]
+        arrays = [x._array if isinstance(x, _Traced) else x.number if isinstance(x, Scalar) else x for x in inputs]
         if kind == "op":
             array = function(np, *arrays, **attributes)
         elif kind == "dot":
