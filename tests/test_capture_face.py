@@ -187,14 +187,6 @@ def test_truncated_windows_inside_a_step() -> None:
     equal(*results)
 
 
-def test_checkpointing_inside_a_step_is_refused() -> None:
-    cell = nn.LSTMCell(3, 4)
-    captured = tg.capture(lambda x: bptt.checkpointed(cell, x).outputs.sum().backward())
-    captured(tg.randn(9, 2, 3))
-    with pytest.raises(CaptureError, match=r"bptt\.checkpointed.*bptt\.unroll"):
-        captured(tg.randn(9, 2, 3))
-
-
 # ---- what is refused, with everything as it was ----
 
 
