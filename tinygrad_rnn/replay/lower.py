@@ -90,7 +90,9 @@ class _Lowering:
 
     def note(self, kind: str, function: Callable[..., Any], inputs: tuple[Any, ...], **attributes: Any) -> _Traced:
         """Note a call, and run it on what stands for the values."""
-        arrays = [x._array if isinstance(x, _Traced) else x.number if isinstance(x, Scalar) else x for x in inputs]
+        arrays: list[Any] = [
+            x._array if isinstance(x, _Traced) else x.number if isinstance(x, Scalar) else x for x in inputs
+        ]
         if kind == "op":
             array = function(np, *arrays, **attributes)
         elif kind == "dot":

@@ -198,13 +198,23 @@ class Recording:
     def values(self) -> list[Value]:
         """All that the program has to deliver."""
         found = [port.after for port in self.ports if port.updated] + [g.source for g in self.grads]
-        found += map(_array, tree_leaves(self.output))
+        found += map(_array, _leaves(self.output))
         return [x.value for x in found if isinstance(x, Symbol)]
+
+
+def is_report(x: Any) -> bool:
+    """Whether something measures ``x.tensors`` when looked at, and ``x.of(tensors)`` others, as clipping's report."""
+    return hasattr(x, "tensors") and hasattr(x, "of")
+
+
+def _leaves(output: Any) -> list[Any]:
+    """What a step returns, with the tensors that a report is about in its place."""
+    return [leaf for x in tree_leaves(output) for leaf in (x.tensors if is_report(x) else [x])]
 
 
 def _check_output(output: Any) -> None:
     """Raise if a replay could not return anew what the step returns."""
-    for x in tree_leaves(output):
+    for x in _leaves(output):
         if not isinstance(x, (Taped, Symbol, Scalar, np.ndarray, np.generic, str, int, float)):
             raise CaptureError(
                 f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
@@ -256,10 +266,14 @@ def _copy(x: Any) -> Any:
 
 def _apart(x: Any) -> Any:
     """A tensor of a symbol apart from that of the step, which may come to hold something else."""
+    if is_report(x):
+        return x.of(map(_apart, x.tensors))
     return Taped.wrap(x.array) if isinstance(x, Tensor) and isinstance(x.array, Symbol) else x
 
 
 def _without_symbols(x: Any) -> Any:
+    if is_report(x):
+        return x.of(map(_without_symbols, x.tensors))
     if isinstance(x, Taped):
         return Tensor.wrap(_copy(x.array)) if isinstance(x.array, Symbol) else x
     return _copy(x) if isinstance(x, Symbol) else _bare(x)

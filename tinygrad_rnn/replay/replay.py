@@ -17,7 +17,7 @@ from .joins import address
 from .layout import Layout
 from .player import Player
 from .program import Line, Program, Value
-from .recording import Port, Recording
+from .recording import Port, Recording, is_report
 from .symbol import Scalar, Symbol
 
 
@@ -188,6 +188,9 @@ class Replay:
 
 def _delivery(x: Any, final: Callable[[Symbol], Array]) -> Callable[[], Any]:
     """What gives a part of the step's result after a replay."""
+    if is_report(x):
+        parts = [_delivery(part, final) for part in x.tensors]
+        return lambda: x.of(part() for part in parts)
     array = x.array if isinstance(x, Taped) else x
     if isinstance(array, Symbol):
         source = final(array)
