@@ -272,3 +272,16 @@ def test_what_a_replay_would_not_write_is_refused(write: Any, match: str) -> Non
     with pytest.raises(tg.CaptureError, match=match):
         step(batch())
     equal(t, before)
+
+
+def test_a_tensor_may_get_an_array_of_another_dtype() -> None:
+    t = tg.ones(3)
+    captured = tg.capture(lambda x: x * t)
+    for dtype in ("f4", "f8", "f4"):
+        t.data = np.ones(3, dtype)
+        for k in range(3):
+            found = captured(batch(k))
+            assert found.dtype == dtype
+            equal(found, X * k)
+    t.data = np.full(3, 2.0, "f4")
+    assert captured.profile(batch()).lines  # and a profile reads the new one, too

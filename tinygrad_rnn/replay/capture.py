@@ -18,7 +18,7 @@ from ..tensor import Tensor
 from .passes import JOINING, PASSES
 from .recorder import is_recording
 from .recording import Recording
-from .replay import Memory, Profile, Rebound, Replay
+from .replay import Memory, Profile, Replay
 from .symbol import NumberError
 
 P = ParamSpec("P")
@@ -52,13 +52,7 @@ class Captured(Generic[P, R]):
         signature = self._signature((args, kwargs), arrays, floats)
         with self._lock:
             replay = self._found(signature)
-            if replay is None:
-                return self._record(signature, args, kwargs)
-            try:
-                return replay(arrays, floats)  # type: ignore[no-any-return]
-            except Rebound:
-                replay.rebind()
-                return replay(arrays, floats)  # type: ignore[no-any-return]
+            return self._record(signature, args, kwargs) if replay is None else replay(arrays, floats)
 
     def __get__(self, instance: Any, owner: Any = None) -> Captured[..., Any]:
         """For a method: the step of one instance, with recordings of its own that go when the instance does."""
