@@ -552,12 +552,12 @@ def test_an_error_within_unroll_says_which_step() -> None:
 def test_import_needs_numpy_alone() -> None:
     source = """if True:
         import sys
-        import numpy.random
+        import numpy
         before = set(sys.modules)
         import tinygrad_rnn
-        new = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
-        print(sorted(new - {"numpy"}))
-    """
+        new = set(sys.modules) - before
+        print(sorted({name.partition(".")[0] for name in new} - set(sys.stdlib_module_names)))
+    """  # a part of NumPy would be told too: numpy.random takes half as long to import as the engine
     root = Path(tg.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", source], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['tinygrad_rnn']"
