@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import ShapeError, Tensor
+from tinygrad_rnn import ShapeError, Tensor, dispatch
 from tinygrad_rnn.op import registry
 from tinygrad_rnn.tape import GraphError
 
@@ -438,6 +438,14 @@ def test_a_rule_that_fails_is_named() -> None:
 
 
 # ---- the package ----
+
+
+def test_shapes_that_were_met_are_not_remembered_without_bound() -> None:
+    x = tg.ones(1, requires_grad=True)
+    for n in range(2 * dispatch._SHAPES_KEPT):
+        tg.broadcast_to(x, shape=(n,))
+    assert len(dispatch._shapes) <= dispatch._SHAPES_KEPT
+    assert tg.tanh(x).node.shape is tg.exp(x).node.shape  # type: ignore[union-attr]
 
 
 def test_import_needs_numpy_alone() -> None:
