@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "Adagrad": {"eps": EPS},
     "RMSprop": {"alpha": st.sampled_from([0.5, 0.95]), "eps": EPS, "momentum": SHARES, "centered": st.booleans()},
     # Without a mean of squares (0 as the second) a step is nearly the sign of the gradient, and jumps where that is 0.
-    "Adam": {"betas": st.tuples(SHARES, st.sampled_from([0.3, 0.9])), "eps": EPS},
+    "Adam": {"betas": st.tuples(SHARES, st.sampled_from([0.3, 0.9])), "eps": EPS, "amsgrad": st.booleans()},
     "AdamW": {"betas": st.tuples(SHARES, st.sampled_from([0.3, 0.9])), "eps": EPS},
 }
 
