@@ -154,6 +154,15 @@ SAMPLES: dict[str, list[Sample]] = {
         *(of((2, 2, 4, 2, 3), shape=(2, 5, 6), **WIDE), of((2, 3, 3, 2), shape=(4, 4), **DENSE)),
         of((0, 1, 2, 3, 2), shape=(0, 3, 3), **DENSE),
     ],
+    "max_pool2d": [
+        *(S(distinct(2, 3, 4, 6), size=2), S(distinct(1, 5, 6), size=(3, 2), stride=1)),
+        *(S(distinct(2, 1, 5, 5), size=2, stride=(3, 2)), S(distinct(5, 4, 2).T, size=2)),
+        of((0, 1, 4, 4), size=(2, 1)),
+    ],
+    "shares": [
+        S(x, tg.max_pool2d(x, **how), **how)
+        for x, how in ((distinct(2, 5, 6), WIDE), (distinct(7, 5, 2).T, WIDE), (normal(0, 3, 3), DENSE))
+    ],
     "getitem": [
         *(S(ROOM, key=key) for key in KEYS),
         *(S(normal(5, 3, 4).T, key=(slice(None, None, -1), 0)), of((), key=()), of((0, 2), key=slice(0, 0))),
@@ -244,10 +253,6 @@ COMPOSITES: dict[str, list[Sample]] = {
         *(of((2, 3, 5, 6), (4, 3, 2, 3)), of((2, 3, 5, 6), (4, 3, 2, 3), (4,), stride=2)),
         *(of((1, 2, 4, 5), (3, 2, 3, 3), (3,), padding=1), of((0, 2, 4, 4), (3, 2, 2, 2))),
         of((2, 1, 7, 6), (2, 1, 3, 2), stride=(3, 2), padding=(2, 0)),
-    ],
-    "max_pool2d": [
-        *(S(distinct(2, 3, 4, 6), 2), S(distinct(1, 5, 6), (3, 2), stride=1)),
-        S(distinct(2, 1, 5, 5), 2, stride=(3, 2)),
     ],
     "dropout": [of((3, 4)), of((3, 4), p=0.2), of((3,), training=False), of(())],
     "index": [S(ROOM, key=key) for key in [*KEYS, *TENSOR_KEYS, np.int64(2), True]],

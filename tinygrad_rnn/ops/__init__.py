@@ -1,6 +1,6 @@
 """All operations: forward kernels and derivatives, side by side."""
 
-from .conv import conv2d, max_pool2d, overlap_add, windows
+from .conv import conv2d, max_pool2d, overlap_add, shares, windows
 from .elementwise import (
     absolute,
     add,
