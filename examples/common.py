@@ -67,6 +67,26 @@ class Bar(NamedTuple):
         return sign * result.value >= max(sign * bar, sign * result.baseline)
 
 
+class Row(NamedTuple):
+    """A line of the table that run_all.py prints, in words, and whether all is as it should be."""
+
+    task: str
+    result: str
+    baseline: str
+    bar: str
+    seeds: str
+    seconds: str
+    passed: bool
+
+
+class Finished(SystemExit):
+    """The end of a program that knows what came of it; its status is 1 if it did not pass."""
+
+    def __init__(self, passed: bool, rows: list[Row]):
+        super().__init__(int(not passed))
+        self.rows = rows
+
+
 class Report(NamedTuple):
     """What a program came to over all of its seeds."""
 
@@ -86,16 +106,13 @@ class Report(NamedTuple):
         return self.met == len(self.results)
 
     def exit(self) -> None:
-        """End the program, with status 1 if a seed missed the bar."""
-        raise Finished(self)
-
-
-class Finished(SystemExit):
-    """The end of a program, which knows what came of it."""
-
-    def __init__(self, report: Report):
-        super().__init__(int(not report.passed))
-        self.report = report
+        """End the program, with status 1 if a seed missed the bar; its row tells of the worst seed."""
+        bar, sign = self.bar, -1 if self.bar.lower else 1
+        worst = min(self.results, key=lambda result: sign * result.value)
+        result, baseline = f"{worst.value:.4g} {bar.what}", f"{worst.baseline:.4g} ({bar.baseline})"
+        seeds = f"{self.met} of {len(self.results)}"
+        row = Row("", result, baseline, bar.text(self.quick), seeds, f"{self.seconds:.1f}", self.passed)
+        raise Finished(self.passed, [row])
 
 
 def parse(doc: str | None, arguments: list[str] | None, **own: tuple[Any, Any, str]) -> argparse.Namespace:
