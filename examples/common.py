@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,6 +204,11 @@ def put(array: Any) -> Tensor:
     return tg.tensor(
         array.astype(np.float32) if array.dtype == np.float64 else array, backend=tg.backend.default().name
     )
+
+
+def columns(rows: Iterable[Iterable[int]]) -> np.ndarray:
+    """Rows of numbers as the columns of an array (T, B), with 0 after the ends of those that are shorter."""
+    return np.array([*zip_longest(*rows, fillvalue=0)])
 
 
 def share_right(logits: Tensor, targets: np.ndarray) -> float:
