@@ -13,7 +13,6 @@ are run with the seeds 0, 1 and 2 (0 alone with --quick), and have what they say
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -23,11 +22,10 @@ import sys
 import time
 from pathlib import Path
 
-from common import Finished, Row
+from common import Finished, Parser, Row, running
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = Row._fields[:-1]
-TELLING = ("holds: ", "best validation loss ")  # how lines begin that tell of a result
 
 
 def programs() -> dict[str, Path]:
@@ -40,18 +38,18 @@ def programs() -> dict[str, Path]:
     }
 
 
-def run(name: str, path: Path, arguments: list[str]) -> list[Row]:
+def run(name: str, path: Path, arguments: list[str], first: int = 0) -> list[Row]:
     """The lines of a program: those that it ends with, or one of all that it said with several seeds."""
-    said: list[str] = []
+    told: list[str] = []
     seeds, passed, begun = 1 if "--quick" in arguments else 3, 0, time.perf_counter()
-    for seed in range(seeds):
-        finished, printed, why = once(path, [*arguments, "--seed", str(seed)] if seed else arguments)
+    for seed in range(first, first + seeds):
+        finished, printed, why = once(path, [*arguments, "--seed", str(seed)])
         if finished:
             return [row._replace(task=f"{name} {row.task}".strip()) for row in finished.rows]
-        said.append(why or result(printed))
+        told.append(why or result(printed))
         passed += not why
     seconds = f"{time.perf_counter() - begun:.1f}"
-    return [Row(name, "; ".join(dict.fromkeys(said)), "", "", f"{passed} of {seeds}", seconds, passed == seeds)]
+    return [Row(name, "; ".join(dict.fromkeys(told)), "", "", f"{passed} of {seeds}", seconds, passed == seeds)]
 
 
 def once(path: Path, arguments: list[str]) -> tuple[Finished | None, str, str]:
@@ -76,11 +74,12 @@ def once(path: Path, arguments: list[str]) -> tuple[Finished | None, str, str]:
 
 
 def result(printed: str) -> str:
-    """The last line that tells of a result, or else the last of all."""
+    """What tells of a result: the claims of a rung, a loss, or else the last line."""
     lines = printed.strip().splitlines() or [""]
-    telling = [line for line in lines if line.startswith(TELLING)]
-    more = f" (and {len(telling) - 1} more)" if len(telling) > 1 else ""
-    return (telling or lines)[-1] + more
+    claims = [line.removeprefix("holds: ") for line in lines if line.startswith("holds: ")]
+    if claims:
+        return f"{len(claims)} claims hold, the last: {claims[-1]}"
+    return next((line for line in lines if line.startswith("best validation loss ")), lines[-1])
 
 
 def table(rows: list[Row]) -> str:
@@ -92,17 +91,17 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def all_rows(chosen: dict[str, Path], arguments: list[str], out: Path, resume: bool) -> list[Row]:
+def all_rows(chosen: dict[str, Path], arguments: list[str], first: int, out: Path, resume: bool) -> list[Row]:
     """The lines of all programs, which are run in a folder and kept there as soon as each has ended."""
     out.mkdir(parents=True, exist_ok=True)
     file, before = out.resolve() / "rows.json", Path.cwd()
     kept = read(file) if resume and file.exists() else {}
-    commands = {name: " ".join([name, *arguments]) for name in chosen}
+    commands = {name: " ".join([name, *arguments, "--seed", str(first)]) for name in chosen}
     os.chdir(out)
     try:
         for name, command in commands.items():
             if command not in kept:
-                kept[command] = run(name, chosen[name], arguments)
+                kept[command] = run(name, chosen[name], arguments, first)
                 file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     finally:
         os.chdir(before)
@@ -120,25 +119,23 @@ def read(file: Path) -> dict[str, list[Row]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for, and return 1 if anything failed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("names", nargs="*", help="programs to run, such as parity or learn/01_scalar (all)")
-    parser.add_argument("--quick", action="store_true", help="the short form of each")
-    parser.add_argument("--out", type=Path, default=Path("runs/all"), help="folder to work in (%(default)s)")
+    parser = Parser(__doc__)
+    parser.add_argument("names", nargs="*", help="programs to run, such as parity or learn/01_tape (all)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("runs/all"), help="to work in (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="do not run again what is in --out/rows.json by now")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file as well")
     args, there = parser.parse_args(arguments), programs()
     if unknown := [name for name in args.names if name not in there]:
         parser.error(f"there is no program {unknown[0]!r}; there are {', '.join(there)}")
+    if args.markdown and not args.markdown.parent.is_dir():
+        parser.error(f"--markdown {args.markdown}: there is no folder {args.markdown.parent}")
     chosen = {name: path for name, path in there.items() if not args.names or name in args.names}
-    try:
-        rows = all_rows(chosen, ["--quick"] * args.quick, args.out, args.resume)
+    passed_on = [*["--quick"] * args.quick, *(["--backend", args.backend] if args.backend else [])]
+    with running("run_all.py"):
+        rows = all_rows(chosen, passed_on, args.seed, args.out, args.resume)
         print(f"\n{table(rows)}\n")
         if args.markdown:
             args.markdown.write_text(table(rows) + "\n", encoding="utf-8")
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"run_all.py: {error}") from None
     failed = [row.task for row in rows if not row.passed]
     print(f"{len(failed)} of {len(rows)} failed{': ' * bool(failed)}{', '.join(failed)}")
     return int(bool(failed))

@@ -70,12 +70,14 @@ if __name__ == "__main__":
         (["--steps", "7"], False, ("ended with program.py: seven is too many", "", "", "0 of 3")),
         (["--steps", "0"], False, ("ended with 2", "", "", "0 of 3")),
         (["--backend", "abacus"], False, None),
+        (["--out", "program.py"], False, ("ended with program.py: program.py: File exists", "", "", "0 of 3")),
     ],
 )
 def test_a_row_says_what_a_program_came_to(
-    arguments: list[str], passed: bool, told: tuple[str, ...] | None, tmp_path: Path
+    arguments: list[str], passed: bool, told: tuple[str, ...] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "program.py").write_text(PROGRAM)
     (row,) = run_all.run("program", tmp_path / "program.py", arguments)
     assert row.passed == passed
@@ -107,7 +109,7 @@ def test_of_other_programs_three_seeds_tell(tmp_path: Path) -> None:
     text = "import sys\nprint(f'holds: {sys.argv[-1]}\\nholds: 1 = 1\\nbye')\nsys.exit('2' in sys.argv and 'no')"
     (tmp_path / "program.py").write_text(text)
     (row,) = run_all.run("program", tmp_path / "program.py", [])
-    assert row[:5] == ("program", "holds: 1 = 1 (and 1 more); ended with no", "", "", "2 of 3")
+    assert row[:5] == ("program", "2 claims hold, the last: 1 = 1; ended with no", "", "", "2 of 3")
     (row,) = run_all.run("program", tmp_path / "program.py", ["--quick"])
     assert row.passed
     assert row.seeds == "1 of 1"
@@ -131,7 +133,10 @@ def test_what_was_finished_is_not_run_again(
     (tmp_path / "runs" / "all" / "rows.json").write_text("[")
     with pytest.raises(SystemExit, match="leave out --resume"):
         run_all.main(["--resume"])
-    capsys.readouterr()
+    for arguments, words in ((["nothing"], "no program 'nothing'"), (["--markdown", "no/table.md"], "no folder no")):
+        with pytest.raises(SystemExit):
+            run_all.main(arguments)
+        assert words in capsys.readouterr().err
 
 
 def test_the_table_is_markdown_and_one_failure_fails_all(

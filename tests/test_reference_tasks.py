@@ -51,6 +51,12 @@ def test_bad_options_are_told(arguments: list[str], words: str, capsys: pytest.C
     assert words in capsys.readouterr().err + str(end.value)
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_learnt(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"^anbn\.py: .*file: File exists$"):
+        importlib.import_module("anbn").main(["--out", str(tmp_path / "file")])
+
+
 def test_every_program_has_its_row_among_the_results() -> None:
     page = (REFERENCE.parents[1] / "docs" / "reference_results.md").read_text(encoding="utf-8")
     for name in PROGRAMS:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the gallery's common part lies one folder up
-from common import Finished, Row, whole
+from common import Finished, Parser, Row, running, whole
 from common import columns as columns
 from common import progress as progress
 from common import put as put
@@ -152,27 +152,19 @@ def as_in_1997(
 def measured(file: str, doc: str | None, bars: Sequence[Bar], arguments: list[str] | None = None) -> Report:
     """Run the trials that the options ask for, and write down what came of them."""
     program = Path(file).stem
-    parser = argparse.ArgumentParser(f"{program}.py", description=(doc or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--backend", metavar="NAME", default="numpy", help="numpy or cupy")
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the first seed (%(default)s)")
-    parser.add_argument(
-        "--seeds", type=whole(1), metavar="N", help="how many (as many as were recorded; 1 with --quick)"
-    )
-    parser.add_argument("--quick", action="store_true", help="a small form of each trial, in seconds")
+    parser = Parser(doc)
+    most = max(bar.seeds for bar in bars)
+    parser.add_argument("--seeds", type=whole(1), metavar="N", help=f"how many seeds to try ({most}; 1 with --quick)")
     parser.add_argument("--only", choices=[bar.name for bar in bars], help="one of the bars")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for a record of the results")
     options = parser.parse_args(arguments)
     bars = [bar for bar in bars if options.only in (None, bar.name)]
-    try:
-        with tg.use_backend(options.backend):
-            report = Report([_seeds(bar, options) for bar in bars])
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except (ValueError, ArithmeticError, OSError, MemoryError, tg.BackendError) as error:
-        raise SystemExit(f"{parser.prog}: {error}") from None
+    with running(f"{program}.py", options.backend):
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)  # now, and not when all is learned
+        report = Report([_seeds(bar, options) for bar in bars])
     print(f"{program}: met by seeds: {', '.join(f'{r.bar.name} {r.met} of {len(r.trials)}' for r in report.records)}")
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
         found = [{"bar": bar.name, "text": bar.text, "quick": quick, "trials": t} for bar, quick, t in report.records]
         (options.out / f"{program}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return report
