@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import common
@@ -35,6 +36,15 @@ def test_it_runs_on_a_device(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_all_programs_are_found() -> None:
     assert {"captions", "char_rnn", "parity", "rain"} <= PROGRAMS.keys()
     assert not {"common", "run_all"} & PROGRAMS.keys()
+
+
+def test_every_program_has_its_place_in_the_documentation() -> None:
+    docs = Path(run_all.__file__).parents[1] / "docs"
+    gallery, results = ((docs / page).read_text(encoding="utf-8") for page in ("gallery.md", "results.md"))
+    assert set(re.findall(r"^\| ([a-z][a-z0-9_/]+)", results, re.M)) - {"task"} == PROGRAMS.keys()
+    shown = {name.removeprefix("gallery_") for name in re.findall(r"^!\[.+\]\(images/(\w+)\.png\)$", gallery, re.M)}
+    assert shown == {name for name in PROGRAMS if "/" not in name}
+    assert all(f"[`{name}.py`](#" in gallery for name in shown)
 
 
 @pytest.mark.parametrize(
