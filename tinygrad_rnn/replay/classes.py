@@ -84,6 +84,10 @@ class Columns:
             for column in zip(*(line.inputs for line in members), strict=True)
         ]
 
+    def differing(self, members: list[Line]) -> list[Value]:
+        """The inputs of the first line that are not those of all."""
+        return [x for x, differs in zip(members[0].inputs, self._split(members), strict=True) if differs]
+
     def runs(self, members: list[Line]) -> list[list[Line]]:
         """In the order of time, the members whose inputs follow each other as the members do: two or more at a time."""
         members = sorted(members, key=lambda line: line.step or 0)
