@@ -60,7 +60,7 @@ class Player:
             return value.constant
         if value not in self.arrays:
             place, block = self._layout.place[value], self._layout.block[value]
-            if not block.owned:
+            if not (block.owned and place.size):  # what is empty may lie behind the end
                 self.arrays[value] = place
             else:
                 offset = address(place) - block.address + block.offset
