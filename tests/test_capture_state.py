@@ -285,3 +285,23 @@ def test_a_tensor_may_get_an_array_of_another_dtype() -> None:
             equal(found, X * k)
     t.data = np.full(3, 2.0, "f4")
     assert captured.profile(batch()).lines  # and a profile reads the new one, too
+
+
+def test_batches_without_rows() -> None:
+    def make(wrap: Any) -> Any:
+        tg.manual_seed(0)
+        cell, head = nn.LSTMCell(3, 4), nn.Linear(4, 2)
+        optimizer = optim.AdamW([*cell.parameters(), *head.parameters()])
+
+        def step(x: Any) -> Any:
+            optimizer.zero_grad()
+            outputs, state = nn.unroll(cell, x)
+            loss = (head(tg.dropout(outputs, 0.3)) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            return loss.detach(), state.h.detach()
+
+        run = tg.capture(step, exact=True) if wrap is tg.capture else step
+        return lambda k: (run(tg.zeros(5, 0, 3)), optimizer.parameters)
+
+    alike(make, 4)
