@@ -60,8 +60,10 @@ class Player:
             return value.constant
         if value not in self.arrays:
             place, block = self._layout.place[value], self._layout.block[value]
-            if not (block.owned and place.size):  # what is empty may lie behind the end
+            if not block.owned:
                 self.arrays[value] = place
+            elif not place.size:  # its place may be behind the end
+                self.arrays[value] = self.xp.zeros(place.shape, place.dtype)
             else:
                 offset = address(place) - block.address + block.offset
                 key = offset, place.shape, place.strides, place.dtype
