@@ -194,8 +194,9 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     be captured, and models be arguments. Within ``detect_anomaly`` and other watchers the step runs as it is.
 
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
-    (``hoist``, ``reassociate``, ``lay_out_weights``).
-    without: passes to leave out, by name: lower, share, hoist, widen, share_again, reassociate, batch, lay_out_weights.
+    (``hoist``, ``sum_over_time``, ``reassociate``, ``lay_out_weights``).
+    without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, batch,
+    lay_out_weights.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
     ``.numpy()``), draws random numbers by ``randn`` or ``rand``, or from an iterator, changes Python values, or keeps
