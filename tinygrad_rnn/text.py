@@ -23,7 +23,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise TextError(f"there is no file {path}; give the path of a text file")
+        what = f"{path} is a folder" if os.path.isdir(path) else f"there is no file {path}"
+        raise TextError(f"{what}; give the path of a text file")
     with open(path, "rb") as file:
         content = file.read()
     if not content:
