@@ -16,7 +16,7 @@ from .cells import Gates, GRUCell, LSTMCell, LSTMState, check_input
 
 
 class LayerNormLSTMCell(LSTMCell):
-    """LSTM with layer normalisation as its authors place it (Ba, Kiros and Hinton 2016, equations 20 to 22).
+    """LSTM with layer normalisation as its authors place it (Ba, Kiros and Hinton 2016).
 
     i, f, g, o = a_ih * N(W_ih x_t) + a_hh * N(W_hh h_{t-1}) + b, in four blocks of rows, normalised together
     c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
