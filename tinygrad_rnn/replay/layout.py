@@ -13,9 +13,9 @@ from numpy.lib.array_utils import byte_bounds
 from ..backend import Array
 from .joins import address, in_order, is_join, slots, writes
 from .memory import Block, pack
-from .program import Line, Program, Value
+from .program import VIEWS, Line, Program, Value
 
-_VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
+_LARGE = 2**16  # elements
 
 
 class Layout:
@@ -38,7 +38,7 @@ class Layout:
         self.readers: dict[Value, list[Line]] = program.uses()
         self.results = set(program.results)
         for line in program.lines:
-            if line.kind == "op" and line.name in _VIEWS:
+            if line.kind == "op" and line.name in VIEWS:
                 self._find_base(line)
         constants = {x: x.constant for line in program.lines for x in line.reads if x.constant is not None}
         for value, array in [*ports.items(), *constants.items()]:
@@ -218,7 +218,10 @@ class Layout:
             self._put(line.result, place, self.block[after[0]])
 
     def _dying(self, i: int, line: Line) -> Value | None:
-        """An operand whose place the result can take, of several the one in the largest block, which lives longest."""
+        """An operand whose place the result can take, of several the one in the largest block, which lives longest.
+
+        To write across gaps takes two or three times as long, so a small result rather gets a place of its own.
+        """
         fitting = [
             x
             for x in line.inputs
@@ -227,6 +230,7 @@ class Layout:
             and self.block[x].owned
             and x.shape == line.result.shape
             and x.dtype == line.result.dtype
+            and (self.place[x].flags.c_contiguous or x.size > _LARGE)
         ]
         fitting.sort(key=lambda x: -self.block[x].nbytes)
         for x in fitting:
