@@ -59,11 +59,12 @@ def _binary(ufunc: str) -> Any:
 class StrictArray:
     """What ``cupy.ndarray`` is to CuPy: its numbers are out of NumPy's reach."""
 
-    __slots__ = ("_numbers",)
+    __slots__ = ("__weakref__", "_numbers")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, numbers: np.ndarray) -> None:
-        self._numbers = numbers
+    def __init__(self, shape: Any, dtype: Any = float, memptr: Pointer | None = None, strides: Any = None) -> None:
+        memory, offset = (None, 0) if memptr is None else (memptr.mem.bytes, memptr.ptr - memptr.mem.ptr)
+        self._numbers = np.ndarray(shape, dtype, memory, offset, strides)
 
     def __repr__(self) -> str:
         return f"StrictArray({self._numbers!r})"
@@ -131,7 +132,7 @@ class StrictArray:
         axis, shape = 0, self.shape
         for i, (part, width) in enumerate(zip(parts, widths, strict=True)):
             if isinstance(part, np.ndarray) and part.dtype == np.bool_:
-                StrictArray(part).get()  # the host must know how many elements are picked
+                _wrap(part).get()  # the host must know how many elements are picked
             elif isinstance(part, np.ndarray) and shape[axis]:
                 parts[i] = part.astype(np.int64) % shape[axis]
             axis += len(shape) - sum(widths) if part is Ellipsis else width
@@ -165,6 +166,8 @@ class StrictArray:
 
     shape, dtype, ndim, size = map(_attribute, ("shape", "dtype", "ndim", "size"))
     itemsize, nbytes, strides, flags = map(_attribute, ("itemsize", "nbytes", "strides", "flags"))
+    base = property(lambda self: None if self._numbers.base is None else _wrap(_root(self._numbers)))
+    data = property(lambda self: Pointer(Memory(_root(self._numbers)), self._numbers.ctypes.data))
     T = property(lambda self: _wrap(self._numbers.T))
     mT = property(lambda self: _wrap(self._numbers.mT))
 
@@ -215,9 +218,41 @@ class StrictArray:
         return _call(np.dot, _array(self), _array(b), out=out)
 
 
+class Memory:
+    """What was allocated at once."""
+
+    def __init__(self, root: np.ndarray) -> None:
+        self.ptr, self.size = root.ctypes.data, root.nbytes
+        self.bytes = root.reshape(-1, order="A").view(np.uint8) if root.nbytes else root
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Memory) and (self.ptr, self.size) == (other.ptr, other.size)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Pointer:
+    """``cupy.cuda.MemoryPointer``."""
+
+    def __init__(self, mem: Memory, ptr: int) -> None:
+        self.mem, self.ptr = mem, ptr
+
+    def __add__(self, offset: int) -> Pointer:
+        return Pointer(self.mem, self.ptr + offset)
+
+
+def _root(numbers: Any) -> np.ndarray:
+    """The array that owns a view's memory."""
+    while getattr(numbers, "base", None) is not None:
+        numbers = numbers.base
+    return np.asarray(numbers)
+
+
 def _wrap(numbers: Any) -> StrictArray:
     """NumPy's result; of a scalar, a 0-d array."""
-    return StrictArray(np.asarray(numbers))
+    array = StrictArray.__new__(StrictArray)
+    array._numbers = np.asarray(numbers)
+    return array
 
 
 def _array(x: Any) -> np.ndarray:
@@ -369,6 +404,7 @@ xp = SimpleNamespace(
     einsum=_einsum,
     empty=_empty,
     expand_dims=_expand_dims,
+    ascontiguousarray=lambda a: _wrap(np.ascontiguousarray(_array(a))),
     flip=lambda a, axis=None: _wrap(np.flip(_array(a), axis)),
     full=lambda shape, fill_value, dtype=None: _wrap(np.full(shape, _operand(fill_value), dtype)),
     full_like=lambda a, fill_value, dtype=None: _wrap(np.full_like(_array(a), _operand(fill_value), dtype)),

@@ -117,6 +117,22 @@ class Backend:
         """Bytes that the library's allocator has handed out, or None where it does not count them."""
         return None
 
+    def address(self, array: Array) -> int:
+        """Where an array begins."""
+        return int(array.__array_interface__["data"][0])
+
+    def extent(self, array: Array) -> tuple[int, int]:
+        """Address and bytes of the memory of which an array shows a part."""
+        while getattr(array, "base", None) is not None:
+            array = array.base
+        return self.address(array), array.nbytes
+
+    def view(
+        self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]
+    ) -> Array:
+        """The array that begins so many bytes after ``memory`` does, in the same memory."""
+        return np.ndarray(shape, dtype, memory, offset, strides)
+
 
 class CupyBackend(Backend):
     """CuPy, on the current CUDA device."""
@@ -182,6 +198,17 @@ class CupyBackend(Backend):
 
     def memory_in_use(self) -> int:
         return int(self.xp.get_default_memory_pool().used_bytes())
+
+    def address(self, array: Array) -> int:
+        return int(array.data.ptr)
+
+    def extent(self, array: Array) -> tuple[int, int]:
+        return int(array.data.mem.ptr), int(array.data.mem.size)
+
+    def view(
+        self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]
+    ) -> Array:
+        return self.xp.ndarray(shape, dtype, memory.data + offset, strides)
 
 
 def _widened(index: Any) -> Any:

@@ -12,7 +12,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from ..backend import Array
 from .joins import address, in_order, is_join, slots, writes
-from .memory import Block, pack
+from .memory import Block, Outside, pack
 from .program import Line, Program, Value
 
 _VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
@@ -41,11 +41,14 @@ class Layout:
             if line.kind == "op" and line.name in _VIEWS:
                 self._find_base(line)
         constants = {x: x.constant for line in program.lines for x in line.reads if x.constant is not None}
+        outside = Outside()
         for value, array in [*ports.items(), *constants.items()]:
-            self._put(value, array, Block(array, owned=False))
+            block = outside.block(array)
+            self._put(value, block.whole, block)
         for value, (array, port) in kept.items():
-            if self._may_lie_in(value, array) and (port is None or self._may_replace(value, port)):
-                self._put(value, array, Block(array, owned=False))
+            block = outside.block(array)
+            if self._may_lie_in(value, block.whole) and (port is None or self._may_replace(value, port)):
+                self._put(value, block.whole, block)
         joins = [line for line in reversed(program.lines) if is_join(line) and line.name != "gather"]
         for line in sorted(joins, key=lambda line: -line.result.size):  # the larger may hold the smaller
             self._lay_join(line)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, registry, whereabouts
@@ -34,12 +32,11 @@ class _Functions:
             return functools.partial(_on_arrays, real) if name in _MAKERS else real
         return refused(f"calls {name} of the array module, which is no operation")
 
-    @staticmethod
-    def asarray(x: Any, dtype: Any = None) -> Any:
+    def asarray(self, x: Any, dtype: Any = None) -> Any:
         """What has been an array all along."""
         if isinstance(x, Symbol):
             return x if dtype is None else x.astype(dtype)
-        return np.asarray(x, dtype=dtype)
+        return self._recorder_of().xp.asarray(x, dtype=dtype)
 
     array = ascontiguousarray = asarray
 
@@ -75,10 +72,10 @@ class _Recording(Backend):
     def uniform(self, shape: tuple[int, ...]) -> Any:
         return _current().draw(shape)
 
-    def from_host(self, array: np.ndarray) -> Array:
+    def from_host(self, array: Array) -> Array:
         return _current().home.from_host(array)
 
-    def to_host(self, array: Array) -> np.ndarray:
+    def to_host(self, array: Array) -> Any:
         refuse("copies an array to the host")
 
     def random_state(self) -> Any:

@@ -7,15 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from .. import backend, tape
+import numpy as np
+
+from .. import tape
 from ..backend import Array
 from ..tape import collector_resting
 from ..tensor import Tensor
 from ..tree import tree_map
 from . import passes
-from .joins import address
 from .layout import Layout
-from .player import Player
+from .player import Player, is_same
 from .program import Line, Program, Value
 from .recording import Port, Recording
 from .symbol import Scalar, Symbol
@@ -96,7 +97,10 @@ class Replay:
         results = dict(zip(self.recorded.results, self.program.results, strict=True))
         read = {value for line in self.program.lines for value in line.reads} | set(self.program.results)
         ports = [port for port in recording.ports if port.updated or port.value in read]
-        home = backend.of(ports[0].later.get()) if ports else recording.home
+        home = recording.home
+        for value in read:
+            if isinstance(value.constant, np.ndarray):
+                value.constant = home.from_host(value.constant)
         self.copied = [
             (port, home.xp.empty(port.value.shape, port.value.dtype)) for port in ports if port in self._private
         ]
@@ -117,9 +121,9 @@ class Replay:
                 kept.setdefault(results[value], (g.array, None))
                 copies.append((g.array, results[value]))
         layout = Layout(self.program, arrays, kept)
-        self.player = Player(self.program, layout, home.xp)
+        self.player = Player(self.program, layout, home)
         sources = [(array, self.player.array(x) if isinstance(x, Value) else x) for array, x in copies]
-        self.copies = [(array, source) for array, source in sources if not _same(source, array)]
+        self.copies = [(array, source) for array, source in sources if not is_same(source, array)]
         self.output = tree_map(lambda x: self._delivery(x, results), recording.output)
         gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
         grads = sum(g.array.nbytes for _, g in recording.grads if g is not None)
@@ -190,10 +194,3 @@ def _flops(line: Line) -> int:
 
 def _traffic(line: Line) -> int:
     return line.result.nbytes + sum(value.nbytes for value in line.reads)
-
-
-def _same(a: Array, b: Array) -> bool:
-    """Whether two arrays are the same memory."""
-    if a is b:
-        return True
-    return a.shape == b.shape and a.strides == b.strides and address(a) == address(b)
