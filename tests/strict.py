@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import columns
 import numpy as np
 
 from tinygrad_rnn import backend
@@ -165,6 +166,7 @@ class StrictArray:
 
     shape, dtype, ndim, size = map(_attribute, ("shape", "dtype", "ndim", "size"))
     itemsize, nbytes, strides, flags = map(_attribute, ("itemsize", "nbytes", "strides", "flags"))
+    data = property(lambda self: SimpleNamespace(ptr=self._numbers.ctypes.data))
     T = property(lambda self: _wrap(self._numbers.T))
     mT = property(lambda self: _wrap(self._numbers.mT))
 
@@ -363,7 +365,10 @@ xp = SimpleNamespace(
     broadcast_to=lambda array, shape: _wrap(np.broadcast_to(_array(array), shape)),
     clip=lambda a, a_min, a_max, out=None: a.clip(a_min, a_max, out=out),
     concatenate=_concatenate,
-    cuda=SimpleNamespace(get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None)),
+    cuda=SimpleNamespace(
+        get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None, ptr=7),
+        runtime=SimpleNamespace(getDevice=lambda: 0),
+    ),
     cumsum=lambda a, axis=None, dtype=None, out=None: a.cumsum(axis, dtype, out),
     dot=lambda a, b, out=None: StrictArray.dot(a, b, out),
     einsum=_einsum,
@@ -396,6 +401,7 @@ class StrictBackend(CupyBackend):
     """What the engine does on CuPy, done to strict arrays."""
 
     name = "strict"
+    load_cublas = staticmethod(columns.library)
 
 
 @contextmanager
