@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import columns
 import numpy as np
 
 from tinygrad_rnn import backend
@@ -63,6 +64,9 @@ class StrictArray:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, shape: Any, dtype: Any = float, memptr: Pointer | None = None, strides: Any = None) -> None:
+        if isinstance(shape, np.ndarray):  # the numbers themselves, which CuPy would not take
+            self._numbers = shape
+            return
         memory, offset = (None, 0) if memptr is None else (memptr.mem.bytes, memptr.ptr - memptr.mem.ptr)
         self._numbers = np.ndarray(shape, dtype, memory, offset, strides)
 
@@ -132,7 +136,7 @@ class StrictArray:
         axis, shape = 0, self.shape
         for i, (part, width) in enumerate(zip(parts, widths, strict=True)):
             if isinstance(part, np.ndarray) and part.dtype == np.bool_:
-                _wrap(part).get()  # the host must know how many elements are picked
+                StrictArray(part).get()  # the host must know how many elements are picked
             elif isinstance(part, np.ndarray) and shape[axis]:
                 parts[i] = part.astype(np.int64) % shape[axis]
             axis += len(shape) - sum(widths) if part is Ellipsis else width
@@ -250,9 +254,7 @@ def _root(numbers: Any) -> np.ndarray:
 
 def _wrap(numbers: Any) -> StrictArray:
     """NumPy's result; of a scalar, a 0-d array."""
-    array = StrictArray.__new__(StrictArray)
-    array._numbers = np.asarray(numbers)
-    return array
+    return StrictArray(np.asarray(numbers))
 
 
 def _array(x: Any) -> np.ndarray:
@@ -398,7 +400,10 @@ xp = SimpleNamespace(
     broadcast_to=lambda array, shape: _wrap(np.broadcast_to(_array(array), shape)),
     clip=lambda a, a_min, a_max, out=None: a.clip(a_min, a_max, out=out),
     concatenate=_concatenate,
-    cuda=SimpleNamespace(get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None)),
+    cuda=SimpleNamespace(
+        get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None, ptr=7),
+        runtime=SimpleNamespace(getDevice=lambda: 0),
+    ),
     cumsum=lambda a, axis=None, dtype=None, out=None: a.cumsum(axis, dtype, out),
     dot=lambda a, b, out=None: StrictArray.dot(a, b, out),
     einsum=_einsum,
@@ -432,6 +437,7 @@ class StrictBackend(CupyBackend):
     """What the engine does on CuPy, done to strict arrays."""
 
     name = "strict"
+    load_cublas = staticmethod(columns.library)
 
 
 @contextmanager

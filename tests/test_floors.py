@@ -17,7 +17,8 @@ ROOT = Path(tg.__file__).parent
 
 # From the ground up. On one floor, files of the same folder may import each other; other neighbours may not.
 FLOORS = [
-    ["seams", "tree", "extras"],
+    ["cublas", "tree", "extras"],
+    ["seams"],
     ["backend"],
     ["tape"],
     ["graph"],

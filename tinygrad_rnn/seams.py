@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from . import cublas
+
 Array = Any  # a numpy.ndarray, a cupy.ndarray, or whatever a registered backend calls an array
 
 
@@ -127,22 +129,37 @@ class Backend:
             array = array.base
         return self.address(array), array.nbytes
 
-    def view(
-        self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]
-    ) -> Array:
+    def view(self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]) -> Array:
         """The array that begins so many bytes after ``memory`` does, in the same memory."""
         return np.ndarray(shape, dtype, memory, offset, strides)
 
 
 class CupyBackend(Backend):
-    """CuPy, on the current CUDA device."""
+    """CuPy, on the current CUDA device, with cuBLAS called directly for products of matrices where it can be."""
 
     name = "cupy"
     wraps = True
+    load_cublas = staticmethod(cublas.load)
 
     def __init__(self, cupy: ModuleType) -> None:
         self.xp, self.array_type = cupy, cupy.ndarray
+        self.cublas = self._cublas_or_reason()
+        if isinstance(self.cublas, cublas.Cublas):
+            self.xp = _replaced(cupy, dot=self.cublas.dot)
         super().__init__()
+
+    def _cublas_or_reason(self) -> cublas.Cublas | str:
+        """cuBLAS, if it gives what CuPy gives for a small product; else why CuPy's own products are used."""
+        xp = self.xp
+        try:
+            found = cublas.Cublas(self.load_cublas(), xp)
+            a, b = xp.arange(6, dtype=np.float32).reshape(2, 3), xp.arange(12, dtype=np.float32).reshape(4, 3).T
+            out = xp.zeros((2, 4), dtype=np.float32)
+            call = found.product(a, b, out)
+            correct = call is not None and call() == 0 and bool((out == xp.dot(a, b)).all())
+            return found if correct else "it computes wrong numbers"
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
 
     def random_state(self) -> int:
         # CuPy's generators keep their state to themselves: what can be repeated is a stream that begins here.
@@ -205,10 +222,15 @@ class CupyBackend(Backend):
     def extent(self, array: Array) -> tuple[int, int]:
         return int(array.data.mem.ptr), int(array.data.mem.size)
 
-    def view(
-        self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]
-    ) -> Array:
+    def view(self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]) -> Array:
         return self.xp.ndarray(shape, dtype, memory.data + offset, strides)
+
+
+def _replaced(module: Any, **functions: Any) -> ModuleType:
+    """A module like this one, but for some functions."""
+    copy = ModuleType(getattr(module, "__name__", "cupy"))
+    copy.__dict__.update(vars(module) | functions)
+    return copy
 
 
 def _widened(index: Any) -> Any:

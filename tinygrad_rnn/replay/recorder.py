@@ -13,7 +13,7 @@ from ..backend import Array, Backend
 from ..op import Op, registry, whereabouts
 from ..tree import rebuild
 from .program import Line, Value
-from .symbol import NumberError, Scalar, Symbol, refuse, refused
+from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse, refused
 
 
 class _Functions:
@@ -95,8 +95,9 @@ def _current() -> Recorder:
 
 
 _backend = _Recording()
-backend._by_type[Symbol] = _backend
-backend.modules[Symbol] = _backend.xp
+for _type in (Symbol, DeviceSymbol):
+    backend._by_type[_type] = _backend
+    backend.modules[_type] = _backend.xp
 
 
 class Recorder:
@@ -106,13 +107,14 @@ class Recorder:
         self.home = home
         self.xp = home.xp
         self.uniform = home.uniform
+        self._symbol = Symbol if home.name == "numpy" else DeviceSymbol
         self.lines: list[Line] = []
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
         self._drawn = repr(backend.random_state())  # where the host's generator stands if only draw() used it
 
     def port(self, array: Array, name: str) -> Symbol:
         """A symbol for an array that comes from outside."""
-        return Symbol(array, Value(array.shape, array.dtype, name))
+        return self._symbol(array, Value(array.shape, array.dtype, name))
 
     def draw(self, shape: tuple[int, ...]) -> Symbol:
         """Random numbers, drawn anew in each replay."""
@@ -143,7 +145,7 @@ class Recorder:
         line.step = tape.step_of(tape.clock())
         line.where = whereabouts().rpartition(", ")[2]
         self.lines.append(line)
-        return Symbol(array, line.result)
+        return self._symbol(array, line.result)
 
     def _read(self, tree: Any) -> Any:
         """Arguments as a line has them: values in place of symbols, and of constant arrays."""

@@ -98,9 +98,9 @@ class Replay:
         read = {value for line in self.program.lines for value in line.reads} | set(self.program.results)
         ports = [port for port in recording.ports if port.updated or port.value in read]
         home = recording.home
-        for value in read:
-            if isinstance(value.constant, np.ndarray):
-                value.constant = home.from_host(value.constant)
+        for outside in read:
+            if isinstance(outside.constant, np.ndarray):
+                outside.constant = home.from_host(outside.constant)
         self.copied = [
             (port, home.xp.empty(port.value.shape, port.value.dtype)) for port in ports if port in self._private
         ]

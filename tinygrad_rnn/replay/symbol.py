@@ -97,6 +97,13 @@ class Symbol(Operators):
     __setitem__ = fill = refused("writes into an array")
 
 
+class DeviceSymbol(Symbol):
+    """One for an array on a device, whose operators know nothing of ufuncs, and leave the work to the symbol."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # type: ignore[assignment]
+
+
 class Scalar:
     """A Python number that may change between replays, such as a learning rate: arithmetic with it is done anew."""
 
