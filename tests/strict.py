@@ -15,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import columns
+import generated
 import numpy as np
 
 from tinygrad_rnn import backend
@@ -407,6 +408,7 @@ xp = SimpleNamespace(
     cumsum=lambda a, axis=None, dtype=None, out=None: a.cumsum(axis, dtype, out),
     dot=lambda a, b, out=None: StrictArray.dot(a, b, out),
     einsum=_einsum,
+    ElementwiseKernel=generated.ElementwiseKernel,
     empty=_empty,
     expand_dims=_expand_dims,
     ascontiguousarray=lambda a: _wrap(np.ascontiguousarray(_array(a))),

@@ -6,7 +6,7 @@ Everywhere else a kernel receives its array module as ``xp`` and calls functions
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +23,7 @@ class Backend:
     name = "numpy"
     xp: ModuleType | Any = np
     array_type: type = np.ndarray
+    generates = False  # whether it compiles generated kernels
     wraps = False  # whether an index that is out of range counts from the other end, instead of raising IndexError
 
     def __init__(self) -> None:
@@ -133,16 +134,22 @@ class Backend:
         """The array that begins so many bytes after ``memory`` does, in the same memory."""
         return np.ndarray(shape, dtype, memory, offset, strides)
 
+    def pointwise(self, inputs: str, outputs: str, body: str, preamble: str) -> Callable[..., Any]:
+        """A kernel that computes each element of its outputs by a body in C++."""
+        raise NotImplementedError
+
 
 class CupyBackend(Backend):
     """CuPy, on the current CUDA device, with cuBLAS called directly for products of matrices where it can be."""
 
     name = "cupy"
+    generates = True
     wraps = True
     load_cublas = staticmethod(cublas.load)
 
     def __init__(self, cupy: ModuleType) -> None:
         self.xp, self.array_type = cupy, cupy.ndarray
+        self._kernels: dict[tuple[str, str, str], Callable[..., Any]] = {}
         self.cublas = self._cublas_or_reason()
         if isinstance(self.cublas, cublas.Cublas):
             self.xp = _replaced(cupy, dot=self.cublas.dot)
@@ -224,6 +231,14 @@ class CupyBackend(Backend):
 
     def view(self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]) -> Array:
         return self.xp.ndarray(shape, dtype, memory.data + offset, strides)
+
+    def pointwise(self, inputs: str, outputs: str, body: str, preamble: str) -> Callable[..., Any]:
+        text = inputs, outputs, body
+        if text not in self._kernels:
+            self._kernels[text] = self.xp.ElementwiseKernel(
+                *text, name="pointwise", preamble=preamble, options=("-fmad=false",), no_return=True
+            )
+        return self._kernels[text]
 
 
 def _replaced(module: Any, **functions: Any) -> ModuleType:

@@ -10,6 +10,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..backend import Array
 from .program import Line, Program, Value
+from .symbol import Scalar
 
 _VIEWS = ("reshape", "transpose", "swapaxes")
 
@@ -76,7 +77,7 @@ class _Lowering:
 
     def note(self, kind: str, function: Callable[..., Any], inputs: tuple[Any, ...], **attributes: Any) -> _Traced:
         """Note a call, and run it on what stands for the values."""
-        arrays = [x._array if isinstance(x, _Traced) else x for x in inputs]
+        arrays = [x._array if isinstance(x, _Traced) else getattr(x, "number", x) for x in inputs]
         if kind == "op":
             array = function(np, *arrays, **attributes)
         elif kind == "dot":
@@ -127,7 +128,9 @@ def lower(program: Program) -> None:
 
 def _outline(x: Any) -> Any:
     """What decides into what a kernel is taken apart."""
-    return (x.shape, x.dtype) if isinstance(x, Value) else (type(x), id(x) if hasattr(x, "dtype") else str(x))
+    if isinstance(x, Value):
+        return x.shape, x.dtype
+    return type(x), id(x) if hasattr(x, "dtype") or isinstance(x, Scalar) else str(x)
 
 
 def _lowered(line: Line) -> tuple[list[Any], list[Line], Value] | None:

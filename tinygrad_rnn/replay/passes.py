@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .fuse import fuse, narrow
 from .lower import lower
 from .program import Line, Program, Value
 from .through_time import batch, hoist, reassociate
@@ -19,7 +20,7 @@ def drop_dead(program: Program) -> None:
     wanted = set(program.results)
     kept = []
     for line in reversed(program.lines):
-        if line.result in wanted or line.kind == "random":
+        if line.kind == "random" or not wanted.isdisjoint(line.results):
             wanted.update(line.reads)
             kept.append(line)
     program.lines = kept[::-1]
@@ -74,9 +75,14 @@ PASSES = {
     "reassociate": reassociate,
     "batch": batch,
     "lay_out_weights": lay_out_weights,
+    "narrow": narrow,
+    "fuse": fuse,
 }
 
 JOINING = {"hoist", "reassociate", "lay_out_weights"}  # those that may change the last bits of a result
+
+GENERATING = {"narrow", "fuse"}  # for backends that compile generated kernels; the others have
+FOR_THE_CACHE = {"widen", "reassociate", "batch", "lay_out_weights"}  # where one pass over memory is what matters
 
 
 def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:

@@ -13,6 +13,7 @@ from .. import backend
 from ..backend import Array, Backend
 from .joins import address, is_join, slots, writes
 from .layout import Layout
+from .pointwise import PREAMBLE, Pointwise
 from .program import Line, Program, Value, substitute
 from .symbol import Scalar
 
@@ -77,17 +78,15 @@ class Player:
         if isinstance(x, Value):
             return self.array(x)
         if isinstance(x, Scalar):
-            return self._number(x, line)
+            return self._number(x, _dtype_of(x, line))
         if self.xp is not np:
             return x.item() if isinstance(x, np.ndarray) else x  # a number that a kernel has in NumPy's way
         if type(x) is float and line.kind == "ufunc" and line.result.dtype.kind == "f":
             return np.asarray(x, line.result.dtype)  # which NumPy takes twice as quickly as a Python number
         return x
 
-    def _number(self, scalar: Scalar, line: Line) -> Array:
-        """A 0-d array that is set to the number before each replay: in the dtype that a Python number would take on."""
-        others = [x.dtype for x in line.inputs if isinstance(x, Value)]
-        dtype = np.result_type(*others, scalar.number) if others else line.result.dtype
+    def _number(self, scalar: Scalar, dtype: Any) -> Array:
+        """A 0-d array that is set to the number before each replay."""
         if (scalar, dtype) not in self._numbers:
             array = self._numbers[scalar, dtype] = self.xp.zeros((), dtype)
             self.scalars.append((array, scalar))
@@ -99,6 +98,8 @@ class Player:
         out = self.array(line.result)
         if is_join(line):
             return self._copies(line, out)
+        if line.kind == "fused":
+            return [self._generated(line)]
         inputs = [self._given(x, line) for x in line.inputs]
         if line.kind in ("ufunc", "dot"):
             return [self._into(line, inputs, out)]
@@ -110,6 +111,15 @@ class Player:
         if writes(line) and out.flags.c_contiguous:
             return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
         return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]
+
+    def _generated(self, line: Line) -> Callable[[], Any]:
+        kernel: Pointwise = line.function  # type: ignore[assignment]
+        inputs = [
+            self.array(x) if isinstance(x, Value) else self._number(x, np.dtype(dtype))
+            for x, dtype in zip(line.inputs, kernel.inputs, strict=True)
+        ]
+        call = self.home.pointwise(*kernel.parameters, kernel.body, PREAMBLE)
+        return partial(call, *inputs, *map(self.array, line.results))
 
     def _together(self, lines: list[Line]) -> list[Callable[[], Any]]:
         """One call for lines that do the same with one array, if the rest lies at equal distances."""
@@ -149,6 +159,12 @@ class Player:
                 copies.append((slot, source))
         copy = np.copyto if self.xp is np else _copy
         return [partial(copy, slot, source) for slot, source in _in_runs(copies)]
+
+
+def _dtype_of(scalar: Scalar, line: Line) -> Any:
+    """The dtype that a Python number would take on in a line."""
+    others = [x.dtype for x in line.inputs if isinstance(x, Value)]
+    return np.result_type(*others, scalar.number) if others else line.result.dtype
 
 
 def is_same(a: Any, b: Array) -> bool:

@@ -42,10 +42,10 @@ class Line:
     """``result = function(*inputs, **attributes)``: a kernel of an operation, or one function of the array module.
 
     kind: "op" for a kernel, which gets ``xp`` first; "ufunc", "dot" for what is called with ``out`` last; "random" for
-    what draws numbers, and so is neither shared nor left out.
+    what draws numbers, and so is neither shared nor left out; "fused" for a generated kernel, which has ``more`` results.
     """
 
-    __slots__ = ("attributes", "function", "inputs", "kind", "name", "phase", "reads", "result", "step", "where")
+    __slots__ = ("attributes", "function", "inputs", "kind", "more", "name", "phase", "reads", "result", "step", "where")
 
     def __init__(
         self,
@@ -56,17 +56,30 @@ class Line:
         attributes: dict[str, Any],
         result: Value,
         like: Line | None = None,
+        more: tuple[Value, ...] = (),
     ) -> None:
         self.kind = kind
         self.name = name
         self.function = function
         self.attributes = attributes
         self.result = result
+        self.more = more
         self.step: int | None = like.step if like else None  # the time step
         self.phase: str = like.phase if like else "forward"
         self.where: str = like.where if like else ""
-        result.line = self
+        for value in self.results:
+            value.line = self
         self.read(inputs)
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """All that it computes."""
+        return self.result, *self.more
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element of its results comes of the elements at the same place, and can be written anywhere."""
+        return self.kind in ("ufunc", "fused")
 
     def read(self, inputs: tuple[Any, ...]) -> None:
         """Set what it reads."""
@@ -84,7 +97,7 @@ class Line:
 
     def __str__(self) -> str:
         arguments = [*map(_argument, self.inputs), *(f"{k}={_argument(v)}" for k, v in self.attributes.items())]
-        return f"{self.result.name} = {self.name}({', '.join(arguments)})"
+        return f"{', '.join(value.name for value in self.results)} = {self.name}({', '.join(arguments)})"
 
 
 def _values(tree: Any) -> Iterator[Value]:
@@ -203,5 +216,6 @@ def name_values(program: Program) -> None:
     """Give every result a name: that of its operation, and a number."""
     numbers: Counter[str] = Counter()
     for line in program.lines:
-        numbers[line.name] += 1
-        line.result.name = f"{line.name}_{numbers[line.name]}"
+        for value in line.results:
+            numbers[line.name] += 1
+            value.name = f"{line.name}_{numbers[line.name]}"

@@ -74,7 +74,8 @@ class Replay:
     def __init__(self, recording: Recording, without: Collection[str]) -> None:
         self.recording = recording
         self.recorded = Program(recording.lines, recording.values())
-        self.without = without
+        unused = passes.FOR_THE_CACHE if recording.home.generates else passes.GENERATING
+        self.without = {*without, *unused}
         self.program = self.program_after(None)
         self._private: set[Port] = set()
         self._ready()

@@ -1,0 +1,154 @@
+"""Generated kernels: several elementwise functions as C++, of which each thread computes those of one element.
+
+The text is such that Python could read it too, but for the types. Each result is rounded to its own type, as it is when
+the function is called by itself, so the numbers are the same if the compiler does not contract a multiplication and an
+addition into one instruction, which it is told not to.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..op import registry
+from .program import Line, Value
+
+TYPES = {"float32": "f4", "float64": "f8", "bool": "b1", "int32": "i4", "int64": "i8"}  # C++ names of dtypes
+
+# Of NumPy's functions of the operands a and b. Those of operations are defined where these are.
+EXPRESSIONS = {
+    **{name: f"{name}(a)" for name in ("tanh", "exp", "log", "sqrt", "sin", "cos", "expm1", "log1p", "log2", "tan")},
+    **{name: f"{name}(a)" for name in ("floor", "rint", "sign", "isnan", "isinf", "isfinite")},
+    **{name: f"{name}(a, b)" for name in ("maximum", "minimum", "logaddexp", "hypot")},
+    **dict(add="a + b", subtract="a - b", multiply="a * b", divide="a / b", power="pow(a, b)"),
+    **dict(negative="-a", absolute="fabs(a)", square="a * a", reciprocal="1 / a"),
+    **dict(less="a < b", less_equal="a <= b", greater="a > b", greater_equal="a >= b", equal="a == b"),
+    **dict(not_equal="a != b", bitwise_and="a & b", bitwise_or="a | b", bitwise_xor="a ^ b"),
+}
+_ALSO_OF_INTEGERS = {"add", "subtract", "multiply", "negative", "maximum", "minimum", "square"}
+_BITS = {"bitwise_and", "bitwise_or", "bitwise_xor"}
+
+PREAMBLE = """
+typedef float f4; typedef double f8; typedef bool b1; typedef int i4; typedef long long i8;
+#define POINTWISE template <typename T> __device__ inline T
+POINTWISE where(bool condition, T a, T b) { return condition ? a : b; }
+POINTWISE maximum(T a, T b) { return a != a ? a : b != b ? b : a < b ? b : a; }
+POINTWISE minimum(T a, T b) { return a != a ? a : b != b ? b : b < a ? b : a; }
+POINTWISE sign(T a) { return a != a ? a : T((a > 0) - (a < 0)); }
+POINTWISE logaddexp(T a, T b) { return a == b ? a + log(T(2)) : maximum(a, b) + log1p(exp(-fabs(a - b))); }
+"""
+
+
+class Pointwise(NamedTuple):
+    """A kernel: the dtypes of its inputs a0, a1, ... and outputs y0, y1, ..., and what is done for one element."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    body: str
+
+    @property
+    def __name__(self) -> str:
+        return "pointwise"
+
+    @property
+    def parameters(self) -> tuple[str, str]:
+        """The inputs and the outputs, each with its dtype."""
+        return tuple(
+            ", ".join(f"{dtype} {letter}{k}" for k, dtype in enumerate(dtypes))
+            for letter, dtypes in (("a", self.inputs), ("y", self.outputs))
+        )  # type: ignore[return-value]
+
+
+def is_pointwise(line: Line) -> bool:
+    """Whether a line can be a part of a kernel."""
+    if _expression(line) is None or not line.result.size:
+        return False
+    if any(x.dtype.name not in TYPES for x in (line.result, *line.reads)) or len(line.reads) != len(_values(line)):
+        return False
+    kind = _computed_in(line).kind
+    if line.kind == "op" or line.result.dtype.kind == "b":
+        return kind == "b" or line.name not in _BITS
+    return kind == "f" or (kind == "i" and line.name in _ALSO_OF_INTEGERS)
+
+
+def _values(line: Line) -> list[Value]:
+    return [x for x in line.inputs if isinstance(x, Value)]
+
+
+def _expression(line: Line) -> Any:
+    if line.kind == "ufunc":
+        return EXPRESSIONS.get(line.name)
+    op = registry.get(getattr(line.function, "__name__", ""))
+    return op.expression if line.kind == "op" and op is not None and op.kernel is line.function else None
+
+
+def _computed_in(line: Line) -> np.dtype[Any]:
+    """The dtype of the operands, of which NumPy makes that of the result."""
+    if line.result.dtype.kind != "b" or line.kind == "op":
+        return np.dtype(line.result.dtype)
+    return np.result_type(*[getattr(x, "dtype", None) or _number(x) for x in line.inputs])
+
+
+def _number(x: Any) -> Any:
+    return getattr(x, "number", x)  # what a Scalar is in this run has the type that it always has
+
+
+def kernel(lines: list[Line], outputs: list[Value]) -> tuple[Pointwise, list[Any]]:
+    """One kernel for lines in order, and its inputs: values, and numbers that may change, of which each has a dtype."""
+    names: dict[Any, str] = {}
+    body: list[str] = []
+    inputs: list[Any] = []
+    dtypes: list[str] = []
+
+    def operand(x: Any, dtype: np.dtype[Any]) -> str:
+        if not isinstance(x, Value) and not hasattr(x, "run"):
+            return f"{TYPES[dtype.name]}({_literal(x)})"
+        key = x if isinstance(x, Value) else (x, dtype)
+        if key not in names:
+            own = x.dtype if isinstance(x, Value) else dtype
+            names[key] = f"v{len(names)}"
+            body.insert(len(inputs), f"{TYPES[own.name]} {names[key]} = a{len(inputs)};")
+            inputs.append(x)
+            dtypes.append(own.name)
+        return names[key] if not isinstance(x, Value) or x.dtype == dtype else f"{TYPES[dtype.name]}({names[key]})"
+
+    for line in lines:
+        text = _inlined(line, operand)
+        names[line.result] = f"v{len(names)}"
+        body.append(f"{TYPES[line.result.dtype.name]} {names[line.result]} = {text};")
+    body += [f"y{k} = {names[value]};" for k, value in enumerate(outputs)]
+    results = tuple(value.dtype.name for value in outputs)
+    return Pointwise(tuple(dtypes), results, "\n".join(body)), inputs
+
+
+def _inlined(line: Line, operand: Any) -> str:
+    """A line's expression with its operands in it."""
+    expression = _expression(line)
+    if line.kind == "ufunc":
+        given = dict(zip("ab", line.inputs, strict=False))
+    else:
+        op = registry[line.function.__name__]
+        given = dict(zip(op.inputs, line.inputs, strict=False)) | op.attributes | line.attributes
+        expression = expression(**{k: given[k] for k in op.attributes}) if callable(expression) else expression
+    dtype = _computed_in(line)
+    own = {name for name, x in given.items() if isinstance(x, Value) and (line.kind == "op" and x.dtype.kind == "b")}
+
+    def put(match: re.Match[str]) -> str:
+        word = match[0]
+        if word in given:
+            return str(operand(given[word], given[word].dtype if word in own else dtype))
+        return f"{TYPES[dtype.name]}({word})" if word[0].isdigit() else word
+
+    return re.sub(r"(?<![\w.])(\d+\.?\d*(e[+-]?\d+)?|[A-Za-z_]\w*)", put, expression)
+
+
+def _literal(x: Any) -> str:
+    """A number that is the same in each replay."""
+    number = x.item() if hasattr(x, "item") else x
+    if isinstance(number, bool):
+        return str(int(number))
+    if isinstance(number, float) and not np.isfinite(number):
+        return "NAN" if number != number else "INFINITY" if number > 0 else "-INFINITY"
+    return repr(number)
