@@ -429,3 +429,20 @@ def test_a_cell_of_five_lines_is_recorded_like_any_other() -> None:
     assert np.isfinite(arrays_of(result)[0]).all()
     wide = [line for line in captured.replay.program.lines if line.name == "dot" and line.phase == "forward"]
     assert sum(line.result.shape == (12, 5) for line in wide) == 1  # W x_t for all six steps
+
+
+@tg.op
+def halved(xp: Any, x: Any) -> Any:
+    """x / 2."""
+    return x * 0.5
+
+
+halved.vjp(x=lambda g: g * 0.5)
+del registry["halved"]  # the laws are for the engine's own
+
+
+def test_an_op_of_ones_own_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry, "halved", halved.op)
+    captured = tg.capture(lambda x: halved(x))
+    for k in range(4):
+        equal(captured(tg.tensor(X * k)), X * k / 2)

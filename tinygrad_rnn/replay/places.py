@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
+from ..op import Op
 from ..tape import Leaf
 from ..tensor import Tensor
 
@@ -138,7 +139,9 @@ class Reach:
             self._look(Place(container, key, f"{path}[{key!r}]"), is_port)
 
     def _function(self, f: Any, path: str) -> None:
-        if isinstance(f, partial):
+        if isinstance(op := getattr(f, "op", None), Op):  # of whose dispatch a recording replaces parts
+            self._ahead.append((op.kernel, path, False))
+        elif isinstance(f, partial):
             self._ahead += [(f.func, path, False), (f.args, path, False), (f.keywords, path, False)]
         elif isinstance(f, MethodType):
             self._ahead += [(f.__self__, path, False), (f.__func__, path, False)]
