@@ -1,4 +1,4 @@
-"""Two stand-ins for ``cupy.ElementwiseKernel``: NumPy computes what the body says, or the system's C++ compiler does."""
+"""Stand-ins for ``cupy.ElementwiseKernel``: NumPy computes what the body says, or the system's C++ compiler does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class ElementwiseKernel:
         no_return: bool = False,
         options: tuple[str, ...] = (),
     ) -> None:
-        assert no_return and "-fmad=false" in options
+        assert no_return
+        assert "-fmad=false" in options
         self.operation, self.preamble = operation, preamble
         self.inputs, self.outputs = ([part.split() for part in text.split(", ")] for text in (in_params, out_params))
         self.statements = [statement.strip().split(" = ") for statement in operation.split(";") if statement.strip()]

@@ -10,7 +10,7 @@ import generated
 import numpy as np
 import pytest
 import strict
-from test_capture import Trainer, agree, arrays_of, batches, equal
+from test_capture import Trainer, arrays_of, batches, equal
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -47,7 +47,10 @@ def launches(captured: Any) -> Counter[Any]:
     return Counter((line.phase, line.step) for line in lines if line.step in (2, 3, 4))
 
 
-@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.PeepholeLSTMCell, nn.RNNCell, nn.CoupledLSTMCell, nn.LeakyRNNCell])
+CELLS = [nn.LSTMCell, nn.PeepholeLSTMCell, nn.CoupledLSTMCell, nn.GRUCell, nn.RNNCell, nn.LeakyRNNCell]
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_one_kernel_for_each_step_forward_and_one_backward(cell: Any) -> None:
     captured = trained(cell)
     counts = launches(captured)
@@ -61,7 +64,7 @@ def test_each_step_has_the_text_of_the_others(device: Any) -> None:
     captured = trained(nn.LSTMCell)
     fused = [line for line in captured.replay.program.lines if line.kind == "fused"]
     steps = [line.function for line in fused if line.step in (2, 3, 4)]
-    assert len(steps) == 6 and len(set(steps)) == 2
+    assert (len(steps), len(set(steps))) == (6, 2)
     assert len(device._kernels) - before == len({line.function for line in fused})
 
 

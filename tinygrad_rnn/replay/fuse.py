@@ -1,4 +1,4 @@
-"""Passes that make generated kernels: elementwise lines that can be done in one go become one line of several results."""
+"""Passes that make generated kernels: elementwise lines that can go together become one line of several results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from .pointwise import is_pointwise, kernel
 from .program import Line, Program, Value, slice_line
 from .widen import _columns
 
+_QUIET = tuple(f"{__package__.partition('.')[0]}.{folder}." for folder in ("ops", "replay"))
 _OPERANDS = 48  # of a kernel at most: all that it is told about its arrays must fit into 4096 bytes
 
 
@@ -60,33 +61,99 @@ def _sliced(line: Line, cut: Line, readers: dict[Value, list[Line]]) -> list[Lin
 
 
 def fuse(program: Program) -> None:
-    """Let elementwise lines of one shape wait for each other until something else needs them: then they are one kernel.
+    """Let elementwise lines of one shape wait for each other, as long as they can: then they are one kernel.
 
-    A line that waits is read by none but those that wait with it, so nothing that comes later can be among what it needs.
+    What needs them waits too. A line that needs one of those in between cannot be a part of the kernel that these wait
+    for: it makes that kernel go, and begins the next one.
     """
-    readers = program.uses()
-    results = set(program.results)
-    waiting: dict[tuple[int, ...], list[Line]] = {}
-    lines: list[Line] = []
+    _Fusion(program).run()
 
-    def go(shape: tuple[int, ...]) -> None:
-        lines.extend(_fused(waiting.pop(shape), readers, results))
 
-    for line in program.lines:
-        shape = line.result.shape if is_pointwise(line) else None
-        needed = {x.line for x in line.reads}
-        for other in [other for other, group in waiting.items() if other != shape and not needed.isdisjoint(group)]:
-            go(other)
-        if shape is None:
-            lines.append(line)
-            continue
-        group = waiting.setdefault(shape, [])
-        group.append(line)
-        if len(group) > _OPERANDS // 4 and _operands(group, readers) > _OPERANDS:
-            go(shape)
-    for shape in list(waiting):
-        go(shape)
-    program.lines = lines
+class _Group:
+    """Elementwise lines of one shape that wait for each other."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.needs: set[_Group] = set()  # those that must go before it
+
+
+class _Fusion:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.readers = program.uses()
+        self.results = set(program.results)
+        self.lines: list[Line] = []  # that need not wait any more
+        self.groups: dict[tuple[int, ...], _Group] = {}  # by shape
+        self.group_of: dict[Line, _Group] = {}
+        self.later: dict[Line, set[_Group]] = {}  # lines that wait for groups, in order, without being a part of one
+
+    def run(self) -> None:
+        for line in self.program.lines:
+            if is_pointwise(line):
+                self._join(line)
+            elif (needs := self._needs(line)) and _is_quiet(line):
+                self.later[line] = needs
+            else:
+                self._go(needs)
+                self.lines.append(line)
+        self._go(set(self.groups.values()))
+        self.program.lines = self.lines
+
+    def _needs(self, line: Line, but: _Group | None = None) -> set[_Group]:
+        """The groups that must go before a line, apart from one of which the line is to be a part."""
+        needs: set[_Group] = set()
+        for source in (x.line for x in line.reads if x.line is not None):
+            group = self.group_of.get(source)
+            if group is None:
+                needs |= self.later.get(source, set())
+            elif group is not but:
+                needs.add(group)
+        return needs
+
+    def _join(self, line: Line) -> None:
+        shape = line.result.shape
+        group = self.groups.get(shape)
+        full = (
+            group is not None and len(group.lines) > _OPERANDS // 4 and _operands(group.lines, self.readers) > _OPERANDS
+        )
+        if group is not None and (full or group in _all(self._needs(line, but=group))):
+            self._go({group})
+        group = self.groups.setdefault(shape, _Group())
+        group.needs |= self._needs(line, but=group)
+        group.lines.append(line)
+        self.group_of[line] = group
+
+    def _go(self, groups: set[_Group]) -> None:
+        """Write down groups, after those that they need, and then what waited for nothing else."""
+        everything = _all(groups)
+        for shape, group in list(self.groups.items()):
+            if group in everything and self.groups.get(shape) is group:
+                del self.groups[shape]
+                self._go(group.needs)
+                self.lines += _fused(group.lines, self.readers, self.results)
+                for line in group.lines:
+                    del self.group_of[line]
+                self._release(group)
+
+    def _release(self, gone: _Group) -> None:
+        for group in self.groups.values():
+            group.needs.discard(gone)
+        for line, needs in list(self.later.items()):
+            needs.discard(gone)
+            if not needs:
+                del self.later[line]
+                self.lines.append(line)
+
+
+def _all(groups: set[_Group]) -> set[_Group]:
+    """Groups, those that they need, and so on."""
+    return groups.union(*(_all(group.needs) for group in groups))
+
+
+def _is_quiet(line: Line) -> bool:
+    """Whether a line can be done later: one that may raise, or draws numbers, keeps its place among the others."""
+    module = getattr(line.function, "__module__", "")
+    return line.kind in ("ufunc", "dot") or module.startswith(_QUIET)
 
 
 def _operands(group: list[Line], readers: dict[Value, list[Line]]) -> int:
@@ -105,4 +172,5 @@ def _fused(group: list[Line], readers: dict[Value, list[Line]], results: set[Val
         line.result for line in group if line.result in results or not inside.issuperset(readers.get(line.result, ()))
     ]
     function, inputs = kernel(group, outputs)
-    return [Line("fused", "pointwise", function, tuple(inputs), {}, outputs[0], group[-1], tuple(outputs[1:]))]
+    first, *more = outputs
+    return [Line("fused", "pointwise", function, tuple(inputs), {}, first, group[-1], tuple(more))]  # type: ignore[arg-type]

@@ -18,14 +18,17 @@ from .program import Line, Value
 TYPES = {"float32": "f4", "float64": "f8", "bool": "b1", "int32": "i4", "int64": "i8"}  # C++ names of dtypes
 
 # Of NumPy's functions of the operands a and b. Those of operations are defined where these are.
+_WRITTEN_BETWEEN = {
+    **{"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "less": "<", "less_equal": "<=", "greater": ">"},
+    **{"greater_equal": ">=", "equal": "==", "not_equal": "!=", "bitwise_and": "&", "bitwise_or": "|"},
+    "bitwise_xor": "^",
+}
+_OF_ONE = "tanh exp log sqrt sin cos tan expm1 log1p log2 floor rint sign isnan isinf isfinite"
 EXPRESSIONS = {
-    **{name: f"{name}(a)" for name in ("tanh", "exp", "log", "sqrt", "sin", "cos", "expm1", "log1p", "log2", "tan")},
-    **{name: f"{name}(a)" for name in ("floor", "rint", "sign", "isnan", "isinf", "isfinite")},
+    **{name: f"a {sign} b" for name, sign in _WRITTEN_BETWEEN.items()},
+    **{name: f"{name}(a)" for name in _OF_ONE.split()},
     **{name: f"{name}(a, b)" for name in ("maximum", "minimum", "logaddexp", "hypot")},
-    **dict(add="a + b", subtract="a - b", multiply="a * b", divide="a / b", power="pow(a, b)"),
-    **dict(negative="-a", absolute="fabs(a)", square="a * a", reciprocal="1 / a"),
-    **dict(less="a < b", less_equal="a <= b", greater="a > b", greater_equal="a >= b", equal="a == b"),
-    **dict(not_equal="a != b", bitwise_and="a & b", bitwise_or="a | b", bitwise_xor="a ^ b"),
+    **{"power": "pow(a, b)", "negative": "-a", "absolute": "fabs(a)", "square": "a * a", "reciprocal": "1 / a"},
 }
 _ALSO_OF_INTEGERS = {"add", "subtract", "multiply", "negative", "maximum", "minimum", "square"}
 _BITS = {"bitwise_and", "bitwise_or", "bitwise_xor"}

@@ -42,10 +42,22 @@ class Line:
     """``result = function(*inputs, **attributes)``: a kernel of an operation, or one function of the array module.
 
     kind: "op" for a kernel, which gets ``xp`` first; "ufunc", "dot" for what is called with ``out`` last; "random" for
-    what draws numbers, and so is neither shared nor left out; "fused" for a generated kernel, which has ``more`` results.
+    what draws numbers, and so is neither shared nor left out; "fused" for a generated kernel, with ``more`` results.
     """
 
-    __slots__ = ("attributes", "function", "inputs", "kind", "more", "name", "phase", "reads", "result", "step", "where")
+    __slots__ = (
+        "attributes",
+        "function",
+        "inputs",
+        "kind",
+        "more",
+        "name",
+        "phase",
+        "reads",
+        "result",
+        "step",
+        "where",
+    )
 
     def __init__(
         self,
