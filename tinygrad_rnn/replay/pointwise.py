@@ -19,8 +19,18 @@ TYPES = {"float32": "f4", "float64": "f8", "bool": "b1", "int32": "i4", "int64":
 
 # Of NumPy's functions of the operands a and b. Those of operations are defined where these are.
 _WRITTEN_BETWEEN = {
-    **{"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "less": "<", "less_equal": "<=", "greater": ">"},
-    **{"greater_equal": ">=", "equal": "==", "not_equal": "!=", "bitwise_and": "&", "bitwise_or": "|"},
+    "add": "+",
+    "subtract": "-",
+    "multiply": "*",
+    "divide": "/",
+    "less": "<",
+    "less_equal": "<=",
+    "greater": ">",
+    "greater_equal": ">=",
+    "equal": "==",
+    "not_equal": "!=",
+    "bitwise_and": "&",
+    "bitwise_or": "|",
     "bitwise_xor": "^",
 }
 _OF_ONE = "tanh exp log sqrt sin cos tan expm1 log1p log2 floor rint sign isnan isinf isfinite"
@@ -28,7 +38,11 @@ EXPRESSIONS = {
     **{name: f"a {sign} b" for name, sign in _WRITTEN_BETWEEN.items()},
     **{name: f"{name}(a)" for name in _OF_ONE.split()},
     **{name: f"{name}(a, b)" for name in ("maximum", "minimum", "logaddexp", "hypot")},
-    **{"power": "pow(a, b)", "negative": "-a", "absolute": "fabs(a)", "square": "a * a", "reciprocal": "1 / a"},
+    "power": "pow(a, b)",
+    "negative": "-a",
+    "absolute": "fabs(a)",
+    "square": "a * a",
+    "reciprocal": "1 / a",
 }
 _ALSO_OF_INTEGERS = {"add", "subtract", "multiply", "negative", "maximum", "minimum", "square"}
 _BITS = {"bitwise_and", "bitwise_or", "bitwise_xor"}
