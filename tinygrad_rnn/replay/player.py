@@ -15,6 +15,7 @@ from .joins import address, is_join, slots, writes
 from .layout import Layout
 from .pointwise import PREAMBLE, Pointwise
 from .program import Line, Program, Value, substitute
+from .straight import straight
 from .symbol import Scalar
 
 
@@ -30,24 +31,24 @@ class Player:
         self._layout = layout
         self.scalars: list[tuple[Array, Scalar]] = []
         self._numbers: dict[Any, Array] = {}
-        self.calls: list[Callable[[], Any]] = []
+        self.calls: list[partial[Any]] = []
         self.lines: list[Line] = []  # of each call
         for group in _siblings(program.lines):
             for call in self._together(group) or [call for line in group for call in self._calls(line)]:
                 self.calls.append(call)
                 self.lines.append(group[0])
+        self._play = straight(self.calls)
 
     def __call__(self) -> None:
         self.set_numbers()
-        for call in self.calls:
-            call()
+        self._play()
 
     def set_numbers(self) -> None:
         """Take over the numbers that may change between replays."""
         for array, scalar in self.scalars:
             array[()] = scalar.run()
 
-    def steps(self) -> Iterator[tuple[Line, Callable[[], Any]]]:
+    def steps(self) -> Iterator[tuple[Line, partial[Any]]]:
         """Each call with its line; it is to be called before the next one is asked for."""
         self.set_numbers()
         yield from zip(self.lines, self.calls, strict=True)
@@ -92,7 +93,7 @@ class Player:
             self.scalars.append((array, scalar))
         return self._numbers[scalar, dtype]
 
-    def _calls(self, line: Line) -> list[Callable[[], Any]]:
+    def _calls(self, line: Line) -> list[partial[Any]]:
         if line.result in self._layout.base:
             return []
         out = self.array(line.result)
@@ -112,7 +113,7 @@ class Player:
             return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
         return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]
 
-    def _generated(self, line: Line) -> Callable[[], Any]:
+    def _generated(self, line: Line) -> partial[Any]:
         kernel: Pointwise = line.function  # type: ignore[assignment]
         inputs = [
             self.array(x) if isinstance(x, Value) else self._number(x, np.dtype(dtype))
@@ -121,7 +122,7 @@ class Player:
         call = self.home.pointwise(*kernel.parameters, kernel.body, PREAMBLE)
         return partial(call, *inputs, *map(self.array, line.results))
 
-    def _together(self, lines: list[Line]) -> list[Callable[[], Any]]:
+    def _together(self, lines: list[Line]) -> list[partial[Any]]:
         """One call for lines that do the same with one array, if the rest lies at equal distances."""
         if len(lines) < 2 or any(line.result in self._layout.base for line in lines):
             return []
@@ -142,7 +143,7 @@ class Player:
             arrays.append(_spread(column))
         return [self._into(lines[0], arrays[:2], arrays[2])]
 
-    def _into(self, line: Line, inputs: list[Any], out: Array) -> Callable[[], Any]:
+    def _into(self, line: Line, inputs: list[Any], out: Array) -> partial[Any]:
         """A call that writes its result: with the output by position, which NumPy takes more quickly, where it may."""
         if self.xp is not np:
             return partial(getattr(self.xp, line.function.__name__), *inputs, out=out)
@@ -150,7 +151,7 @@ class Player:
             return partial(line.function, *inputs, out=out)
         return partial(line.function, *inputs, out)
 
-    def _copies(self, line: Line, out: Array) -> list[Callable[[], Any]]:
+    def _copies(self, line: Line, out: Array) -> list[partial[Any]]:
         """What it takes to bring the pieces of a join to their places, if they are not there yet."""
         copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
