@@ -140,6 +140,7 @@ class Op:
         self.merge_keys: dict[str, object] = {}  # what tells the merges of one input from all others
         self.explain: Callable[..., str | None] | None = None
         self.expression: str | Callable[..., str] | None = None
+        self.waits = False  # whether the host waits for what the kernel is given, to decide something
         self.plans: dict[int, Plan] = {}
         self.function: Any = dispatcher(self)
 

@@ -23,7 +23,7 @@ class Backend:
     name = "numpy"
     xp: ModuleType | Any = np
     array_type: type = np.ndarray
-    generates = False  # whether it compiles generated kernels
+    cuda = False  # whether kernels can be generated, and graphs captured
     wraps = False  # whether an index that is out of range counts from the other end, instead of raising IndexError
 
     def __init__(self) -> None:
@@ -111,10 +111,10 @@ class Backend:
         """The same without a look at any value: each array is divided by its largest element first."""
         xp = self.xp
         flat = [x.reshape(-1).astype(np.float64) if x.size else xp.zeros(1) for x in arrays]
-        largest = xp.stack([xp.abs(x).max() for x in flat])
+        largest = _row(xp, [xp.abs(x).max() for x in flat])
         unit = xp.where((largest > 0) & (largest < np.inf), largest, 1.0)
         flat = [x / unit[k] for k, x in enumerate(flat)]
-        return unit * xp.sqrt(xp.stack([x.dot(x) for x in flat]))
+        return unit * xp.sqrt(_row(xp, [x.dot(x) for x in flat]))
 
     def scaled(self, x: Array, factor: Array, out: Array = None) -> Array:
         """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1 and there is no ``out``."""
@@ -163,7 +163,7 @@ class CupyBackend(Backend):
     """CuPy, on the current CUDA device, with cuBLAS called directly for products of matrices where it can be."""
 
     name = "cupy"
-    generates = True
+    cuda = True
     wraps = True
     load_cublas = staticmethod(cublas.load)
 
@@ -272,6 +272,14 @@ def _replaced(module: Any, **functions: Any) -> ModuleType:
     copy = ModuleType(getattr(module, "__name__", "cupy"))
     copy.__dict__.update(vars(module) | functions)
     return copy
+
+
+def _row(xp: Any, numbers: Sequence[Array]) -> Array:
+    """0-d arrays as one vector: eight at a time, or CuPy copies a table from the host, which no CUDA graph can hold."""
+    parts = [x.reshape(1) for x in numbers]
+    while len(parts) > 1:
+        parts = [xp.concatenate(parts[k : k + 8]) for k in range(0, len(parts), 8)]
+    return parts[0]
 
 
 def _widened(index: Any) -> Any:

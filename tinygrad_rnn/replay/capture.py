@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from .. import backend, tape
 from ..backend import Array
 from ..tensor import Tensor
-from .passes import JOINING, PASSES
+from .passes import GRAPH, JOINING, PASSES
 from .recorder import is_recording
 from .recording import Recording
 from .replay import Memory, Profile, Rebound, Replay
@@ -177,7 +177,7 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     >>> step.memory.planned < step.memory.naive
     True
     """
-    unknown = [name for name in without if name not in PASSES]
+    unknown = [name for name in without if name not in (*PASSES, GRAPH)]
     if unknown:
         raise ValueError(f"capture: there is no pass {unknown[0]!r} to leave out; there are {', '.join(PASSES)}")
     left_out = {*without, *(JOINING if exact else ())}

@@ -46,6 +46,11 @@ def share(program: Program) -> None:
     program.replace(new)
 
 
+def draw_first(program: Program) -> None:
+    """Draw random numbers, in their order, before everything else, so that the rest can be one graph."""
+    program.lines.sort(key=lambda line: line.kind != "random")
+
+
 def _key(line: Line) -> Any:
     """What two lines have in common that compute the same, or None where that cannot be told."""
     try:
@@ -77,12 +82,14 @@ PASSES = {
     "lay_out_weights": lay_out_weights,
     "narrow": narrow,
     "fuse": fuse,
+    "draw_first": draw_first,
 }
 
 JOINING = {"hoist", "reassociate", "lay_out_weights"}  # those that may change the last bits of a result
 
-GENERATING = {"narrow", "fuse"}  # for backends that compile generated kernels; the others have
-FOR_THE_CACHE = {"widen", "reassociate", "batch", "lay_out_weights"}  # where one pass over memory is what matters
+FOR_LAUNCHES = {"narrow", "fuse", "draw_first"}  # on a GPU, where the number of launches is what matters
+FOR_THE_CACHE = {"widen", "reassociate", "batch", "lay_out_weights"}  # on a CPU
+GRAPH = "graph"  # no pass, but can be left out like one: the replay as a CUDA graph
 
 
 def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:

@@ -15,6 +15,7 @@ from ..tape import collector_resting
 from ..tensor import Tensor
 from ..tree import tree_map
 from . import passes
+from .graph import GraphPlayer
 from .layout import Layout
 from .player import Player, is_same
 from .program import Line, Program, Value
@@ -74,8 +75,7 @@ class Replay:
     def __init__(self, recording: Recording, without: Collection[str]) -> None:
         self.recording = recording
         self.recorded = Program(recording.lines, recording.values())
-        unused = passes.FOR_THE_CACHE if recording.home.generates else passes.GENERATING
-        self.without = {*without, *unused}
+        self.without = {*without, *(passes.FOR_THE_CACHE if recording.home.cuda else passes.FOR_LAUNCHES)}
         self.program = self.program_after(None)
         self._private: set[Port] = set()
         self._ready()
@@ -122,7 +122,8 @@ class Replay:
                 kept.setdefault(results[value], (g.array, None))
                 copies.append((g.array, results[value]))
         layout = Layout(self.program, arrays, kept)
-        self.player = Player(self.program, layout, home)
+        play_as = GraphPlayer if home.cuda and passes.GRAPH not in self.without else Player
+        self.player = play_as(self.program, layout, home)
         sources = [(array, self.player.array(x) if isinstance(x, Value) else x) for array, x in copies]
         self.copies = [(array, source) for array, source in sources if not is_same(source, array)]
         self.output = tree_map(lambda x: self._delivery(x, results), recording.output)
@@ -180,6 +181,7 @@ class Replay:
             for line, call in self.player.steps():
                 start = time.perf_counter()
                 call()
+                self.recording.home.synchronize()
                 rows.append((line, Row(1, time.perf_counter() - start, _flops(line), _traffic(line))))
 
         self(arrays, floats, play)
