@@ -96,6 +96,7 @@ class Device:
     def module(self) -> SimpleNamespace:
         return SimpleNamespace(
             Stream=lambda non_blocking: Stream(self, len(self.order) + 7),
+            Graph=Graph,
             MemoryPool=lambda: SimpleNamespace(malloc=object()),
             using_allocator=self.using_allocator,
             get_current_stream=lambda: self.streams[-1],

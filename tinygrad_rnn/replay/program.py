@@ -46,17 +46,8 @@ class Line:
     """
 
     __slots__ = (
-        "attributes",
-        "function",
-        "inputs",
-        "kind",
-        "more",
-        "name",
-        "phase",
-        "reads",
-        "result",
-        "step",
-        "where",
+        *("attributes", "function", "inputs", "kind", "more", "name"),
+        *("phase", "reads", "result", "run", "step", "where"),
     )
 
     def __init__(
@@ -78,6 +69,7 @@ class Line:
         self.more = more
         self.step: int | None = like.step if like else None  # the time step
         self.phase: str = like.phase if like else "forward"
+        self.run: int = like.run if like else 0  # another one for steps that are done once more, by bptt.checkpointed
         self.where: str = like.where if like else ""
         for value in self.results:
             value.line = self

@@ -160,12 +160,22 @@ class Recording:
         """All that the program has to deliver."""
         found = [port.after.value for port in self.ports if port.updated and isinstance(port.after, Symbol)]
         found += [value for value in self.grad_values if value is not None]
-        return found + [x.value for x in map(_array, tree_leaves(self.output)) if isinstance(x, Symbol)]
+        return found + [x.value for x in map(_array, _leaves(self.output)) if isinstance(x, Symbol)]
+
+
+def is_report(x: Any) -> bool:
+    """Whether something measures ``x.tensors`` when looked at, and ``x.of(tensors)`` others: as clipping's report does."""
+    return hasattr(x, "tensors") and hasattr(x, "of")
+
+
+def _leaves(output: Any) -> list[Any]:
+    """What a step returns, with the tensors that a report is about in its place."""
+    return [leaf for x in tree_leaves(output) for leaf in (x.tensors if is_report(x) else [x])]
 
 
 def _check_output(output: Any) -> None:
     """Raise if a replay could not return anew what the step returns."""
-    for x in tree_leaves(output):
+    for x in _leaves(output):
         if not isinstance(x, (Tensor, Symbol, Scalar, np.generic, str, int, float)) and not backend.is_array(x):
             raise CaptureError(
                 f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
@@ -189,9 +199,11 @@ def _bare(x: Any) -> Any:
 
 
 def _without_symbols(x: Any) -> Any:
+    if is_report(x):
+        return x.of(map(_without_symbols, x.tensors))
     if isinstance(x, Tensor):
-        return Tensor.wrap(_bare(x.array)) if isinstance(x.array, Symbol) else x
-    return _bare(x)
+        return Tensor.wrap(_without_symbols(x.array)) if isinstance(x.array, Symbol) else x
+    return x.array.copy() if isinstance(x, Symbol) else _bare(x)  # replays write into gradients and parameters
 
 
 _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references

@@ -19,7 +19,7 @@ from .graph import GraphPlayer
 from .layout import Layout
 from .player import Player, is_same
 from .program import Line, Program, Value
-from .recording import Port, Recording
+from .recording import Port, Recording, is_report
 from .symbol import Scalar, Symbol
 
 
@@ -122,7 +122,8 @@ class Replay:
                 kept.setdefault(results[value], (g.array, None))
                 copies.append((g.array, results[value]))
         layout = Layout(self.program, arrays, kept)
-        play_as = GraphPlayer if home.cuda and passes.GRAPH not in self.without else Player
+        graphs = home.cuda and passes.GRAPH not in self.without and hasattr(home.xp.cuda, "Graph")
+        play_as = GraphPlayer if graphs else Player
         self.player = play_as(self.program, layout, home)
         sources = [(array, self.player.array(x) if isinstance(x, Value) else x) for array, x in copies]
         self.copies = [(array, source) for array, source in sources if not is_same(source, array)]
@@ -133,6 +134,9 @@ class Replay:
 
     def _delivery(self, x: Any, results: dict[Value, Value]) -> Callable[[], Any]:
         """What gives a part of the step's result after a replay."""
+        if is_report(x):
+            parts = [self._delivery(part, results) for part in x.tensors]
+            return lambda: x.of(part() for part in parts)
         array = x.array if isinstance(x, Tensor) else x
         if isinstance(array, Symbol):
             source = self.player.array(results[array.value])
