@@ -134,6 +134,8 @@ class Recording:
 
     def _settle(self, function: Callable[..., Any], output: Any) -> None:
         """See what the run left behind, and put its arrays and numbers in the place of symbols."""
+        self.output = tree_map(_held, output)
+        self.result = tree_map(_without_symbols, self.output)
         for port in self.ports:
             port.after = port.place.get()
             if port.updated and isinstance(port.after, Symbol):
@@ -153,8 +155,6 @@ class Recording:
         for place in new:
             place.put(_bare(place.get()))
         self.steady = not new  # not so for the first step of an optimiser, which makes its buffers
-        self.output = output
-        self.result = tree_map(_without_symbols, output)
 
     def values(self) -> list[Value]:
         """All that the program has to deliver."""
@@ -164,7 +164,7 @@ class Recording:
 
 
 def is_report(x: Any) -> bool:
-    """Whether something measures ``x.tensors`` when looked at, and ``x.of(tensors)`` others: as clipping's report does."""
+    """Whether something measures ``x.tensors`` when looked at, and ``x.of(tensors)`` others, as clipping's report."""
     return hasattr(x, "tensors") and hasattr(x, "of")
 
 
@@ -196,6 +196,11 @@ def _array(x: Any) -> Any:
 
 def _bare(x: Any) -> Any:
     return x.array if isinstance(x, Symbol) else x.number if isinstance(x, Scalar) else x
+
+
+def _held(x: Any) -> Any:
+    """A result in a tensor of its own: a gradient that a step returns is given another array by the next one."""
+    return x.of(map(_held, x.tensors)) if is_report(x) else Tensor.wrap(x.array) if isinstance(x, Tensor) else x
 
 
 def _without_symbols(x: Any) -> Any:
