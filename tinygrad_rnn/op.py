@@ -277,7 +277,8 @@ def misfit(message: str) -> ShapeError:
 
 
 _ENGINE = {
-    f"{__package__}.{name}" for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record")
+    f"{__package__}.{name}"
+    for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record", "compare")
 }
 
 
