@@ -87,7 +87,7 @@ class Comparison(list[Difference]):
             for d in apart
         ]
         head = f"{'at most':<{width}}  results  absolute  relative       ulp"
-        equal = f"equal: {', '.join(what for what, d in self.largest.items() if not d.absolute) or 'none'}"
+        equal = f"{len(self.largest) - len(apart)} kinds of results are equal to the last bit"
         title = f"{' and '.join(self.backends)}: {len(self)} results, {told}"
         return "\n".join([title, *([head, *rows] if rows else []), equal])
 
@@ -119,9 +119,7 @@ def compare_backends(
     kind: Any = np.float64  # the coarsest dtype so far
     for k, (a, b) in enumerate(zip_longest(first, second)):
         if a is None or b is None or (a.what, a.array.shape) != (b.what, b.array.shape):
-            told = ", ".join(
-                f"{name} {'nothing' if r is None else r}" for name, r in zip(backends, (a, b), strict=True)
-            )
+            told = ", ".join(f"{name} {r or 'nothing'}" for name, r in zip(backends, (a, b), strict=True))
             raise CheckError(f"compare_backends: the runs part at result {k} of {len(first)} and {len(second)}: {told}")
         if a.array.dtype.kind == "f" and np.finfo(a.array.dtype).eps > np.finfo(kind).eps:
             kind = a.array.dtype.type
@@ -215,10 +213,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for t in reach.tensors:
             stack.callback(partial(_set, t, t.array, t.node))
-            node = t.node and Leaf(t.node.shape, t.node.dtype)
-            if t.node and t.node.grad is not None:
-                node.grad = type(t).wrap(there(t.node.grad.array))
-            _set(t, there(t.array), node)
+            _set(t, there(t.array), _leaf(t.node, there) if isinstance(t.node, Leaf) else None)
         for place, value in [*reach.fixed, *((place, place.get()) for place in reach.ports)]:
             stack.callback(_put, place, value)
             if is_array(value):
@@ -247,6 +242,13 @@ def _same_random_numbers(home: Any, generators: list[Any]) -> Iterator[None]:
         host.set_random_state(state)
         for g, before in states:
             g.bit_generator.state = before
+
+
+def _leaf(old: Leaf, there: Callable[[Any], Any]) -> Leaf:
+    """A leaf with a copy of the gradient."""
+    new = Leaf(old.shape, old.dtype)
+    new.grad = None if old.grad is None else type(old.grad).wrap(there(old.grad.array))
+    return new
 
 
 def _set(t: Any, array: Any, node: Any) -> None:
