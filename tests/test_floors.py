@@ -21,7 +21,7 @@ FLOORS = [
     ["seams"],
     ["backend"],
     ["tape"],
-    ["graph"],
+    ["graph", "shortage"],
     ["dispatch"],
     ["op"],
     ["ops/"],
