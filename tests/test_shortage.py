@@ -43,7 +43,7 @@ def test_forward(network: Any) -> None:
     for said in (
         r"\. Out of memory allocating [\d,]+ bytes \(allocated so far: [\d,]+ bytes, limit set to: [\d,]+ bytes\)\. ",
         r"\. [\d,]+ MiB of strict are in use\. Graphs keep [\d,]+ KiB of it for backward: ",
-        rf"sigmoid's y [\d,]+ KiB \(in ({3 * step}|{3 * step + 1}|{3 * step + 2}) arrays, time steps 0 to ({step - 1}|{step})\), ",
+        rf"sigmoid's y [\d,]+ KiB \(in ({3 * step}|{3 * step + 1}|{3 * step + 2}) arrays, time steps 0 to \d+\), ",
         rf"\. These are ({step}|{step + 1}) time steps: a shorter window or a smaller batch needs less in proportion",
         r", and bptt.checkpointed\(cell, xs\) keeps about 2 sqrt\(T\) of T steps instead of all\.$",
     ):
