@@ -175,9 +175,9 @@ factors.vjp(
 
 
 @op
-def scaled(xp: Any, x: Array, factors: Array, *, index: int) -> Array:
+def scaled(xp: Any, x: Array, factors: Array, *, index: int, out: Array = None) -> Array:
     """x times one of the factors, in the dtype of x."""
-    return backend.of(x).scaled(x, factors[index])
+    return backend.of(x).scaled(x, factors[index], out)
 
 
 scaled.vjp(

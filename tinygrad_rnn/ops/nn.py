@@ -21,9 +21,9 @@ _BLOCK = 2**15  # elements of a block that stays in the cache while several oper
 @op
 def softmax(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Array:
     """y = e^x / sum e^x along an axis."""
-    y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
-    y = xp.exp(y, out=out)
-    y /= y.sum(axis=axis, keepdims=True)
+    home = backend.of(x)
+    y = xp.exp(xp.subtract(x, home.top(x, axis), out=out), out=out)
+    y /= home.row_sums(y) if axis == -1 and y.ndim else y.sum(axis=axis, keepdims=True)
     return y
 
 
@@ -60,9 +60,10 @@ def cross_entropy(xp: Any, logits: Array, targets: Array) -> Array:
         raise ValueError("shapes")
     home, classes = backend.of(logits), logits.shape[-1]
     home.check_indices(targets, classes, "the target")
-    top = logits.max(axis=-1, keepdims=True)
-    total = xp.log(xp.exp(logits - top).sum(axis=-1)) + top[..., 0]
-    losses = total - xp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    top = home.top(logits, -1)
+    total = xp.log(home.row_sums(xp.exp(logits - top))) + top
+    chosen = logits.reshape((targets.size, classes))[xp.arange(targets.size), targets.ravel()]
+    losses = total[..., 0] - chosen.reshape(targets.shape)
     return home.mark_invalid(losses, targets, classes)
 
 

@@ -16,6 +16,7 @@ from .memory import Block, pack
 from .program import Line, Program, Value
 
 _VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
+_LARGE = 2**16  # elements
 
 
 class Layout:
@@ -218,7 +219,10 @@ class Layout:
             self._put(line.result, place, self.block[after[0]])
 
     def _dying(self, i: int, line: Line) -> Value | None:
-        """An operand whose place the result can take, of several the one in the largest block, which lives longest."""
+        """An operand whose place the result can take, of several the one in the largest block, which lives longest.
+
+        To write across gaps takes two or three times as long, so a small result rather gets a place of its own.
+        """
         fitting = [
             x
             for x in line.inputs
@@ -227,6 +231,7 @@ class Layout:
             and self.block[x].owned
             and x.shape == line.result.shape
             and x.dtype == line.result.dtype
+            and (self.place[x].flags.c_contiguous or x.size > _LARGE)
         ]
         fitting.sort(key=lambda x: -self.block[x].nbytes)
         for x in fitting:

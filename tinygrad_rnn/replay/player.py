@@ -13,6 +13,7 @@ from ..backend import Array
 from .joins import address, is_join, slots, writes
 from .layout import Layout
 from .program import Line, Program, Value, substitute
+from .straight import straight
 from .symbol import Scalar
 
 
@@ -27,24 +28,24 @@ class Player:
         self._layout = layout
         self.scalars: list[tuple[Array, Scalar]] = []
         self._numbers: dict[Any, Array] = {}
-        self.calls: list[Callable[[], Any]] = []
+        self.calls: list[partial[Any]] = []
         self.lines: list[Line] = []  # of each call
         for group in _siblings(program.lines):
             for call in self._together(group) or [call for line in group for call in self._calls(line)]:
                 self.calls.append(call)
                 self.lines.append(group[0])
+        self._play = straight(self.calls)
 
     def __call__(self) -> None:
         self.set_numbers()
-        for call in self.calls:
-            call()
+        self._play()
 
     def set_numbers(self) -> None:
         """Take over the numbers that may change between replays."""
         for array, scalar in self.scalars:
             array[()] = scalar.run()
 
-    def steps(self) -> Iterator[tuple[Line, Callable[[], Any]]]:
+    def steps(self) -> Iterator[tuple[Line, partial[Any]]]:
         """Each call with its line; it is to be called before the next one is asked for."""
         self.set_numbers()
         yield from zip(self.lines, self.calls, strict=True)
@@ -88,7 +89,7 @@ class Player:
             self.scalars.append((array, scalar))
         return self._numbers[scalar, dtype]
 
-    def _calls(self, line: Line) -> list[Callable[[], Any]]:
+    def _calls(self, line: Line) -> list[partial[Any]]:
         if line.result in self._layout.base:
             return []
         out = self.array(line.result)
@@ -106,7 +107,7 @@ class Player:
             return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
         return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]
 
-    def _together(self, lines: list[Line]) -> list[Callable[[], Any]]:
+    def _together(self, lines: list[Line]) -> list[partial[Any]]:
         """One call for lines that do the same with one array, if the rest lies at equal distances."""
         if len(lines) < 2 or any(line.result in self._layout.base for line in lines):
             return []
@@ -126,7 +127,7 @@ class Player:
             arrays.append(_spread(column))
         return [_into(lines[0].function, arrays[:2], arrays[2])]
 
-    def _copies(self, line: Line, out: Array) -> list[Callable[[], Any]]:
+    def _copies(self, line: Line, out: Array) -> list[partial[Any]]:
         """What it takes to bring the pieces of a join to their places, if they are not there yet."""
         copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
@@ -212,7 +213,7 @@ def _is_sibling(group: list[Line], line: Line) -> bool:
     return bool(shared) and not any(member.result in line.reads for member in group)
 
 
-def _into(function: Callable[..., Any], inputs: list[Any], out: Array) -> Callable[[], Any]:
+def _into(function: Callable[..., Any], inputs: list[Any], out: Array) -> partial[Any]:
     """A call that writes its result: quicker with the output by position, which maximum and minimum do not take."""
     if function in (np.maximum, np.minimum):
         return partial(function, *inputs, out=out)
