@@ -387,6 +387,7 @@ xp = SimpleNamespace(
     arange=lambda *args, dtype=None: _wrap(np.arange(*args, dtype=dtype)),
     array=_array_of,
     asarray=_asarray,
+    ascontiguousarray=lambda a, dtype=None: _wrap(np.ascontiguousarray(_array(a), dtype)),
     asnumpy=lambda a: a.get(),
     broadcast_to=lambda array, shape: _wrap(np.broadcast_to(_array(array), shape)),
     clip=lambda a, a_min, a_max, out=None: a.clip(a_min, a_max, out=out),

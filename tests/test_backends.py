@@ -396,6 +396,14 @@ def test_random_numbers_follow_the_seed(device: Backend, monkeypatch: pytest.Mon
     assert (masks[0] != masks[2]).any()
 
 
+def test_writing_into_a_saved_array_is_noticed(device: Backend) -> None:
+    x, w = (tg.ones(2, 3, backend=device.name, requires_grad=True) for _ in range(2))
+    for y in (x * w, x * w[1:], x * w.T.T):
+        w.data -= 1.0
+        with pytest.raises(tg.GraphError, match="changed in place since"):
+            y.sum().backward()
+
+
 def test_the_rest_of_a_backend(device: Backend) -> None:
     device.synchronize()
     assert device.memory_in_use() is not None
