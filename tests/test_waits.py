@@ -11,7 +11,7 @@ from cell_equations import CASES, D
 from waits import READS, counted, waiting
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import backend, bptt, nn, optim
+from tinygrad_rnn import bptt, nn, optim
 from tinygrad_rnn.backend import Backend
 
 T, B, H = 4, 3, 5
@@ -37,11 +37,6 @@ CLIPS: dict[str, Any] = {
     "norm, raising": lambda parameters: tg.clip_grad_norm_(parameters, 0.1),
     "norm, skipping": lambda parameters: tg.clip_grad_norm_(parameters, 0.1, on_nonfinite="skip"),
 }
-
-
-@pytest.fixture(params=["strict", pytest.param("cupy", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest, strict_device: str) -> Backend:
-    return backend.get(request.param)
 
 
 class Model(nn.Module):
