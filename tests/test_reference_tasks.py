@@ -1,5 +1,4 @@
-"""The reference programsfrom tinygrad_rnn.backend import Backend
-in their quick form: each comes to its end, and reaches what a small form of it must."""
+"""The reference programs in their quick form: each comes to its end, and reaches what a small form of it must."""
 
 from __future__ import annotations
 
