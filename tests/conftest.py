@@ -8,6 +8,7 @@ import pytest
 import strict
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import backend
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -27,3 +28,10 @@ def strict_device() -> Iterator[str]:
     """The name of a backend that stands in for a GPU, and refuses what CuPy refuses."""
     with strict.registered() as device:
         yield device.name
+
+
+@pytest.fixture(params=["strict", pytest.param("cupy", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[backend.Backend]:
+    """A backend for devices: the stand-in, and CuPy where there is a GPU."""
+    with strict.registered():
+        yield backend.get(request.param)

@@ -3,7 +3,8 @@
 ``xp`` stands in for ``cupy``, and ``StrictArray`` for ``cupy.ndarray``. Both have only names and parameters that CuPy
 14 has, and fewer of them. What CuPy does in a way of its own is done in that way: a reduction returns a 0-d array, an
 index that is out of range wraps round, ``einsum`` and ``min`` take no ``out``. Where CuPy copies a NumPy array to the
-device unasked, as an index for one, this refuses. What makes the host wait is counted in ``host_copies``.
+device unasked, as an index for one, this refuses. What makes the host wait is counted in ``host_copies``, and copies
+to the device in ``uploads``. Memory is counted, and may be limited.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
+from weakref import WeakValueDictionary
 
 import columns
 import generated
@@ -22,6 +24,9 @@ from tinygrad_rnn import backend
 from tinygrad_rnn.backend import CupyBackend
 
 host_copies = 0  # how often the host has waited for a value of the device
+uploads = 0  # how often numbers of the host were copied to the device
+memory_limit: int | None = None  # bytes
+_owners: WeakValueDictionary[int, StrictArray] = WeakValueDictionary()  # by id of what owns the memory in NumPy
 
 
 def _method(name: str, *parameters: str) -> Callable[..., StrictArray]:
@@ -58,18 +63,37 @@ def _binary(ufunc: str) -> Any:
     return forward, reflected, in_place
 
 
+class OutOfMemoryError(MemoryError):
+    """CuPy's, word for word."""
+
+    def __init__(self, size: int, total: int, limit: int) -> None:
+        so_far = f"allocated so far: {total:,} bytes, limit set to: {limit:,} bytes"
+        super().__init__(f"Out of memory allocating {size:,} bytes ({so_far}).")
+
+
+def used_bytes() -> int:
+    """Bytes of all arrays that are alive."""
+    return sum([array.nbytes for array in _owners.values()])
+
+
 class StrictArray:
     """What ``cupy.ndarray`` is to CuPy: its numbers are out of NumPy's reach."""
 
-    __slots__ = ("__weakref__", "_numbers")
+    __slots__ = ("__weakref__", "_numbers", "base")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, shape: Any, dtype: Any = float, memptr: Pointer | None = None, strides: Any = None) -> None:
         if isinstance(shape, np.ndarray):  # the numbers themselves, which CuPy would not take
             self._numbers = shape
-            return
-        memory, offset = (None, 0) if memptr is None else (memptr.mem.bytes, memptr.ptr - memptr.mem.ptr)
-        self._numbers = np.ndarray(shape, dtype, memory, offset, strides)
+        else:
+            memory, offset = (None, 0) if memptr is None else (memptr.mem.bytes, memptr.ptr - memptr.mem.ptr)
+            self._numbers = np.ndarray(shape, dtype, memory, offset, strides)
+        owner = _root(self._numbers)
+        self.base = _owners.get(id(owner))
+        if self.base is None:
+            if memory_limit is not None and used_bytes() + self.nbytes > memory_limit:
+                raise OutOfMemoryError(self.nbytes, used_bytes(), memory_limit)
+            _owners[id(owner)] = self
 
     def __repr__(self) -> str:
         return f"StrictArray({self._numbers!r})"
@@ -171,7 +195,6 @@ class StrictArray:
 
     shape, dtype, ndim, size = map(_attribute, ("shape", "dtype", "ndim", "size"))
     itemsize, nbytes, strides, flags = map(_attribute, ("itemsize", "nbytes", "strides", "flags"))
-    base = property(lambda self: None if self._numbers.base is None else _wrap(_root(self._numbers)))
     data = property(lambda self: Pointer(Memory(_root(self._numbers)), self._numbers.ctypes.data))
     T = property(lambda self: _wrap(self._numbers.T))
     mT = property(lambda self: _wrap(self._numbers.mT))
@@ -338,6 +361,8 @@ def _allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan:
 
 
 def _array_of(obj: Any, dtype: Any = None, copy: bool = True) -> StrictArray:
+    global uploads
+    uploads += not isinstance(obj, StrictArray)
     return _wrap(np.array(obj._numbers if isinstance(obj, StrictArray) else obj, dtype=dtype))
 
 
@@ -397,6 +422,7 @@ xp = SimpleNamespace(
     arange=lambda *args, dtype=None: _wrap(np.arange(*args, dtype=dtype)),
     array=_array_of,
     asarray=_asarray,
+    ascontiguousarray=lambda a, dtype=None: _wrap(np.ascontiguousarray(_array(a), dtype)),
     asnumpy=lambda a: a.get(),
     broadcast_to=lambda array, shape: _wrap(np.broadcast_to(_array(array), shape)),
     clip=lambda a, a_min, a_max, out=None: a.clip(a_min, a_max, out=out),
@@ -411,11 +437,10 @@ xp = SimpleNamespace(
     ElementwiseKernel=generated.ElementwiseKernel,
     empty=_empty,
     expand_dims=_expand_dims,
-    ascontiguousarray=lambda a: _wrap(np.ascontiguousarray(_array(a))),
     flip=lambda a, axis=None: _wrap(np.flip(_array(a), axis)),
     full=lambda shape, fill_value, dtype=None: _wrap(np.full(shape, _operand(fill_value), dtype)),
     full_like=lambda a, fill_value, dtype=None: _wrap(np.full_like(_array(a), _operand(fill_value), dtype)),
-    get_default_memory_pool=lambda: SimpleNamespace(used_bytes=lambda: 0),
+    get_default_memory_pool=lambda: SimpleNamespace(used_bytes=used_bytes),
     lib=SimpleNamespace(
         stride_tricks=SimpleNamespace(
             as_strided=lambda x, shape=None, strides=None: _wrap(

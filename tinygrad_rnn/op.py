@@ -29,6 +29,7 @@ from typing import Any, NoReturn, Protocol, overload
 from . import backend, tape
 from .backend import Array, signature
 from .dispatch import dispatcher, forget, parameters_of
+from .shortage import explained
 from .tape import Leaf, Node
 
 Rule = Callable[..., Any]
@@ -180,6 +181,10 @@ class Op:
         names = [f"{self.inputs[0]}[{k}]" for k in range(len(arrays))] if self.variadic else self.inputs
         inputs = [(name, a) for name, a in zip(names, arrays, strict=True) if a is not None]
         where = whereabouts()
+        if isinstance(error, MemoryError):
+            raise explained(
+                error, self.name, next((a for _, a in inputs if backend.is_array(a)), None), where
+            ) from error
         homes = {name: backend.of(a).name for name, a in inputs if backend.is_array(a)}
         if len(set(homes.values())) > 1:
             listed = _listed(f"{name} on {home}" for name, home in homes.items())
@@ -290,7 +295,8 @@ def misfit(message: str) -> ShapeError:
 
 
 _ENGINE = {
-    f"{__package__}.{name}" for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record")
+    f"{__package__}.{name}"
+    for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record", "compare")
 }
 
 
