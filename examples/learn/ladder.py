@@ -9,7 +9,7 @@ from collections.abc import Callable
 import tinygrad_rnn as tg
 
 
-def climb(rung: Callable[[argparse.Namespace], None], numpy_only: bool = False) -> None:
+def climb(rung: Callable[[argparse.Namespace], None]) -> None:
     """Run a rung's function with the options ``backend``, ``seed`` and ``quick``; what goes wrong is one sentence."""
     parser = argparse.ArgumentParser(description=sys.modules[rung.__module__].__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -17,10 +17,6 @@ def climb(rung: Callable[[argparse.Namespace], None], numpy_only: bool = False) 
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers (0)")
     parser.add_argument("--quick", action="store_true", help="less of everything that takes time")
     options = parser.parse_args()
-    if numpy_only and options.backend != "numpy":
-        sys.exit(
-            f"{parser.prog}: tg.capture records NumPy's arrays only, so far; leave out --backend {options.backend}"
-        )
     try:
         with tg.use_backend(options.backend):
             tg.manual_seed(options.seed)

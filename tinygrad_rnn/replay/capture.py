@@ -155,7 +155,8 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
 
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
     (``hoist``, ``reassociate``, ``lay_out_weights``).
-    without: passes to leave out, by name: lower, share, hoist, widen, share_again, reassociate, batch, lay_out_weights.
+    without: passes to leave out, by name: lower, share, hoist, widen, share_again, reassociate, batch, lay_out_weights,
+        and on a GPU narrow, fuse, draw_first; also graph, for launches one by one.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
     ``.numpy()``), draws random numbers by ``randn`` or ``rand``, changes Python values, or keeps results anywhere but

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from .pointwise import is_pointwise, kernel
+from .pointwise import Pointwise, is_pointwise, kernel
 from .program import Line, Program, Value, slice_line
 from .widen import _columns
 
@@ -85,6 +85,7 @@ class _Fusion:
         self.lines: list[Line] = []  # that need not wait any more
         self.groups: dict[tuple[int, ...], _Group] = {}  # by shape
         self.group_of: dict[Line, _Group] = {}
+        self.names: dict[Pointwise, str] = {}
         self.later: dict[Line, set[_Group]] = {}  # lines that wait for groups, in order, without being a part of one
 
     def run(self) -> None:
@@ -130,10 +131,24 @@ class _Fusion:
             if group in everything and self.groups.get(shape) is group:
                 del self.groups[shape]
                 self._go(group.needs)
-                self.lines += _fused(group.lines, self.readers, self.results)
+                self.lines += self._fused(group.lines)
                 for line in group.lines:
                     del self.group_of[line]
                 self._release(group)
+
+    def _fused(self, group: list[Line]) -> list[Line]:
+        """One line for a group, of which what others read are the results."""
+        if len(group) == 1:
+            return group
+        inside = set(group)
+        first, *more = (
+            line.result
+            for line in group
+            if line.result in self.results or not inside.issuperset(self.readers.get(line.result, ()))
+        )
+        function, inputs = kernel(group, [first, *more])
+        name = self.names.setdefault(function, f"pointwise{len(self.names) + 1}")
+        return [Line("fused", name, function, tuple(inputs), {}, first, group[-1], tuple(more))]  # type: ignore[arg-type]
 
     def _release(self, gone: _Group) -> None:
         for group in self.groups.values():
@@ -161,16 +176,3 @@ def _operands(group: list[Line], readers: dict[Value, list[Line]]) -> int:
     inside = set(group)
     read = {x for line in group for x in line.reads if x.line not in inside}
     return len(read) + sum(not inside.issuperset(readers.get(line.result, ())) for line in group)
-
-
-def _fused(group: list[Line], readers: dict[Value, list[Line]], results: set[Value]) -> list[Line]:
-    """One line for a group, of which what others read are the results."""
-    if len(group) == 1:
-        return group
-    inside = set(group)
-    outputs = [
-        line.result for line in group if line.result in results or not inside.issuperset(readers.get(line.result, ()))
-    ]
-    function, inputs = kernel(group, outputs)
-    first, *more = outputs
-    return [Line("fused", "pointwise", function, tuple(inputs), {}, first, group[-1], tuple(more))]  # type: ignore[arg-type]

@@ -207,11 +207,16 @@ class Program:
 
 def _text(lines: Iterable[Line]) -> Iterator[str]:
     place: Any = None
+    bodies: set[str] = set()
     for line in lines:
         now = (line.phase, line.step)
         if now != place:
             yield f"# {line.phase}" + ("" if line.step is None else f", time step {line.step}")
             place = now
+        body = getattr(line.function, "body", "")  # of a generated kernel
+        if body not in bodies:
+            yield from (f"#   {part}" for part in body.splitlines())
+            bodies.add(body)
         shape = f"{line.result.dtype.kind}{8 * line.result.dtype.itemsize}[{','.join(map(str, line.result.shape))}]"
         yield f"{line!s:<72}  # {shape}{'  ' + line.where if line.where else ''}"
 
