@@ -19,8 +19,6 @@ NAMES: dict[str, Any] = {
     **TYPES,
     "where": np.where,
     "pow": np.power,
-    "INFINITY": np.inf,
-    "NAN": np.nan,
 }
 
 

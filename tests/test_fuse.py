@@ -112,6 +112,14 @@ def test_lines_of_other_shapes_and_what_cannot_be_generated_come_between() -> No
     assert len([line for line in captured.replay.program.lines if line.kind == "fused"]) == 3
 
 
+def test_numbers_that_have_no_digits() -> None:
+    captured = tg.capture(lambda x: tg.maximum(x * 2, -np.inf) + tg.where(x > 0, np.inf, np.nan))
+    for _ in range(4):
+        x = tg.tensor(np.array([-1.0, 2.0], "f4"), backend="strict")
+        equal(captured(x), np.array([np.nan, np.inf], "f4"))
+    assert any(line.kind == "fused" for line in captured.replay.program.lines)
+
+
 @tg.op
 def leaky(xp: Any, x: Any, *, slope: float) -> Any:
     """x where it is above 0, and x times a slope elsewhere; not with plain functions of the array module alone."""
@@ -174,3 +182,21 @@ def test_a_compiled_step_agrees(compiled: None) -> None:
         for a, b in zip(arrays_of(captured(x, target)), arrays_of(eager.step(x, target)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert any(line.kind == "fused" for line in captured.replay.program.lines)
+
+
+@compiler
+def test_expressions_of_ops_compile(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry, "leaky", leaky.op)
+    leaky.pointwise("x > 0 ? x : x * slope")  # which the stand-in could not read
+
+    def step(x: Any) -> Any:
+        held = tg.clip(x, -0.5, 0.5) + tg.clip(x, low=0.0)
+        chosen = tg.where(held > 0.25, np.inf, leaky(held, slope=0.1)) * tg.where(held < 0, np.nan, 1.0)
+        return chosen, (held * 4).astype("int64"), (held > 0).astype("float64") + x
+
+    captured = tg.capture(step, exact=True)
+    for k in range(4):
+        x = tg.tensor(np.linspace(-1, 1, 9, dtype="f4") * (k + 1), backend="strict")
+        for a, b in zip(arrays_of(captured(x)), arrays_of(step(x)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert [line.kind for line in captured.replay.program.lines if line.elementwise] == ["fused"]

@@ -7,6 +7,7 @@ addition into one instruction, which it is told not to.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..op import registry
 from .program import Line, Value
+from .symbol import Scalar
 
 TYPES = {"float32": "f4", "float64": "f8", "bool": "b1", "int32": "i4", "int64": "i8"}  # C++ names of dtypes
 
@@ -105,11 +107,8 @@ def _computed_in(line: Line) -> np.dtype[Any]:
     """The dtype of the operands, of which NumPy makes that of the result."""
     if line.result.dtype.kind != "b" or line.kind == "op":
         return np.dtype(line.result.dtype)
-    return np.result_type(*[getattr(x, "dtype", None) or _number(x) for x in line.inputs])
-
-
-def _number(x: Any) -> Any:
-    return getattr(x, "number", x)  # what a Scalar is in this run has the type that it always has
+    numbers = [x.number if isinstance(x, Scalar) else x for x in line.inputs]  # it is a float in every run
+    return np.result_type(*[x.dtype if hasattr(x, "dtype") else x for x in numbers])
 
 
 def kernel(lines: list[Line], outputs: list[Value]) -> tuple[Pointwise, list[Any]]:
@@ -120,8 +119,8 @@ def kernel(lines: list[Line], outputs: list[Value]) -> tuple[Pointwise, list[Any
     dtypes: list[str] = []
 
     def operand(x: Any, dtype: np.dtype[Any]) -> str:
-        if not isinstance(x, Value) and not hasattr(x, "run"):
-            return f"{TYPES[dtype.name]}({_literal(x)})"
+        if not isinstance(x, (Value, Scalar)):
+            return _literal(x, TYPES[dtype.name])
         key = x if isinstance(x, Value) else (x, dtype)
         if key not in names:
             own = x.dtype if isinstance(x, Value) else dtype
@@ -161,11 +160,9 @@ def _inlined(line: Line, operand: Any) -> str:
     return re.sub(r"(?<![\w.])(\d+\.?\d*(e[+-]?\d+)?|[A-Za-z_]\w*)", put, expression)
 
 
-def _literal(x: Any) -> str:
-    """A number that is the same in each replay."""
+def _literal(x: Any, kind: str) -> str:
+    """A number that is the same in each replay, where not every compiler has a name for infinity."""
     number = x.item() if hasattr(x, "item") else x
-    if isinstance(number, bool):
-        return str(int(number))
-    if isinstance(number, float) and not np.isfinite(number):
-        return "NAN" if number != number else "INFINITY" if number > 0 else "-INFINITY"
-    return repr(number)
+    if number in (math.inf, -math.inf):
+        return f"({kind}({int(math.copysign(1, number))}) / {kind}(0))"
+    return f"({kind}(0) / {kind}(0))" if number != number else f"{kind}({number + 0!r})"  # + 0: True as 1
