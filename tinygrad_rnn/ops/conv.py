@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 from ..backend import Array
 from ..op import misfit, op
 from .linear import einsum
-from .reduce import max
-from .shape import Shape, pad, reshape
+from .shape import Shape, expand_dims, pad, reshape
 
 Pair = tuple[int, int]
 
@@ -27,6 +28,14 @@ def _counts(shape: Shape, size: Pair, stride: Pair) -> Pair:
     return counts[0], counts[1]
 
 
+def _places(x: Array, size: Pair, stride: Pair) -> Iterator[Array]:
+    """For each place in a window, row by row, what x has there in all windows: a view (..., rows, columns)."""
+    rows, columns = _counts(x.shape, size, stride)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            yield x[..., i : i + rows * stride[0] : stride[0], j : j + columns * stride[1] : stride[1]]
+
+
 @op
 def windows(xp: Any, x: Array, *, size: Pair, stride: Pair) -> Array:
     """All windows over the last two axes, as a view: (..., H, W) becomes (..., rows, columns, size, size)."""
@@ -40,12 +49,10 @@ def windows(xp: Any, x: Array, *, size: Pair, stride: Pair) -> Array:
 @op
 def overlap_add(xp: Any, x: Array, *, shape: Shape, size: Pair, stride: Pair, out: Array = None) -> Array:
     """Windows added up where they overlap: the inverse journey of ``windows``."""
-    rows, columns = _counts(shape, size, stride)
     total = xp.empty(shape, dtype=x.dtype) if out is None else out
     total.fill(0)
-    for i in range(size[0]):
-        for j in range(size[1]):
-            total[..., i : i + rows * stride[0] : stride[0], j : j + columns * stride[1] : stride[1]] += x[..., i, j]
+    for k, place in enumerate(_places(total, size, stride)):
+        place += x[(..., *divmod(k, size[1]))]
     return total
 
 
@@ -70,6 +77,32 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, paddin
     return y if bias is None else y + reshape(bias, (-1, 1, 1))
 
 
-def max_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> Any:
-    """The largest element of each window over the last two axes; windows lie side by side unless a stride is given."""
-    return max(windows(x, size=_pair(size), stride=_pair(stride or size)), axis=(-2, -1))
+@op
+def max_pool2d(xp: Any, x: Array, *, size: int | Pair, stride: int | Pair | None = None) -> Array:
+    """The largest element of each window over the last two axes; windows lie side by side unless a stride is given.
+
+    Where several are equal, they share the gradient evenly.
+    """
+    (high, wide), (down, right) = _pair(size), _pair(stride or size)
+    _counts(x.shape, (high, wide), (down, right))
+    rows = reduce(xp.maximum, _places(x, (high, 1), (down, 1)))
+    return reduce(xp.maximum, _places(rows, (1, wide), (1, right)))
+
+
+@op
+def shares(xp: Any, x: Array, y: Array, *, size: Pair, stride: Pair) -> Array:
+    """Which elements of each window of x are its maximum y, divided by how many there are: laid out as ``windows``."""
+    found = xp.empty((size[0] * size[1], *y.shape), dtype=x.dtype)
+    for k, place in enumerate(_places(x, size, stride)):
+        found[k] = place == y
+    found /= xp.maximum(found.sum(axis=0), 1)
+    return xp.moveaxis(found.reshape(*size, *y.shape), (0, 1), (-2, -1))  # quicker to fill than its own layout would be
+
+
+def _to_maxima(g: Any, x: Any, y: Any, size: int | Pair, stride: int | Pair | None) -> Any:
+    how = {"size": _pair(size), "stride": _pair(stride or size)}
+    return overlap_add(expand_dims(g, axis=(-2, -1)) * shares(x, y, **how), shape=x.shape, **how)
+
+
+max_pool2d.vjp(x=lambda g, x, y, size, stride: _to_maxima(g, x, y, size, stride))
+shares.vjp(x=None, y=None)

@@ -43,7 +43,7 @@ class Classes:
     def _role(self, x: Any, step: int) -> Any:
         """What an input is to a line: a class of its own step, or something from outside, of which the shape counts."""
         if not isinstance(x, Value):
-            return id(x) if hasattr(x, "dtype") else str(x) if isinstance(x, (tuple, list)) else (type(x), x)
+            return id(x) if hasattr(x, "dtype") else str(x) if isinstance(x, (tuple, list, float)) else (type(x), x)
         if x.line is None or x.line.step != step:
             return x.shape
         return self.of[x.line]
@@ -83,6 +83,10 @@ class Columns:
             isinstance(column[0], Value) and any(x is not column[0] for x in column)
             for column in zip(*(line.inputs for line in members), strict=True)
         ]
+
+    def differing(self, members: list[Line]) -> list[Value]:
+        """The inputs of the first line that are not those of all."""
+        return [x for x, differs in zip(members[0].inputs, self._split(members), strict=True) if differs]
 
     def runs(self, members: list[Line]) -> list[list[Line]]:
         """In the order of time, the members whose inputs follow each other as the members do: two or more at a time."""

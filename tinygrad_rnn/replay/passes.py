@@ -68,7 +68,7 @@ def _hashable(x: Any) -> Any:
         return slice, x.start, x.stop, x.step
     if isinstance(x, np.ndarray):
         raise TypeError
-    return type(x), x
+    return type(x), repr(x) if type(x) is float else x  # 0.0 and -0.0 are equal, but not alike
 
 
 PASSES = {

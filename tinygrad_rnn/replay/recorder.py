@@ -40,6 +40,13 @@ class _Functions:
 
     array = ascontiguousarray = asarray
 
+    @staticmethod
+    def zeros_like(x: Any) -> Symbol:
+        """Zeros that the step may go on to write into, as optimisers do."""
+        recorder = _current()
+        zeros = recorder.xp.zeros_like(_bare(x))
+        return recorder.symbol(zeros, recorder.constant(zeros))
+
 
 _BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | {
     "abs": ops.absolute,
@@ -49,7 +56,7 @@ _BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | 
     "std": ops.std,
     "swapaxes": ops.swapaxes,
 }
-_MAKERS = ("zeros_like", "ones_like", "full_like", "empty_like", "zeros", "ones", "full", "empty", "arange", "eye")
+_MAKERS = ("ones_like", "full_like", "empty_like", "zeros", "ones", "full", "empty", "arange", "eye")
 
 
 def _on_arrays(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -113,7 +120,7 @@ class Recorder:
         self.home = home
         self.xp = home.xp
         self.uniform = home.uniform
-        self._symbol = Symbol if home.name == "numpy" else DeviceSymbol
+        self.symbol = Symbol if home.name == "numpy" else DeviceSymbol
         self.lines: list[Line] = []
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
         self.run = 0  # of lines
@@ -123,7 +130,7 @@ class Recorder:
 
     def port(self, array: Array, name: str) -> Symbol:
         """A symbol for an array that comes from outside."""
-        return self._symbol(array, Value(array.shape, array.dtype, name))
+        return self.symbol(array, Value(array.shape, array.dtype, name))
 
     def draw(self, shape: tuple[int, ...]) -> Symbol:
         """Random numbers, drawn anew in each replay."""
@@ -162,7 +169,7 @@ class Recorder:
         line.step, line.run = tape.step_of(tape.clock()), self.run
         line.where = whereabouts().rpartition(", ")[2]
         self.lines.append(line)
-        return self._symbol(array, line.result)
+        return self.symbol(array, line.result)
 
     def _read(self, tree: Any) -> Any:
         """Arguments as a line has them: values in place of symbols, and of constant arrays."""
