@@ -19,6 +19,7 @@ Step = Callable[[], float]
 Build = Callable[[Parameters, np.ndarray, np.ndarray], Step]
 
 LR = 0.1
+MIN_REAL = 3  # steps whose losses are compared
 MAX_NORM = 5.0
 
 # Engines are imported by name, when first used: each runs in a process of its own, and most are optional.
@@ -37,7 +38,11 @@ def build_numpy(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> 
 
 
 def build_tinygrad_rnn(
-    params: Parameters, tokens: np.ndarray, targets: np.ndarray, replay: Callable[[Any], Any] = lambda step: step
+    params: Parameters,
+    tokens: np.ndarray,
+    targets: np.ndarray,
+    replay: Callable[[Any], Any] = lambda step: step,
+    own: Any = None,
 ) -> Step:
     """The engine of this repository, eager."""
     import tinygrad_rnn as tg
@@ -45,12 +50,13 @@ def build_tinygrad_rnn(
 
     vocabulary, hidden = params["embedding.weight"].shape
     kinds = {
+        "rnn": nn.RNNCell,
         "lstm": nn.LSTMCell,
         "gru": nn.GRUCell,
         "peephole": nn.PeepholeLSTMCell,
         "layernorm": nn.LayerNormLSTMCell,
     }
-    make_cell = kinds[cell_of(params)]
+    make_cell = own or kinds[cell_of(params)]
 
     class CharRNN(nn.Module):
         """Embedding, recurrent cells, linear head."""
@@ -90,6 +96,56 @@ def build_captured(params: Parameters, tokens: np.ndarray, targets: np.ndarray) 
     from tinygrad_rnn import capture
 
     return build_tinygrad_rnn(params, tokens, targets, capture)
+
+
+def build_captured_own(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """The same with a cell as a user would write it, who did not split off what does not recur."""
+    import tinygrad_rnn as tg
+    from tinygrad_rnn import capture, nn
+
+    class Own(nn.Cell):
+        """h = tanh(W x + U h + b)."""
+
+        def __init__(self, input_size: int, hidden_size: int) -> None:
+            self.input_size, self.output_size = input_size, hidden_size
+            shapes = (hidden_size, input_size), (hidden_size, hidden_size), (hidden_size,)
+            self.weight_ih, self.weight_hh, self.bias = (nn.parameter(np.zeros(shape, np.float32)) for shape in shapes)
+
+        def input_projection(self, x: Any) -> Any:
+            return x
+
+        def step(self, x: Any, h: Any) -> Any:
+            h = tg.tanh(tg.linear(x, self.weight_ih) + tg.linear(h, self.weight_hh) + self.bias)
+            return h, h
+
+    return build_tinygrad_rnn(params, tokens, targets, capture, Own)
+
+
+def build_products(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """The matrix products of the captured step, and nothing else, once that has been replayed: the floor."""
+    from tinygrad_rnn import capture
+
+    captured: list[Any] = []
+
+    def replay(step: Any) -> Any:
+        captured.append(capture(step))
+        return captured[0]
+
+    step = build_tinygrad_rnn(params, tokens, targets, replay)
+    losses: list[float] = []
+    products: list[Callable[[], Any]] = []
+
+    def run() -> float:
+        for product in products:
+            product()
+        if not products:
+            losses.append(step())
+        if len(losses) == MIN_REAL and not products:
+            player = captured[0].replay.player
+            products.extend(call for line, call in player.steps() if line.kind == "dot")
+        return losses[-1]
+
+    return run
 
 
 def torch_step(weights: list[Any], forward: Callable[[], Any]) -> Step:
@@ -162,7 +218,10 @@ def torch_cell(kind: str, w: Parameters, layer_norm: Any) -> tuple[Callable[...,
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         return sigmoid(o) * tanh(layer_norm(c, w["gain_c"], w["bias_c"])), c
 
-    steps = {"lstm": lstm, "gru": gru, "peephole": peephole, "layernorm": layernorm}
+    def rnn(z: Any, h: Any, c: Any) -> Any:
+        return tanh(z + linear(h, weight_hh)), c
+
+    steps = {"rnn": rnn, "lstm": lstm, "gru": gru, "peephole": peephole, "layernorm": layernorm}
     return (project_normed if kind == "layernorm" else project), steps[kind]
 
 
@@ -314,6 +373,8 @@ class Engine(NamedTuple):
 ENGINES = {
     "tinygrad_rnn": Engine("tinygrad_rnn", build_tinygrad_rnn, tuple(CELLS)),
     "captured": Engine("tinygrad_rnn", build_captured, tuple(CELLS)),
+    "captured-own": Engine("tinygrad_rnn", build_captured_own, ("rnn",)),
+    "products": Engine("tinygrad_rnn", build_products, tuple(CELLS)),
     "numpy": Engine("numpy", build_numpy),
     "torch-cells": Engine("torch", build_torch_cells, tuple(CELLS)),
     "torch-fused-norm": Engine("torch", partial(build_torch_cells, layer_norm=torch_fused_layer_norm), ("layernorm",)),

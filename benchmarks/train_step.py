@@ -74,11 +74,11 @@ def hold_to_cores(threads: int) -> None:
 
 
 class Worker:
-    """A process that runs one engine on one workload."""
+    """A process that runs one engine, of which a script makes a worker if it is called with --worker."""
 
-    def __init__(self, engine: str, workload: str, cell: str, threads: int) -> None:
+    def __init__(self, engine: str, script: str, arguments: list[str], threads: int) -> None:
         count = str(threads)
-        here = Path(__file__).resolve()
+        here = Path(script).resolve()
         environment = os.environ | {
             "OMP_NUM_THREADS": count,
             "OPENBLAS_NUM_THREADS": count,
@@ -88,7 +88,7 @@ class Worker:
             "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(here.parent.parent), os.environ.get("PYTHONPATH")])),
         }
-        command = [sys.executable, str(here), "--worker", engine, workload, "--cell", cell, "--threads", count]
+        command = [sys.executable, str(here), "--worker", engine, *arguments, "--threads", count]
         self.process = subprocess.Popen(
             command,
             env=environment,
@@ -98,7 +98,7 @@ class Worker:
             preexec_fn=functools.partial(hold_to_cores, threads),
         )
         self.engine = engine
-        self.chunks: list[float] = []
+        self.chunks: list[Any] = []
         self.report: dict[str, Any] = self.receive()
 
     def receive(self) -> Any:
@@ -109,11 +109,12 @@ class Worker:
             raise SystemExit(f"{self.engine}: its process ended with status {self.process.wait()}; see above")
         return json.loads(line)
 
-    def time_chunk(self) -> None:
+    def time_chunk(self) -> Any:
         """Have the engine time some steps."""
         assert self.process.stdin is not None
         print("go", file=self.process.stdin, flush=True)
         self.chunks.append(self.receive())
+        return self.chunks[-1]
 
     def close(self) -> None:
         """End the process."""
@@ -125,7 +126,7 @@ def measure(workload: str, cell: str, engines: list[str], threads: int, rounds: 
     workers: list[Worker] = []
     try:
         for engine in engines:
-            workers.append(Worker(engine, workload, cell, threads))
+            workers.append(Worker(engine, __file__, [workload, "--cell", cell], threads))
         for index in range(rounds):
             # Alternate the order, so that no engine always runs after the same one.
             for worker in workers if index % 2 == 0 else workers[::-1]:

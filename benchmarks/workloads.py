@@ -27,6 +27,7 @@ WORKLOADS = {
 
 
 CELLS = {  # gates, then what a cell has beside weights and a bias for them, in units of hidden_size
+    "rnn": (1, {}),
     "lstm": (4, {}),
     "gru": (3, {"bias_hn": 1}),
     "peephole": (4, {"peephole_i": 1, "peephole_f": 1, "peephole_o": 1}),
@@ -37,7 +38,9 @@ CELLS = {  # gates, then what a cell has beside weights and a bias for them, in 
 def cell_of(params: dict[str, np.ndarray]) -> str:
     """Return which of CELLS the parameters are those of."""
     names = {name.rpartition(".")[2] for name in params}
-    return next(cell for cell, (_, extras) in reversed(CELLS.items()) if names >= extras.keys())
+    rows, columns = params["cells.0.weight_hh"].shape
+    fitting = [name for name, (gates, extras) in CELLS.items() if rows == gates * columns and names >= extras.keys()]
+    return fitting[-1]
 
 
 def parameter_shapes(workload: Workload, cell: str = "lstm") -> dict[str, tuple[int, ...]]:

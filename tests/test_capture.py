@@ -70,8 +70,10 @@ def test_replay_equals_eager(name: str, sample: Sample) -> None:
 class Trainer:
     """A network round something that recurs, and one training step of it."""
 
-    def __init__(self, recurrent: Any, make: Callable[..., Any] | None = None, size: int = 5) -> None:
-        self.recurrent, self.head = recurrent, nn.Linear(size, 3)
+    def __init__(
+        self, recurrent: Any, make: Callable[..., Any] | None = None, size: int = 5, unroll: Any = nn.unroll
+    ) -> None:
+        self.recurrent, self.head, self.unroll = recurrent, nn.Linear(size, 3), unroll
         self.parameters = [*recurrent.parameters(), *self.head.parameters()]
         self.optimizer = make(self.parameters) if make else optim.SGD(self.parameters, lr=0.1)
 
@@ -80,7 +82,7 @@ class Trainer:
         run = (
             self.recurrent
             if isinstance(self.recurrent, nn.Recurrent | nn.LSTM | nn.GRU)
-            else partial(nn.unroll, self.recurrent)
+            else partial(self.unroll, self.recurrent)
         )
         outputs, state = run(x, *more)
         loss = nn.cross_entropy(self.head(outputs), target)
@@ -135,6 +137,30 @@ def test_every_wrapper(wrap: Any, cell: Any, exact: bool) -> None:
     if wrap is nn.ResidualRecurrence and issubclass(cell, nn.LSTMCell):
         pytest.skip("an LSTM's output is not its state")
     agree(lambda: Trainer(wrap(cell(5, 5))), exact)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("way", [{"segments": 3}, {"budget": 5000}], ids=["segments", "budget"])
+@pytest.mark.parametrize("wrap", [lambda cell: cell, nn.Zoneout, partial(nn.VariationalDropout, recurrent=0.3)])
+def test_checkpointed_steps(wrap: Any, way: dict[str, int], exact: bool) -> None:
+    unroll = partial(bptt.checkpointed, **way)
+    agree(lambda: Trainer(wrap(nn.LSTMCell(5, 5)), unroll=unroll), exact, carry=True)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_is_made_again_takes_little_memory(exact: bool) -> None:
+    """And is not shared with what was made first, which would keep that."""
+    cell, planned = nn.LSTMCell(3, 32), []
+    for unroll in (bptt.unroll, bptt.checkpointed):
+
+        def step(x: Any, unroll: Any = unroll) -> Any:
+            (unroll(cell, x).state.h ** 2).mean().backward()
+
+        captured = tg.capture(step, exact=exact)
+        for _ in range(3):
+            captured(tg.ones(144, 16, 3))
+        planned.append(captured.memory.planned)
+    assert planned[1] < planned[0] / 3, planned
 
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {

@@ -149,6 +149,39 @@ def test_gradients_can_be_accumulated() -> None:
     equal(*results)
 
 
+def test_a_report_on_clipping_is_that_of_each_call() -> None:
+    for clip in (tg.clip_grad_norm_, tg.clip_grad_value_):
+        reports: list[Any] = []
+        for wrap in (lambda step: step, lambda step: tg.capture(step, exact=True)):
+            model, optimizer = pair()
+
+            def step(x: Any, model: Any = model, optimizer: Any = optimizer, clip: Any = clip) -> Any:
+                optimizer.zero_grad()
+                (model(x) ** 2).sum().backward()
+                report = clip(model.parameters(), 0.5)
+                optimizer.step()
+                return {"clipping": report}
+
+            run = wrap(step)
+            reports.append([run(tg.tensor(X * k))["clipping"] for k in range(1, 6)])  # looked at when all is done
+        assert list(map(tuple, reports[0])) == list(map(tuple, reports[1]))
+        assert len({report.norm for report in reports[1]}) == 5
+
+
+def test_a_gradient_that_a_step_returns_is_that_of_its_call() -> None:
+    model, optimizer = pair()
+
+    def step(x: Any) -> Any:
+        optimizer.zero_grad()
+        (model(x) ** 2).sum().backward()
+        return model.weight.grad
+
+    captured = tg.capture(step)
+    found = [captured(tg.tensor(X * k)) for k in range(1, 6)]
+    for k, gradient in enumerate(found[1:], 2):  # the first call is not a capture's: there it is .grad itself
+        np.testing.assert_allclose(gradient.numpy(), step(tg.tensor(X * k)).numpy(), rtol=1e-5)
+
+
 def test_masks_and_lengths() -> None:
     layer, cell = nn.LSTM(3, 4), nn.LSTMCell(3, 4)
     x = tg.randn(6, 2, 3)
@@ -185,14 +218,6 @@ def test_truncated_windows_inside_a_step() -> None:
             losses, state = run(tg.tensor(np.random.default_rng(k).standard_normal((9, 2, 3)).astype("f4")), state)
         results.append((losses, state, list(cell.parameters())))
     equal(*results)
-
-
-def test_checkpointing_inside_a_step_is_refused() -> None:
-    cell = nn.LSTMCell(3, 4)
-    captured = tg.capture(lambda x: bptt.checkpointed(cell, x).outputs.sum().backward())
-    captured(tg.randn(9, 2, 3))
-    with pytest.raises(CaptureError, match=r"bptt\.checkpointed.*bptt\.unroll"):
-        captured(tg.randn(9, 2, 3))
 
 
 # ---- what is refused, with everything as it was ----

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from .tensor import Tensor
 
 Parameters = Iterable[Any]  # of Tensors, or of pairs of name and Tensor, as ``named_parameters()`` gives them
 Numbers = tuple[float, float, float, tuple[str, ...]]
-Measure = Callable[[], tuple[list[float], list[float] | None]]  # norms after clipping; cosines, if directions changed
+Measure = Callable[..., tuple[list[float], list[float] | None]]  # norms after clipping; cosines, if directions changed
 
 
 class ClipReport(Sequence[Any]):
@@ -31,13 +32,19 @@ class ClipReport(Sequence[Any]):
     On a device, that is when the host waits for it; who does not look does not wait.
     """
 
-    def __init__(self, measure: Callable[[], Numbers]) -> None:
-        self._measure: Callable[[], Numbers] | None = measure
+    def __init__(self, measure: Callable[..., Numbers], *tensors: Tensor) -> None:
+        self._measure: Callable[..., Numbers] | None = measure
+        self.tensors = tensors  # what is measured
         self._numbers: Numbers = (0.0, 0.0, 0.0, ())
+
+    def of(self, tensors: Iterable[Tensor]) -> ClipReport:
+        """The report on the same clipping of other gradients, from their measures."""
+        return ClipReport(self._measure, *tensors) if self._measure else self
 
     def __getitem__(self, key: Any) -> Any:
         if self._measure is not None:
-            self._numbers, self._measure = self._measure(), None  # which lets go of the gradients that it measures
+            self._numbers = self._measure(*self.tensors)
+            self._measure, self.tensors = None, ()  # which lets go of the gradients
         return self._numbers[key]
 
     def __len__(self) -> int:
@@ -72,7 +79,7 @@ class ClipReport(Sequence[Any]):
         return isinstance(other, (tuple, ClipReport)) and self[:] == other[:]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_measure": None, "_numbers": self[:]}
+        return {"_measure": None, "_numbers": self[:], "tensors": ()}
 
     def __hash__(self) -> int:
         return hash(self[:])
@@ -103,17 +110,16 @@ def clip_grad_norm_(
     (5.0, array([0.6, 0.8], dtype=float32))
     """
 
-    def shrunk(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], Measure]:
+    def shrunk(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         scales = factors(before, limit=min(max_norm, sys.float_info.max), together=not per_parameter)
+        return [scaled(g, scales, index=k if per_parameter else 0) for k, g in enumerate(gradients)], [scales]
 
-        def measure() -> tuple[list[float], list[float] | None]:
-            after = multiply(before, scales).tolist()
-            return after, [1.0] * len(after) if per_parameter else None
-
-        return [scaled(g, scales, index=k if per_parameter else 0) for k, g in enumerate(gradients)], measure
+    def measure(before: Tensor, scales: Tensor) -> tuple[list[float], list[float] | None]:
+        after = multiply(before, scales).tolist()
+        return after, [1.0] * len(after) if per_parameter else None
 
     _check("clip_grad_norm_", on_nonfinite, max_norm=max_norm)
-    return _clip("clip_grad_norm_", parameters, on_nonfinite, shrunk)
+    return _clip("clip_grad_norm_", parameters, on_nonfinite, shrunk, measure)
 
 
 def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str = "raise") -> ClipReport:
@@ -122,20 +128,19 @@ def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str
     parameters, on_nonfinite: see ``clip_grad_norm_``.
     """
 
-    def held(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], Measure]:
+    def held(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         clipped = [clip(g, low=-max_value, high=max_value) for g in gradients]
-        pairs = [(g.detach(), c.detach()) for g, c in zip(gradients, clipped, strict=True)]
+        return clipped, [x.detach() for x in (*gradients, *clipped)]
 
-        def measure() -> tuple[list[float], list[float] | None]:
-            after = norms(*(c for _, c in pairs), dtype=np.float64)
-            units = (where(size > 0, size, 1.0) for size in (before, after))
-            cosines = [((g / b) * (c / a)).sum().item() for (g, c), b, a in zip(pairs, *units, strict=True)]
-            return after.tolist(), cosines
-
-        return clipped, measure
+    def measure(before: Tensor, *tensors: Tensor) -> tuple[list[float], list[float] | None]:
+        gradients, clipped = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        after = norms(*clipped, dtype=np.float64)
+        units = (where(size > 0, size, 1.0) for size in (before, after))
+        pairs = zip(gradients, clipped, *units, strict=True)
+        return after.tolist(), [((g / b) * (c / a)).sum().item() for g, c, b, a in pairs]
 
     _check("clip_grad_value_", on_nonfinite, max_value=max_value)
-    return _clip("clip_grad_value_", parameters, on_nonfinite, held)
+    return _clip("clip_grad_value_", parameters, on_nonfinite, held, measure)
 
 
 @op
@@ -202,7 +207,8 @@ def _clip(
     caller: str,
     parameters: Parameters,
     on_nonfinite: str,
-    change: Callable[[list[Tensor], Tensor], tuple[list[Tensor], Measure]],
+    change: Callable[[list[Tensor], Tensor], tuple[list[Tensor], list[Tensor]]],
+    measure: Measure,
 ) -> ClipReport:
     """Give parameters the gradients that ``change`` makes of theirs, unless these are not finite."""
     found = _with_gradients(parameters)
@@ -220,10 +226,10 @@ def _clip(
     if on_nonfinite == "zero":
         sound = less(norms(before)[0], math.inf)
         gradients, usable = [where(sound, g, 0.0) for g in gradients], where(sound, before, 0.0)
-    clipped, measure = change(gradients, usable)
+    clipped, measured = change(gradients, usable)
     for p, g in zip(holders, clipped, strict=True):
         _put(p, g)
-    return ClipReport(lambda: _numbers(names, before.tolist(), measure))
+    return ClipReport(partial(_numbers, names, measure), before, *measured)
 
 
 def _check(caller: str, on_nonfinite: str, **bound: float) -> None:
@@ -253,11 +259,12 @@ def _nonfinite(sizes: list[float], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name, size in zip(names, sizes, strict=True) if not math.isfinite(size))
 
 
-def _numbers(names: Sequence[str], before: list[float], measure: Measure) -> Numbers:
+def _numbers(names: Sequence[str], measure: Measure, norms: Tensor, *measured: Tensor) -> Numbers:
     """What a report says: the norms of all, and the angle, from the norms and the cosines of each."""
+    before = norms.tolist()
     if bad := _nonfinite(before, names):
         return math.nan, math.nan, math.nan, bad
-    after, cosines = measure()
+    after, cosines = measure(norms, *measured)
     norm, clipped, angle = math.hypot(*before), math.hypot(*after), 0.0
     if cosines is not None and 0 < clipped < norm:
         shares = zip(before, after, cosines, strict=True)

@@ -10,8 +10,6 @@ from math import ceil, sqrt
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
-
 from .. import backend, ops, tape
 from ..nn.fit import begin
 from ..nn.module import Module
@@ -189,7 +187,7 @@ class _Run:
         with tape.watching(_Nodes()) as watcher:
             results = self._advance(segment, state)
         nodes, leaves = watcher.nodes, tree_leaves(results)
-        sums = [_sum_of_bits(bare_array(x)) for x in leaves]
+        sums = [backend.of(array).checksum(array) for array in map(bare_array, leaves)]
         if segment.ids is None:
             segment.ids, segment.sums = int_array("q", [node.id for node in nodes]), sums
             own = {node.id for node in nodes}
@@ -242,10 +240,3 @@ def _restore(snapshot: tuple[list[tuple[Tensor, Any, Any]], list[tuple[Module, b
     for module, training in flags:
         if module.training is not training:
             module.training = training
-
-
-def _sum_of_bits(array: Any) -> Any:
-    """A number that changes with any bit of an array."""
-    if not hasattr(array, "dtype"):
-        return array
-    return array.view(f"u{array.dtype.itemsize}").sum(dtype=np.uint64)

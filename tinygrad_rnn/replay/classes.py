@@ -25,6 +25,7 @@ class Classes:
             if line.step is not None:
                 role = (
                     line.phase,
+                    line.run,
                     line.function,
                     _attributes(line),
                     line.result.shape,
@@ -66,7 +67,7 @@ class Columns:
     def __init__(self, classes: Classes) -> None:
         self.classes = classes
         self.lines: list[Line] = []
-        self.whole: dict[int, Value] = {}  # by class: the results of all its members, in the order of time
+        self.whole: dict[tuple[int, int, int], Value] = {}  # results of a class, from one on so many, as one array
         self.sorted: dict[int, dict[Value, int]] = {}  # by class: each member's place there
 
     def run(self, number: int) -> dict[Value, int]:
@@ -82,6 +83,10 @@ class Columns:
             isinstance(column[0], Value) and any(x is not column[0] for x in column)
             for column in zip(*(line.inputs for line in members), strict=True)
         ]
+
+    def differing(self, members: list[Line]) -> list[Value]:
+        """The inputs of the first line that are not those of all."""
+        return [x for x, differs in zip(members[0].inputs, self._split(members), strict=True) if differs]
 
     def runs(self, members: list[Line]) -> list[list[Line]]:
         """In the order of time, the members whose inputs follow each other as the members do: two or more at a time."""
@@ -140,7 +145,10 @@ class Columns:
                 inputs.append(first)
                 continue
             source, cut, start = self._place(first)  # type: ignore[misc]
-            whole = self._whole(source) if isinstance(source, int) else source
+            if isinstance(source, int):
+                whole, start = self._whole(source, start, len(members)), 0
+            else:
+                whole = source
             if whole.shape[0] > len(members) or cut is not None:
                 key = (slice(start, start + len(members)), *(cut.key if cut is not None else ()))
                 shape = (len(members), *first.shape)
@@ -150,9 +158,9 @@ class Columns:
             inputs.append(whole)
         return inputs, lines
 
-    def _whole(self, number: int) -> Value:
-        if number not in self.whole:
-            values = tuple(self.run(number))
+    def _whole(self, number: int, start: int, count: int) -> Value:
+        if (number, start, count) not in self.whole:
+            values = tuple(self.run(number))[start : start + count]
             like = self.classes.members[number][0]
             line = Line(
                 "op",
@@ -164,9 +172,9 @@ class Columns:
                 like,
             )
             line.step = None
-            self.whole[number] = line.result
+            self.whole[number, start, count] = line.result
             self.lines.append(line)
-        return self.whole[number]
+        return self.whole[number, start, count]
 
 
 class _Cut:

@@ -26,7 +26,7 @@ def drop_dead(program: Program) -> None:
 
 
 def share(program: Program) -> None:
-    """Compute once what several lines compute of the same inputs."""
+    """Compute once what several lines compute of the same inputs, but what is made again to save memory."""
     first: dict[Any, Line] = {}
     new: dict[Value, Value] = {}
     kept = []
@@ -48,7 +48,7 @@ def share(program: Program) -> None:
 def _key(line: Line) -> Any:
     """What two lines have in common that compute the same, or None where that cannot be told."""
     try:
-        key = line.function, _hashable(line.inputs), _hashable(tuple(line.attributes.items()))
+        key = line.function, line.run, _hashable(line.inputs), _hashable(tuple(line.attributes.items()))
         hash(key)
     except TypeError:
         return None

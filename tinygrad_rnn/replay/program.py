@@ -45,7 +45,7 @@ class Line:
     what draws numbers, and so is neither shared nor left out.
     """
 
-    __slots__ = ("attributes", "function", "inputs", "kind", "name", "phase", "reads", "result", "step", "where")
+    __slots__ = ("attributes", "function", "inputs", "kind", "name", "phase", "reads", "result", "run", "step", "where")
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Line:
         self.result = result
         self.step: int | None = like.step if like else None  # the time step
         self.phase: str = like.phase if like else "forward"
+        self.run: int = like.run if like else 0  # another one for steps that are done once more, by bptt.checkpointed
         self.where: str = like.where if like else ""
         result.line = self
         self.read(inputs)

@@ -81,8 +81,14 @@ class _Recording(Backend):
     def to_host(self, array: Array) -> np.ndarray:
         refuse("copies an array to the host")
 
-    def random_state(self) -> Any:
-        refuse("recomputes what it forgot (bptt.checkpointed), which a replay does not do; unroll with bptt.unroll")
+    def random_state(self) -> int:
+        return _current().drawn
+
+    def set_random_state(self, state: int) -> None:
+        _current().run_again(state)
+
+    def checksum(self, array: Array) -> int:
+        return 0  # what is recorded twice is the same
 
 
 class _Active(threading.local):
@@ -111,6 +117,9 @@ class Recorder:
         self.uniform = home.uniform
         self.lines: list[Line] = []
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
+        self.run = 0  # of lines
+        self.draws: list[Symbol] = []  # random numbers
+        self.drawn = 0  # how many of them: fewer when steps are done once more, with the numbers of the first time
         self._drawn = repr(backend.random_state())  # where the host's generator stands if only draw() used it
 
     def port(self, array: Array, name: str) -> Symbol:
@@ -120,9 +129,17 @@ class Recorder:
     def draw(self, shape: tuple[int, ...]) -> Symbol:
         """Random numbers, drawn anew in each replay."""
         self.check_draws()
-        array = self.uniform(shape)
-        self._drawn = repr(backend.random_state())
-        return self._write("random", "uniform", self.uniform, (), {"shape": shape}, array)
+        if self.drawn == len(self.draws):
+            array = self.uniform(shape)
+            self._drawn = repr(backend.random_state())
+            self.draws.append(self._write("random", "uniform", self.uniform, (), {"shape": shape}, array))
+        self.drawn += 1
+        return self.draws[self.drawn - 1]
+
+    def run_again(self, drawn: int) -> None:
+        """Note that what follows runs once more, from where so many random numbers had been drawn."""
+        self.run += 1
+        self.drawn = drawn
 
     def check_draws(self) -> None:
         """Raise if the step drew numbers that a replay would not draw."""
@@ -143,7 +160,7 @@ class Recorder:
 
     def _write(self, kind: str, name: str, function: Any, inputs: Any, attributes: Any, array: Array) -> Symbol:
         line = Line(kind, name, function, inputs, attributes, Value(array.shape, array.dtype))
-        line.step = tape.step_of(tape.clock())
+        line.step, line.run = tape.step_of(tape.clock()), self.run
         line.where = whereabouts().rpartition(", ")[2]
         self.lines.append(line)
         return Symbol(array, line.result)

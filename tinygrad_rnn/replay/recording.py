@@ -138,6 +138,8 @@ class Recording:
 
     def _settle(self, function: Callable[..., Any], output: Any) -> None:
         """See what the run left behind, and put its arrays and numbers in the place of symbols."""
+        self.output = tree_map(_held, output)
+        self.result = tree_map(_without_symbols, self.output)
         for port in self.ports:
             port.after = port.place.get()
             if port.updated and isinstance(port.after, Symbol):
@@ -157,19 +159,27 @@ class Recording:
         for place in new:
             place.put(_bare(place.get()))
         self.steady = not new  # not so for the first step of an optimiser, which makes its buffers
-        self.output = output
-        self.result = tree_map(_without_symbols, output)
 
     def values(self) -> list[Value]:
         """All that the program has to deliver."""
         found = [port.after.value for port in self.ports if port.updated and isinstance(port.after, Symbol)]
         found += [value for value in self.grad_values if value is not None]
-        return found + [x.value for x in map(_array, tree_leaves(self.output)) if isinstance(x, Symbol)]
+        return found + [x.value for x in map(_array, _leaves(self.output)) if isinstance(x, Symbol)]
+
+
+def is_report(x: Any) -> bool:
+    """Whether something measures ``x.tensors`` when looked at, and ``x.of(tensors)`` others, as clipping's report."""
+    return hasattr(x, "tensors") and hasattr(x, "of")
+
+
+def _leaves(output: Any) -> list[Any]:
+    """What a step returns, with the tensors that a report is about in its place."""
+    return [leaf for x in tree_leaves(output) for leaf in (x.tensors if is_report(x) else [x])]
 
 
 def _check_output(output: Any) -> None:
     """Raise if a replay could not return anew what the step returns."""
-    for x in tree_leaves(output):
+    for x in _leaves(output):
         if not isinstance(x, (Tensor, Symbol, Scalar, np.ndarray, np.generic, str, int, float)):
             raise CaptureError(
                 f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
@@ -192,10 +202,17 @@ def _bare(x: Any) -> Any:
     return x.array if isinstance(x, Symbol) else x.number if isinstance(x, Scalar) else x
 
 
+def _held(x: Any) -> Any:
+    """A result in a tensor of its own: a gradient that a step returns is given another array by the next one."""
+    return x.of(map(_held, x.tensors)) if is_report(x) else Tensor.wrap(x.array) if isinstance(x, Tensor) else x
+
+
 def _without_symbols(x: Any) -> Any:
+    if is_report(x):
+        return x.of(map(_without_symbols, x.tensors))
     if isinstance(x, Tensor):
-        return Tensor.wrap(_bare(x.array)) if isinstance(x.array, Symbol) else x
-    return _bare(x)
+        return Tensor.wrap(_without_symbols(x.array)) if isinstance(x.array, Symbol) else x
+    return x.array.copy() if isinstance(x, Symbol) else _bare(x)  # replays write into gradients and parameters
 
 
 _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references

@@ -17,7 +17,7 @@ from .joins import address
 from .layout import Layout
 from .player import Player
 from .program import Line, Program, Value
-from .recording import Port, Recording
+from .recording import Port, Recording, is_report
 from .symbol import Scalar, Symbol
 
 
@@ -127,6 +127,9 @@ class Replay:
 
     def _delivery(self, x: Any, results: dict[Value, Value]) -> Callable[[], Any]:
         """What gives a part of the step's result after a replay."""
+        if is_report(x):
+            parts = [self._delivery(part, results) for part in x.tensors]
+            return lambda: x.of(part() for part in parts)
         array = x.array if isinstance(x, Tensor) else x
         if isinstance(array, Symbol):
             source = self.player.array(results[array.value])

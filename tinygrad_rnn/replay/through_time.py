@@ -18,7 +18,10 @@ BLOCK = 2**16  # elements of a block of steps, which stays in the cache while se
 
 
 def reassociate(program: Program) -> None:
-    """(x a) b as x (a b), where x recurs and a and b do not: so a b can be done for many steps at once."""
+    """(x a) b as x (a b), and (x + a) + b as x + (a + b), where x recurs and a and b do not.
+
+    So a b, or a + b, can be done for many steps at once.
+    """
     classes = Classes(program)
     readers = program.uses()
     lines: list[Line] = []
@@ -26,11 +29,9 @@ def reassociate(program: Program) -> None:
         found = _late_and_early(line, classes, readers, program)
         if found is not None:
             late, a, b = found
-            product = Line(
-                "ufunc", "multiply", np.multiply, (a, b), {}, Value(line.result.shape, line.result.dtype), line
-            )
-            lines.append(product)
-            line.read((late, product.result))
+            early = Line(line.kind, line.name, line.function, (a, b), {}, Value(late.shape, line.result.dtype), line)
+            lines.append(early)
+            line.read((late, early.result))
         lines.append(line)
     program.lines = lines
 
@@ -38,19 +39,20 @@ def reassociate(program: Program) -> None:
 def _late_and_early(
     line: Line, classes: Classes, readers: dict[Value, list[Line]], program: Program
 ) -> tuple[Value, Value, Value] | None:
-    if line.function is not np.multiply or line not in classes.of:
+    if line.function not in (np.multiply, np.add) or line not in classes.of:
         return None
     bit = 1 << classes.of[line]
     for inner, b in (line.inputs, line.inputs[::-1]):
         product = inner.line if isinstance(inner, Value) else None
-        if product is None or product.function is not np.multiply or product.phase != line.phase:
+        if product is None or product.function is not line.function or product.phase != line.phase:
             continue
         if len(readers[inner]) != 1 or inner in program.results:
             continue
         for late, a in (product.inputs, product.inputs[::-1]):
-            same = all(isinstance(x, Value) and x.shape == line.result.shape for x in (late, a, b))
+            shapes = [x.shape if isinstance(x, Value) else None for x in (late, a, b)]
             if (
-                same
+                shapes[:2] == [line.result.shape] * 2
+                and shapes[2] is not None
                 and classes.behind.get(late, 0) & bit
                 and not (classes.behind.get(a, 0) | classes.behind.get(b, 0)) & bit
             ):
@@ -70,10 +72,7 @@ def hoist(program: Program) -> None:
 
 def _elementwise(line: Line) -> int:
     """How many lines of a class to join, at most: as many as stay in the cache together."""
-    inputs = [x for x in line.inputs if isinstance(x, Value)]
-    if line.kind != "ufunc" or any(x.shape not in ((), line.result.shape) for x in inputs):
-        return 0
-    return BLOCK // max(1, line.result.size)
+    return BLOCK // max(1, line.result.size) if line.kind == "ufunc" else 0
 
 
 def _products(line: Line) -> int:
@@ -163,8 +162,10 @@ def _items(whole: Value, members: list[Line]) -> Iterator[Line]:
 
 
 def _joined_elementwise(members: list[Line], columns: Columns) -> list[Line]:
-    inputs, lines = columns.gather(members)
     first = members[0]
+    if any(x.shape != first.result.shape for x in columns.differing(members)):
+        return []  # it would have to be spread first
+    inputs, lines = columns.gather(members)
     whole = Value((len(members), *first.result.shape), first.result.dtype)
     lines.append(Line(first.kind, first.name, first.function, tuple(inputs), {}, whole, first))
     return lines + list(_items(whole, members))
