@@ -130,8 +130,8 @@ def _lies(x: Array) -> tuple[int, int] | None:
     return None
 
 
-def _is_free(out: Array, own: type, *operands: Array) -> bool:
-    """Whether an array can take a product as it comes: contiguous, as CuPy wants it too, and apart from the operands."""
+def _is_free(out: Array, own: Any, *operands: Array) -> bool:
+    """Whether an array can take a product as it comes: contiguous, as CuPy wants it, and apart from the operands."""
     if out.__class__ is not own or not out.flags.c_contiguous:
         return False
     start, end = out.data.ptr, out.data.ptr + _extent(out)
