@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from subprocess import PIPE
@@ -54,7 +55,9 @@ def run(arguments: list[str], seconds: float) -> list[Figure]:
         late.start()
         listener.start()
         try:
-            found += [json.loads(line) for line in process.stdout]
+            for line in process.stdout:
+                with suppress(json.JSONDecodeError):  # the last line of a process that was stopped may be half a line
+                    found.append(json.loads(line))
         finally:
             in_time = late.is_alive()
             late.cancel()

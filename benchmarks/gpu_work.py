@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import inspect
 import json
 import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import workloads
-from engines import ENGINES, Parameters, Step, build_tinygrad_rnn
+from engines import ENGINES, Parameters, Step, build_captured, build_tinygrad_rnn
 from workloads import Workload
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,15 +115,18 @@ def timed(measure: Callable[[Callable[[], Any]], float], call: Callable[[], Any]
 # ---- the parts ----
 
 
-def captured(graph: bool | None, params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
-    """This engine's recorded step, replayed call by call, as a CUDA graph, or (None) as ``capture`` does it unasked."""
+def captured(graph: bool, params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """This engine's recorded step, replayed call by call or, on a GPU, as a CUDA graph."""
     from tinygrad_rnn import capture
 
-    if "graph" in inspect.signature(capture).parameters and graph is not None:
-        return build_tinygrad_rnn(params, tokens, targets, partial(capture, graph=graph))
-    if graph:
-        raise NotImplementedError("tg.capture has no CUDA graphs yet")
-    return build_tinygrad_rnn(params, tokens, targets, capture)
+    try:
+        call_by_call = capture(without=["graph"])
+    except ValueError:  # there are no graphs to leave out
+        if graph:
+            raise NotImplementedError("tg.capture has no CUDA graphs yet") from None
+        call_by_call = capture
+    warnings.filterwarnings("error", message="capture")  # that a graph is impossible is no figure of a graph
+    return build_tinygrad_rnn(params, tokens, targets, capture if graph else call_by_call)
 
 
 def builder(engine: str) -> tuple[str, Callable[..., Any]]:
@@ -167,7 +170,7 @@ def crossover(_: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]:
             figure: Figure = {"shape": shape, "mode": mode}
             try:
                 data = workloads.make(shape)
-                step = captured(None, *data) if mode == "captured" else build_tinygrad_rnn(*data)
+                step = build_captured(*data) if mode == "captured" else build_tinygrad_rnn(*data)
                 for _warm in range(3):
                     step()
                 figure["ms"] = statistics.median(timed(measure, step, 0.2))

@@ -81,8 +81,13 @@ def test_what_it_has_no_name_for_goes_to_the_array_module(case: str, blas: Cubla
 def test_wrong_shapes_and_types_are_refused_by_the_array_module(blas: Cublas) -> None:
     with pytest.raises(ValueError, match="not aligned"):
         blas.dot(strict.StrictArray(TALL), strict.StrictArray(TALL))
+    for operands in ((strict.StrictArray(TALL), SQUARE), (TALL, strict.StrictArray(SQUARE))):
+        with pytest.raises(TypeError, match="expected StrictArray"):
+            blas.dot(*operands)
     with pytest.raises(TypeError, match="expected StrictArray"):
-        blas.dot(strict.StrictArray(TALL), SQUARE)
+        blas.dot(strict.StrictArray(TALL), strict.StrictArray(SQUARE), out=TALL.copy())
+    with pytest.raises(ValueError, match="must be C-contiguous"):  # as CuPy says, whether cuBLAS is there or not
+        blas.dot(strict.StrictArray(SQUARE), strict.StrictArray(SQUARE), out=strict.StrictArray(SQUARE.T.copy().T))
 
 
 @pytest.mark.parametrize("place", ["a", "b", "beside"])

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from tinygrad_rnn.backend import Backend
 
-READS = ("get", "item", "tolist", "__array__", "__bool__", "__complex__", "__float__", "__int__")
+READS = ("get", "item", "tolist", "__array__", "__bool__", "__float__", "__int__")
 
 
 @contextmanager

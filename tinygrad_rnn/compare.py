@@ -100,7 +100,7 @@ def compare_backends(
     f may be a whole training step: modules, optimisers, tensors and arrays that it can reach, by its arguments, its
     closure or its globals, are moved for each run and are afterwards as they were before; so are random numbers, of
     which both runs draw the same. What f returns is compared, and so is all that a step changes: parameters, gradients,
-    the buffers of optimisers. The results of the first run are kept on the host.
+    the buffers of optimisers. The results of both runs are kept on the host until they are compared.
 
     tolerance: the relative difference that is allowed; by default the square root of the rounding error, 3e-4 if some
     result so far was in float32, and 1.5e-8 if all were in float64. Integers and booleans must be equal.

@@ -108,12 +108,12 @@ class Cublas:
 
     def dot(self, a: Array, b: Array, out: Array = None) -> Array:
         """The array module's ``dot``: by cuBLAS directly where that is possible with nothing copied."""
-        if a.__class__ is b.__class__ is self._cupy.ndarray and a.ndim == b.ndim == 2:
+        own = self._cupy.ndarray
+        if a.__class__ is b.__class__ is own and a.ndim == b.ndim == 2 and (out is None or _is_free(out, own, a, b)):
             target = self._cupy.empty((a.shape[0], b.shape[1]), dtype=a.dtype) if out is None else out
-            if out is None or (out.flags.c_contiguous and not (_overlap(out, a) or _overlap(out, b))):
-                call = self.product(a, b, target)
-                if call is not None and call() == 0:
-                    return target
+            call = self.product(a, b, target)
+            if call is not None and call() == 0:
+                return target
         return self._cupy.dot(a, b, out=out)  # which also says what is wrong with anything else
 
 
@@ -130,9 +130,12 @@ def _lies(x: Array) -> tuple[int, int] | None:
     return None
 
 
-def _overlap(x: Array, y: Array) -> bool:
-    """Whether the memory of one matrix may reach into that of another."""
-    return x.data.ptr <= y.data.ptr + _extent(y) and y.data.ptr <= x.data.ptr + _extent(x)
+def _is_free(out: Array, own: Any, *operands: Array) -> bool:
+    """Whether an array can take a product as it comes: contiguous, as CuPy wants it, and apart from the operands."""
+    if out.__class__ is not own or not out.flags.c_contiguous:
+        return False
+    start, end = out.data.ptr, out.data.ptr + _extent(out)
+    return all(x.data.ptr > end or x.data.ptr + _extent(x) < start for x in operands)
 
 
 def _extent(x: Array) -> int:
