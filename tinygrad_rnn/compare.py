@@ -10,7 +10,6 @@ from copy import deepcopy
 from functools import partial
 from itertools import zip_longest
 from math import inf
-from types import CellType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -209,15 +208,16 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
     def there(array: Any) -> Any:
         return as_array(array, backend=home.name)
 
-    snapshots = [_snapshot(container) for container, _ in reach.sizes]
+    snapshots = [_snapshot(container) for container, *_ in reach.sizes]
     with ExitStack() as stack:
         for t in reach.tensors:
             stack.callback(partial(_set, t, t.array, t.node))
             _set(t, there(t.array), _leaf(t.node, there) if isinstance(t.node, Leaf) else None)
         for place, value in [*reach.fixed, *((place, place.get()) for place in reach.ports)]:
-            stack.callback(_put, place, value)
-            if is_array(value):
-                _put(place, there(value))
+            if place.is_open():
+                stack.callback(_put, place, value)
+                if is_array(value):
+                    _put(place, there(value))
         for restore in snapshots:
             stack.callback(restore)
         stack.enter_context(_same_random_numbers(home, reach.generators))
@@ -256,9 +256,7 @@ def _set(t: Any, array: Any, node: Any) -> None:
 
 
 def _put(place: Place, value: Any) -> None:
-    if isinstance(place.holder, CellType):
-        place.holder.cell_contents = value
-    else:
+    if place.get() is not value:
         place.put(value)
 
 
