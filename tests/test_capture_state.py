@@ -10,7 +10,7 @@ import pytest
 from test_capture import arrays_of, equal
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn, optim
+from tinygrad_rnn import bptt, nn, optim
 
 X = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 
@@ -272,3 +272,36 @@ def test_what_a_replay_would_not_write_is_refused(write: Any, match: str) -> Non
     with pytest.raises(tg.CaptureError, match=match):
         step(batch())
     equal(t, before)
+
+
+def test_a_tensor_may_get_an_array_of_another_dtype() -> None:
+    t = tg.ones(3)
+    captured = tg.capture(lambda x: x * t)
+    for dtype in ("f4", "f8", "f4"):
+        t.data = np.ones(3, dtype)
+        for k in range(3):
+            found = captured(batch(k))
+            assert found.dtype == dtype
+            equal(found, X * k)
+    t.data = np.full(3, 2.0, "f4")
+    assert captured.profile(batch()).lines  # and a profile reads the new one, too
+
+
+def test_batches_without_rows() -> None:
+    def make(wrap: Any) -> Any:
+        tg.manual_seed(0)
+        cell, head = nn.Zoneout(nn.LSTMCell(3, 4)), nn.Linear(4, 2)
+        optimizer = optim.AdamW([*cell.parameters(), *head.parameters()])
+
+        def step(x: Any) -> Any:
+            optimizer.zero_grad()
+            outputs, state = nn.unroll(cell, x)
+            loss = (head(tg.dropout(outputs, 0.3)) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            return loss.detach(), bptt.detach(state)
+
+        run = tg.capture(step, exact=True) if wrap is tg.capture else step
+        return lambda k: (run(tg.zeros(5, 0, 3)), optimizer.parameters)
+
+    alike(make, 4)

@@ -390,3 +390,9 @@ def test_clipping_leaves_the_weights_of_a_graph_alone() -> None:
     y.backward()
     assert w.grad is not None
     assert w.grad.tolist() == [6, 8]
+
+
+@pytest.mark.parametrize("parameters", [nn.Linear(2, 2), "weights", 3.0])
+def test_what_is_no_parameters_is_refused_with_the_cure(parameters: Any) -> None:
+    with pytest.raises(TypeError, match=r"such as model\.parameters\(\), not a (Linear|str|float)"):
+        tg.clip_grad_norm_(parameters, 1.0)

@@ -76,9 +76,9 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("arguments", "passed", "told"),
     [
-        ([], True, ("0.6 goodness", "0.1 (nothing)", "at least 0.5", "3 of 3")),
-        (["--quick"], True, ("0.4 goodness", "0.1 (nothing)", "at least 0.3", "1 of 1")),
-        (["--steps", "2", "--seeds", "2"], False, ("0.2 goodness", "0.1 (nothing)", "at least 0.5", "0 of 2")),
+        ([], True, ("goodness: 0.6", "0.1 (nothing)", "at least 0.5", "3 of 3")),
+        (["--quick"], True, ("goodness: 0.4", "0.1 (nothing)", "at least 0.3", "1 of 1")),
+        (["--steps", "2", "--seeds", "2"], False, ("goodness: 0.2", "0.1 (nothing)", "at least 0.5", "0 of 2")),
         (["--steps", "7"], False, ("ended with program.py: seven is too many", "", "", "0 of 3")),
         (["--steps", "0"], False, ("ended with 2", "", "", "0 of 3")),
         (["--backend", "abacus"], False, None),

@@ -18,7 +18,7 @@ from ..tensor import Tensor
 from .passes import GRAPH, JOINING, PASSES
 from .recorder import is_recording
 from .recording import Recording
-from .replay import Memory, Profile, Rebound, Replay
+from .replay import Memory, Profile, Replay
 from .symbol import NumberError
 
 P = ParamSpec("P")
@@ -52,13 +52,7 @@ class Captured(Generic[P, R]):
         signature = self._signature((args, kwargs), arrays, floats)
         with self._lock:
             replay = self._found(signature)
-            if replay is None:
-                return self._record(signature, args, kwargs)
-            try:
-                return replay(arrays, floats)  # type: ignore[no-any-return]
-            except Rebound:
-                replay.rebind()
-                return replay(arrays, floats)  # type: ignore[no-any-return]
+            return self._record(signature, args, kwargs) if replay is None else replay(arrays, floats)
 
     def __get__(self, instance: Any, owner: Any = None) -> Captured[..., Any]:
         """For a method: the step of one instance, with recordings of its own that go when the instance does."""
@@ -195,17 +189,19 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
 
     Everything that the step uses may change between calls: tensors, and arrays, floats and nested states among the
     arguments; an optimiser's learning rate and buffers; masks of dropout are drawn anew, from the same generator as
-    ever. Parameters that the step updates are updated in place. Other shapes, dtypes, structures or plain arguments,
-    and other Python values that the step reaches (``model.training``), are recorded anew; eight recordings are kept.
+    ever. Parameters and gradients are written in place. Other shapes, dtypes, structures or plain arguments, and other
+    Python values that the step reaches (``model.training``), are recorded anew; eight recordings are kept. Methods can
+    be captured, and models be arguments. Within ``detect_anomaly`` and other watchers the step runs as it is.
 
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
-    (``hoist``, ``reassociate``, ``lay_out_weights``).
-    without: passes to leave out, by name: lower, share, hoist, widen, share_again, reassociate, batch, lay_out_weights,
-        and on a GPU narrow, fuse, draw_first; also graph, for launches one by one.
+    (``hoist``, ``sum_over_time``, ``reassociate``, ``lay_out_weights``).
+    without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, batch,
+        lay_out_weights, and on a GPU narrow, fuse, draw_first; also graph, for launches one by one.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
-    ``.numpy()``), draws random numbers by ``randn`` or ``rand``, changes Python values, or keeps results anywhere but
-    in its return value. What it returns has no history. Printing and counting in Python happen only while recording.
+    ``.numpy()``), draws random numbers by ``randn`` or ``rand``, or from an iterator, changes Python values, or keeps
+    results anywhere but in its return value. What it returns are copies without history. Printing and counting in
+    Python happen only while recording.
 
     >>> from tinygrad_rnn import nn, ones, optim
     >>> model = nn.Linear(3, 1)

@@ -10,6 +10,7 @@ import numpy as np
 from .fuse import fuse, narrow
 from .lower import lower
 from .program import Line, Program, Value
+from .sums import sum_over_time
 from .through_time import batch, hoist, reassociate
 from .weights import lay_out_weights
 from .widen import widen
@@ -77,6 +78,7 @@ PASSES = {
     "hoist": hoist,
     "widen": widen,
     "share_again": share,
+    "sum_over_time": sum_over_time,
     "reassociate": reassociate,
     "batch": batch,
     "lay_out_weights": lay_out_weights,
@@ -85,7 +87,12 @@ PASSES = {
     "draw_first": draw_first,
 }
 
-JOINING = {"hoist", "reassociate", "lay_out_weights"}  # those that may change the last bits of a result
+JOINING = {
+    "hoist",
+    "sum_over_time",
+    "reassociate",
+    "lay_out_weights",
+}  # those that may change the last bits of a result
 
 FOR_LAUNCHES = {"narrow", "fuse", "draw_first"}  # on a GPU, where the number of launches is what matters
 FOR_THE_CACHE = {"widen", "reassociate", "batch", "lay_out_weights"}  # on a CPU

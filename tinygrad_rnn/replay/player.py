@@ -65,6 +65,8 @@ class Player:
             place, block = self._layout.place[value], self._layout.block[value]
             if block.outside is block.memory:
                 self.arrays[value] = place
+            elif not place.size:  # its place may be behind the end
+                self.arrays[value] = self.xp.zeros(place.shape, place.dtype)
             else:
                 memory = self.arena if block.owned else block.outside
                 offset = address(place) - block.address + block.offset

@@ -167,7 +167,7 @@ class Recorder:
     def _write(self, kind: str, name: str, function: Any, inputs: Any, attributes: Any, array: Array) -> Symbol:
         line = Line(kind, name, function, inputs, attributes, Value(array.shape, array.dtype))
         line.step, line.run = tape.step_of(tape.clock()), self.run
-        line.where = whereabouts().rpartition(", ")[2]
+        line.where = whereabouts().rpartition(", ")[2].removeprefix("called from ")
         self.lines.append(line)
         return self.symbol(array, line.result)
 

@@ -23,10 +23,6 @@ from .recording import Port, Recording, is_report
 from .symbol import Scalar, Symbol
 
 
-class Rebound(Exception):
-    """A tensor that the program only reads has another array now."""
-
-
 class Memory(NamedTuple):
     """Bytes of a replay."""
 
@@ -86,10 +82,17 @@ class Replay:
         passes.run(program, self.without, name)
         return program
 
-    def rebind(self) -> None:
-        """Read tensors whose array has been replaced from copies, which are made anew in each replay."""
-        self._private.update(port for port, array in self.bound if port.later.get() is not array)
-        self._ready()
+    def _bind(self) -> bool:
+        """Read a tensor whose array was replaced from a copy that each replay makes; False for another dtype."""
+        for port, array in [*self.bound, *self.copied, *self.written]:
+            found = port.later.get()
+            if found is not array and (found.dtype, found.shape) != (array.dtype, array.shape):
+                return False
+        replaced = [port for port, array in self.bound if port.later.get() is not array]
+        if replaced:
+            self._private.update(replaced)
+            self._ready()
+        return True
 
     @collector_resting()
     def _ready(self) -> None:
@@ -150,13 +153,11 @@ class Replay:
             recording.reach.unchanged()
             and all((leaf.grad is None) == (g is None) for leaf, g in recording.grads_before.items())
             and all((x := ref()) is None or x.array is array for ref, array in recording.unreached)
+            and self._bind()
         )
 
     def __call__(self, arrays: list[Array], floats: list[float], play: Callable[[], None] | None = None) -> Any:
-        """Do the step with the arrays and floats of a call's arguments."""
-        for port, array in self.bound:
-            if port.later.get() is not array:
-                raise Rebound
+        """Do the step, which fits, with the arrays and floats of a call's arguments."""
         for port, array in self.copied:
             array[...] = port.later.get()
         for port, array in self.written:
