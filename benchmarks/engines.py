@@ -78,6 +78,7 @@ def build_tinygrad_rnn(
     model = CharRNN()
     model.load_state_dict(params)
     optimizer = optim.SGD(model.parameters(), lr=LR)
+    inputs, labels = (tg.tensor(x, backend=model.head.weight.backend).data for x in (tokens, targets))
 
     @replay
     def step(tokens: Any, targets: Any) -> Any:
@@ -88,7 +89,7 @@ def build_tinygrad_rnn(
         optimizer.step()
         return loss
 
-    return lambda: float(step(tokens, targets).item())
+    return lambda: float(step(inputs, labels).item())
 
 
 def build_captured(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:

@@ -9,6 +9,8 @@ import common
 import pytest
 import run_all
 
+from tinygrad_rnn.backend import Backend
+
 PROGRAMS = run_all.programs()
 
 
@@ -26,10 +28,10 @@ GALLERY = [name for name, path in PROGRAMS.items() if "return checked(" in path.
 
 
 @pytest.mark.parametrize("name", GALLERY)
-def test_it_runs_on_a_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict_device: str) -> None:
+def test_it_runs_on_a_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Backend) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    (row,) = run_all.run(name, PROGRAMS[name], ["--seeds", "1", "--steps", "2", "--backend", strict_device])
+    (row,) = run_all.run(name, PROGRAMS[name], ["--seeds", "1", "--steps", "2", "--backend", device.name])
     assert row.seeds in ("0 of 1", "1 of 1"), row  # two steps learn little, but nothing is refused
 
 
