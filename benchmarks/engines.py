@@ -43,6 +43,7 @@ def build_tinygrad_rnn(
     targets: np.ndarray,
     replay: Callable[[Any], Any] = lambda step: step,
     own: Any = None,
+    unroll: str = "unroll",
 ) -> Step:
     """The engine of this repository, eager."""
     import tinygrad_rnn as tg
@@ -71,12 +72,13 @@ def build_tinygrad_rnn(
             """Return the mean cross entropy."""
             xs = self.embedding(tokens)
             for cell in self.cells:
-                xs, _ = bptt.unroll(cell, xs)
+                xs, _ = getattr(bptt, unroll)(cell, xs)
             return nn.cross_entropy(self.head(xs), targets)
 
     model = CharRNN()
     model.load_state_dict(params)
     optimizer = optim.SGD(model.parameters(), lr=LR)
+    inputs, labels = (tg.tensor(x, backend=model.head.weight.backend).data for x in (tokens, targets))
 
     @replay
     def step(tokens: Any, targets: Any) -> Any:
@@ -87,7 +89,7 @@ def build_tinygrad_rnn(
         optimizer.step()
         return loss
 
-    return lambda: float(step(tokens, targets).item())
+    return lambda: float(step(inputs, labels).item())
 
 
 def build_captured(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:

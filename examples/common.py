@@ -110,7 +110,7 @@ class Report(NamedTuple):
         """End the program, with status 1 if a seed missed the bar; its row tells of the worst seed."""
         bar, sign = self.bar, -1 if self.bar.lower else 1
         worst = min(self.results, key=lambda result: sign * result.value)
-        result, baseline = f"{worst.value:.4g} {bar.what}", f"{worst.baseline:.4g} ({bar.baseline})"
+        result, baseline = f"{bar.what}: {worst.value:.4g}", f"{worst.baseline:.4g} ({bar.baseline})"
         seeds = f"{self.met} of {len(self.results)}"
         row = Row("", result, baseline, bar.text(self.quick), seeds, f"{self.seconds:.1f}", self.passed)
         raise Finished(self.passed, [row])

@@ -150,10 +150,13 @@ SAMPLES: dict[str, list[Sample]] = {
         *(of((1, 3), (2, 3), subscripts="ij,ij->j"), of((2, 3), (3, 4), (4, 2), subscripts="ij,jk,kl->li")),
         S(normal(3, 2).T, normal(4, 6)[::-2, ::2], subscripts="ij,ij->i"),
     ],
-    "windows": [of((2, 5, 6), **WIDE), of((4, 4), **DENSE), S(normal(7, 5, 2).T, **WIDE), of((0, 3, 3), **DENSE)],
+    "windows": [
+        *(of((2, 5, 6), **WIDE), of((4, 4), **DENSE), S(normal(7, 5, 2).T, **WIDE), of((0, 3, 3), **DENSE)),
+        of((2, 7, 6), dilation=(2, 2), **WIDE),
+    ],
     "overlap_add": [
         *(of((2, 2, 4, 2, 3), shape=(2, 5, 6), **WIDE), of((2, 3, 3, 2), shape=(4, 4), **DENSE)),
-        of((0, 1, 2, 3, 2), shape=(0, 3, 3), **DENSE),
+        *(of((0, 1, 2, 3, 2), shape=(0, 3, 3), **DENSE), of((2, 2, 2, 3), shape=(6, 6), dilation=(2, 2), **WIDE)),
     ],
     "max_pool2d": [
         *(S(distinct(2, 3, 4, 6), size=2), S(distinct(1, 5, 6), size=(3, 2), stride=1)),
@@ -270,6 +273,7 @@ COMPOSITES: dict[str, list[Sample]] = {
         *(of((2, 3, 5, 6), (4, 3, 2, 3)), of((2, 3, 5, 6), (4, 3, 2, 3), (4,), stride=2)),
         *(of((1, 2, 4, 5), (3, 2, 3, 3), (3,), padding=1), of((0, 2, 4, 4), (3, 2, 2, 2))),
         of((2, 1, 7, 6), (2, 1, 3, 2), stride=(3, 2), padding=(2, 0)),
+        of((1, 4, 7, 6), (6, 2, 2, 3), (6,), stride=(2, 1), dilation=(3, 2), groups=2),
     ],
     "dropout": [of((3, 4)), of((3, 4), p=0.2), of((3,), training=False), of(())],
     "index": [S(ROOM, key=key) for key in [*KEYS, *TENSOR_KEYS, np.int64(2), True]],

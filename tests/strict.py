@@ -3,7 +3,8 @@
 ``xp`` stands in for ``cupy``, and ``StrictArray`` for ``cupy.ndarray``. Both have only names and parameters that CuPy
 14 has, and fewer of them. What CuPy does in a way of its own is done in that way: a reduction returns a 0-d array, an
 index that is out of range wraps round, ``einsum`` and ``min`` take no ``out``. Where CuPy copies a NumPy array to the
-device unasked, as an index for one, this refuses. What makes the host wait is counted in ``host_copies``.
+device unasked, as an index for one, this refuses. What makes the host wait is counted in ``host_copies``, and copies
+to the device in ``uploads``. Memory is counted, and may be limited.
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
+from weakref import WeakValueDictionary
 
+import columns
+import generated
 import numpy as np
 
 from tinygrad_rnn import backend
 from tinygrad_rnn.backend import CupyBackend
 
 host_copies = 0  # how often the host has waited for a value of the device
+uploads = 0  # how often numbers of the host were copied to the device
+memory_limit: int | None = None  # bytes
+_owners: WeakValueDictionary[int, StrictArray] = WeakValueDictionary()  # by id of what owns the memory in NumPy
 
 
 def _method(name: str, *parameters: str) -> Callable[..., StrictArray]:
@@ -56,14 +63,37 @@ def _binary(ufunc: str) -> Any:
     return forward, reflected, in_place
 
 
+class OutOfMemoryError(MemoryError):
+    """CuPy's, word for word."""
+
+    def __init__(self, size: int, total: int, limit: int) -> None:
+        so_far = f"allocated so far: {total:,} bytes, limit set to: {limit:,} bytes"
+        super().__init__(f"Out of memory allocating {size:,} bytes ({so_far}).")
+
+
+def used_bytes() -> int:
+    """Bytes of all arrays that are alive."""
+    return sum([array.nbytes for array in _owners.values()])
+
+
 class StrictArray:
     """What ``cupy.ndarray`` is to CuPy: its numbers are out of NumPy's reach."""
 
-    __slots__ = ("_numbers",)
+    __slots__ = ("__weakref__", "_numbers", "base")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, numbers: np.ndarray) -> None:
-        self._numbers = numbers
+    def __init__(self, shape: Any, dtype: Any = float, memptr: Pointer | None = None, strides: Any = None) -> None:
+        if isinstance(shape, np.ndarray):  # the numbers themselves, which CuPy would not take
+            self._numbers = shape
+        else:
+            memory, offset = (None, 0) if memptr is None else (memptr.mem.bytes, memptr.ptr - memptr.mem.ptr)
+            self._numbers = np.ndarray(shape, dtype, memory, offset, strides)
+        owner = _root(self._numbers)
+        self.base = _owners.get(id(owner))
+        if self.base is None:
+            if memory_limit is not None and used_bytes() + self.nbytes > memory_limit:
+                raise OutOfMemoryError(self.nbytes, used_bytes(), memory_limit)
+            _owners[id(owner)] = self
 
     def __repr__(self) -> str:
         return f"StrictArray({self._numbers!r})"
@@ -165,6 +195,7 @@ class StrictArray:
 
     shape, dtype, ndim, size = map(_attribute, ("shape", "dtype", "ndim", "size"))
     itemsize, nbytes, strides, flags = map(_attribute, ("itemsize", "nbytes", "strides", "flags"))
+    data = property(lambda self: Pointer(Memory(_root(self._numbers)), self._numbers.ctypes.data))
     T = property(lambda self: _wrap(self._numbers.T))
     mT = property(lambda self: _wrap(self._numbers.mT))
 
@@ -213,6 +244,36 @@ class StrictArray:
         if out is not None and not out.flags.c_contiguous:
             raise ValueError("Output array must be C-contiguous")
         return _call(np.dot, _array(self), _array(b), out=out)
+
+
+class Memory:
+    """What was allocated at once."""
+
+    def __init__(self, root: np.ndarray) -> None:
+        self.ptr, self.size = root.ctypes.data, root.nbytes
+        self.bytes = root.reshape(-1, order="A").view(np.uint8) if root.nbytes else root
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Memory) and (self.ptr, self.size) == (other.ptr, other.size)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Pointer:
+    """``cupy.cuda.MemoryPointer``."""
+
+    def __init__(self, mem: Memory, ptr: int) -> None:
+        self.mem, self.ptr = mem, ptr
+
+    def __add__(self, offset: int) -> Pointer:
+        return Pointer(self.mem, self.ptr + offset)
+
+
+def _root(numbers: Any) -> np.ndarray:
+    """The array that owns a view's memory."""
+    while getattr(numbers, "base", None) is not None:
+        numbers = numbers.base
+    return np.asarray(numbers)
 
 
 def _wrap(numbers: Any) -> StrictArray:
@@ -300,6 +361,8 @@ def _allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan:
 
 
 def _array_of(obj: Any, dtype: Any = None, copy: bool = True) -> StrictArray:
+    global uploads
+    uploads += not isinstance(obj, StrictArray)
     return _wrap(np.array(obj._numbers if isinstance(obj, StrictArray) else obj, dtype=dtype))
 
 
@@ -359,20 +422,25 @@ xp = SimpleNamespace(
     arange=lambda *args, dtype=None: _wrap(np.arange(*args, dtype=dtype)),
     array=_array_of,
     asarray=_asarray,
+    ascontiguousarray=lambda a, dtype=None: _wrap(np.ascontiguousarray(_array(a), dtype)),
     asnumpy=lambda a: a.get(),
     broadcast_to=lambda array, shape: _wrap(np.broadcast_to(_array(array), shape)),
     clip=lambda a, a_min, a_max, out=None: a.clip(a_min, a_max, out=out),
     concatenate=_concatenate,
-    cuda=SimpleNamespace(get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None)),
+    cuda=SimpleNamespace(
+        get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None, ptr=7),
+        runtime=SimpleNamespace(getDevice=lambda: 0),
+    ),
     cumsum=lambda a, axis=None, dtype=None, out=None: a.cumsum(axis, dtype, out),
     dot=lambda a, b, out=None: StrictArray.dot(a, b, out),
     einsum=_einsum,
+    ElementwiseKernel=generated.ElementwiseKernel,
     empty=_empty,
     expand_dims=_expand_dims,
     flip=lambda a, axis=None: _wrap(np.flip(_array(a), axis)),
     full=lambda shape, fill_value, dtype=None: _wrap(np.full(shape, _operand(fill_value), dtype)),
     full_like=lambda a, fill_value, dtype=None: _wrap(np.full_like(_array(a), _operand(fill_value), dtype)),
-    get_default_memory_pool=lambda: SimpleNamespace(used_bytes=lambda: 0),
+    get_default_memory_pool=lambda: SimpleNamespace(used_bytes=used_bytes),
     lib=SimpleNamespace(
         stride_tricks=SimpleNamespace(
             as_strided=lambda x, shape=None, strides=None: _wrap(
@@ -397,6 +465,7 @@ class StrictBackend(CupyBackend):
     """What the engine does on CuPy, done to strict arrays."""
 
     name = "strict"
+    load_cublas = staticmethod(columns.library)
 
 
 @contextmanager

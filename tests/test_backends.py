@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import strict
 from laws import OPERATIONS
 from samples import COMPOSITES, FUNCTIONS, SAMPLES
 from sampling import Sample
+from waits import waiting
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, backend, bptt, nn, optim
@@ -38,28 +37,6 @@ def device(request: pytest.FixtureRequest, strict_backend: None, monkeypatch: py
     home = backend.get(request.param)
     monkeypatch.setattr(home, "uniform", lambda shape: home.from_host(HOST.uniform(shape)))
     return home
-
-
-@contextmanager
-def host_copies(home: Backend, expected: int = 0) -> Iterator[None]:
-    """Fails unless the host waits for the device just so many times meanwhile."""
-    if home.name == "strict":
-        before = strict.host_copies
-        yield
-        assert strict.host_copies - before == expected
-    elif expected or home is HOST:
-        yield
-    else:
-        import cupyx  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "not possible to reliably detect", and soon to go, but all that there is
-            guard = cupyx.allow_synchronize(False)
-            guard.__enter__()
-        try:
-            yield
-        finally:
-            guard.__exit__(None, None, None)
 
 
 def put(home: Backend, x: np.ndarray) -> Any:
@@ -109,7 +86,7 @@ def evaluate(home: Backend, function: Callable[..., Any], sample: Sample, dtype:
     masks = [x for x in tree_leaves(attributes) if getattr(x, "dtype", None) == np.bool_]
     random = np.random.default_rng(3)
     waits = masks or function in (OPERATIONS["refuse_nonfinite"], OPERATIONS["at_most"])
-    with host_copies(HOST if waits else home):  # a mask makes the host wait for the number of elements
+    with waiting(HOST if waits else home):  # a mask makes the host wait for the number of elements
         ys, zs = (tree_leaves(function(*inputs, **attributes)) for _ in range(2))
         tracked = [y for y in [*ys, *zs] if isinstance(y, Tensor) and y.requires_grad]
         pairs = [(y, put(home, np.asarray(random.standard_normal(y.shape), y.dtype))) for y in tracked]
@@ -179,13 +156,13 @@ def train(home: Backend, optimiser: str) -> list[np.ndarray]:
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
-        with host_copies(home):
+        with waiting(home):
             loss = nn.cross_entropy(model(inputs), targets)
             loss.backward()
-        with host_copies(home, expected=1):  # to raise if some gradient is not finite, the host must know
+        with waiting(home, 1):  # to raise if some gradient is not finite, the host must know
             report = tg.clip_grad_norm_(parameters, 0.1)
         assert report.clipped
-        with host_copies(home):
+        with waiting(home):
             optimizer.step()
         losses.append(fetch(home, loss))
     return [*losses, *(fetch(home, p) for p in parameters)]
@@ -215,7 +192,7 @@ def test_losses_equal_those_on_the_host(device: Backend) -> None:
     for home in (HOST, device):
         x, t, w, m = (tg.tensor(data, backend=home.name) for data in (logits, targets, weight, mask))
         x.requires_grad = True
-        with host_copies(home):
+        with waiting(home):
             losses = [
                 nn.cross_entropy(x, t, ignore_index=-100, mask=m, weight=w),
                 nn.nll_loss(tg.log_softmax(x), t * (t >= 0), mask=m),
@@ -286,7 +263,7 @@ def test_embedding_marks_rows_that_do_not_exist(dtype: str, device: Backend) -> 
     weight = tg.ones(200, 2, backend=device.name, requires_grad=True)
     for wrong in [200, 255] if dtype == "uint8" else [-1, -128] if dtype == "int8" else [-1, 200]:
         indices = device.from_host(np.array([3, wrong, 0], dtype))
-        with host_copies(device):
+        with waiting(device):
             y = tg.embedding(indices, weight)
             y.sum().backward()
         assert nan_rows(device, y) == [False, True, False]
@@ -299,7 +276,7 @@ def test_embedding_marks_rows_that_do_not_exist(dtype: str, device: Backend) -> 
 def test_cross_entropy_marks_targets_that_do_not_exist(wrong: int, device: Backend) -> None:
     logits = tg.ones(3, 4, backend=device.name, requires_grad=True)
     targets = device.from_host(np.array([0, wrong, 3]))
-    with host_copies(device):
+    with waiting(device):
         losses = nn.cross_entropy(logits, targets, reduction="none")
         losses.sum().backward()
     assert nan_rows(device, losses) == [False, True, False]
@@ -312,7 +289,7 @@ def test_lookups_mark_what_does_not_exist(device: Backend) -> None:
     x = tg.ones(4, 3, backend=device.name)
     for good, bad in ((-4, -5), (3, 4)):
         along = device.from_host(np.array([[good, bad, 0]]))
-        with host_copies(device):
+        with waiting(device):
             y, rows = tg.take_along_axis(x, along, axis=0), x[device.from_host(np.array([good, bad, 0]))]
             pairs = x[:, None][[1, 2], ..., np.array([0, bad])]
             right = x[[good, good], ..., -3]
@@ -417,6 +394,14 @@ def test_random_numbers_follow_the_seed(device: Backend, monkeypatch: pytest.Mon
     assert set(masks[0]) == {0, 2}
     assert (masks[0] == masks[1]).all()
     assert (masks[0] != masks[2]).any()
+
+
+def test_writing_into_a_saved_array_is_noticed(device: Backend) -> None:
+    x, w = (tg.ones(2, 3, backend=device.name, requires_grad=True) for _ in range(2))
+    for y in (x * w, x * w[1:], x * w.T.T):
+        w.data -= 1.0
+        with pytest.raises(tg.GraphError, match="changed in place since"):
+            y.sum().backward()
 
 
 def test_the_rest_of_a_backend(device: Backend) -> None:

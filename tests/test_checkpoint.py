@@ -18,6 +18,7 @@ from odd_cells import Tokens
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, nn, tape
+from tinygrad_rnn.backend import Backend
 from tinygrad_rnn.bptt.memory import kept_bytes
 from tinygrad_rnn.bptt.schedule import lengths
 from tinygrad_rnn.tree import tree_leaves, tree_map
@@ -472,9 +473,9 @@ def test_a_graph_that_waits_can_be_drawn_and_dropped() -> None:
     assert gc.collect() == 0
 
 
-def test_on_a_device(strict_device: str) -> None:
-    cell = nn.Zoneout(nn.LSTMCell(D, H, backend=strict_device), 0.3)
-    xs = tg.ones(9, 2, D, backend=strict_device, requires_grad=True)
+def test_on_a_device(device: Backend) -> None:
+    cell = nn.Zoneout(nn.LSTMCell(D, H, backend=device.name), 0.3)
+    xs = tg.ones(9, 2, D, backend=device.name, requires_grad=True)
     for options in ({}, {"budget": 2 * bptt.memory_plan(cell, 9, 2).smallest_budget}):
         bptt.checkpointed(
             cell, xs, **options

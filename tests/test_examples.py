@@ -9,6 +9,8 @@ import common
 import pytest
 import run_all
 
+from tinygrad_rnn.backend import Backend
+
 PROGRAMS = run_all.programs()
 
 
@@ -26,10 +28,10 @@ GALLERY = [name for name, path in PROGRAMS.items() if "return checked(" in path.
 
 
 @pytest.mark.parametrize("name", GALLERY)
-def test_it_runs_on_a_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict_device: str) -> None:
+def test_it_runs_on_a_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Backend) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    (row,) = run_all.run(name, PROGRAMS[name], ["--seeds", "1", "--steps", "2", "--backend", strict_device])
+    (row,) = run_all.run(name, PROGRAMS[name], ["--seeds", "1", "--steps", "2", "--backend", device.name])
     assert row.seeds in ("0 of 1", "1 of 1"), row  # two steps learn little, but nothing is refused
 
 
@@ -74,9 +76,9 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("arguments", "passed", "told"),
     [
-        ([], True, ("0.6 goodness", "0.1 (nothing)", "at least 0.5", "3 of 3")),
-        (["--quick"], True, ("0.4 goodness", "0.1 (nothing)", "at least 0.3", "1 of 1")),
-        (["--steps", "2", "--seeds", "2"], False, ("0.2 goodness", "0.1 (nothing)", "at least 0.5", "0 of 2")),
+        ([], True, ("goodness: 0.6", "0.1 (nothing)", "at least 0.5", "3 of 3")),
+        (["--quick"], True, ("goodness: 0.4", "0.1 (nothing)", "at least 0.3", "1 of 1")),
+        (["--steps", "2", "--seeds", "2"], False, ("goodness: 0.2", "0.1 (nothing)", "at least 0.5", "0 of 2")),
         (["--steps", "7"], False, ("ended with program.py: seven is too many", "", "", "0 of 3")),
         (["--steps", "0"], False, ("ended with 2", "", "", "0 of 3")),
         (["--backend", "abacus"], False, None),

@@ -17,10 +17,11 @@ ROOT = Path(tg.__file__).parent
 
 # From the ground up. On one floor, files of the same folder may import each other; other neighbours may not.
 FLOORS = [
-    ["seams", "tree", "extras"],
+    ["cublas", "tree", "extras"],
+    ["seams"],
     ["backend"],
     ["tape"],
-    ["graph"],
+    ["graph", "shortage"],
     ["dispatch"],
     ["op"],
     ["ops/"],
@@ -31,7 +32,7 @@ FLOORS = [
     ["grad"],
     ["check", "draw/", "record"],
     ["replay/"],
-    ["nn/", "optim/", "clip"],
+    ["nn/", "optim/", "clip", "compare"],
     ["bptt/", "flow/", "lint/"],
     ["tasks", "text", "io"],
     ["train"],
@@ -169,7 +170,7 @@ FACE: dict[ModuleType, str] = {
         cumsum reshape transpose broadcast_to expand_dims squeeze flip concatenate stack split take_along_axis pad
         matmul einsum outer softmax log_softmax cross_entropy dropout layer_norm
         ShapeError GraphError BackendError nn optim bptt flow
-        draw lint Finding Findings watching Watcher capture Captured CaptureError""",
+        draw lint Finding Findings watching Watcher capture Captured CaptureError compare_backends Comparison""",
     nn: """Module Linear Embedding Dropout LayerNorm Sequential Conv2d MaxPool2d RNNCell LSTMCell LSTMState
         RNN LSTM GRU Recurrent Bidirectional Stacked unroll Unrolled Recorded length_mask last mean reset
         load_torch_state_dict torch_state_dict roll_out teacher_forced greedy sample beam_search take_rows repeat_rows

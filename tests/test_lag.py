@@ -11,6 +11,7 @@ from recurrences import CELLS, model, moving_rnn
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, flow, nn
+from tinygrad_rnn.backend import Backend
 from tinygrad_rnn.tape import GraphError
 
 
@@ -120,10 +121,10 @@ def test_the_plot_has_a_map_and_curves() -> None:
     figure.canvas.draw()
 
 
-def test_it_does_not_depend_on_the_device(strict_device: str) -> None:
+def test_it_does_not_depend_on_the_device(device: Backend) -> None:
     """On a stand-in for a GPU, which refuses to mix its arrays with NumPy's."""
     found = []
-    for where in ("numpy", strict_device):
+    for where in ("numpy", device.name):
         w = tg.tensor(drawn(3, 3) / 2, backend=where, requires_grad=True)
         xs = [tg.tensor(x, backend=where) for x in drawn(7, 3)]
 

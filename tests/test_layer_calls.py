@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from closeness import close, drawn
 from odd_cells import Doubling, Tokens
+from waits import waiting
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import ShapeError, nn
+from tinygrad_rnn.backend import Backend
 from tinygrad_rnn.tree import tree_leaves
 
 T, B, F, H = 5, 3, 4, 6
@@ -214,18 +216,13 @@ def test_an_empty_batch_is_no_error(batch_first: bool) -> None:
 # ---- on a device ----
 
 
-@pytest.fixture(params=["strict", pytest.param("cupy", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue("strict_device") if request.param == "strict" else "cupy"
-
-
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("form", ["none", "lengths", "device lengths", "mask"])
-def test_layers_on_a_device(kind: str, form: str, device: str) -> None:
+def test_layers_on_a_device(kind: str, form: str, device: Backend) -> None:
     """Lengths and masks come from the host or from the device; numbers and gradients are the host's."""
     layer = getattr(nn, kind)(F, H, num_layers=2, bidirectional=True, h0="learned")
     found = []
-    for where in ("numpy", device):
+    for where in ("numpy", device.name):
         layer.to(where)
         layer.zero_grad()
         lengths, mask = None, None
@@ -249,23 +246,18 @@ def test_layers_on_a_device(kind: str, form: str, device: str) -> None:
         close(b, a, 1e-5)
 
 
-def test_a_device_need_not_wait_for_a_layer(device: str) -> None:
+def test_a_device_need_not_wait_for_a_layer(device: Backend) -> None:
     """No length, mask or state is read back; only what the caller asks for is."""
-    if device != "strict":
-        pytest.skip("copies are counted on the stand-in alone")
-    import strict
-
-    layer = nn.LSTM(F, H, num_layers=2, bidirectional=True).to(device)
-    x, lengths = tg.tensor(X, backend=device), tg.tensor([5, 0, 2], backend=device)
-    before = strict.host_copies
-    outputs, state = layer(x, lengths=lengths)
-    layer(x, nn.reset(state, lengths == 0), lengths=[1, 2, 3])
-    nn.last(outputs, lengths, direction="both")
-    nn.mean(outputs, lengths).sum().backward()
-    assert strict.host_copies == before
+    layer = nn.LSTM(F, H, num_layers=2, bidirectional=True).to(device.name)
+    x, lengths = tg.tensor(X, backend=device.name), tg.tensor([5, 0, 2], backend=device.name)
+    with waiting(device):
+        outputs, state = layer(x, lengths=lengths)
+        layer(x, nn.reset(state, lengths == 0), lengths=[1, 2, 3])
+        nn.last(outputs, lengths, direction="both")
+        nn.mean(outputs, lengths).sum().backward()
 
 
-def test_writing_on_a_device(device: str) -> None:
+def test_writing_on_a_device(device: Backend) -> None:
     embedding, cell, head = nn.Embedding(7, F), nn.LSTMCell(F, H), nn.Linear(H, 7)
     model = nn.Sequential(embedding, cell, head)
 
@@ -274,7 +266,7 @@ def test_writing_on_a_device(device: str) -> None:
         return head(y), state
 
     found = []
-    for where in ("numpy", device):
+    for where in ("numpy", device.name):
         model.to(where)
         start = nn.LSTMState(*(tg.tensor(drawn(2, H, seed=k).astype("float32"), backend=where) for k in range(2)))
         first, targets = tg.tensor([0, 1], backend=where), tg.tensor(np.arange(8).reshape(4, 2) % 7, backend=where)

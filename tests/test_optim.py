@@ -68,7 +68,7 @@ def test_a_hundred_steps_with_any_settings_equal_pytorch(name: str) -> None:
 
 
 def test_graves_rmsprop_follows_its_equations() -> None:
-    """Equations 38 to 45 of Graves 2013, with the names that they have there."""
+    """The equations of Graves 2013, with the names that they have there."""
     p = tg.tensor(np.array([0.5, -2.0, 3.0]), requires_grad=True)
     opt = optim.GravesRMSprop([p])
     w, n, g, delta = p.numpy(), np.zeros(3), np.zeros(3), np.zeros(3)

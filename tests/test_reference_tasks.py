@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tinygrad_rnn.backend import Backend
+
 REFERENCE = Path(__file__).parents[1] / "examples" / "reference"
 PROGRAMS = sorted(path.stem for path in REFERENCE.glob("*.py") if path.stem != "harness")
 
@@ -26,9 +28,9 @@ def test_the_quick_form_reaches_its_bars(name: str, tmp_path: Path, capsys: pyte
     assert not end.value.code
 
 
-def test_nothing_is_hidden_from_a_device(strict_device: str) -> None:
-    """The program that uses the most of the engine, on a stand-in for a GPU."""
-    assert importlib.import_module("order_pascanu").main(["--quick", "--backend", strict_device]).passed
+def test_nothing_is_hidden_from_a_device(device: Backend) -> None:
+    """The program that uses the most of the engine."""
+    assert importlib.import_module("order_pascanu").main(["--quick", "--backend", device.name]).passed
 
 
 def test_a_bar_that_is_missed_fails_the_program_only_where_it_is_needed() -> None:

@@ -38,9 +38,9 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "stack": lambda *xs, axis=0: np.stack(xs, axis=axis),
     "swapaxes": lambda x, a, b: np.swapaxes(x, a, b),
     "take_along_axis": lambda x, indices, axis=-1: np.take_along_axis(x, indices, axis=axis),
-    "windows": lambda x, size, stride: np.lib.stride_tricks.sliding_window_view(x, size, axis=(-2, -1))[
-        ..., :: stride[0], :: stride[1], :, :
-    ],
+    "windows": lambda x, size, stride, dilation=(1, 1): np.lib.stride_tricks.sliding_window_view(
+        x, [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)], axis=(-2, -1)
+    )[..., :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]],
 }
 TABLE = {name: samples for name, samples in {**SAMPLES, **COMPOSITES}.items() if name in NUMPY}
 

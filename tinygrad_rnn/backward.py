@@ -10,6 +10,7 @@ from typing import Any
 from . import tape
 from .op import Step
 from .ops.shape import unbroadcast
+from .shortage import OutOfMemoryError, explained
 from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
 
 _TIMES, _ALWAYS = 4, 2**16  # uses wait to be merged until they hold 4 times the elements of their sum, or so many
@@ -126,8 +127,10 @@ def walk(
                         settle(parent, step, pile)
             if not retain:
                 node.clear()
-    except (GraphError, CaptureError, FloatingPointError, MemoryError):
+    except (GraphError, CaptureError, FloatingPointError, OutOfMemoryError):
         raise
+    except MemoryError as error:
+        raise explained(error, "backward", getattr(g, "array", g), f" on the way back through {node!r}") from error
     except Exception as error:
         rule = f"the rule of {step.op.name} for its input {step.input!r} failed: " if step else ""
         raise GraphError(f"backward: {rule}{error} (on the way back through {node!r})") from error

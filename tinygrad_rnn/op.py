@@ -29,6 +29,7 @@ from typing import Any, NoReturn, Protocol, overload
 from . import backend, tape
 from .backend import Array, signature
 from .dispatch import dispatcher, forget, parameters_of
+from .shortage import explained
 from .tape import Leaf, Node
 
 Rule = Callable[..., Any]
@@ -139,6 +140,8 @@ class Op:
         self.merges: dict[str, Rule] = {}
         self.merge_keys: dict[str, object] = {}  # what tells the merges of one input from all others
         self.explain: Callable[..., str | None] | None = None
+        self.expression: str | Callable[..., str] | None = None
+        self.waits = False  # whether the host waits for what the kernel is given, to decide something
         self.plans: dict[int, Plan] = {}
         self.function: Any = dispatcher(self)
 
@@ -178,6 +181,10 @@ class Op:
         names = [f"{self.inputs[0]}[{k}]" for k in range(len(arrays))] if self.variadic else self.inputs
         inputs = [(name, a) for name, a in zip(names, arrays, strict=True) if a is not None]
         where = whereabouts()
+        if isinstance(error, MemoryError):
+            raise explained(
+                error, self.name, next((a for _, a in inputs if backend.is_array(a)), None), where
+            ) from error
         homes = {name: backend.of(a).name for name, a in inputs if backend.is_array(a)}
         if len(set(homes.values())) > 1:
             listed = _listed(f"{name} on {home}" for name, home in homes.items())
@@ -210,6 +217,12 @@ class Operation(Protocol):
 
     def merge(self, **merges: Rule) -> Operation:
         """Set for an input how several uses of one array combine: each parameter is a tuple over the uses."""
+
+    def pointwise(self, expression: str | Callable[..., str]) -> Operation:
+        """Set what an op does to each element, in C++ with the names of inputs and attributes, for generated kernels.
+
+        Only a kernel that does more than call functions of the array module needs this. A function gets the attributes.
+        """
 
     def explain(self, function: Callable[..., str | None]) -> Callable[..., str | None]:
         """Set what says, given the inputs and attributes of a call that failed, what is wrong and how to mend it."""
@@ -260,7 +273,12 @@ def _operation(kernel: Callable[..., Array], name: str) -> Operation:
         record.explain = told_by
         return told_by
 
+    def pointwise(expression: str | Callable[..., str]) -> Operation:
+        record.expression = expression
+        return function
+
     function.op, function.vjp, function.merge, function.explain = record, vjp, merge, explain
+    function.pointwise = pointwise
     return function
 
 
@@ -278,7 +296,7 @@ def misfit(message: str) -> ShapeError:
 
 _ENGINE = {
     f"{__package__}.{name}"
-    for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record", "replay")
+    for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record", "compare", "replay")
 }
 
 

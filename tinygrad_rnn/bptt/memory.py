@@ -15,6 +15,7 @@ from ..nn.fit import begin
 from ..nn.recurrent import advance, project
 from ..nn.sequences import bare_array
 from ..ops import broadcast_to
+from ..shortage import readable
 from ..tape import Leaf, Node, owner_of
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
@@ -72,14 +73,14 @@ class MemoryPlan(NamedTuple):
         budget = self.smallest_budget if self.budget is None else self.budget
         ways = [self.plain, self.sqrt, self.scheduled(budget)]
         rows = [
-            f"{way.name:<10}{len(list(lengths(way.schedule))):>9}{_readable(way.bytes):>12}"
+            f"{way.name:<10}{len(list(lengths(way.schedule))):>9}{readable(way.bytes):>12}"
             f"{way.bytes / max(1, self.plain.bytes):>10.1%}{way.steps:>11,}"
             for way in ways
         ]
-        end = f"smallest budget: {_readable(self.smallest_budget)}"
+        end = f"smallest budget: {readable(self.smallest_budget)}"
         if self.budget is not None:
-            end = f"budget: {_readable(budget)}, which {self.fit(budget).name} fits; {end}"
-        each = f"{_readable(self.step_bytes)} a step, {_readable(self.state_bytes)} a state"
+            end = f"budget: {readable(budget)}, which {self.fit(budget).name} fits; {end}"
+        each = f"{readable(self.step_bytes)} a step, {readable(self.state_bytes)} a state"
         head = "way        segments        kept  of plain  steps run"
         return "\n".join([f"{self.title}: {each}", head, *rows, end])
 
@@ -113,15 +114,6 @@ def memory_plan(cell: Any, T: int, B: int, budget: int | None = None, inputs: An
         z = project(cell, inputs[None], None)
         step, state = costs(cell, inputs[None], begin(cell, tree_map(itemgetter(0), z)))
     return MemoryPlan(f"{cell!r}, T={T:,}, B={B:,}", T, step, state, budget)
-
-
-def _readable(count: int) -> str:
-    """Bytes in the largest unit of which there are ten."""
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size >= 10240:
-            size, unit = size / 1024, larger
-    return f"{size:,.0f} {unit}"
 
 
 def kept_bytes(tree: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from string import ascii_letters
 from typing import Any
 
@@ -20,9 +21,18 @@ def mT(x: Any) -> Any:
 @op(name="matmul")
 def product(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     """The kernel of ``matmul``, for inputs with two axes or more."""
-    if a.ndim == b.ndim == 2:
-        return xp.dot(a, b, out=out)
+    if b.ndim == 2 <= a.ndim:
+        return _times(xp, a, b, out)
     return xp.matmul(a, b, out=out)
+
+
+def _times(xp: Any, x: Array, matrix: Array, out: Array) -> Array:
+    """x times a matrix along the last axis, as one product, where matmul would make one for each matrix of a stack."""
+    if x.ndim == 2:
+        return xp.dot(x, matrix, out=out)
+    shape = (*x.shape[:-1], matrix.shape[1])
+    target = None if out is None else out.reshape(prod(shape[:-1]), shape[-1])
+    return xp.dot(x.reshape(prod(x.shape[:-1]), x.shape[-1]), matrix, out=target).reshape(shape)
 
 
 product.vjp(
@@ -69,23 +79,12 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, *, out: 
     """
     if weight.ndim != 2:
         raise ValueError("the weight is no matrix")
-    flat = x if x.ndim == 2 else x.reshape(_rows_of(x), x.shape[-1])
-    target = out if out is None or out.ndim == 2 else out.reshape(flat.shape[0], weight.shape[0])
-    y = xp.dot(flat, weight.T, out=target)  # one product, where matmul would make one for each matrix of a stack
-    if x.ndim != 2:
-        y = y.reshape(*x.shape[:-1], weight.shape[0])
+    y = _times(xp, x, weight.T, out)
     if bias is not None:
         if out is None and bias.dtype != y.dtype:
             return y + bias  # adding in place would narrow it
         y += bias
     return y
-
-
-def _rows_of(x: Array) -> int:
-    count = 1
-    for n in x.shape[:-1]:
-        count *= n
-    return count
 
 
 linear.vjp(

@@ -121,7 +121,7 @@ class RMSprop(Optimizer):
 
 class GravesRMSprop(RMSprop):
     """Centred RMSprop with momentum, and eps inside of the root, as in "Generating sequences with recurrent neural
-    networks" (Graves 2013, equations 38 to 45), whose settings are the defaults here.
+    networks" (Graves 2013), whose settings are the defaults here.
 
     s <- alpha s + (1 - alpha) g^2
     m <- alpha m + (1 - alpha) g

@@ -15,7 +15,7 @@ import numpy as np
 from .. import backend, tape
 from ..backend import Array
 from ..tensor import Tensor
-from .passes import JOINING, PASSES
+from .passes import GRAPH, JOINING, PASSES
 from .recorder import is_recording
 from .recording import Recording
 from .replay import Memory, Profile, Replay
@@ -207,7 +207,7 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
     (``hoist``, ``sum_over_time``, ``reassociate``, ``lay_out_weights``).
     without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, batch,
-    lay_out_weights.
+        lay_out_weights, and on a GPU narrow, fuse, draw_first; also graph, for launches one by one.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
     ``.numpy()``), draws random numbers by ``randn`` or ``rand``, or from an iterator, changes Python values, or keeps
@@ -230,7 +230,7 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     >>> step.memory.planned < step.memory.naive
     True
     """
-    unknown = [name for name in without if name not in PASSES]
+    unknown = [name for name in without if name not in (*PASSES, GRAPH)]
     if unknown:
         raise ValueError(f"capture: there is no pass {unknown[0]!r} to leave out; there are {', '.join(PASSES)}")
     left_out = {*without, *(JOINING if exact else ())}

@@ -1,0 +1,279 @@
+"""The same function on two backends, operation by operation: where they differ, and where that began."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from functools import partial
+from itertools import zip_longest
+from math import inf
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import backend, tape
+from .backend import as_array, is_array, signature, use_backend
+from .check import CheckError
+from .op import Op, Step, whereabouts
+from .record import Watcher
+from .replay.places import Place, Reach
+from .tape import Leaf, Node, Taped
+from .tree import tree_items, tree_map
+
+
+class Difference(NamedTuple):
+    """How far two backends are apart in one result.
+
+    absolute: the largest |a - b| of its elements. relative: that, divided by the largest |a|. ulp: that, in units of
+    the last place of the largest |a|. allowed: the relative difference above which it counts as a divergence.
+    """
+
+    what: str
+    step: int | None
+    where: str
+    absolute: float
+    relative: float
+    ulp: float
+    allowed: float
+
+    @property
+    def diverges(self) -> bool:
+        """Whether it is more than rounding."""
+        return not self.relative <= self.allowed
+
+    def __str__(self) -> str:
+        return f"{self.what}{self.where}: {self.absolute:.2g} apart, {self.relative:.2g} of the largest"
+
+
+class Comparison(list[Difference]):
+    """What ``compare_backends`` found: a Difference for each result, in the order in which they were computed."""
+
+    def __init__(self, backends: tuple[str, str], differences: list[Difference]) -> None:
+        super().__init__(differences)
+        self.backends = backends
+
+    @property
+    def first(self) -> Difference | None:
+        """The first result that diverges: what came before it was alike, so this is where to look."""
+        return next((d for d in self if d.diverges), None)
+
+    @property
+    def largest(self) -> dict[str, Difference]:
+        """For each operation, forward and backward, the call in which the backends are furthest apart."""
+        found: dict[str, Difference] = {}
+        for d in self:
+            if d.what not in found or not d.relative <= found[d.what].relative:
+                found[d.what] = d
+        return found
+
+    def check(self, tolerance: float | None = None) -> None:
+        """Raise CheckError if a result is further apart than allowed, or than a relative tolerance."""
+        allowed = self if tolerance is None else [d._replace(allowed=tolerance) for d in self]
+        first = Comparison(self.backends, list(allowed)).first
+        if first:
+            raise CheckError(f"compare_backends: {' and '.join(self.backends)} diverge, first at {first}\n{self!r}")
+
+    def __repr__(self) -> str:
+        first, counts = self.first, Counter(d.what for d in self)
+        told = f"the first that diverges is {first}" if first else "none diverges"
+        apart = [d for d in self.largest.values() if d.absolute]
+        width = max([len(d.what) for d in apart], default=0)
+        rows = [
+            f"{d.what:<{width}}{counts[d.what]:>9}{d.absolute:>10.2g}{d.relative:>10.2g}{d.ulp:>10.3g}{d.where}"
+            for d in apart
+        ]
+        head = f"{'at most':<{width}}  results  absolute  relative       ulp"
+        equal = f"{len(self.largest) - len(apart)} kinds of results are equal to the last bit"
+        title = f"{' and '.join(self.backends)}: {len(self)} results, {told}"
+        return "\n".join([title, *([head, *rows] if rows else []), equal])
+
+
+def compare_backends(
+    f: Callable[..., Any], *args: Any, backends: tuple[str, str] = ("numpy", "cupy"), tolerance: float | None = None
+) -> Comparison:
+    """Run f(*args) on two backends and compare every result of every operation, forward and backward.
+
+    f may be a whole training step: modules, optimisers, tensors and arrays that it can reach, by its arguments, its
+    closure or its globals, are moved for each run and are afterwards as they were before; so are random numbers, of
+    which both runs draw the same. What f returns is compared, and so is all that a step changes: parameters, gradients,
+    the buffers of optimisers. The results of both runs are kept on the host until they are compared.
+
+    tolerance: the relative difference that is allowed; by default the square root of the rounding error, 3e-4 if some
+    result so far was in float32, and 1.5e-8 if all were in float64. Integers and booleans must be equal.
+
+    Raises CheckError if the two runs do not do the same operations, TypeError if f reaches a tensor with a history.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> cell = nn.RNNCell(2, 3)
+    >>> report = compare_backends(lambda x: cell(x)[0].sum().backward(), ones(4, 2), backends=("numpy", "numpy"))
+    >>> report.check()
+    >>> report.first is None, report.largest["tanh"].ulp
+    (True, 0.0)
+    """
+    first, second = (_run(f, args, name) for name in backends)
+    found = []
+    kind: Any = np.float64  # the coarsest dtype so far
+    for k, (a, b) in enumerate(zip_longest(first, second)):
+        if a is None or b is None or (a.what, a.array.shape) != (b.what, b.array.shape):
+            told = ", ".join(f"{name} {r or 'nothing'}" for name, r in zip(backends, (a, b), strict=True))
+            raise CheckError(f"compare_backends: the runs part at result {k} of {len(first)} and {len(second)}: {told}")
+        if a.array.dtype.kind == "f" and np.finfo(a.array.dtype).eps > np.finfo(kind).eps:
+            kind = a.array.dtype.type
+        found.append(_difference(a, b, kind, tolerance))
+    return Comparison(backends, found)
+
+
+class _Result(NamedTuple):
+    """One result of a run, on the host."""
+
+    what: str
+    step: int | None
+    where: str
+    array: Any
+
+    def __str__(self) -> str:
+        return f"does {self.what}, {signature(self.array)}{self.where}"
+
+
+class _Results(Watcher):
+    """Keeps a copy of each result."""
+
+    def __init__(self) -> None:
+        self.list: list[_Result] = []
+
+    def add(self, what: str, value: Any, step: int | None = None, where: str = "") -> None:
+        """Note a result, if it is numbers."""
+        array = value.array if isinstance(value, Taped) else value
+        if isinstance(array, (bool, int, float)):
+            array = np.asarray(array)
+        if is_array(array):
+            self.list.append(_Result(what, step, where, np.array(backend.of(array).to_host(array))))
+
+    def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
+        self.add(op.name, result, tape.step_of(sys.maxsize), whereabouts())
+
+    def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
+        made = tape.step_of(node.id)
+        where = "" if made is None else f", time step {made}"
+        self.add(f"{step.op.name} backward to {step.input}", contribution, made, where)
+
+
+def _run(f: Callable[..., Any], args: tuple[Any, ...], name: str) -> list[_Result]:
+    """All that one run computes, and what it leaves behind."""
+    results = _Results()
+    call = partial(f, *args)
+    home = backend.get(name)
+    with _moved(Reach(call), home), use_backend(name):
+        given = tree_map(lambda x: as_array(x, backend=name) if is_array(x) else x, args)
+        with tape.watching(results):
+            returned = f(*given)
+        for path, value in tree_items({"returned": returned}):
+            results.add(path, value)
+        left = Reach(call)
+        for t, path in reversed(left.tensors.items()):
+            path = path if path[:1] != "[" else f"args{path}"
+            results.add(f"{path} afterwards", t)
+            results.add(f"{path}.grad afterwards", getattr(t.node, "grad", None))
+        for place in reversed(left.ports):
+            results.add(f"{place.path} afterwards", place.get())
+    return results.list
+
+
+def _difference(a: _Result, b: _Result, kind: Any, tolerance: float | None) -> Difference:
+    if a.array.dtype != b.array.dtype:
+        return Difference(f"{a.what} ({signature(a.array)}, {signature(b.array)})", a.step, a.where, inf, inf, inf, 0.0)
+    x, y = a.array.astype(np.float64), b.array.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
+    absolute = float(np.nan_to_num(apart, nan=inf, posinf=inf).max(initial=0.0))
+    scale = float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
+    relative, ulp = (absolute / scale, absolute / float(np.spacing(kind(scale)))) if scale else (absolute and inf,) * 2
+    allowed = float(np.finfo(kind).eps) ** 0.5 if tolerance is None else tolerance
+    return Difference(a.what, a.step, a.where, absolute, relative, ulp, allowed if a.array.dtype.kind == "f" else 0.0)
+
+
+# ---- moving all that a function can reach, and putting it back ----
+
+
+@contextmanager
+def _moved(reach: Reach, home: Any) -> Iterator[None]:
+    """While the block runs, copies on a backend stand in the places of all arrays; then all is as it was before."""
+    with_history = [path for t, path in reach.tensors.items() if isinstance(t.node, Node)]
+    if with_history:
+        raise TypeError(f"compare_backends: {with_history[0]} has a history; use its detach() in the function")
+
+    def there(array: Any) -> Any:
+        return as_array(array, backend=home.name)
+
+    snapshots = [_snapshot(container) for container, *_ in reach.sizes]
+    with ExitStack() as stack:
+        for t in reach.tensors:
+            stack.callback(partial(_set, t, t.array, t.node))
+            _set(t, there(t.array), _leaf(t.node, there) if isinstance(t.node, Leaf) else None)
+        for place, value in [*reach.fixed, *((place, place.get()) for place in reach.ports)]:
+            if place.is_open():
+                stack.callback(_put, place, value)
+                if is_array(value):
+                    _put(place, there(value))
+        for restore in snapshots:
+            stack.callback(restore)
+        stack.enter_context(_same_random_numbers(home, reach.generators))
+        yield
+
+
+@contextmanager
+def _same_random_numbers(home: Any, generators: list[Any]) -> Iterator[None]:
+    """Let a backend draw what the host would draw, and put all generators back."""
+    host = backend.get("numpy")
+    states = [(g, deepcopy(g.bit_generator.state)) for g in generators]
+    state = host.random_state()
+    own = vars(home).copy()
+    if home is not host:
+        home.uniform = lambda shape: home.from_host(host.uniform(shape))
+    try:
+        yield
+    finally:
+        if home is not host:
+            del home.uniform
+            vars(home).update(own)
+        host.set_random_state(state)
+        for g, before in states:
+            g.bit_generator.state = before
+
+
+def _leaf(old: Leaf, there: Callable[[Any], Any]) -> Leaf:
+    """A leaf with a copy of the gradient."""
+    new = Leaf(old.shape, old.dtype)
+    new.grad = None if old.grad is None else type(old.grad).wrap(there(old.grad.array))
+    return new
+
+
+def _set(t: Any, array: Any, node: Any) -> None:
+    t.array, t.node = array, node
+
+
+def _put(place: Place, value: Any) -> None:
+    if place.get() is not value:
+        place.put(value)
+
+
+def _snapshot(container: Any) -> Callable[[], None]:
+    """What gives a dictionary or a list, and those in it, the content that they have now."""
+    if isinstance(container, dict):
+        before: Any = dict(container)
+    elif isinstance(container, list):
+        before = list(container)
+    else:
+        return lambda: None
+    inner = [_snapshot(child) for child in (before.values() if isinstance(before, dict) else before)]
+
+    def restore() -> None:
+        container.clear()
+        (container.update if isinstance(before, dict) else container.extend)(before)
+        for child in inner:
+            child()
+
+    return restore

@@ -1,0 +1,148 @@
+"""Matrix products on a GPU by cuBLAS itself, called through ctypes with handles and workspaces of our own.
+
+CuPy's own product costs the host about ten times as much per call, and refuses to be captured in a CUDA graph
+(cupy#6290). cuBLAS stores matrices by columns and we by rows, so each of its matrices is one of ours transposed, and
+C = A B is asked for as C^T = B^T A^T: the operands change places, and nothing is copied.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+_int, _pointer = ctypes.c_int, ctypes.c_void_p
+_MATRIX = [_pointer, _int, _int]  # address, type, leading dimension
+_SIGNATURES = {
+    "cublasCreate_v2": [_pointer],
+    "cublasSetStream_v2": [_pointer, _pointer],
+    "cublasSetWorkspace_v2": [_pointer, _pointer, ctypes.c_size_t],
+    # handle, transpose A and B, m, n, k, alpha, A, B, beta, C, compute type, algorithm
+    "cublasGemmEx": [_pointer, *[_int] * 5, _pointer, *_MATRIX, *_MATRIX, _pointer, *_MATRIX, _int, _int],
+}
+_TYPES: dict[str, tuple[int, int, Any]] = {  # by NumPy's character: CUDA's type, the type to compute in, alpha's type
+    "f": (0, 68, ctypes.c_float),  # CUDA_R_32F, CUBLAS_COMPUTE_32F
+    "d": (1, 70, ctypes.c_double),  # CUDA_R_64F, CUBLAS_COMPUTE_64F
+}
+_FAST_TF32 = 77  # CUBLAS_COMPUTE_32F_FAST_TF32
+_DEFAULT_ALGORITHM = -1
+_WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper, and enough for older GPUs
+_LARGEST = 2**31 - 1
+
+
+class CublasError(RuntimeError):
+    """cuBLAS refused a call."""
+
+
+def load() -> Any:
+    """The library that CuPy loads; an error where there is none."""
+    from cuda import pathfinder  # type: ignore[import-not-found,import-untyped,unused-ignore]  # comes with CuPy
+
+    return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+
+
+class Cublas:
+    """cuBLAS for the arrays of an array module, on the current device and stream."""
+
+    def __init__(self, library: Any, cupy: Any) -> None:
+        self._cupy = cupy
+        self._library = library
+        self._handles: dict[tuple[int, int], tuple[Any, Array]] = {}  # by device and stream: handle, its workspace
+        self.tf32 = os.environ.get("CUPY_TF32", "0") not in ("", "0")  # CuPy's own products heed it too
+        for name, types in _SIGNATURES.items():
+            getattr(library, name).argtypes = types
+
+    def handle(self) -> Any:
+        """The handle of the current device and stream. It is made when first wanted, which a graph cannot capture."""
+        stream = self._cupy.cuda.get_current_stream().ptr
+        key = self._cupy.cuda.runtime.getDevice(), stream
+        if key not in self._handles:
+            handle = _pointer()
+            workspace = self._cupy.empty(_WORKSPACE, dtype=np.uint8)
+            self._do("cublasCreate_v2", ctypes.byref(handle))
+            self._do("cublasSetStream_v2", handle, stream)
+            self._do("cublasSetWorkspace_v2", handle, workspace.data.ptr, _WORKSPACE)  # last: setting a stream drops it
+            self._handles[key] = handle, workspace
+        return self._handles[key][0]
+
+    def _do(self, name: str, *arguments: Any) -> None:
+        status = getattr(self._library, name)(*arguments)
+        if status:
+            raise CublasError(f"{name} returned status {status}")
+
+    def product(
+        self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0
+    ) -> Callable[[], int] | None:
+        """What does out = alpha a b + beta out whenever it is called, and returns cuBLAS's status, 0 if all is well.
+
+        It works on the memory that these arrays have now, on the stream that is current now. None if cuBLAS has no
+        name for how they lie in memory, or for their dtypes.
+        """
+        kinds = _TYPES.get(a.dtype.char)
+        if kinds is None or not a.dtype == b.dtype == out.dtype or not a.ndim == b.ndim == out.ndim == 2:
+            return None
+        (m, k), n = a.shape, b.shape[1]
+        lies_a, lies_b, lies_out = _lies(a), _lies(b), _lies(out)
+        if b.shape[0] != k or out.shape != (m, n) or lies_a is None or lies_b is None or lies_out is None:
+            return None
+        if lies_out[0]:  # by columns: then its transpose lies by rows
+            return self.product(b.T, a.T, out.T, alpha, beta)
+        kind, compute, _ = kinds
+        if self.tf32 and kind == 0:
+            compute = _FAST_TF32
+        return partial(
+            self._library.cublasGemmEx,
+            self.handle(),
+            *(lies_b[0], lies_a[0], n, m, k),
+            _scalar(a.dtype.char, alpha),
+            *(b.data.ptr, kind, lies_b[1], a.data.ptr, kind, lies_a[1]),
+            _scalar(a.dtype.char, beta),
+            *(out.data.ptr, kind, lies_out[1], compute, _DEFAULT_ALGORITHM),
+        )
+
+    def dot(self, a: Array, b: Array, out: Array = None) -> Array:
+        """The array module's ``dot``: by cuBLAS directly where that is possible with nothing copied."""
+        own = self._cupy.ndarray
+        if a.__class__ is b.__class__ is own and a.ndim == b.ndim == 2 and (out is None or _is_free(out, own, a, b)):
+            target = self._cupy.empty((a.shape[0], b.shape[1]), dtype=a.dtype) if out is None else out
+            call = self.product(a, b, target)
+            if call is not None and call() == 0:
+                return target
+        return self._cupy.dot(a, b, out=out)  # which also says what is wrong with anything else
+
+
+def _lies(x: Array) -> tuple[int, int] | None:
+    """How a matrix lies in memory: 0 by rows or 1 by columns, and the elements from one of them to the next."""
+    (rows, columns), (down, along), size = x.shape, x.strides, x.itemsize
+    if not rows or not columns:
+        return None
+    for transposed, count, length, step, unit in ((0, rows, columns, down, along), (1, columns, rows, along, down)):
+        if length == 1 or unit == size:
+            leading = step // size if count > 1 else length
+            if length <= leading <= _LARGEST and (count == 1 or step % size == 0) and count <= _LARGEST:
+                return transposed, leading
+    return None
+
+
+def _is_free(out: Array, own: Any, *operands: Array) -> bool:
+    """Whether an array can take a product as it comes: contiguous, as CuPy wants it, and apart from the operands."""
+    if out.__class__ is not own or not out.flags.c_contiguous:
+        return False
+    start, end = out.data.ptr, out.data.ptr + _extent(out)
+    return all(x.data.ptr > end or x.data.ptr + _extent(x) < start for x in operands)
+
+
+def _extent(x: Array) -> int:
+    return sum((n - 1) * abs(stride) for n, stride in zip(x.shape, x.strides, strict=True))
+
+
+@lru_cache(maxsize=64)
+def _scalar(char: str, value: float) -> Any:
+    """The address of a number on the host, where cuBLAS reads alpha and beta."""
+    return ctypes.byref(_TYPES[char][2](value))

@@ -1,0 +1,74 @@
+"""Out of memory: what was asked for, what holds the rest, and what would fit."""
+
+from __future__ import annotations
+
+import gc
+from collections import defaultdict
+from typing import Any
+
+from . import backend
+from .tape import Node, owner_of, step_of
+
+_SHOWN = 4  # of the largest holders
+
+
+class OutOfMemoryError(MemoryError):
+    """A MemoryError that says what holds the memory."""
+
+
+def explained(error: MemoryError, what: str, array: Any, where: str) -> OutOfMemoryError:
+    """The same error, with what the graphs that are alive keep for backward, by operation, input and time step."""
+    home = backend.of(array)
+    in_use = home.memory_in_use()
+    used = "" if in_use is None else f" {readable(in_use)} of {home.name} are in use."
+    kept, steps = _kept()
+    total = sum(size for size, *_ in kept)
+    holders = [_told(*holder) for holder in kept[:_SHOWN]]
+    more = f", and {len(kept) - _SHOWN} more" if len(kept) > _SHOWN else ""
+    held = f" Graphs keep {readable(total)} of it for backward: {', '.join(holders)}{more}." if total else ""
+    fits = (
+        f" These are {steps} time steps: a shorter window or a smaller batch needs less in proportion, and "
+        "bptt.checkpointed(cell, xs) keeps about 2 sqrt(T) of T steps instead of all."
+        if steps
+        else " A smaller batch needs less in proportion."
+    )
+    return OutOfMemoryError(f"{what}: out of memory{where}. {str(error).rstrip('.')}.{used}{held}{fits}")
+
+
+def readable(count: int) -> str:
+    """Bytes in the largest unit of which there are ten."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size >= 10240:
+            size, unit = size / 1024, larger
+    return f"{size:,.0f} {unit}"
+
+
+def _kept() -> tuple[list[tuple[int, str, int, list[int]]], int]:
+    """What nodes that are alive saved, each array once: bytes, whose it is, how many, and in which time steps.
+
+    Nodes know their parents only, and there may be several graphs, so it is the cyclic collector that is asked.
+    """
+    arrays: dict[int, tuple[Any, str, int | None]] = {}  # by id of the owner of the memory, which stays alive here
+    for node in [x for x in gc.get_objects() if type(x) is Node]:
+        for name, value in node.saved.items():
+            for array in value if isinstance(value, tuple) else (value,):
+                if backend.is_array(array):
+                    owner = owner_of(array)
+                    arrays.setdefault(id(owner), (owner, f"{node.plan.op.name}'s {name}", step_of(node.id)))
+    groups: dict[str, list[tuple[int, int | None]]] = defaultdict(list)
+    for owner, whose, step in arrays.values():
+        groups[whose].append((owner.nbytes, step))
+    found = [
+        (sum(size for size, _ in group), whose, len(group), sorted({s for _, s in group if s is not None}))
+        for whose, group in groups.items()
+    ]
+    return sorted(found, reverse=True), len({step for *_, steps in found for step in steps})
+
+
+def _told(size: int, whose: str, count: int, steps: list[int]) -> str:
+    arrays = "in one array" if count == 1 else f"in {count} arrays"
+    when = (
+        "" if not steps else f", time step {steps[0]}" if len(steps) == 1 else f", time steps {steps[0]} to {steps[-1]}"
+    )
+    return f"{whose} {readable(size)} ({arrays}{when})"
