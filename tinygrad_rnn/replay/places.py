@@ -254,16 +254,16 @@ def _holds(place: Place, value: Any) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+def _names(code: CodeType) -> tuple[list[str], frozenset[str]]:
     """The globals that code reads, and all names that it mentions; the functions inside it included."""
-    named = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    named = [i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"]
     mentioned = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             inner = _names(constant)
-            named |= inner[0]
+            named += inner[0]
             mentioned |= inner[1]
-    return frozenset(named), frozenset(mentioned)
+    return list(dict.fromkeys(named)), frozenset(mentioned)  # in order, or a program would depend on the hash seed
 
 
 def _own_classes(c: type) -> list[type]:
