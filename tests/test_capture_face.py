@@ -349,6 +349,20 @@ def test_a_captured_step_within_another_becomes_a_part_of_it() -> None:
         equal(outer(tg.tensor(X * k)), X * k * 2 + 1)
 
 
+def test_gradients_go_through_a_captured_step_within_another() -> None:
+    model, _ = pair()
+    inner = ready(lambda x: model(x), tg.tensor(X))
+
+    def step(x: Any) -> Any:
+        loss = (inner(x) ** 2).sum()
+        return tg.grad(loss, list(model.parameters()))
+
+    outer = tg.capture(step)
+    expected = tg.grad((model(tg.tensor(X)) ** 2).sum(), list(model.parameters()))
+    for _ in range(4):
+        equal(outer(tg.tensor(X)), expected, exact=False)
+
+
 # ---- what can be looked at ----
 
 

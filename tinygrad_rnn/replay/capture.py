@@ -29,6 +29,13 @@ _BY_VALUE = (int, float, complex, str, bytes, type, type(None), np.generic, np.d
 _OFTEN = 5  # recordings after which it says that something is wrong
 
 
+class _Calls(threading.local):
+    within = False  # whether a captured step is being run as it is
+
+
+_calls = _Calls()
+
+
 class Captured(Generic[P, R]):
     """A step that is recorded at its second call and replayed from the third on; ``capture`` makes it."""
 
@@ -43,10 +50,14 @@ class Captured(Generic[P, R]):
         self._lock = threading.RLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        # A captured step within another one is a part of that, and watchers are to see every operation.
-        if not self._called or is_recording() or tape.state.watchers:
-            self._called = True
+        if is_recording() or _calls.within:  # a captured step within another one is a part of that, with its history
             return self.step(*args, **kwargs)
+        if not self._called or tape.state.watchers:  # which are to see every operation
+            self._called = _calls.within = True
+            try:
+                return self.step(*args, **kwargs)
+            finally:
+                _calls.within = False
         arrays: list[Array] = []
         floats: list[float] = []
         signature = self._signature((args, kwargs), arrays, floats)
