@@ -99,8 +99,10 @@ class Layout:
 
         It may write an element before it reads another one; NumPy takes care of that itself.
         """
+        if line.kind != "fused":
+            return True
         others = [self.place[x] for x in {*line.reads, *line.results} if x in self.place]
-        return line.kind != "fused" or all(
+        return all(
             not np.shares_memory(other, place)
             or (address(other) == address(place) and (other.shape, other.strides) == (place.shape, place.strides))
             for other in others
