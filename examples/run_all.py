@@ -79,7 +79,7 @@ def result(printed: str) -> str:
     claims = [line.removeprefix("holds: ") for line in lines if line.startswith("holds: ")]
     if claims:
         return f"{len(claims)} claims hold, the last: {claims[-1]}"
-    return next((line for line in lines if line.startswith("best validation loss ")), lines[-1])
+    return next((line.partition(";")[0] for line in lines if line.startswith("best validation loss ")), lines[-1])
 
 
 def table(rows: list[Row]) -> str:
