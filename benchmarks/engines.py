@@ -43,6 +43,7 @@ def build_tinygrad_rnn(
     targets: np.ndarray,
     replay: Callable[[Any], Any] = lambda step: step,
     own: Any = None,
+    unroll: str = "unroll",
 ) -> Step:
     """The engine of this repository, eager."""
     import tinygrad_rnn as tg
@@ -71,7 +72,7 @@ def build_tinygrad_rnn(
             """Return the mean cross entropy."""
             xs = self.embedding(tokens)
             for cell in self.cells:
-                xs, _ = bptt.unroll(cell, xs)
+                xs, _ = getattr(bptt, unroll)(cell, xs)
             return nn.cross_entropy(self.head(xs), targets)
 
     model = CharRNN()

@@ -14,12 +14,12 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, train
+from common import Bar, Report, Result, checked, columns, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
 
-BAR = Bar("captions without an error", full=0.95, quick=0.5, baseline="a bag of features")
+BAR = Bar("captions without an error", full=0.95, quick=0.7, baseline="a bag of features")
 SIDE, SIZE = 16, 6  # of the picture and of a shape, in pixels
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
 SHAPES = ("circle", "square", "cross")
@@ -76,8 +76,7 @@ def scenes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[str]]
 
 def encode(captions: list[str]) -> np.ndarray:
     """Captions as numbers of words (T, B), with "." after their ends as well."""
-    rows = [[WORDS.index(word) for word in text.split()] for text in captions]
-    return np.array([row + [0] * (LONGEST - len(row)) for row in rows]).T
+    return columns([WORDS.index(word) for word in text.split()] for text in captions)
 
 
 def write(model: Captioner, pictures: np.ndarray) -> list[str]:
@@ -122,7 +121,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(2000, 500, "training steps")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(2000, 800, "training steps")))
 
 
 if __name__ == "__main__":

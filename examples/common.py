@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -67,6 +68,26 @@ class Bar(NamedTuple):
         return sign * result.value >= max(sign * bar, sign * result.baseline)
 
 
+class Row(NamedTuple):
+    """A line of the table that run_all.py prints, in words, and whether all is as it should be."""
+
+    task: str
+    result: str
+    baseline: str
+    bar: str
+    seeds: str
+    seconds: str
+    passed: bool
+
+
+class Finished(SystemExit):
+    """The end of a program that knows what came of it; its status is 1 if it did not pass."""
+
+    def __init__(self, passed: bool, rows: list[Row]):
+        super().__init__(int(not passed))
+        self.rows = rows
+
+
 class Report(NamedTuple):
     """What a program came to over all of its seeds."""
 
@@ -86,30 +107,53 @@ class Report(NamedTuple):
         return self.met == len(self.results)
 
     def exit(self) -> None:
-        """End the program, with status 1 if a seed missed the bar."""
-        raise Finished(self)
+        """End the program, with status 1 if a seed missed the bar; its row tells of the worst seed."""
+        bar, sign = self.bar, -1 if self.bar.lower else 1
+        worst = min(self.results, key=lambda result: sign * result.value)
+        result, baseline = f"{bar.what}: {worst.value:.4g}", f"{worst.baseline:.4g} ({bar.baseline})"
+        seeds = f"{self.met} of {len(self.results)}"
+        row = Row("", result, baseline, bar.text(self.quick), seeds, f"{self.seconds:.1f}", self.passed)
+        raise Finished(self.passed, [row])
 
 
-class Finished(SystemExit):
-    """The end of a program, which knows what came of it."""
+class Parser(argparse.ArgumentParser):
+    """The options that all programs have; its help is a program's docstring, and what is wrong is one sentence."""
 
-    def __init__(self, report: Report):
-        super().__init__(int(not report.passed))
-        self.report = report
+    def __init__(self, doc: str | None):
+        kind = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=doc, formatter_class=kind, allow_abbrev=False)
+        self.add_argument("--backend", metavar="NAME", help="where to compute: numpy (the default) or cupy")
+        self.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the first seed, or the only one (0)")
+        self.add_argument("--quick", action="store_true", help="a short form, to see in seconds that everything works")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+@contextmanager
+def running(program: str, backend: str | None = None) -> Iterator[None]:
+    """What is made inside is made on the backend, if one is given; what goes wrong ends the program in one sentence."""
+    try:
+        with tg.use_backend(backend) if backend else nullcontext():
+            yield
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise SystemExit(f"{program}: {told}") from None
+    except (ValueError, ArithmeticError, ImportError, MemoryError, tg.BackendError) as error:
+        raise SystemExit(f"{program}: {error}") from None
 
 
 def parse(doc: str | None, arguments: list[str] | None, **own: tuple[Any, Any, str]) -> argparse.Namespace:
     """The options that all programs have, and those of this one."""
-    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--backend", metavar="NAME", help="numpy or cupy")
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the first seed (%(default)s)")
+    parser = Parser(doc)
     parser.add_argument("--seeds", type=whole(1), metavar="N", help="how many seeds to try (3; 1 with --quick)")
-    parser.add_argument("--quick", action="store_true", help="a short form, to see in seconds that everything works")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for pictures and the like (runs/<program>)")
     for name, (full, quick, words) in own.items():
-        kind = whole(1) if isinstance(full, int) else type(full) if full is not None else str
+        kind, letter = (str, "FILE") if full is None else (whole(1), "N")
         several = "" if full is None else f" ({full}; {quick} with --quick)"
-        parser.add_argument(f"--{name}", type=kind, metavar=name.upper(), help=words + several)
+        parser.add_argument(f"--{name}", type=kind, metavar=letter, help=words + several)
     args = parser.parse_args(arguments)
     for name, (full, quick, _) in {**own, "seeds": (3, 1, "")}.items():
         if getattr(args, name) is None:
@@ -133,20 +177,16 @@ def checked(run: Callable[[argparse.Namespace, int], Result], bar: Bar, args: ar
     args.program = Path(run.__code__.co_filename).stem
     args.out = args.out or Path("runs") / args.program
     begun, results = time.perf_counter(), []
-    try:
+    with running(f"{args.program}.py", args.backend):
         import_extra("matplotlib", "this program")  # now, and not when all is learned
-        with tg.use_backend(args.backend or tg.backend.default().name):
-            for seed in range(args.seed, args.seed + args.seeds):
-                tg.manual_seed(seed)
-                results.append(run(args, seed))
-                value, baseline, note = results[-1]
-                verdict = f"bar {'reached' if bar.met(results[-1], args.quick) else 'MISSED'}: {bar.text(args.quick)}"
-                print(f"seed {seed}: {bar.what}: {value:.4g} ({bar.baseline}: {baseline:.4g}), {verdict}", end="")
-                print(note and f"; {note}", flush=True)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except (ValueError, ArithmeticError, OSError, ImportError, MemoryError, tg.BackendError) as error:
-        raise SystemExit(f"{args.program}.py: {error}") from None
+        args.out.mkdir(parents=True, exist_ok=True)
+        for seed in range(args.seed, args.seed + args.seeds):
+            tg.manual_seed(seed)
+            results.append(run(args, seed))
+            value, baseline, note = results[-1]
+            verdict = f"bar {'reached' if bar.met(results[-1], args.quick) else 'MISSED'}: {bar.text(args.quick)}"
+            print(f"seed {seed}: {bar.what}: {value:.4g} ({bar.baseline}: {baseline:.4g}), {verdict}", end="")
+            print(note and f"; {note}", flush=True)
     report = Report(bar, args.quick, results, time.perf_counter() - begun)
     print(f"{args.program}: {report.met} of {args.seeds} seeds reached the bar, in {report.seconds:.1f} s")
     return report
@@ -188,6 +228,11 @@ def put(array: Any) -> Tensor:
     )
 
 
+def columns(rows: Iterable[Iterable[int]]) -> np.ndarray:
+    """Rows of numbers as the columns of an array (T, B), with 0 after the ends of those that are shorter."""
+    return np.array([*zip_longest(*rows, fillvalue=0)])
+
+
 def share_right(logits: Tensor, targets: np.ndarray) -> float:
     """How often the likeliest class is the target."""
     return float(np.mean(logits.numpy().argmax(axis=-1) == targets))
@@ -205,7 +250,6 @@ def picture(
 
 
 def out_file(args: argparse.Namespace, name: str) -> Path:
-    """The path of a file to write in --out, which is made, and said."""
-    args.out.mkdir(parents=True, exist_ok=True)
+    """The path of a file to write in --out, which is said."""
     print(f"wrote {args.out / name}")
     return Path(args.out / name)

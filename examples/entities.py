@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, train
+from common import Bar, Report, Result, checked, columns, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -58,13 +58,10 @@ Sentences = tuple[np.ndarray, np.ndarray, np.ndarray]
 def sentences(rng: np.random.Generator, count: int) -> Sentences:
     """Words (T, B), which of them are in names (T, B), and lengths (B,)."""
     rows = [PATTERNS[k].split() for k in rng.integers(len(PATTERNS), size=count)]
-    lengths = np.array([len(row) for row in rows])
-    words, names = np.zeros((lengths.max(), count), int), np.zeros((lengths.max(), count), bool)
-    for b, row in enumerate(rows):
-        for t, part in enumerate(row):
-            choices = CHOICES.get(part.rstrip("*"), [part])
-            words[t, b], names[t, b] = NUMBER[choices[rng.integers(len(choices))]], part.endswith("*")
-    return words, names, lengths
+    choices = [[CHOICES.get(part.rstrip("*"), [part]) for part in row] for row in rows]
+    words = columns([NUMBER[those[rng.integers(len(those))]] for those in row] for row in choices)
+    names = columns([part.endswith("*") for part in row] for row in rows) > 0
+    return words, names, np.array([len(row) for row in rows])
 
 
 class Tagger(nn.Module):

@@ -15,12 +15,12 @@ import re
 import struct
 
 import numpy as np
-from common import Bar, Report, Result, checked, out_file, parse, picture, put, train
+from common import Bar, Report, Result, checked, columns, out_file, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
 
-BAR = Bar("notes right, grown from the first", full=0.99, quick=0.8, baseline="a Markov chain")
+BAR = Bar("notes right, grown from the first", full=0.99, quick=0.9, baseline="a Markov chain")
 Note = tuple[int, float]  # a pitch, 60 for middle C, and how many beats it lasts
 END: Note = (0, 0.0)
 TUNES = {  # C is middle C, c is an octave above; ^ sharp; 2 is two beats, / half a beat, 3/ one and a half
@@ -70,8 +70,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     """Learn the tunes, and grow each from its first note."""
     tunes = [read(tune) for tune in TUNES.values()]
     notes = [END, *sorted({note for tune in tunes for note in tune} - {END})]
-    longest = max(map(len, tunes))
-    songs = np.array([[notes.index(note) for note in tune] + [0] * (longest - len(tune)) for tune in tunes]).T
+    songs = columns([notes.index(note) for note in tune] for tune in tunes)
     real, model = put(songs[:-1] > 0), Composer(len(notes))  # the end counts, what comes after it does not
     nothing = nn.LSTMState(tg.zeros(len(tunes), 64), tg.zeros(len(tunes), 64))
 
@@ -80,11 +79,11 @@ def run(args: argparse.Namespace, seed: int) -> Result:
         return nn.cross_entropy(logits, put(songs[1:]), mask=real)
 
     train(model, loss_of, args.steps, title=f"seed {seed}")
-    grown = nn.greedy(model, nothing, songs[0], longest - 1).tokens
+    grown = nn.greedy(model, nothing, songs[0], len(songs) - 1).tokens
     learned, chained = (float((w == songs[1:])[songs[1:] > 0].mean()) for w in (grown, markov(songs, len(notes))))
     if seed == args.seed:
         rng = np.random.default_rng(seed)
-        varied = nn.sample(model, nothing, songs[0], longest - 1, temperature=1.5, end=0, generator=rng).tokens
+        varied = nn.sample(model, nothing, songs[0], len(songs) - 1, temperature=1.5, end=0, generator=rng).tokens
         tracks = [[notes[k] for k in (songs[0, c], *grown[:, c]) if k] for c in range(len(tunes))]
         tracks.append([notes[k] for k in (songs[0, 0], *varied[:, 0]) if k])
         names = [*TUNES, "Twinkle, varied"]
@@ -123,7 +122,7 @@ def draw(args: argparse.Namespace, melodies: dict[str, list[Note]]) -> None:
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(300, 120, "training steps")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(300, 200, "training steps")))
 
 
 if __name__ == "__main__":

@@ -2,41 +2,30 @@
 
     python examples/run_all.py --quick                      # the short forms, within minutes
     python examples/run_all.py --quick parity ball          # some of them
-    python examples/run_all.py --markdown gallery.md        # the full forms, and the table as Markdown
+    python examples/run_all.py --markdown results.md        # the full forms, and the table as Markdown
+    python examples/run_all.py --resume                     # go on where an earlier run was stopped
 
 A program is any file there that can be run by itself and knows --quick. It is run as from a shell, in the folder --out,
-and fails if it raises anything or ends with another status than 0. Of a ``common.Report`` the table has the worst seed,
-of other programs the last line that they print.
+and fails if it raises anything or ends with another status than 0. Programs of the gallery have the worst of their
+seeds in the table, reference programs a line for each bar, with the first seed or the first that missed. All others
+are run with the seeds 0, 1 and 2 (0 alone with --quick), and have what they say of their result, or their last line.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
+import json
 import os
 import runpy
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
-from common import Finished, Report
+from common import Finished, Parser, Row, running
 
 HERE = Path(__file__).resolve().parent
-COLUMNS = ("task", "result", "baseline", "bar", "seeds", "seconds")
-
-
-class Row(NamedTuple):
-    """What one program came to, in words, and whether it did what it should."""
-
-    task: str
-    result: str
-    baseline: str
-    bar: str
-    seeds: str
-    seconds: str
-    passed: bool
+COLUMNS = Row._fields[:-1]
 
 
 def programs() -> dict[str, Path]:
@@ -49,37 +38,48 @@ def programs() -> dict[str, Path]:
     }
 
 
-def run(name: str, path: Path, arguments: list[str]) -> Row:
-    """Run a program as a shell would, say what it printed, and make a row of it."""
-    begun, printed, why = time.perf_counter(), io.StringIO(), ""
-    before, finished = (sys.argv, sys.path), None
+def run(name: str, path: Path, arguments: list[str], first: int = 0) -> list[Row]:
+    """The lines of a program: those that it ends with, or one of all that it said with several seeds."""
+    told: list[str] = []
+    seeds, passed, begun = 1 if "--quick" in arguments else 3, 0, time.perf_counter()
+    for seed in range(first, first + seeds):
+        finished, printed, why = once(path, [*arguments, "--seed", str(seed)])
+        if finished:
+            return [row._replace(task=f"{name} {row.task}".strip()) for row in finished.rows]
+        told.append(why or result(printed))
+        passed += not why
+    seconds = f"{time.perf_counter() - begun:.1f}"
+    return [Row(name, "; ".join(dict.fromkeys(told)), "", "", f"{passed} of {seeds}", seconds, passed == seeds)]
+
+
+def once(path: Path, arguments: list[str]) -> tuple[Finished | None, str, str]:
+    """Run a program as a shell would: how it ended if it knows that itself, what it printed, and why it failed."""
+    printed, why, finished, before = io.StringIO(), "", None, (sys.argv, sys.path)
     sys.argv, sys.path = [str(path), *arguments], [str(path.parent), str(HERE), *sys.path]
     try:
         with contextlib.redirect_stdout(printed):
             runpy.run_path(str(path), run_name="__main__")
     except Finished as end:
-        finished = end.report
+        finished = end
     except SystemExit as end:
+        if end.code == 130:  # somebody wants all to stop
+            raise KeyboardInterrupt from None
         why = f"ended with {end.code}" if end.code else ""
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
     finally:
         sys.argv, sys.path = before
         print(printed.getvalue(), end="", flush=True)
-    seconds = f"{time.perf_counter() - begun:.1f}"
-    if finished:
-        return row(name, finished, seconds)
-    said = why or printed.getvalue().strip().rpartition("\n")[2]
-    return Row(name, said if len(said) <= 80 else f"{said[:77]}...", "", "", "", seconds, not why)
+    return finished, printed.getvalue(), why
 
 
-def row(name: str, report: Report, seconds: str) -> Row:
-    """A line of the table: the worst seed, and what it is compared with."""
-    bar, sign = report.bar, -1 if report.bar.lower else 1
-    worst = min(report.results, key=lambda result: sign * result.value)
-    seeds = f"{report.met} of {len(report.results)}"
-    compared = f"{worst.baseline:.4g} ({bar.baseline})"
-    return Row(name, f"{worst.value:.4g} {bar.what}", compared, bar.text(report.quick), seeds, seconds, report.passed)
+def result(printed: str) -> str:
+    """What tells of a result: the claims of a rung, a loss, or else the last line."""
+    lines = printed.strip().splitlines() or [""]
+    claims = [line.removeprefix("holds: ") for line in lines if line.startswith("holds: ")]
+    if claims:
+        return f"{len(claims)} claims hold, the last: {claims[-1]}"
+    return next((line for line in lines if line.startswith("best validation loss ")), lines[-1])
 
 
 def table(rows: list[Row]) -> str:
@@ -91,27 +91,51 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def all_rows(chosen: dict[str, Path], arguments: list[str], first: int, out: Path, resume: bool) -> list[Row]:
+    """The lines of all programs, which are run in a folder and kept there as soon as each has ended."""
+    out.mkdir(parents=True, exist_ok=True)
+    file, before = out.resolve() / "rows.json", Path.cwd()
+    kept = read(file) if resume and file.exists() else {}
+    commands = {name: " ".join([name, *arguments, "--seed", str(first)]) for name in chosen}
+    os.chdir(out)
+    try:
+        for name, command in commands.items():
+            if command not in kept:
+                kept[command] = run(name, chosen[name], arguments, first)
+                file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    finally:
+        os.chdir(before)
+    return [row for command in commands.values() for row in kept[command]]
+
+
+def read(file: Path) -> dict[str, list[Row]]:
+    """What was kept."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {command: [Row(*row) for row in rows] for command, rows in found.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"{file} was not written by this program, or not to its end; leave out --resume") from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for, and return 1 if anything failed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("names", nargs="*", help="programs to run, such as parity or learn/01_scalar (all)")
-    parser.add_argument("--quick", action="store_true", help="the short form of each")
-    parser.add_argument("--out", type=Path, default=Path("runs/all"), help="folder to work in (%(default)s)")
+    parser = Parser(__doc__)
+    parser.add_argument("names", nargs="*", help="programs to run, such as parity or learn/01_tape (all)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("runs/all"), help="to work in (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="do not run again what is in --out/rows.json by now")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file as well")
     args, there = parser.parse_args(arguments), programs()
     if unknown := [name for name in args.names if name not in there]:
         parser.error(f"there is no program {unknown[0]!r}; there are {', '.join(there)}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    before = Path.cwd()
-    os.chdir(args.out)
+    if args.markdown and not args.markdown.parent.is_dir():
+        parser.error(f"--markdown {args.markdown}: there is no folder {args.markdown.parent}")
     chosen = {name: path for name, path in there.items() if not args.names or name in args.names}
-    try:
-        rows = [run(name, path, ["--quick"] * args.quick) for name, path in chosen.items()]
-    finally:
-        os.chdir(before)
-    print(f"\n{table(rows)}\n")
-    if args.markdown:
-        args.markdown.write_text(table(rows) + "\n", encoding="utf-8")
+    passed_on = [*["--quick"] * args.quick, *(["--backend", args.backend] if args.backend else [])]
+    with running("run_all.py"):
+        rows = all_rows(chosen, passed_on, args.seed, args.out, args.resume)
+        print(f"\n{table(rows)}\n")
+        if args.markdown:
+            args.markdown.write_text(table(rows) + "\n", encoding="utf-8")
     failed = [row.task for row in rows if not row.passed]
     print(f"{len(failed)} of {len(rows)} failed{': ' * bool(failed)}{', '.join(failed)}")
     return int(bool(failed))

@@ -14,7 +14,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Report, Result, checked, columns, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -75,10 +75,7 @@ def twins(rng: np.random.Generator) -> list[list[str]]:
 
 def encode(sentences: list[list[str]]) -> np.ndarray:
     """Sentences as numbers of words (T, B), with 0 after their ends."""
-    padded = np.zeros((max(map(len, sentences)), len(sentences)), int)
-    for column, sentence in enumerate(sentences):
-        padded[: len(sentence), column] = [INDEX[word] for word in sentence]
-    return padded
+    return columns([INDEX[word] for word in sentence] for sentence in sentences)
 
 
 def batch(rng: np.random.Generator, pairs: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, train
+from common import Bar, Report, Result, checked, columns, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -62,13 +62,9 @@ FRENCH = [END, *sorted({word for n in range(10_000) for word in french(n)})]  # 
 def batch(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """English (S, B), its lengths (B,), and French (T, B), of which END fills the rest."""
     ours, theirs = [english(n) for n in numbers], [french(n) for n in numbers]
-    lengths = np.array([len(row) for row in ours])
-    words = np.zeros((lengths.max(), len(numbers)), int)
-    targets = np.zeros((max(map(len, theirs)) + 1, len(numbers)), int)
-    for b, (row, translated) in enumerate(zip(ours, theirs, strict=True)):
-        words[: len(row), b] = [ENGLISH.index(word) for word in row]
-        targets[: len(translated), b] = [FRENCH.index(word) for word in translated]
-    return words, lengths, targets
+    words = columns([ENGLISH.index(word) for word in row] for row in ours)
+    targets = columns([FRENCH.index(word) for word in (*row, END)] for row in theirs)
+    return words, np.array([len(row) for row in ours]), targets
 
 
 class Translator(nn.Module):

@@ -43,6 +43,7 @@ ARRAY_KEYS: list[Any] = [
 KEYS = [*BASIC_KEYS, *ARRAY_KEYS]
 TENSOR_KEYS: list[Any] = [tg.tensor([1, 1, 3]), (slice(None), tg.tensor([0, 2, 0])), tg.tensor(mask(4, 3))]
 
+SKIPS = np.arange(10).reshape(2, 5) % 3 == 0
 WIDE: dict[str, Any] = {"size": (2, 3), "stride": (2, 1)}
 DENSE: dict[str, Any] = {"size": (3, 2), "stride": (1, 1)}
 ROWS: list[tuple[int, ...]] = [(3,), (2, 3), (), (0,)]
@@ -149,11 +150,39 @@ SAMPLES: dict[str, list[Sample]] = {
         *(of((1, 3), (2, 3), subscripts="ij,ij->j"), of((2, 3), (3, 4), (4, 2), subscripts="ij,jk,kl->li")),
         S(normal(3, 2).T, normal(4, 6)[::-2, ::2], subscripts="ij,ij->i"),
     ],
-    "windows": [of((2, 5, 6), **WIDE), of((4, 4), **DENSE), S(normal(7, 5, 2).T, **WIDE), of((0, 3, 3), **DENSE)],
+    "windows": [
+        *(of((2, 5, 6), **WIDE), of((4, 4), **DENSE), S(normal(7, 5, 2).T, **WIDE), of((0, 3, 3), **DENSE)),
+        of((2, 7, 6), dilation=(2, 2), **WIDE),
+    ],
     "overlap_add": [
         *(of((2, 2, 4, 2, 3), shape=(2, 5, 6), **WIDE), of((2, 3, 3, 2), shape=(4, 4), **DENSE)),
-        of((0, 1, 2, 3, 2), shape=(0, 3, 3), **DENSE),
+        *(of((0, 1, 2, 3, 2), shape=(0, 3, 3), **DENSE), of((2, 2, 2, 3), shape=(6, 6), dilation=(2, 2), **WIDE)),
     ],
+    "max_pool2d": [
+        *(S(distinct(2, 3, 4, 6), size=2), S(distinct(1, 5, 6), size=(3, 2), stride=1)),
+        *(S(distinct(2, 1, 5, 5), size=2, stride=(3, 2)), S(distinct(5, 4, 2).T, size=2)),
+        of((0, 1, 4, 4), size=(2, 1)),
+    ],
+    "shares": [
+        S(x, tg.max_pool2d(x, **how), **how)
+        for x, how in ((distinct(2, 5, 6), WIDE), (distinct(7, 5, 2).T, WIDE), (normal(0, 3, 3), DENSE))
+    ],
+    "path_sums": [
+        *(S(normal(4, 2, 5), SKIPS), S(normal(2, 4, 5).swapaxes(0, 1), SKIPS), S(normal(1, 2, 5), SKIPS)),
+        *(S(normal(3, 0, 5), SKIPS[:0]), S(normal(3, 2, 1), SKIPS[:, :1])),
+    ],
+    "moved": [
+        *(of((2, 3, 4), value=0.0), of((2, 3, 1), value=-1.5), of((2, 0, 3), value=0.0)),
+        S(normal(4, 3, 2).T, value=2.0),
+    ],
+    "joined": [of((3, 2, 3, 4)), of((3, 2, 3, 1)), S(normal(4, 3, 2, 3).T), of((3, 2, 0, 3))],
+    **{
+        name: [
+            *(of((4, 2, 5), (3, 4, 2, 5)), of((1, 2, 3), (3, 1, 2, 3)), of((3, 2, 1), (3, 3, 2, 1))),
+            *(S(normal(5, 2, 4).T, normal(5, 2, 4, 3).T), of((3, 0, 3), (3, 3, 0, 3))),
+        ]
+        for name in ("carried_back", "carried_on")
+    },
     "getitem": [
         *(S(ROOM, key=key) for key in KEYS),
         *(S(normal(5, 3, 4).T, key=(slice(None, None, -1), 0)), of((), key=()), of((0, 2), key=slice(0, 0))),
@@ -244,10 +273,7 @@ COMPOSITES: dict[str, list[Sample]] = {
         *(of((2, 3, 5, 6), (4, 3, 2, 3)), of((2, 3, 5, 6), (4, 3, 2, 3), (4,), stride=2)),
         *(of((1, 2, 4, 5), (3, 2, 3, 3), (3,), padding=1), of((0, 2, 4, 4), (3, 2, 2, 2))),
         of((2, 1, 7, 6), (2, 1, 3, 2), stride=(3, 2), padding=(2, 0)),
-    ],
-    "max_pool2d": [
-        *(S(distinct(2, 3, 4, 6), 2), S(distinct(1, 5, 6), (3, 2), stride=1)),
-        S(distinct(2, 1, 5, 5), 2, stride=(3, 2)),
+        of((1, 4, 7, 6), (6, 2, 2, 3), (6,), stride=(2, 1), dilation=(3, 2), groups=2),
     ],
     "dropout": [of((3, 4)), of((3, 4), p=0.2), of((3,), training=False), of(())],
     "index": [S(ROOM, key=key) for key in [*KEYS, *TENSOR_KEYS, np.int64(2), True]],

@@ -412,6 +412,7 @@ xp = SimpleNamespace(
             )
         )
     ),
+    moveaxis=lambda a, source, destination: _wrap(np.moveaxis(_array(a), source, destination)),
     ones=lambda shape, dtype=float: _wrap(np.ones(shape, dtype)),
     ones_like=lambda a, dtype=None: _wrap(np.ones_like(_array(a), dtype)),
     random=SimpleNamespace(default_rng=Generator),

@@ -173,6 +173,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "graves": partial(optim.GravesRMSprop, lr=1e-3),
     "adam": partial(optim.Adam, weight_decay=0.01),
     "adamw": optim.AdamW,
+    "amsgrad": partial(optim.Adam, amsgrad=True),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 import threading
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.lib.array_utils import byte_bounds
-from test_capture import Trainer, arrays_of, batches, equal
+from test_capture import Trainer, agree, batches, equal
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import CaptureError, GraphError, bptt, nn, optim
@@ -59,6 +61,7 @@ def test_a_float_that_decides_something_has_a_recording_for_each_value() -> None
         equal(captured(tg.tensor(X), p), X * 2 if p > 1 else X)
 
 
+@pytest.mark.filterwarnings("ignore:capture.*recorded 16 times")
 def test_other_shapes_dtypes_and_structures_are_recorded_anew_and_kept_in_bounds() -> None:
     captured = tg.capture(lambda tree: tg.tensor(0.0) + sum(x.sum() for x in tree.values()))
     for n in [1, 2, 3, 1, 2, 3, *range(1, 20), 1]:
@@ -248,6 +251,7 @@ def refused(step: Any, match: str) -> None:
 
 KEPT: list[Any] = []
 COUNT = {"calls": 0}
+OWN, LEGACY, MODERN = random.Random(0), np.random.RandomState(0), np.random.default_rng(0)
 
 
 def _append(loss: Any) -> None:
@@ -269,6 +273,9 @@ def _count(loss: Any) -> None:
         (lambda loss: tg.randn(3), "drew random numbers"),
         (lambda loss: random.random(), "drew random numbers"),
         (lambda loss: np.random.rand(), "drew random numbers"),
+        (lambda loss: OWN.random(), "drew random numbers"),
+        (lambda loss: LEGACY.rand(), "drew random numbers"),
+        (lambda loss: MODERN.random(), "drew random numbers"),
         (_append, "KEPT|length of a list"),
         (_count, r"COUNT\['calls'\]"),
     ],
@@ -431,26 +438,122 @@ def test_threads_take_turns() -> None:
 
 
 def test_a_cell_of_five_lines_is_recorded_like_any_other() -> None:
-    """Products that its author did not split off are done for all steps at once."""
+    """Products that its author did not split off are done for all steps at once, and so are sums, there and back."""
 
     class Own(nn.Module):
         def __init__(self) -> None:
-            self.w, self.u = nn.Linear(5, 5), nn.Linear(5, 5, bias=False)
+            self.w, self.u = nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False)
+            self.b = nn.parameter(np.zeros(5, np.float32))
 
         def input_projection(self, x: Any) -> Any:
             return x
 
         def step(self, z: Any, state: Any) -> Any:
-            h = tg.tanh(self.w(z) + self.u(state))
+            h = tg.tanh(self.w(z) + self.u(state) + self.b)
             return h, h
 
         def initial_state(self, z: Any) -> Any:
             return tg.zeros(z.shape[0], 5)
 
-    trainer = Trainer(Own())
-    captured = tg.capture(trainer.step)
+    lines = agree(lambda: Trainer(Own()), exact=False).replay.program.lines
+    forward = [(line.name, line.result.shape) for line in lines if line.phase == "forward"]
+    assert forward.count(("dot", (12, 5))) == 1  # W x_t for all six steps
+    assert forward.count(("add", (4, 2, 5))) == 1  # + b, but for the first two: a state of zeros makes another program
+    assert [line.result.shape for line in lines if line.name == "sum" and line.inputs[0].shape == (6, 2, 5)] == [(5,)]
+
+
+def test_operations_of_ones_own_are_replayed_as_they_are() -> None:
+    """Their kernels may look at values, or write into arrays of their own."""
+
+    @tg.op
+    def leaky(xp: Any, x: Any) -> Any:
+        return x * 2.0 if x > 0 else x * 3.0
+
+    @tg.op
+    def twice_and_one(xp: Any, x: Any) -> Any:
+        y = x * 2.0
+        z = y.T
+        y += 1.0
+        return y + xp.add(z, 1.0, out=z).T
+
+    leaky.vjp(x=lambda g, x: g * tg.where(x > 0, 2.0, 3.0))
+    twice_and_one.vjp(x=lambda g: 4.0 * g)
+    w = tg.ones(4, 3, requires_grad=True)
+
+    def step(x: tg.Tensor) -> Any:
+        loss = leaky(twice_and_one(x * w).sum())
+        return loss.detach(), *tg.grad(loss, [w])
+
+    captured = tg.capture(step)
+    try:
+        for k in (1, 2, 3, -1, -2):
+            equal(captured(tg.tensor(X * k)), step(tg.tensor(X * k)), exact=False)
+    finally:
+        del registry["leaky"], registry["twice_and_one"]
+
+
+# ---- how it is called ----
+
+
+class Own(Trainer):
+    replayed = tg.capture(Trainer.step)
+
+
+def test_methods_arguments_of_all_kinds_and_copies() -> None:
+    tg.manual_seed(0)
+    one, other = Own(nn.GRUCell(5, 5)), Own(nn.GRUCell(5, 5))
     for x, target in batches(4):
-        result = captured(x, target)
-    assert np.isfinite(arrays_of(result)[0]).all()
-    wide = [line for line in captured.replay.program.lines if line.name == "dot" and line.phase == "forward"]
-    assert sum(line.result.shape == (12, 5) for line in wide) == 1  # W x_t for all six steps
+        for trainer in (one, other):
+            trainer.replayed(x, target)
+    assert len(one.replayed._replays) == len(other.replayed._replays) == 1
+    twin = copy.deepcopy(one)
+    result = one.replayed(x, target)
+    equal(twin.replayed(x, target), result, exact=False)
+    assert pickle.loads(pickle.dumps(one)).replayed.without == one.replayed.without
+
+    captured = tg.capture(lambda x, *rest: x + len(rest))
+    for rest in [({1, 2},), (slice(1), random.Random(0)), ({1, 2},)] * 3:
+        equal(captured(tg.tensor(X), *rest), X + len(rest))
+
+
+def test_numbers_that_need_a_recording_each_give_a_warning() -> None:
+    captured = tg.capture(lambda x, k: x * k)
+
+    def call_often() -> None:
+        for k in range(18):
+            equal(captured(tg.tensor(X), k), X * k)
+
+    with pytest.warns(UserWarning, match=r"recorded 16 times, for arguments of 16 kinds.*as Python floats"):
+        call_often()
+
+
+def test_shapes_that_come_again_when_their_recording_is_gone() -> None:
+    captured = tg.capture(lambda x: x * 2)
+
+    def call_often() -> None:
+        for _ in range(6):
+            for n in range(10):
+                equal(captured(tg.ones(n)), np.full(n, 2.0))
+
+    with pytest.warns(UserWarning, match="arguments of 10 kinds, and 8 recordings are kept"):
+        call_often()
+
+
+def test_watchers_see_every_operation() -> None:
+    captured = ready(lambda x: tg.log(x).sum(), tg.ones(3))
+    with tg.detect_anomaly(), pytest.raises(FloatingPointError, match="log made"), np.errstate(all="ignore"):
+        captured(-tg.ones(3))
+
+
+def test_a_profile_is_of_the_arguments_that_it_is_given() -> None:
+    captured = ready(lambda x: x * 2, tg.ones(4, 3))
+    assert captured.profile(tg.ones(4, 3)).lines
+    with pytest.raises(RuntimeError, match="no recording for these arguments"):
+        captured.profile(tg.ones(3))
+
+
+def test_zeros_of_both_signs_stay_apart() -> None:
+    captured = tg.capture(lambda x: (1 / (x * 0.0), 1 / (x * -0.0)), exact=True)
+    for _ in range(4):
+        with np.errstate(divide="ignore"):
+            equal(captured(tg.ones(2)), [np.full(2, np.inf), np.full(2, -np.inf)])

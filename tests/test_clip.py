@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import Tensor, optim, tape
+from tinygrad_rnn import Tensor, nn, optim, tape
 from tinygrad_rnn.backend import Backend
 from tinygrad_rnn.record import Watcher
 
@@ -236,3 +236,163 @@ def test_clipped_messages_equal_a_loop_written_by_hand() -> None:
         message = np.clip(g @ w, -bound, bound)
     assert met > 10
     close(weight.grad, gradient)
+
+
+# ---- by small numbers ----
+
+
+def parameters(*numbers: Any, dtype: str = "float32") -> list[Tensor]:
+    """A leaf for each gradient."""
+    return list(with_gradients(*(np.asarray(g, dtype) for g in numbers)).values())
+
+
+def norm(ps: list[Tensor]) -> float:
+    return math.hypot(*(float(x) for p in ps if p.grad is not None for x in p.grad.data.ravel()))
+
+
+def test_clipping_scales_all_gradients_alike() -> None:
+    ps = parameters([3.0, 0.0], [[4.0]], 12.0)
+    report = tg.clip_grad_norm_(ps, 6.5)
+    assert (report.norm, report.angle, report.nonfinite, report.clipped) == (13.0, 0.0, (), True)
+    assert report.clipped_norm == pytest.approx(6.5)
+    assert [p.grad.tolist() for p in ps if p.grad is not None] == [[1.5, 0.0], [[2.0]], 6.0]
+
+
+def test_small_gradients_are_left_exactly_as_they_are() -> None:
+    ps = parameters([3.0, 4.0])
+    for bound in (5.0, 6.0, math.inf):
+        report = tg.clip_grad_norm_(ps, bound)
+        assert (report.norm, report.clipped_norm, report.clipped) == (5.0, 5.0, False)
+    assert ps[0].grad is not None
+    assert ps[0].grad.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1e19, 1e20, 3e38])
+def test_gradients_whose_squares_overflow_are_clipped_and_not_zeroed(dtype: str, size: float) -> None:
+    ps = parameters([size, -size], size, np.zeros(3), dtype=dtype)
+    report = tg.clip_grad_norm_(ps, 1.0)
+    assert report.norm == pytest.approx(size * 3**0.5, rel=1e-6)
+    assert norm(ps) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-30, 1e-38])
+def test_tiny_gradients_are_measured(size: float) -> None:
+    ps = parameters([size, size], [size, size])
+    report = tg.clip_grad_norm_(ps, size)
+    assert report.norm == pytest.approx(2 * size, rel=1e-5)
+    assert norm(ps) == pytest.approx(size, rel=1e-5)
+
+
+def test_norms_of_nothing() -> None:
+    assert tg.clip_grad_norm_([], 1.0) == (0.0, 0.0, 0.0, ())
+    assert tg.clip_grad_norm_([tg.ones(2, requires_grad=True)], 1.0).norm == 0.0
+    assert tg.clip_grad_norm_(parameters([0.0, 0.0], np.zeros(0)), 1.0).norm == 0.0
+    assert tg.clip_grad_value_(parameters([0.0, 0.0], np.zeros(0)), 1.0).norm == 0.0
+
+
+def test_a_single_tensor_and_named_parameters_are_taken() -> None:
+    (p,) = parameters([3.0, 4.0])
+    assert tg.clip_grad_norm_(p, 1.0).norm == 5.0  # type: ignore[arg-type]
+    model = nn.Linear(2, 1)
+    model(np.ones((1, 2), np.float32)).sum().backward()
+    assert tg.clip_grad_norm_(model.named_parameters(), 1.0).clipped_norm == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("clip", [tg.clip_grad_norm_, tg.clip_grad_value_])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_named_and_nothing_changes(clip: Any, bad: float) -> None:
+    ps = parameters([3.0, 4.0], [[1.0, bad]], [30.0])
+    named = list(zip(["good", "cell.bias", "large"], ps, strict=True))
+    before = [p.grad.numpy() for p in ps if p.grad is not None]
+    with pytest.raises(FloatingPointError, match=r"the gradient of cell\.bias is not finite"):
+        clip(named, 1.0)
+    with pytest.raises(FloatingPointError, match=r"parameter 1 \[1, 2\]"):
+        clip(ps, 1.0)
+    for p, g in zip(ps, before, strict=True):
+        assert p.grad is not None
+        np.testing.assert_array_equal(p.grad.data, g)
+
+
+@pytest.mark.parametrize("clip", [tg.clip_grad_norm_, tg.clip_grad_value_])
+def test_what_is_not_finite_may_be_skipped(clip: Any) -> None:
+    ps = parameters([3.0, 4.0], [math.nan])
+    report = clip(zip("ab", ps, strict=True), 1.0, on_nonfinite="skip")
+    assert report.nonfinite == ("b",)
+    assert not report.clipped
+    assert all(p.grad is None for p in ps)
+    optim.SGD(ps, lr=1.0).step()
+    assert ps[0].tolist() == [0, 0]
+
+
+def test_clipping_of_each_parameter_turns_the_gradient() -> None:
+    ps = parameters([30.0, 40.0], [0.5])
+    report = tg.clip_grad_norm_(ps, 1.0, per_parameter=True)
+    found = [p.grad.data for p in ps if p.grad is not None]
+    np.testing.assert_allclose(found[0], [0.6, 0.8], rtol=1e-6)
+    assert found[1].tolist() == [0.5]
+    before, after = np.array([30, 40, 0.5]), np.array([0.6, 0.8, 0.5])
+    cosine = before @ after / np.sqrt((before @ before) * (after @ after))
+    assert report.angle == pytest.approx(math.acos(cosine), rel=1e-6)
+    assert report.norm == pytest.approx(np.sqrt(before @ before))
+    assert report.clipped_norm == pytest.approx(np.sqrt(after @ after))
+
+
+def test_clipping_of_each_element_turns_the_gradient() -> None:
+    ps = parameters([3.0, -0.5], [[-4.0]], 2.0)
+    report = tg.clip_grad_value_(ps, 1.0)
+    assert [p.grad.tolist() for p in ps if p.grad is not None] == [[1.0, -0.5], [[-1.0]], 1.0]
+    assert all(isinstance(p.grad.data, np.ndarray) for p in ps if p.grad is not None)
+    before, after = np.array([3, -0.5, -4, 2]), np.array([1, -0.5, -1, 1])
+    cosine = before @ after / np.sqrt((before @ before) * (after @ after))
+    assert report.angle == pytest.approx(math.acos(cosine), rel=1e-6)
+    assert report.norm == pytest.approx(np.sqrt(before @ before))
+    assert report.clipped_norm == pytest.approx(np.sqrt(after @ after))
+    assert tg.clip_grad_value_(ps, 1.0).angle == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("clip", [tg.clip_grad_norm_, tg.clip_grad_value_])
+def test_wrong_bounds_are_refused(clip: Any) -> None:
+    ps = parameters([3.0])
+    for bound in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="must be above 0"):
+            clip(ps, bound)
+    with pytest.raises(ValueError, match="on_nonfinite"):
+        clip(ps, 1.0, on_nonfinite="ignore")
+
+
+def test_a_clipped_message_is_the_identity_forward() -> None:
+    x = tg.tensor(np.array([1.0, -2.0, 3.0]), requires_grad=True)
+    y = tg.clip_message(x, 0.5)
+    np.testing.assert_array_equal(y.data, x.data)
+    (y * np.array([10.0, 0.25, -10.0])).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.5, 0.25, -0.5]
+
+
+def test_a_clipped_message_bounds_each_step_of_a_recurrence() -> None:
+    """Without it the gradient of h_0 would be 3**20."""
+    h0 = tg.ones(1, dtype="float64", requires_grad=True)
+    h = h0
+    for _ in range(20):
+        h = tg.clip_message(h, bound=1.0) * 3.0
+    h.sum().backward()
+    assert h0.grad is not None
+    assert h0.grad.tolist() == [1.0]
+
+
+def test_clipping_leaves_the_weights_of_a_graph_alone() -> None:
+    w = tg.tensor(np.array([3.0, 4.0]), requires_grad=True)
+    y = (w * w).sum()
+    y.backward(retain_graph=True)
+    tg.clip_grad_norm_([w], 1.0)
+    w.grad = None
+    y.backward()
+    assert w.grad is not None
+    assert w.grad.tolist() == [6, 8]
+
+
+@pytest.mark.parametrize("parameters", [nn.Linear(2, 2), "weights", 3.0])
+def test_what_is_no_parameters_is_refused_with_the_cure(parameters: Any) -> None:
+    with pytest.raises(TypeError, match=r"such as model\.parameters\(\), not a (Linear|str|float)"):
+        tg.clip_grad_norm_(parameters, 1.0)

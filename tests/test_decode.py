@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import strict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,6 +116,19 @@ def test_the_teacher_is_asked_for_each_step_and_row(as_tensor: bool) -> None:
     assert abs(forced.mean() - 0.7) < 0.02
     assert 0 < forced[:, 0].mean() < 1
     assert 0 < forced[0].mean() < 1
+
+
+def test_tokens_of_the_host_go_where_the_targets_are() -> None:
+    seen = []
+
+    def step(tokens: Any, state: Any) -> Any:
+        seen.append(tg.backend.of(tokens.array if isinstance(tokens, Tensor) else tokens).name)
+        return tg.zeros(2, V, backend="strict"), state
+
+    with strict.registered():
+        for start in ([0, 1], np.array([0, 1]), tg.tensor([0, 1]), tg.tensor([0, 1], backend="strict")):
+            nn.teacher_forced(step, None, start, tg.tensor(np.ones((3, 2), int), backend="strict"), ratio=0.5)
+    assert set(seen) == {"strict"}
 
 
 def test_an_encoder_and_a_decoder_learn_to_reverse() -> None:

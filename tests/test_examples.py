@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import common
@@ -18,8 +19,9 @@ def test_the_quick_form_reaches_its_bar(name: str, tmp_path: Path, monkeypatch: 
     for extra in ("matplotlib", "safetensors", "tqdm"):
         pytest.importorskip(extra)
     monkeypatch.chdir(tmp_path)  # to which the programs write
-    row = run_all.run(name, PROGRAMS[name], ["--quick"])
-    assert row.passed, row
+    rows = run_all.run(name, PROGRAMS[name], ["--quick"])
+    assert rows
+    assert all(row.passed for row in rows), rows
 
 
 GALLERY = [name for name, path in PROGRAMS.items() if "return checked(" in path.read_text(encoding="utf-8")]
@@ -29,13 +31,22 @@ GALLERY = [name for name, path in PROGRAMS.items() if "return checked(" in path.
 def test_it_runs_on_a_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Backend) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    row = run_all.run(name, PROGRAMS[name], ["--seeds", "1", "--steps", "2", "--backend", device.name])
+    (row,) = run_all.run(name, PROGRAMS[name], ["--seeds", "1", "--steps", "2", "--backend", device.name])
     assert row.seeds in ("0 of 1", "1 of 1"), row  # two steps learn little, but nothing is refused
 
 
 def test_all_programs_are_found() -> None:
     assert {"captions", "char_rnn", "parity", "rain"} <= PROGRAMS.keys()
     assert not {"common", "run_all"} & PROGRAMS.keys()
+
+
+def test_every_program_has_its_place_in_the_documentation() -> None:
+    docs = Path(run_all.__file__).parents[1] / "docs"
+    gallery, results = ((docs / page).read_text(encoding="utf-8") for page in ("gallery.md", "results.md"))
+    assert set(re.findall(r"^\| ([a-z][a-z0-9_/]+)", results, re.M)) - {"task"} == PROGRAMS.keys()
+    shown = {name.removeprefix("gallery_") for name in re.findall(r"^!\[.+\]\(images/(\w+)\.png\)$", gallery, re.M)}
+    assert shown == {name for name in PROGRAMS if "/" not in name}
+    assert all(f"[`{name}.py`](#" in gallery for name in shown)
 
 
 @pytest.mark.parametrize(
@@ -65,22 +76,79 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("arguments", "passed", "told"),
     [
-        ([], True, ("0.6 goodness", "0.1 (nothing)", "at least 0.5", "3 of 3")),
-        (["--quick"], True, ("0.4 goodness", "0.1 (nothing)", "at least 0.3", "1 of 1")),
-        (["--steps", "2", "--seeds", "2"], False, ("0.2 goodness", "0.1 (nothing)", "at least 0.5", "0 of 2")),
-        (["--steps", "7"], False, ("ended with program.py: seven is too many", "", "", "")),
-        (["--steps", "0"], False, ("ended with 2", "", "", "")),
+        ([], True, ("goodness: 0.6", "0.1 (nothing)", "at least 0.5", "3 of 3")),
+        (["--quick"], True, ("goodness: 0.4", "0.1 (nothing)", "at least 0.3", "1 of 1")),
+        (["--steps", "2", "--seeds", "2"], False, ("goodness: 0.2", "0.1 (nothing)", "at least 0.5", "0 of 2")),
+        (["--steps", "7"], False, ("ended with program.py: seven is too many", "", "", "0 of 3")),
+        (["--steps", "0"], False, ("ended with 2", "", "", "0 of 3")),
         (["--backend", "abacus"], False, None),
+        (["--out", "program.py"], False, ("ended with program.py: program.py: File exists", "", "", "0 of 3")),
     ],
 )
 def test_a_row_says_what_a_program_came_to(
-    arguments: list[str], passed: bool, told: tuple[str, ...] | None, tmp_path: Path
+    arguments: list[str], passed: bool, told: tuple[str, ...] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "program.py").write_text(PROGRAM)
-    row = run_all.run("program", tmp_path / "program.py", arguments)
+    (row,) = run_all.run("program", tmp_path / "program.py", arguments)
     assert row.passed == passed
     assert row[1:5] == told if told else row.result.startswith("ended with program.py: there is no backend 'abacus'")
+
+
+REFERENCE = """
+from harness import Bar, Outcome, measured
+def trial(rng, quick):
+    drawn = rng.random()
+    return Outcome(drawn > 0.6, f"drew {drawn:.2f}")
+if __name__ == "__main__":
+    bars = Bar("needed", "above 0.6", trial, 1), Bar("other", "above 0.6", trial, 2, needed=False)
+    measured("program.py", "A program.", bars).exit()
+"""
+
+
+def test_a_reference_program_has_a_row_for_each_bar(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(REFERENCE)
+    rows = run_all.run("program", tmp_path / "program.py", [])
+    assert [row[:5] for row in rows] == [
+        ("program needed", "drew 0.64", "", "above 0.6", "1 of 1"),
+        ("program other", "drew 0.51", "", "above 0.6", "1 of 2"),  # the seed that missed
+    ]
+    assert all(row.passed for row in rows)
+
+
+def test_of_other_programs_three_seeds_tell(tmp_path: Path) -> None:
+    text = "import sys\nprint(f'holds: {sys.argv[-1]}\\nholds: 1 = 1\\nbye')\nsys.exit('2' in sys.argv and 'no')"
+    (tmp_path / "program.py").write_text(text)
+    (row,) = run_all.run("program", tmp_path / "program.py", [])
+    assert row[:5] == ("program", "2 claims hold, the last: 1 = 1; ended with no", "", "", "2 of 3")
+    (row,) = run_all.run("program", tmp_path / "program.py", ["--quick"])
+    assert row.passed
+    assert row.seeds == "1 of 1"
+
+
+def test_what_was_finished_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "done.py").write_text("print('done')")
+    (tmp_path / "stopped.py").write_text("import sys\nsys.exit(130)")  # as programs say that somebody stopped them
+    monkeypatch.setattr(run_all, "programs", lambda: {name: tmp_path / f"{name}.py" for name in ("done", "stopped")})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run_all.main(["--quick"])
+    assert stop.value.code == 130
+    for program in ("done", "stopped"):
+        (tmp_path / f"{program}.py").write_text("print('run again')")
+    assert run_all.main(["--quick", "--resume", "--markdown", "table.md"]) == 0
+    results = [line.split("|")[2].strip() for line in (tmp_path / "table.md").read_text().splitlines()]
+    assert results[2:] == ["done", "run again"]
+    (tmp_path / "runs" / "all" / "rows.json").write_text("[")
+    with pytest.raises(SystemExit, match="leave out --resume"):
+        run_all.main(["--resume"])
+    for arguments, words in ((["nothing"], "no program 'nothing'"), (["--markdown", "no/table.md"], "no folder no")):
+        with pytest.raises(SystemExit):
+            run_all.main(arguments)
+        assert words in capsys.readouterr().err
 
 
 def test_the_table_is_markdown_and_one_failure_fails_all(

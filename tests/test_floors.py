@@ -176,8 +176,8 @@ FACE: dict[ModuleType, str] = {
         load_torch_state_dict torch_state_dict roll_out teacher_forced greedy sample beam_search take_rows repeat_rows
         Conv1d cross_entropy mse_loss huber_loss binary_cross_entropy_with_logits nll_loss ctc_loss ctc_greedy_decode
         init""",
-    optim: """SGD Adagrad RMSprop GravesRMSprop Adam AdamW StepLR MultiStepLR ExponentialLR CosineAnnealingLR LinearLR
-        LambdaLR ReduceLROnPlateau Warmup""",
+    optim: """SGD Adagrad RMSprop GravesRMSprop Adam AdamW Groups StepLR MultiStepLR ExponentialLR CosineAnnealingLR
+        LinearLR LambdaLR ReduceLROnPlateau Warmup""",
     bptt: """unroll detach truncated randomly_truncated Window GatesDetached checkpointed memory_plan
         real_time Moment""",
     flow: """gradient_norms jacobian_spectrum lyapunov_exponents saturation omega gradient_by_lag LagMap""",

@@ -493,3 +493,8 @@ def test_every_picture_has_its_words(draw: Callable[[Any, Any], Any], tmp_path: 
         assert all((ax.get_title(), ax.get_xlabel(), ax.get_ylabel()))
         assert min(text.get_size() for text in (ax.title, ax.xaxis.label, ax.yaxis.label)) >= 15
         figure.savefig(tmp_path / "picture.png")
+
+
+def test_saturation_needs_a_record() -> None:
+    with pytest.raises(TypeError, match=r"unroll\(\.\.\., record=True\) returns it, not a Unrolled"):
+        flow.saturation(nn.unroll(nn.LSTMCell(3, 4), tg.ones(2, 2, 3)))

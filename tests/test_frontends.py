@@ -56,26 +56,32 @@ def normal(*shape: int) -> np.ndarray:
 @given(
     batch=st.integers(0, 3), channels=st.integers(1, 3), out=st.integers(1, 3), size=st.integers(1, 4),
     extra=st.integers(0, 6), stride=st.integers(1, 3), padding=st.integers(0, 3), bias=st.booleans(),
+    dilation=st.integers(1, 3), groups=st.integers(1, 2),
 )  # fmt: skip
 def test_conv1d(
-    batch: int, channels: int, out: int, size: int, extra: int, stride: int, padding: int, bias: bool
-) -> None:
-    length = max(size - 2 * padding, 1) + extra
-    ours = nn.Conv1d(channels, out, size, stride, padding, bias, dtype="float64")
-    theirs = torch.nn.Conv1d(channels, out, size, stride, padding, bias=bias, dtype=torch.float64)
-    assert_layer(ours, theirs, normal(batch, channels, length))
+    batch: int, channels: int, out: int, size: int, extra: int, stride: int, padding: int, bias: bool,
+    dilation: int, groups: int,
+) -> None:  # fmt: skip
+    length = max(dilation * (size - 1) + 1 - 2 * padding, 1) + extra
+    ends = channels * groups, out * groups, size, stride, padding
+    ours = nn.Conv1d(*ends, bias, dtype="float64", dilation=dilation, groups=groups)
+    theirs = torch.nn.Conv1d(*ends, dilation, groups, bias, dtype=torch.float64)
+    assert_layer(ours, theirs, normal(batch, channels * groups, length))
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     channels=st.integers(1, 3), out=st.integers(1, 3), size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)), padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    bias=st.booleans(),
+    bias=st.booleans(), dilation=st.tuples(st.integers(1, 3), st.integers(1, 2)), groups=st.integers(1, 3),
 )  # fmt: skip
-def test_conv2d(channels: int, out: int, size: Any, stride: Any, padding: Any, bias: bool) -> None:
-    ours = nn.Conv2d(channels, out, size, stride, padding, bias, dtype="float64")
-    theirs = torch.nn.Conv2d(channels, out, size, stride, padding, bias=bias, dtype=torch.float64)
-    assert_layer(ours, theirs, normal(2, channels, 5, 4))
+def test_conv2d(
+    channels: int, out: int, size: Any, stride: Any, padding: Any, bias: bool, dilation: Any, groups: int
+) -> None:
+    ends = channels * groups, out * groups, size, stride, padding
+    ours = nn.Conv2d(*ends, bias, dtype="float64", dilation=dilation, groups=groups)
+    theirs = torch.nn.Conv2d(*ends, dilation, groups, bias, dtype=torch.float64)
+    assert_layer(ours, theirs, normal(2, channels * groups, 7, 5))
 
 
 @settings(deadline=None, max_examples=40)
@@ -87,6 +93,14 @@ def test_max_pool2d(leading: Any, size: Any, stride: Any, padded: bool) -> None:
     padding = (size[0] // 2, size[1] // 2) if padded else 0
     x = normal(*leading, 5, 6) - 5  # all below 0: a padding with zeros would win
     assert_layer(nn.MaxPool2d(size, stride, padding), torch.nn.MaxPool2d(size, stride, padding), x)
+
+
+def test_groups_that_do_not_divide_are_refused() -> None:
+    for channels, out, groups in ((3, 4, 2), (4, 3, 2), (4, 4, 0)):
+        with pytest.raises(ValueError, match=f"{channels} channels in and {out} out must both divide into {groups}"):
+            nn.Conv2d(channels, out, 3, groups=groups)
+    with pytest.raises(tg.ShapeError, match="channels / 2 groups"):
+        tg.conv2d(tg.ones(1, 4, 5, 5), tg.ones(4, 4, 2, 2), groups=2)
 
 
 def test_a_convolution_over_time_feeds_a_recurrent_network() -> None:
@@ -106,6 +120,7 @@ def test_a_convolution_over_time_feeds_a_recurrent_network() -> None:
     [
         (nn.Conv1d(3, 4, 5), [(2, 3, 4), (2, 4, 9), (3, 9), (2, 3, 9, 9)]),
         (nn.Conv1d(3, 4, 5, padding=1), [(2, 3, 2)]),
+        (nn.Conv1d(4, 4, 3, dilation=3, groups=2), [(2, 4, 6), (2, 2, 9)]),
         (nn.Conv2d(3, 4, (2, 5)), [(2, 3, 9, 4), (2, 3, 1, 9), (2, 2, 9, 9), (3, 9, 9)]),
         (nn.MaxPool2d(3), [(2, 2, 5), (5, 2)]),
         (nn.LayerNorm(4), [(3, 5), (4, 1), (4, 3), ()]),
@@ -131,6 +146,8 @@ def test_wrong_settings_are_refused() -> None:
 def test_reprs_read_like_the_call() -> None:
     assert repr(nn.Conv1d(3, 4, 5)) == "Conv1d(3, 4, 5, stride=1, padding=0)"
     assert repr(nn.Conv2d(3, 4, 5, 2)) == "Conv2d(3, 4, (5, 5), stride=(2, 2), padding=(0, 0))"
+    told = "Conv1d(4, 6, 3, stride=1, padding=0, dilation=2, groups=2)"
+    assert repr(nn.Conv1d(4, 6, 3, dilation=2, groups=2)) == told
     assert repr(nn.MaxPool2d(2)) == "MaxPool2d((2, 2), stride=(2, 2), padding=(0, 0))"
     assert repr(nn.LayerNorm(4)) == "LayerNorm(4)"
     assert repr(nn.LayerNorm((4, 5))) == "LayerNorm((4, 5))"

@@ -61,6 +61,10 @@ def test_a_rung_notices_a_derivative_that_is_wrong(
     assert str(stop.value).startswith("this does not hold: ")  # Python prints it to stderr, and exits with 1
 
 
-def test_what_goes_wrong_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^03_broadcasting\.py: there is no backend 'abacus'; there are "):
         climb(monkeypatch, RUNGS[2], "--backend", "abacus")
+    with pytest.raises(SystemExit):
+        climb(monkeypatch, RUNGS[2], "--seed", "-1")
+    told = capsys.readouterr().err
+    assert told == "03_broadcasting.py: argument --seed: '-1' is not a whole number of at least 0\n"

@@ -349,3 +349,12 @@ def test_arguments_that_do_not_fit_together() -> None:
         tg.lint(loss, starts=[1, 0])
     with pytest.raises(ValueError, match=r"starts of shape \(3,\) do not fit a state of shape \(2, 4\)"):
         tg.lint(loss, state=tg.ones(2, 4), starts=[1, 0, 1])
+
+
+def test_what_is_no_loss_and_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="lint: a Tensor with its history is needed, such as a loss, not a float"):
+        tg.lint(3.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="lint: model is a Module, not a list"):
+        tg.lint(tg.ones(1, requires_grad=True).sum(), [nn.Linear(2, 2)])
+    with pytest.raises(TypeError, match="draw: a Tensor with its history is needed, such as a loss, not a ndarray"):
+        tg.draw(np.ones(3))  # type: ignore[arg-type]

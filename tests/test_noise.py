@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,19 @@ def test_variational_dropout_holds_its_masks_for_a_sequence() -> None:
     draws = [cell.initial_state(xs[0]) for _ in range(200)]
     for part, p in (("input", 0.4), ("recurrent", 0.5), ("output", 0.2)):
         assert abs(1 - np.mean([getattr(draw, part).data for draw in draws]) - p) < 0.1
+
+
+@pytest.mark.parametrize("wrap", [lambda cell: cell, lambda cell: nn.Zoneout(cell, 0.0), nn.Recurrent])
+def test_no_masks_are_drawn_beside_a_state_that_is_given(wrap: Any) -> None:
+    cell = wrap(nn.VariationalDropout(nn.LSTMCell(D, H, **F64), input=0.4, recurrent=0.5, output=0.2))
+    run = cell if isinstance(cell, nn.Recurrent) else partial(nn.unroll, cell)
+    _, state = run(inputs())
+    before = tg.backend.host_generator().bit_generator.state
+    _, after = run(inputs(), state)
+    assert tg.backend.host_generator().bit_generator.state == before
+    assert after.input is state.input
+    with pytest.raises(tg.ShapeError, match="the state"):
+        run(inputs(), state._replace(input=state.input[:1]))
 
 
 def test_variational_dropout_leaves_what_a_gru_keeps_whole() -> None:

@@ -1,11 +1,11 @@
-"""Optimisers with settings drawn at random, Graves' RMSprop against its equations, and saving in the middle.
-
-test_parity.py has a hundred steps of each against PyTorch, test_modules.py what is refused and what is left alone.
+"""Optimisers with settings drawn at random, Graves' RMSprop against its equations, saving in the middle, and what is
+refused and what is left alone. test_parity.py has a hundred steps of each against PyTorch.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import Tensor, nn, optim
+from tinygrad_rnn import ShapeError, Tensor, nn, optim
 
 RATES = st.sampled_from([0.0, 1e-3, 0.05, 0.3])
 SHARES = st.sampled_from([0.0, 0.3, 0.9])
@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "Adagrad": {"eps": EPS},
     "RMSprop": {"alpha": st.sampled_from([0.5, 0.95]), "eps": EPS, "momentum": SHARES, "centered": st.booleans()},
     # Without a mean of squares (0 as the second) a step is nearly the sign of the gradient, and jumps where that is 0.
-    "Adam": {"betas": st.tuples(SHARES, st.sampled_from([0.3, 0.9])), "eps": EPS},
+    "Adam": {"betas": st.tuples(SHARES, st.sampled_from([0.3, 0.9])), "eps": EPS, "amsgrad": st.booleans()},
     "AdamW": {"betas": st.tuples(SHARES, st.sampled_from([0.3, 0.9])), "eps": EPS},
 }
 
@@ -68,7 +68,7 @@ def test_a_hundred_steps_with_any_settings_equal_pytorch(name: str) -> None:
 
 
 def test_graves_rmsprop_follows_its_equations() -> None:
-    """Equations 38 to 45 of Graves 2013, with the names that they have there."""
+    """The equations of Graves 2013, with the names that they have there."""
     p = tg.tensor(np.array([0.5, -2.0, 3.0]), requires_grad=True)
     opt = optim.GravesRMSprop([p])
     w, n, g, delta = p.numpy(), np.zeros(3), np.zeros(3), np.zeros(3)
@@ -195,3 +195,153 @@ def test_two_optimisers_are_two_groups_of_parameters() -> None:
 def test_settings_that_make_no_sense_are_refused(make: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{make.__name__}: "):
         make([tg.ones(2, requires_grad=True)], **options)
+
+
+# ---- what is refused, and what is left alone ----
+
+OPTIMIZERS = [
+    lambda ps: optim.SGD(ps, lr=0.1),
+    lambda ps: optim.SGD(ps, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    lambda ps: optim.Adagrad(ps, lr=0.1),
+    lambda ps: optim.RMSprop(ps, lr=0.1, momentum=0.9, centered=True, eps=1e-3),
+    lambda ps: optim.Adam(ps, lr=0.1),
+    lambda ps: optim.AdamW(ps, lr=0.1),
+]
+KINDS = ["SGD", "Nesterov", "Adagrad", "RMSprop", "Adam", "AdamW"]
+
+
+def leaves() -> list[Tensor]:
+    rng = np.random.default_rng(0)
+    return [tg.tensor(rng.standard_normal(shape), dtype="float32", requires_grad=True) for shape in ((3, 2), (4,), ())]
+
+
+def descend(opt: Any, parameters: list[Tensor], steps: int) -> None:
+    for _ in range(steps):
+        opt.zero_grad()
+        total = tg.tensor(0.0)
+        for p in parameters:
+            total = total + (p * p + p.sin()).sum()
+        total.backward()
+        opt.step()
+
+
+def test_optimisers_refuse_what_they_cannot_hold() -> None:
+    p = tg.ones(2, requires_grad=True)
+    generator = (q for q in [p])
+    list(generator)
+    for parameters in ([], generator):
+        with pytest.raises(ValueError, match="no parameters"):
+            optim.SGD(parameters, lr=0.1)
+    with pytest.raises(ValueError, match="given twice"):
+        optim.Adam([p, p])
+    for wrong in (tg.ones(2), p * 2, np.ones(2), "weight"):
+        with pytest.raises(TypeError, match="leaf tensors that require a gradient"):
+            optim.SGD([p, wrong], lr=0.1)  # type: ignore[list-item]
+    for options in (
+        {"lr": -0.1},
+        {"lr": math.nan},
+        {"lr": 0.1, "weight_decay": -1.0},
+        {"lr": 0.1, "nesterov": True},
+    ):
+        with pytest.raises(ValueError, match="SGD"):
+            optim.SGD([p], **options)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS, ids=KINDS)
+def test_a_step_gives_new_arrays_of_the_same_dtype(make: Any) -> None:
+    parameters = leaves()
+    before = [p.data for p in parameters]
+    values = [a.copy() for a in before]
+    descend(make(parameters), parameters, 2)
+    for p, array, value in zip(parameters, before, values, strict=True):
+        assert p.data is not array
+        assert isinstance(p.data, np.ndarray)
+        assert p.dtype == np.float32
+        assert (p.data != value).any()
+        np.testing.assert_array_equal(array, value)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS, ids=KINDS)
+def test_a_learning_rate_may_be_a_numpy_number(make: Any) -> None:
+    """As ``np.cos`` in a schedule gives them: float32 parameters must stay float32."""
+    for rate in (np.float64(0.05), np.float32(0.05)):
+        a, b = leaves(), leaves()
+        ours, theirs = make(a), make(b)
+        ours.lr, theirs.lr = rate, float(rate)
+        descend(ours, a, 3)
+        descend(theirs, b, 3)
+        for p, q in zip(a, b, strict=True):
+            np.testing.assert_array_equal(p.data, q.data, strict=True)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS, ids=KINDS)
+def test_a_parameter_without_gradient_is_left_alone(make: Any) -> None:
+    p, q = tg.ones(2, requires_grad=True), tg.ones(2, requires_grad=True)
+    opt = make([p, q])
+    for _ in range(3):
+        opt.zero_grad()
+        p.sum().backward()
+        opt.step()
+    assert q.tolist() == [1, 1]
+    assert p.tolist() != [1, 1]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS, ids=KINDS)
+def test_a_parameter_may_be_frozen_later(make: Any) -> None:
+    p, q = tg.ones(2, requires_grad=True), tg.ones(2, requires_grad=True)
+    opt = make([p, q])
+    descend(opt, [p, q], 1)
+    q.requires_grad = False
+    frozen = q.numpy()
+    descend(opt, [p, q], 2)
+    np.testing.assert_array_equal(q.data, frozen)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS, ids=KINDS)
+def test_continuing_from_a_state_dict_is_exact(make: Any) -> None:
+    parameters = leaves()
+    opt = make(parameters)
+    descend(opt, parameters, 3)
+    opt.lr = 0.07
+    saved, copies = opt.state_dict(), [tg.tensor(p, requires_grad=True) for p in parameters]
+    descend(opt, parameters, 3)
+
+    other = make(copies)
+    other.load_state_dict(copy.deepcopy(saved))
+    descend(other, copies, 3)
+    for p, q in zip(parameters, copies, strict=True):
+        np.testing.assert_array_equal(p.data, q.data, strict=True)
+
+    third = [tg.tensor(p, requires_grad=True) for p in leaves()]
+    again = make(third)
+    again.load_state_dict(saved)  # the same dictionary: the steps since must not have written into it
+    for a, b in zip(again.state_dict()["slots"], saved["slots"], strict=True):
+        assert list(a) == list(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_state_of_other_parameters_is_refused_and_changes_nothing() -> None:
+    parameters = leaves()
+    opt = optim.Adam(parameters)
+    descend(opt, parameters, 2)
+    before = opt.state_dict()
+    wrong_count, wrong_shape = copy.deepcopy(before), copy.deepcopy(before)
+    del wrong_count["slots"][0]
+    wrong_shape["slots"][1]["mean"] = np.ones(5)
+    wrong_shape["lr"] = 7.0
+    for wrong, error in ((wrong_count, ValueError), (wrong_shape, ShapeError)):
+        with pytest.raises(error, match="Adam"):
+            opt.load_state_dict(wrong)
+    np.testing.assert_equal(opt.state_dict(), before)
+
+
+def test_centered_rmsprop_survives_constant_gradients() -> None:
+    """Then the mean square and the squared mean are equal up to rounding, and their difference may fall below 0."""
+    p = tg.tensor(np.linspace(0.1, 3, 50), dtype="float32", requires_grad=True)
+    opt = optim.RMSprop([p], lr=1e-3, alpha=0.9, centered=True)
+    gradient = p.numpy()
+    for _ in range(300):
+        p.grad = tg.tensor(gradient)
+        opt.step()
+    assert np.isfinite(p.data).all()

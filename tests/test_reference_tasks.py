@@ -20,8 +20,9 @@ def test_the_quick_form_reaches_its_bars(name: str, tmp_path: Path, capsys: pyte
     report = program.main(["--quick", "--out", str(tmp_path)])
     told = capsys.readouterr().out
     assert report.passed, told
-    assert [record["bar"] for record in report.records] == [bar.name for bar in program.BARS]
-    assert json.loads((tmp_path / f"{name}.json").read_text()) == report.records
+    assert [record.bar for record in report.records] == list(program.BARS)
+    kept = json.loads((tmp_path / f"{name}.json").read_text())
+    assert [(bar["bar"], bar["trials"]) for bar in kept] == [(bar.name, trials) for bar, _, trials in report.records]
     with pytest.raises(SystemExit) as end:
         report.exit()
     assert not end.value.code
@@ -37,8 +38,8 @@ def test_a_bar_that_is_missed_fails_the_program_only_where_it_is_needed() -> Non
     for needed in (True, False):
         bar = harness.Bar("never", "impossible", lambda rng, quick: harness.Outcome(False, "no"), 2, needed)
         report = harness.measured("program.py", "A program.", [bar], [])
-        assert report.records[0]["met"] == 0
-        assert report.records[0]["seeds"] == 2
+        assert report.records[0].met == 0
+        assert len(report.records[0].trials) == 2
         assert report.passed == (not needed)
 
 
@@ -50,6 +51,12 @@ def test_bad_options_are_told(arguments: list[str], words: str, capsys: pytest.C
     with pytest.raises(SystemExit) as end:
         importlib.import_module("order").main(["--quick", *arguments])
     assert words in capsys.readouterr().err + str(end.value)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_learnt(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"^anbn\.py: .*file: File exists$"):
+        importlib.import_module("anbn").main(["--out", str(tmp_path / "file")])
 
 
 def test_every_program_has_its_row_among_the_results() -> None:

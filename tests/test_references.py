@@ -38,9 +38,9 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "stack": lambda *xs, axis=0: np.stack(xs, axis=axis),
     "swapaxes": lambda x, a, b: np.swapaxes(x, a, b),
     "take_along_axis": lambda x, indices, axis=-1: np.take_along_axis(x, indices, axis=axis),
-    "windows": lambda x, size, stride: np.lib.stride_tricks.sliding_window_view(x, size, axis=(-2, -1))[
-        ..., :: stride[0], :: stride[1], :, :
-    ],
+    "windows": lambda x, size, stride, dilation=(1, 1): np.lib.stride_tricks.sliding_window_view(
+        x, [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)], axis=(-2, -1)
+    )[..., :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]],
 }
 TABLE = {name: samples for name, samples in {**SAMPLES, **COMPOSITES}.items() if name in NUMPY}
 
@@ -164,6 +164,26 @@ def test_large_numbers_do_not_overflow() -> None:
     minus = np.array([-np.inf, -np.inf])
     assert tg.logsumexp(minus) == -np.inf
     assert gradient(tg.logsumexp, [-np.inf, 0.0]) == [0, 1]
+    with np.errstate(all="raise"):
+        assert gradient(lambda x: tg.where(np.array([True, False]), tg.logsumexp(x, axis=1), 0.0), [minus, minus]) == [
+            [0, 0],
+            [0, 0],
+        ]
+
+
+@pytest.mark.parametrize("far", [0.0, -3000.0, 5e4, 1e12])
+def test_derivatives_of_logsumexp_are_as_exact_far_from_0(far: float) -> None:
+    """There y has few digits behind the point, and exp(x - y) has no more."""
+    x = (far + np.array([[0.0, 1.5, -2.25], [0.5, 0.25, 3.0]])).astype(np.float32)
+    x64 = x.astype(np.float64)
+    p = np.exp(x64 - x64.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    v = np.array([[1.0, -2.0, 0.5]] * 2, np.float32)
+    leaf = tg.tensor(x, requires_grad=True)
+    (g,) = tg.grad(tg.logsumexp(leaf, axis=1).sum(), [leaf], create_graph=True)
+    np.testing.assert_allclose(g.data, p, rtol=1e-6)
+    (hv,) = tg.grad((g * v).sum(), [leaf])
+    np.testing.assert_allclose(hv.data, p * (v - (p * v).sum(axis=1, keepdims=True)), rtol=1e-5, atol=1e-7)
 
 
 def test_variance_of_one_element_is_not_a_number() -> None:

@@ -219,12 +219,12 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing(name: str) -> No
     plain, plateau, warm = (MAKERS[kind](optimizer()).state_dict() for kind in ("step", "plateau", "warm-up"))
     others = [state for state in (plain, plateau, warm) if state.keys() != before.keys()]
     if "schedule" in before:
-        others.append({**before, "lr": 9.0, "schedule": {}})
+        others.append({**before, "lrs": [9.0], "schedule": {}})
     for other in [{}, *others]:
         with pytest.raises(KeyError, match="belongs to a schedule of another kind"):
             schedule.load_state_dict(other)
     assert schedule.state_dict() == before
-    assert opt.lr == before["lr"]
+    assert [opt.lr] == before["lrs"]
 
 
 @pytest.mark.parametrize(

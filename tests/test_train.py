@@ -78,6 +78,8 @@ def test_gradients_that_are_not_finite_can_be_skipped(monkeypatch: pytest.Monkey
     monkeypatch.setattr(train, "clip_grad_norm_", spoil)
     list(training.windows_left())
     assert training.skipped == len(windows)
+    with pytest.raises(ValueError, match=r"'skip'.*replay cannot; give 'raise' or 'zero'"):
+        Training(model, optim.SGD(model.parameters(), lr=1), windows, windows, on_nonfinite="skip", replay="exact")
     assert same(model.state_dict(), before)
     training.on_nonfinite, training.position = "raise", 0
     with pytest.raises(FloatingPointError, match=r"embedding\.weight is not finite"):

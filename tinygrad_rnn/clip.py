@@ -242,6 +242,11 @@ def _check(caller: str, on_nonfinite: str, **bound: float) -> None:
 
 def _with_gradients(parameters: Parameters) -> list[tuple[str, Tensor, Tensor]]:
     """(name, parameter, gradient) of every parameter that has one."""
+    if isinstance(parameters, str) or not isinstance(parameters, (Tensor, Iterable)):
+        raise TypeError(
+            f"clip: parameters are Tensors, or pairs of name and Tensor, such as model.parameters(), not a "
+            f"{type(parameters).__name__}"
+        )
     entries = [parameters] if isinstance(parameters, Tensor) else parameters
     named = [(f"parameter {i} {list(e.shape)}", e) if isinstance(e, Tensor) else e for i, e in enumerate(entries)]
     return [(name, p, p.grad) for name, p in named if p.grad is not None]

@@ -63,7 +63,7 @@ def {name}{signature}:
             _node.id = _clock()
             _node.plan = _plan
             _shape = _array.shape
-            _node.shape = _one_shape(_shape, _shape)
+            _node.shape = _shapes[_shape]
             _node.dtype = _array.dtype
             _result.node = _node
     if _state.watchers:
@@ -89,11 +89,11 @@ def dispatcher(op: Op) -> Any:
         "_modules": modules,
         "_namespace": namespace,
         "_new": object.__new__,
-        "_one_shape": _shapes.setdefault,
         "_op": op,
         "_plans": op.plans,
         "_sequence": (list, tuple),
         "_shape_of": _shape,
+        "_shapes": _shapes,
         "_state": state,
         "_unwrap": _unwrap,
         "__name__": __name__,
@@ -212,12 +212,22 @@ def _shape(value: Any) -> Any:
     """The shape of an input; of ``*xs``, the tuple of all their shapes."""
     if isinstance(value, tuple):
         return tuple(map(_shape, value))
-    shape = getattr(value, "shape", ())
-    return _shapes.setdefault(shape, shape)
+    return _shapes[getattr(value, "shape", ())]
 
 
-# One tuple for all equal shapes: nodes live long, and what they hold is walked by the cyclic collector time and again.
-_shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+class _OneOfEach(dict[tuple[int, ...], tuple[int, ...]]):
+    """One tuple for all equal shapes: nodes live long, and what they hold is walked by the cyclic collector time and
+    again. When there are very many it begins anew, as lengths of sequences may never repeat.
+    """
+
+    def __missing__(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if len(self) >= _SHAPES_KEPT:
+            self.clear()
+        return self.setdefault(shape, shape)
+
+
+_SHAPES_KEPT = 1 << 12
+_shapes = _OneOfEach()
 
 
 def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:

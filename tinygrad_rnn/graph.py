@@ -48,8 +48,15 @@ def reachable(
     return [found[id] for id in sorted(found)]
 
 
+def check_tensor(who: str, output: Taped) -> None:
+    """Raise TypeError for anything but a Tensor."""
+    if not isinstance(output, Taped):
+        raise TypeError(f"{who}: a Tensor with its history is needed, such as a loss, not a {type(output).__name__}")
+
+
 def nodes_of(output: Taped, who: str = "draw") -> list[Node | Leaf]:
     """All nodes that lead to a tensor, oldest first; GraphError if there is none, or if backward has freed them."""
+    check_tensor(who, output)
     if output.node is None:
         raise GraphError(f"{who}: {output!r} has no history; no input of it requires a gradient, or it was detached")
     nodes = reachable([output.node])

@@ -11,10 +11,8 @@ import functools
 import json
 import math
 import os
-import secrets
 import sys
 from collections import namedtuple
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,13 +46,14 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     {'weights': [array([[1., 0.], [0., 1.]])], 'step': 3}
     """
     numpy_format = import_extra("safetensors.numpy", "tg.save")
-    target = Path(os.path.realpath(path))  # through links, so that the file is replaced and not the link
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"save: there is no folder {target.parent} to write {target.name} to; make it first")
+    target = os.path.realpath(path)  # through links, so that the file is replaced and not the link
+    folder, name = os.path.split(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"save: there is no folder {folder} to write {name} to; make it first")
     arrays: dict[str, np.ndarray] = {}
     structure = json.dumps(_encode(tree, "", arrays))
     content = numpy_format.save(arrays, metadata={"format": _FORMAT, "tree": structure})
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.write(content)
@@ -62,9 +61,10 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
             os.fsync(file.fileno())  # before the move: else a power cut could leave the name with no content
         os.replace(temporary, target)
     except BaseException:  # Ctrl-C too
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
-    _sync_folder(target.parent)
+    _sync_folder(folder)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -189,7 +189,7 @@ def _place(path: str) -> str:
     return f"{path!r} in the tree" if path else "the tree"
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str) -> None:
     """Have the folder's new entry written to the disk, on systems that let a folder be opened."""
     if os.name == "posix":
         with contextlib.suppress(OSError):  # some network file systems refuse; the file itself is safe by now

@@ -283,7 +283,7 @@ def misfit(message: str) -> ShapeError:
 
 _ENGINE = {
     f"{__package__}.{name}"
-    for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record", "compare")
+    for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record", "replay", "compare")
 }
 
 

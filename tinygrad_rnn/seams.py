@@ -91,7 +91,7 @@ class Backend:
             return np.dot(a.reshape(-1), b.reshape(-1))
         return (a.dot(b) if b.ndim == 1 else np.vecdot(a, b))[..., None]
 
-    def top(self, x: Array, axis: int) -> Array | float:
+    def top(self, x: Array, axis: Any) -> Array | float:
         """What to take off x before e^x, so that sums of it neither overflow nor vanish: the maximum along an axis."""
         # On the host a look at all of x is a fifth of the work, and nearly always there is nothing to take off.
         if x.size > 2**12 and max(x.max(), -x.min()) < math.log(np.finfo(x.dtype).max) / 2:
@@ -202,7 +202,7 @@ class CupyBackend(Backend):
     def row_sums(self, a: Array) -> Array:
         return a.sum(axis=-1, keepdims=True)
 
-    def top(self, x: Array, axis: int) -> Array:
+    def top(self, x: Array, axis: Any) -> Array:
         return x.max(axis=axis, keepdims=True)
 
     def norms(self, arrays: Sequence[Array]) -> Array:

@@ -91,7 +91,7 @@ def temporal_order(steps: int, batch: int, rng: Generator, form: int = 1997) -> 
     form 1997: T drawn from steps to 1.1 steps; of 100 steps, the one at 10 to 20 and the one at 50 to 60, both counted
         from 0 and inclusive, and in proportion for others (Hochreiter and Schmidhuber 1997, experiment 6a).
     form 2013: T = steps; the one in [T/10, 2T/10], the other in [4T/10, 5T/10], without start and end (Pascanu,
-        Mikolov and Bengio 2013, section 4.1).
+        Mikolov and Bengio 2013).
 
     >>> symbols, classes = temporal_order(100, 4, np.random.default_rng(0))
     >>> [s for s in symbols[:, 0].tolist() if s < 2], int(classes[0])  # Y Y

@@ -94,6 +94,11 @@ class Training:
         self._update = updater(model, optimizer, loss, max_norm)
         if replay not in ("", "exact", "fast"):
             raise ValueError(f"Training: replay is '', 'exact' or 'fast', not {replay!r}")
+        if replay and on_nonfinite == "skip":
+            raise ValueError(
+                "Training: on_nonfinite='skip' has to look at the gradients of every step, which a replay cannot; "
+                "give 'raise' or 'zero', or replay=''"
+            )
         if replay:
             self._update = capture(self._update, exact=replay == "exact")
         self.epoch = 0  # epochs done

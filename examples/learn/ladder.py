@@ -5,28 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the gallery's common part lies one folder up
+from common import Parser, running
 
 import tinygrad_rnn as tg
 
 
 def climb(rung: Callable[[argparse.Namespace], None], numpy_only: bool = False) -> None:
     """Run a rung's function with the options ``backend``, ``seed`` and ``quick``; what goes wrong is one sentence."""
-    parser = argparse.ArgumentParser(description=sys.modules[rung.__module__].__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--backend", default="numpy", help="where to compute: numpy (the default) or cupy")
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (0)")
-    parser.add_argument("--quick", action="store_true", help="less of everything that takes time")
+    parser = Parser(sys.modules[rung.__module__].__doc__)
     options = parser.parse_args()
-    if numpy_only and options.backend != "numpy":
-        sys.exit(
-            f"{parser.prog}: tg.capture records NumPy's arrays only, so far; leave out --backend {options.backend}"
-        )
-    try:
-        with tg.use_backend(options.backend):
-            tg.manual_seed(options.seed)
-            rung(options)
-    except (tg.BackendError, ImportError) as error:
-        sys.exit(f"{parser.prog}: {error}")
+    with running(parser.prog, options.backend):
+        options.backend = tg.backend.default().name
+        if numpy_only and options.backend != "numpy":
+            raise ValueError(f"tg.capture records NumPy's arrays only, so far; leave out --backend {options.backend}")
+        tg.manual_seed(options.seed)
+        rung(options)
 
 
 def check(claim: str, holds: bool) -> None:

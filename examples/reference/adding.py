@@ -18,7 +18,7 @@ from collections import deque
 from functools import partial
 
 import numpy as np
-from harness import Bar, Outcome, Reader, Report, as_in_1997, descend, keep_for, measured, progress, put
+from harness import BATCH, Bar, Outcome, Reader, Report, as_in_1997, descend, keep_for, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim, tasks
@@ -31,7 +31,7 @@ def form_of_1997(rng: np.random.Generator, quick: bool) -> Outcome:
     keep_for(model.cell, steps, rng)
 
     def judged() -> tuple[Tensor, np.ndarray]:
-        xs, targets = tasks.adding(steps, 20, rng, form=1997)
+        xs, targets = tasks.adding(steps, BATCH, rng, form=1997)
         said = model(put(xs), end=True)[:, 0]
         return nn.mse_loss(said, put(targets)), abs(said.numpy() - targets)
 

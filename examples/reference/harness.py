@@ -18,12 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the gallery's common part lies one folder up
+from common import Finished, Parser, Row, running, whole
+from common import columns as columns
 from common import progress as progress
 from common import put as put
-from common import whole
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim
+
+BATCH = 20  # sequences that are learnt from at once where they are counted as in 1997
 
 
 class Outcome(NamedTuple):
@@ -43,22 +46,44 @@ class Bar(NamedTuple):
     needed: bool = True  # whether the program fails where a seed does; no, where failing is a part of the picture
 
 
-class Report(NamedTuple):
-    """What came of the bars, each as it is recorded."""
+class Record(NamedTuple):
+    """What came of a bar."""
 
-    bars: Sequence[Bar]
-    records: list[dict[str, Any]]
+    bar: Bar
+    quick: bool
+    trials: list[dict[str, Any]]  # of each seed: "seed", whether it is "met", what is "said", and "seconds"
+
+    @property
+    def met(self) -> int:
+        """By how many seeds it was."""
+        return sum(trial["met"] for trial in self.trials)
 
     @property
     def passed(self) -> bool:
-        """Whether every bar that is needed was met by every seed."""
-        return all(
-            record["met"] == record["seeds"] for bar, record in zip(self.bars, self.records, strict=True) if bar.needed
-        )
+        """Whether all that are needed met it."""
+        return self.met == len(self.trials) or not self.bar.needed
+
+    def row(self) -> Row:
+        """In the table is what was said of the first seed, or of the first that missed."""
+        told = min(self.trials, key=lambda trial: trial["met"])["said"]
+        text = "a quick check" if self.quick else self.bar.text
+        seconds = f"{sum(trial['seconds'] for trial in self.trials):.1f}"
+        return Row(self.bar.name, told, "", text, f"{self.met} of {len(self.trials)}", seconds, self.passed)
+
+
+class Report(NamedTuple):
+    """What came of the bars."""
+
+    records: list[Record]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every bar passed."""
+        return all(record.passed for record in self.records)
 
     def exit(self) -> None:
         """End the program, with status 1 if it did not pass."""
-        sys.exit(not self.passed)
+        raise Finished(self.passed, [record.row() for record in self.records])
 
 
 class Reader(nn.Module):
@@ -105,70 +130,57 @@ def as_in_1997(
     """Learn until the last 6000 sequences were right and their mean error is low; then test on 2560 fresh ones.
 
     Met if at most 3 of these are wrong. (Hochreiter and Schmidhuber 1997, who asked for the last 2000)
-    judged: draws a batch, and returns the loss, and the error of each of its sequences, (B,).
+    judged: draws BATCH sequences, and returns the loss, and the error of each sequence, (BATCH,).
     """
     recent, allowed = (500, 26) if quick else (6000, 3)
     optimizer = optim.Adam(model.parameters(), lr=0.01)
     errors: deque[float] = deque(maxlen=recent)
     seen = 0
-    while seen < most:
+    for _ in progress(most // BATCH, "until all are right"):
         loss, found = judged()
         errors.extend(found.tolist())
         if len(errors) == recent and max(errors) < wrong_from and np.mean(errors) < mean_below:
             break
         descend(optimizer, loss)
-        seen += len(found)
+        seen += BATCH
         optimizer.lr = 0.01 * (1 - 0.9 * seen / most)
-    wrong = tested = 0
     with tg.no_grad():
-        while tested < 2560:
-            _, found = judged()
-            tested, wrong = tested + len(found), wrong + int((found >= wrong_from).sum())
-    return Outcome(wrong <= allowed, f"{seen:,} sequences, {wrong} wrong in {tested}")
+        wrong = sum(int((judged()[1] >= wrong_from).sum()) for _ in range(2560 // BATCH))
+    return Outcome(wrong <= allowed, f"{seen:,} sequences, {wrong} wrong in 2560")
 
 
 def measured(file: str, doc: str | None, bars: Sequence[Bar], arguments: list[str] | None = None) -> Report:
     """Run the trials that the options ask for, and write down what came of them."""
     program = Path(file).stem
-    parser = argparse.ArgumentParser(f"{program}.py", description=(doc or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--backend", metavar="NAME", default="numpy", help="numpy or cupy")
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the first seed (%(default)s)")
-    parser.add_argument(
-        "--seeds", type=whole(1), metavar="N", help="how many (as many as were recorded; 1 with --quick)"
-    )
-    parser.add_argument("--quick", action="store_true", help="a small form of each trial, in seconds")
+    parser = Parser(doc)
+    most = max(bar.seeds for bar in bars)
+    parser.add_argument("--seeds", type=whole(1), metavar="N", help=f"how many seeds to try ({most}; 1 with --quick)")
     parser.add_argument("--only", choices=[bar.name for bar in bars], help="one of the bars")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for a record of the results")
     options = parser.parse_args(arguments)
     bars = [bar for bar in bars if options.only in (None, bar.name)]
-    try:
-        with tg.use_backend(options.backend):
-            report = Report(bars, [_seeds(bar, options) for bar in bars])
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except (ValueError, ArithmeticError, OSError, MemoryError, tg.BackendError) as error:
-        raise SystemExit(f"{parser.prog}: {error}") from None
-    met = ", ".join(f"{record['bar']} {record['met']} of {record['seeds']}" for record in report.records)
-    print(f"{program}: met by seeds: {met}")
+    with running(f"{program}.py", options.backend):
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)  # now, and not when all is learned
+        report = Report([_seeds(bar, options) for bar in bars])
+    print(f"{program}: met by seeds: {', '.join(f'{r.bar.name} {r.met} of {len(r.trials)}' for r in report.records)}")
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / f"{program}.json"
-        path.write_text(json.dumps(report.records, indent=1) + "\n", encoding="utf-8")
+        found = [{"bar": bar.name, "text": bar.text, "quick": quick, "trials": t} for bar, quick, t in report.records]
+        (options.out / f"{program}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return report
 
 
-def _seeds(bar: Bar, options: argparse.Namespace) -> dict[str, Any]:
+def _seeds(bar: Bar, options: argparse.Namespace) -> Record:
     """The trials of one bar, told as they end."""
     count = options.seeds or (1 if options.quick else bar.seeds)
+    record = Record(bar, options.quick, [])
     print(f"{bar.name}: {'a quick check' if options.quick else bar.text}", flush=True)
-    met, said = 0, []
     for seed in range(options.seed, options.seed + count):
         tg.manual_seed(seed)
         begun = time.perf_counter()
-        outcome = bar.trial(np.random.default_rng(seed), options.quick)
-        met += bool(outcome.met)
+        met, said = bar.trial(np.random.default_rng(seed), options.quick)
         seconds = time.perf_counter() - begun
-        said.append(f"seed {seed}: {'met' if outcome.met else 'not met'}; {outcome.said}; {seconds:.0f} s")
-        print(f"  {said[-1]}", flush=True)
-    print(f"  met by {met} of {count} seeds", flush=True)
-    return {"bar": bar.name, "text": bar.text, "quick": options.quick, "met": met, "seeds": count, "trials": said}
+        print(f"  seed {seed}: {'met' if met else 'not met'}; {said}; {seconds:.0f} s", flush=True)
+        record.trials.append({"seed": seed, "met": bool(met), "said": said, "seconds": round(seconds, 1)})
+    print(f"  met by {record.met} of {count} seeds", flush=True)
+    return record

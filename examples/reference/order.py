@@ -12,7 +12,7 @@ which every sequence counts.
 from __future__ import annotations
 
 import numpy as np
-from harness import Bar, Outcome, Reader, Report, as_in_1997, keep_for, measured, put
+from harness import BATCH, Bar, Outcome, Reader, Report, as_in_1997, keep_for, measured, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, tasks
@@ -25,7 +25,7 @@ def experiment_6a(rng: np.random.Generator, quick: bool) -> Outcome:
     keep_for(model.cell, steps, rng)
 
     def judged() -> tuple[Tensor, np.ndarray]:
-        symbols, classes = tasks.temporal_order(steps, 20, rng)
+        symbols, classes = tasks.temporal_order(steps, BATCH, rng)
         logits = model(put(tasks.one_hot(symbols, 8)), end=True)
         errors = abs(tg.softmax(logits.detach(), axis=-1).numpy() - tasks.one_hot(classes, 4))
         return nn.cross_entropy(logits, put(classes)), errors.max(axis=1)

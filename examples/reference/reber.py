@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from harness import Bar, Outcome, Reader, Report, descend, measured, progress, put
+from harness import Bar, Outcome, Reader, Report, columns, descend, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, optim, tasks
@@ -31,10 +31,7 @@ def encode(string: str) -> np.ndarray:
 
 def all_right(model: Reader, strings: list[str]) -> int:
     """How many strings are predicted right at every step."""
-    longest = max(map(len, strings))
-    inputs = np.zeros((longest - 1, len(strings)), int)  # what stands behind a string's end is not looked at
-    for row, string in enumerate(strings):
-        inputs[: len(string) - 1, row] = encode(string[:-1])
+    inputs = columns(encode(string[:-1]) for string in strings)  # what stands behind a string's end is not looked at
     with tg.no_grad():
         said = model(put(tasks.one_hot(inputs, 7))).numpy()
     right = 0

@@ -59,6 +59,11 @@ def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.
     ((7, 5), (7,))
     """
     named: Mapping[str, Any] = record.record if isinstance(record, Recorded) else record
+    if not isinstance(named, Mapping):
+        raise TypeError(
+            f"saturation: the record of a run is needed, as unroll(..., record=True) returns it, not a "
+            f"{type(record).__name__}"
+        )
     if not 0 < edge < 0.5:
         raise ValueError(f"saturation: the edge must be above 0 and below 0.5, not {edge}")
     values = {name: _host(named[name]) for name in (named if gates is None else gates) if name in named}

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import backend, tape
 from ..backward import walk
+from ..extras import import_extra
 from ..nn import Module
 from ..tape import GraphError, Leaf
 from ..tensor import Tensor, filled_like
@@ -64,11 +65,7 @@ class LagMap:
 
         ImportError if matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError('LagMap.plot needs matplotlib: pip install "tinygrad-rnn[examples]"') from error
-        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        figure = import_extra("matplotlib.figure", "LagMap.plot").Figure(figsize=(10, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         total = np.sqrt(sum(norms**2 for norms in self.norms.values()))
         decades = np.log10(total, out=np.full_like(total, np.nan), where=total > 0)

@@ -28,9 +28,9 @@ def omega(loss: Tensor, states: Any, immediate: Sequence[Tensor] | None = None) 
     loss: E. states: see ``gradient_norms``; two or more in order of time.
     immediate: parameters through which alone Omega is differentiated, such as ``[cell.weight_hh]``.
 
-    As in the paper (equation 9), dE/dh_{t+1} is a constant when Omega is differentiated. Otherwise its derivative is
+    As in the paper, dE/dh_{t+1} is a constant when Omega is differentiated. Otherwise its derivative is
     whole: parameters act on Omega where step t + 1 uses them, and by all the steps before, which move h_t. The paper
-    goes further, and holds h_t constant too (equation 10, "immediate" partial derivatives with respect to the recurrent
+    goes further, and holds h_t constant too ("immediate" partial derivatives with respect to the recurrent
     weights): that is ``immediate=[cell.weight_hh]``. All that was made before h_t is then a constant.
 
     With a batch, norms are of each row, and Omega is the mean over the rows; where no gradient arrives, a row counts 0.

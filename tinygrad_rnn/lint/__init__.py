@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import reachable
+from ..graph import check_tensor, reachable
 from ..nn.sequences import bare_array, time_major
 from ..tensor import Tensor
 from .contents import double, padding, parameters, softmax_twice
@@ -67,6 +67,9 @@ def lint(
     >>> lint(ones(4).sum(), model)[0].what
     'the loss has no history'
     """
+    check_tensor("lint", loss)
+    if not (model is None or hasattr(model, "named_tensors")):
+        raise TypeError(f"lint: model is a Module, not a {type(model).__name__}; leave it out, or join them in one")
     if (mask is None and lengths is None) != (outputs is None):
         raise ValueError("lint: outputs go with a mask or with lengths, and these with outputs")
     if (state is None) and (starts is not None):

@@ -243,6 +243,7 @@ class GRUCell(WeightedCell):
 
     blocks = 3
     options: tuple[str, ...] = ("reset",)
+    resets: tuple[str, ...] = ("after", "before")
 
     def __init__(
         self,
@@ -254,8 +255,9 @@ class GRUCell(WeightedCell):
         *,
         reset: str = "after",
     ):
-        if reset not in ("after", "before"):
-            raise ValueError(f"GRUCell: reset is 'after' or 'before' the product, not {reset!r}")
+        if reset not in self.resets:
+            known = " or ".join(map(repr, self.resets))
+            raise ValueError(f"{type(self).__name__}: reset is {known} the product, not {reset!r}")
         super().__init__(input_size, hidden_size, bias, dtype, backend)
         self.reset = reset
         self.bias_hn = self.drawn((hidden_size,)) if bias and reset == "after" else None

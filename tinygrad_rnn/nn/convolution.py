@@ -18,11 +18,31 @@ def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
+def _part(layer: Any, in_channels: int, out_channels: int, groups: int) -> int:
+    """How many channels a kernel sees."""
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"{type(layer).__name__}: {in_channels} channels in and {out_channels} out must both divide into {groups} "
+            "groups"
+        )
+    return in_channels // groups
+
+
+def _told(layer: Any, size: Any) -> str:
+    out, channels = layer.weight.shape[:2]
+    more = f", dilation={layer.dilation}" if layer.dilation not in (1, (1, 1)) else ""
+    more += f", groups={layer.groups}" if layer.groups > 1 else ""
+    name = type(layer).__name__
+    return f"{name}({channels * layer.groups}, {out}, {size}, stride={layer.stride}, padding={layer.padding}{more})"
+
+
 class Conv1d(Module):
     """Cross-correlation of sequences (B, C, L) with learned kernels: (B, out_channels, L').
 
-    y[b, o, t] = bias[o] + sum over c and k of weight[o, c, k] x[b, c, t stride + k - padding], with 0 outside of x
-    L' = (L + 2 padding - kernel_size) // stride + 1
+    y[b, o, t] = bias[o] + sum over c and k of weight[o, c, k] x[b, c, t stride + k dilation - padding], 0 outside of x
+    L' = (L + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1
+
+    groups: into how many equal parts the channels, in and out, divide; a part of y sees its own part of x alone.
 
     The order of axes is PyTorch's. ``x.transpose(1, 2, 0)`` makes it of a sequence (T, B, F), and
     ``y.transpose(2, 0, 1)`` goes back.
@@ -44,33 +64,40 @@ class Conv1d(Module):
         bias: bool = True,
         dtype: DTypeLike = None,
         backend: str | None = None,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
     ):
-        fan_in = in_channels * kernel_size
-        self.stride, self.padding = stride, padding
-        self.weight = parameter(init.fan_in_uniform((out_channels, in_channels, kernel_size), fan_in), dtype, backend)
+        channels = _part(self, in_channels, out_channels, groups)
+        fan_in = channels * kernel_size
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.weight = parameter(init.fan_in_uniform((out_channels, channels, kernel_size), fan_in), dtype, backend)
         self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
 
     def forward(self, x: Any) -> Tensor:
-        _, channels, size = self.weight.shape
-        if x.ndim != 3 or x.shape[1] != channels or x.shape[2] + 2 * self.padding < size:
+        channels = self.weight.shape[1] * self.groups
+        least = self.dilation * (self.weight.shape[2] - 1) + 1 - 2 * self.padding
+        if x.ndim != 3 or x.shape[1] != channels or x.shape[2] < least:
             raise ShapeError(
                 f"Conv1d: x of shape {tuple(x.shape)} must be (batch, {channels} channels, length), with a length of "
-                f"at least {size - 2 * self.padding}{whereabouts()}"
+                f"at least {least}{whereabouts()}"
             )
         # A picture that is one row high.
         picture, kernels = ops.expand_dims(x, axis=2), ops.expand_dims(self.weight, axis=2)
-        y = ops.conv2d(picture, kernels, self.bias, (1, self.stride), (0, self.padding))
+        y = ops.conv2d(
+            picture, kernels, self.bias, (1, self.stride), (0, self.padding), (1, self.dilation), self.groups
+        )
         return ops.squeeze(y, axis=2)
 
     def __repr__(self) -> str:
-        out, channels, size = self.weight.shape
-        return f"Conv1d({channels}, {out}, {size}, stride={self.stride}, padding={self.padding})"
+        return _told(self, self.weight.shape[2])
 
 
 class Conv2d(Module):
     """Cross-correlation of pictures (B, C, H, W) with learned kernels: (B, out_channels, H', W').
 
-    H' = (H + 2 padding - kernel_size) // stride + 1, and so for W'; pairs of numbers are for H and for W.
+    H' = (H + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1, and so for W'; pairs are for H and W.
+    dilation, groups: as those of ``Conv1d``; ``groups=in_channels`` is a depthwise convolution.
 
     Raises ShapeError for an x with other axes or channels, or one that is smaller than the kernel.
 
@@ -89,26 +116,28 @@ class Conv2d(Module):
         bias: bool = True,
         dtype: DTypeLike = None,
         backend: str | None = None,
+        *,
+        dilation: int | Pair = 1,
+        groups: int = 1,
     ):
-        high, wide = _pair(kernel_size)
-        fan_in = in_channels * high * wide
-        self.stride, self.padding = _pair(stride), _pair(padding)
-        self.weight = parameter(init.fan_in_uniform((out_channels, in_channels, high, wide), fan_in), dtype, backend)
+        (high, wide), channels = _pair(kernel_size), _part(self, in_channels, out_channels, groups)
+        fan_in = channels * high * wide
+        self.stride, self.padding, self.dilation, self.groups = _pair(stride), _pair(padding), _pair(dilation), groups
+        self.weight = parameter(init.fan_in_uniform((out_channels, channels, high, wide), fan_in), dtype, backend)
         self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
 
     def forward(self, x: Any) -> Tensor:
-        channels, size = self.weight.shape[1], self.weight.shape[2:]
-        least = tuple(k - 2 * p for k, p in zip(size, self.padding, strict=True))
+        channels, size = self.weight.shape[1] * self.groups, self.weight.shape[2:]
+        least = tuple(d * (k - 1) + 1 - 2 * p for k, p, d in zip(size, self.padding, self.dilation, strict=True))
         if x.ndim != 4 or x.shape[1] != channels or x.shape[2] < least[0] or x.shape[3] < least[1]:
             raise ShapeError(
                 f"Conv2d: x of shape {tuple(x.shape)} must be (batch, {channels} channels, height, width), with height "
                 f"and width of at least {least}{whereabouts()}"
             )
-        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def __repr__(self) -> str:
-        out, channels, *size = self.weight.shape
-        return f"Conv2d({channels}, {out}, {tuple(size)}, stride={self.stride}, padding={self.padding})"
+        return _told(self, self.weight.shape[2:])
 
 
 class MaxPool2d(Module):

@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, ops, tape
+from .. import backend, ops
 from ..op import ShapeError, whereabouts
 from ..tape import Taped
 from ..tensor import Tensor, as_tensor, tensor
-
-NEVER = (
-    -1e30
-)  # the log of a probability of 0: for all that float32 can tell, and without the NaN that -inf - -inf makes
+from .paths import NEVER, path_sums
 
 
 def ctc_loss(
@@ -34,7 +31,7 @@ def ctc_loss(
 
     alpha_t(s) = p_t(l'_s) (alpha_{t-1}(s) + alpha_{t-1}(s-1) + alpha_{t-1}(s-2) if l'_s is neither blank nor l'_{s-2})
 
-    computed in logs, for all of the batch at once. The backward recursion beta of the paper is what the tape does.
+    computed in logs, for all of the batch at once. The derivative is the backward recursion of the paper.
 
     log_probabilities: (T, B, classes), from ``log_softmax``.
     targets: integers, (B, S), or the sequences one after another, (sum of target_lengths,).
@@ -69,23 +66,16 @@ def ctc_loss(
 
     # Sums of paths by the symbol that they have come to, for all of the batch. What cannot be has the log NEVER.
     xp = backend.of(scores.array).xp
-    place = xp.arange(symbols.shape[1])[None]
-    before, first = _log(ops.equal(place, 0), scores), _log(ops.less_equal(place, 1), scores)
-    skip = _log((symbols != blank) * (symbols != _shifted(symbols, 2, blank)), scores)
+    skips = (symbols != blank) * (symbols != _shifted(symbols, 2, blank))
     at = ops.broadcast_to(symbols, shape=(steps, *symbols.shape))
-    running = None if input_lengths is None else ops.less(xp.arange(steps)[:, None, None], inputs[:, None])
     emitted = ops.clip(ops.take_along_axis(scores, at, axis=-1), low=NEVER)
-    alpha: Any = before
-    with tape.timeline() as mark:
-        for t in range(steps):
-            mark(t)
-            if t == 0:
-                reached = first
-            else:
-                ways = [alpha, _shifted(alpha, 1, NEVER), _shifted(alpha, 2, NEVER) + skip]
-                reached = ops.logsumexp(ops.stack(ways), axis=0)
-            now = reached + emitted[t]
-            alpha = now if running is None else ops.where(running[t], now, alpha)
+    if input_lengths is None:
+        alpha = path_sums(emitted, skips)[-1]
+    else:
+        running = ops.less(xp.arange(steps)[:, None], inputs)[..., None]
+        alphas = path_sums(ops.where(running, emitted, 0), skips)
+        start = ops.broadcast_to(_log(ops.equal(xp.arange(symbols.shape[1]), 0), scores), shape=(1, *symbols.shape))
+        alpha = ops.concatenate([start, alphas])[inputs, xp.arange(batch)]
     ends = ops.stack([2 * labels, ops.maximum(2 * labels - 1, 0)], axis=1)  # the last blank, and the last label if any
     exist = ops.stack([labels >= 0, labels > 0], axis=1)
     total = ops.logsumexp(ops.take_along_axis(alpha, ends, axis=-1) + _log(exist, scores), axis=-1)

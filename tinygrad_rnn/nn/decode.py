@@ -95,7 +95,7 @@ def teacher_forced(
         raise ValueError(
             f"teacher_forced: targets of shape {tuple(targets.shape)} must be (T, B), with start {tuple(start.shape)}"
         )
-    home = backend.of(bare_array(targets))
+    home = _home(targets, state)
     forced = (generator or backend.host_generator()).random(tuple(targets.shape)) < ratio
 
     def feed(logits: Any, t: int) -> Any:
@@ -103,7 +103,7 @@ def teacher_forced(
             return targets[t]
         return ops.where(home.from_host(forced[t]), targets[t], ops.argmax(logits.detach(), axis=-1))
 
-    return roll_out(step, state, start, targets.shape[0], feed)
+    return roll_out(step, state, _moved(home, start), targets.shape[0], feed)
 
 
 def greedy(step: Step, state: Any, start: Any, steps: int, end: int | None = None) -> Written:
@@ -249,6 +249,11 @@ def _home(*trees: Any) -> backend.Backend:
     """The device on which any of the leaves is, or else NumPy."""
     homes = [backend.of(bare_array(leaf)) for leaf in tree_leaves(trees)]
     return next((home for home in homes if home.name != "numpy"), backend.get("numpy"))
+
+
+def _moved(home: backend.Backend, x: Any) -> Any:
+    """x itself if it is at home, else a copy there."""
+    return x if backend.of(bare_array(x)) is home else home.from_host(_host(x))
 
 
 def _host(x: Any) -> np.ndarray:

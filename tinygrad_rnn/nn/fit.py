@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from ..backend import signature
@@ -31,13 +32,25 @@ def begin(cell: Any, z: Any, state: Any = None) -> Any:
     Plain tuples and lists may stand for named tuples. Raises ShapeError for shapes that do not fit, and TypeError for
     another structure, before anything is computed.
     """
+    if state is None:
+        return initial_state(cell, z)
+    outer, asking.for_shapes = asking.for_shapes, True
     try:
         needed = initial_state(cell, z)
     except NoInitialState:
-        if state is None:
-            raise
         return state
+    finally:
+        asking.for_shapes = outer
     return fit_state(type(cell).__name__, state, needed)
+
+
+class _Asking(threading.local):
+    """Whether an initial state is asked for its shapes alone, so that no random numbers should be drawn for it."""
+
+    for_shapes = False
+
+
+asking = _Asking()
 
 
 class NoInitialState(ValueError):

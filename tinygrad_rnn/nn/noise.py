@@ -14,7 +14,7 @@ from ..tape import Taped
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .cells import Gates, WeightedCell
-from .fit import check_input
+from .fit import asking, check_input
 from .wrappers import Wrapper, need_weights, with_methods
 
 
@@ -142,8 +142,8 @@ class VariationalDropout(Wrapper):
         by W_hh; the memory of an LSTM, and what a GRU keeps of h_{t-1}, stay whole.
 
     A cell is pure, so the masks are in the state: ``initial_state`` draws them, and they go where the state goes, into
-    the next window of truncated BPTT too. To begin from an inner state, replace that in the initial one:
-    ``cell.initial_state(z)._replace(state=inner)``.
+    the next window of truncated BPTT too; with a state none are drawn. To begin from an inner state, replace that in
+    the initial one: ``cell.initial_state(z)._replace(state=inner)``.
 
     >>> from tinygrad_rnn import nn, ones
     >>> outputs, state = nn.unroll(nn.VariationalDropout(nn.LSTMCell(3, 5), input=0.2, recurrent=0.2), ones(7, 2, 3))
@@ -170,7 +170,9 @@ class VariationalDropout(Wrapper):
         h = tree_leaves(inner)[0]
 
         def mask(like: Any, p: float) -> Tensor | None:
-            return Tensor.wrap(drawn_mask(like, 1 - p)) if self.training and p else None
+            if not (self.training and p):
+                return None
+            return like > 0 if asking.for_shapes else Tensor.wrap(drawn_mask(like, 1 - p))
 
         return VariationalState(inner, mask(z, self.input), mask(h, self.recurrent), mask(h, self.output))
 

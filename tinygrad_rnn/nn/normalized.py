@@ -12,11 +12,28 @@ from typing import Any
 from ..ops import concatenate, layer_norm, linear, normalize, sigmoid, split, tanh
 from ..tensor import Tensor
 from . import init
-from .cells import Gates, GRUCell, LSTMCell, LSTMState, check_input
+from .cells import Gates, GRUCell, LSTMCell, LSTMState, WeightedCell, check_input
 
 
-class LayerNormLSTMCell(LSTMCell):
-    """LSTM with layer normalisation as its authors place it (Ba, Kiros and Hinton 2016, equations 20 to 22).
+class NormalizedCell(WeightedCell):
+    """What these cells share, beside another class that is the cell itself. A subclass defines ``add_gains``."""
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **options: Any):
+        super().__init__(input_size, hidden_size, bias, **options)
+        self.eps = eps
+        self.add_gains()
+
+    def add_gains(self) -> None:
+        """Make the parameters that stand round a normalisation."""
+        raise NotImplementedError
+
+    def units(self, blocks: int, value: float = 1.0) -> Tensor:
+        """A parameter with one element for each unit, which begins with this value."""
+        return self.filled(init.constant((blocks * self.hidden_size,), value))
+
+
+class LayerNormLSTMCell(NormalizedCell, LSTMCell):
+    """LSTM with layer normalisation as its authors place it (Ba, Kiros and Hinton 2016).
 
     i, f, g, o = a_ih * N(W_ih x_t) + a_hh * N(W_hh h_{t-1}) + b, in four blocks of rows, normalised together
     c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
@@ -32,13 +49,9 @@ class LayerNormLSTMCell(LSTMCell):
     (2, 5)
     """
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **options: Any):
-        super().__init__(input_size, hidden_size, bias, **options)
-        self.eps = eps
-        self.gain_ih = self.filled(init.constant((4 * hidden_size,), 1.0))
-        self.gain_hh = self.filled(init.constant((4 * hidden_size,), 1.0))
-        self.gain_c = self.filled(init.constant((hidden_size,), 1.0))
-        self.bias_c = self.filled(init.constant((hidden_size,), 0.0)) if bias else None
+    def add_gains(self) -> None:
+        self.gain_ih, self.gain_hh, self.gain_c = self.units(4), self.units(4), self.units(1)
+        self.bias_c = None if self.bias is None else self.units(1, 0.0)
 
     def input_projection(self, x: Any) -> Tensor:
         """a_ih * N(W_ih x) + b, for one step (B, F) or for all of them (T, B, F)."""
@@ -58,7 +71,7 @@ class LayerNormLSTMCell(LSTMCell):
         return h, LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
 
 
-class LayerNormBasicLSTMCell(LSTMCell):
+class LayerNormBasicLSTMCell(NormalizedCell, LSTMCell):
     """LSTM with each gate and the memory normalised, as TensorFlow 1's cell of this name (after Ba et al. 2016).
 
     i, f, g, o = a * N(W_ih x_t + W_hh h_{t-1}) + b, in four blocks of rows, each normalised by itself
@@ -75,12 +88,9 @@ class LayerNormBasicLSTMCell(LSTMCell):
     (2, 5)
     """
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **options: Any):
-        super().__init__(input_size, hidden_size, bias, **options)
-        self.eps = eps
-        self.gain = self.filled(init.constant((4 * hidden_size,), 1.0))
-        self.gain_c = self.filled(init.constant((hidden_size,), 1.0))
-        self.bias_c = self.filled(init.constant((hidden_size,), 0.0)) if bias else None
+    def add_gains(self) -> None:
+        self.gain, self.gain_c = self.units(4), self.units(1)
+        self.bias_c = None if self.bias is None else self.units(1, 0.0)
 
     def input_projection(self, x: Any) -> Tensor:
         """W_ih x, for one step (B, F) or for all of them (T, B, F)."""
@@ -97,7 +107,7 @@ class LayerNormBasicLSTMCell(LSTMCell):
         return h, LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
 
 
-class LayerNormGRUCell(GRUCell):
+class LayerNormGRUCell(NormalizedCell, GRUCell):
     """GRU with layer normalisation as its authors place it (Ba, Kiros and Hinton 2016, supplementary material).
 
     r, z = sigmoid(a_ih * N(W_ih x_t) + a_hh * N(W_hh h_{t-1}) + b), of three blocks r, z, n the first two together
@@ -113,13 +123,10 @@ class LayerNormGRUCell(GRUCell):
     (2, 5)
     """
 
-    options = ()
+    options, resets = (), ("after",)
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **where: Any):
-        super().__init__(input_size, hidden_size, bias, reset="after", **where)
-        self.eps = eps
-        self.gain_ih = self.filled(init.constant((3 * hidden_size,), 1.0))
-        self.gain_hh = self.filled(init.constant((3 * hidden_size,), 1.0))
+    def add_gains(self) -> None:
+        self.gain_ih, self.gain_hh = self.units(3), self.units(3)
 
     def input_projection(self, x: Any) -> tuple[Tensor, Tensor]:
         """a_ih * N(W_ih x) + b, for one step (B, F) or for all of them (T, B, F), apart as a GRU's."""
@@ -137,7 +144,7 @@ class LayerNormGRUCell(GRUCell):
         return concatenate([normalize(gates, eps=self.eps), normalize(new, eps=self.eps)], axis=-1)
 
 
-class LayerNormPerGateGRUCell(GRUCell):
+class LayerNormPerGateGRUCell(NormalizedCell, GRUCell):
     """GRU with each gate normalised by itself, as Sockeye's cell of this name (Hieber et al. 2017).
 
     r, z = sigmoid(a * N(W_ih x_t + W_hh h_{t-1} + b) + b_a), the first two of three blocks of rows: r, z, n
@@ -152,15 +159,11 @@ class LayerNormPerGateGRUCell(GRUCell):
     (2, 5)
     """
 
-    options = ()
+    options, resets = (), ("after",)
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **where: Any):
-        super().__init__(input_size, hidden_size, bias, reset="after", **where)
-        self.eps = eps
-        self.gain = self.filled(init.constant((2 * hidden_size,), 1.0))
-        self.shift = self.filled(init.constant((2 * hidden_size,), 0.0))
-        self.gain_n = self.filled(init.constant((hidden_size,), 1.0))
-        self.shift_n = self.filled(init.constant((hidden_size,), 0.0))
+    def add_gains(self) -> None:
+        self.gain, self.shift = self.units(2), self.units(2, 0.0)
+        self.gain_n, self.shift_n = self.units(1), self.units(1, 0.0)
 
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
         h, (gates, new) = state, z

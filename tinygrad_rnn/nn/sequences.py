@@ -25,7 +25,8 @@ def length_mask(lengths: Any, steps: int) -> Any:
     lengths: (B,) integers from 0 to steps, as a list, an array or a Tensor.
 
     Raises TypeError if they are no integers, ValueError if they are not one for each row, or out of range. On a device
-    the range is not checked, as the host would have to wait; a length beyond the end then means all steps.
+    the range is not checked, as the host would have to wait, nor in replays of a captured step; a length beyond the end
+    then means all steps.
 
     >>> length_mask([2, 0, 1], 2).tolist()
     [[True, False, True], [True, False, False]]

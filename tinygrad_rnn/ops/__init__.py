@@ -1,6 +1,6 @@
 """All operations: forward kernels and derivatives, side by side."""
 
-from .conv import conv2d, max_pool2d, overlap_add, windows
+from .conv import conv2d, max_pool2d, overlap_add, shares, windows
 from .elementwise import (
     absolute,
     add,
@@ -41,12 +41,13 @@ from .nn import (
     gain_gradient,
     layer_norm,
     log_softmax,
+    logsumexp,
     minus_one_hot,
     normalize,
     normalize_back,
     softmax,
 )
-from .reduce import argmax, argmin, cumsum, logsumexp, max, mean, min, std, sum, var
+from .reduce import argmax, argmin, cumsum, max, mean, min, std, sum, var
 from .shape import (
     broadcast_to,
     concatenate,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 from ..backend import Array
 from ..op import misfit, op
+from .index import split
 from .linear import einsum
-from .reduce import max
-from .shape import Shape, pad, reshape
+from .shape import Shape, concatenate, expand_dims, pad, reshape
 
 Pair = tuple[int, int]
 
@@ -17,59 +19,111 @@ def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _counts(shape: Shape, size: Pair, stride: Pair) -> Pair:
+def _counts(shape: Shape, size: Pair, stride: Pair, dilation: Pair) -> Pair:
     """How many windows fit along the last two axes."""
-    counts = tuple((n - k) // s + 1 for n, k, s in zip(shape[-2:], size, stride, strict=True))
-    if min(counts) < 1 or min(size) < 1 or min(stride) < 1:
+    reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
+    counts = tuple((n - r) // s + 1 for n, r, s in zip(shape[-2:], reach, stride, strict=True))
+    if min(*counts, *size, *stride, *dilation) < 1:
+        apart = f" and dilation {dilation}" if max(dilation) > 1 else ""
         raise ValueError(
-            f"windows of size {size} with stride {stride} do not fit into the last two axes of shape {shape}"
+            f"windows of size {size} with stride {stride}{apart} do not fit into the last two axes of shape {shape}"
         )
     return counts[0], counts[1]
 
 
+def _places(x: Array, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Iterator[Array]:
+    """For each place in a window, row by row, what x has there in all windows: a view (..., rows, columns)."""
+    rows, columns = _counts(x.shape, size, stride, dilation)
+    for i in range(0, size[0] * dilation[0], dilation[0]):
+        for j in range(0, size[1] * dilation[1], dilation[1]):
+            yield x[..., i : i + rows * stride[0] : stride[0], j : j + columns * stride[1] : stride[1]]
+
+
 @op
-def windows(xp: Any, x: Array, *, size: Pair, stride: Pair) -> Array:
+def windows(xp: Any, x: Array, *, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Array:
     """All windows over the last two axes, as a view: (..., H, W) becomes (..., rows, columns, size, size)."""
-    rows, columns = _counts(x.shape, size, stride)
-    down, right = x.strides[-2:]
-    return xp.lib.stride_tricks.as_strided(
-        x, (*x.shape[:-2], rows, columns, *size), (*x.strides[:-2], down * stride[0], right * stride[1], down, right)
-    )
+    counts = _counts(x.shape, size, stride, dilation)
+    steps = [[n * a for n, a in zip(apart, x.strides[-2:], strict=True)] for apart in (stride, dilation)]
+    return xp.lib.stride_tricks.as_strided(x, (*x.shape[:-2], *counts, *size), (*x.strides[:-2], *steps[0], *steps[1]))
 
 
 @op
-def overlap_add(xp: Any, x: Array, *, shape: Shape, size: Pair, stride: Pair, out: Array = None) -> Array:
+def overlap_add(
+    xp: Any, x: Array, *, shape: Shape, size: Pair, stride: Pair, dilation: Pair = (1, 1), out: Array = None
+) -> Array:
     """Windows added up where they overlap: the inverse journey of ``windows``."""
-    rows, columns = _counts(shape, size, stride)
     total = xp.empty(shape, dtype=x.dtype) if out is None else out
     total.fill(0)
-    for i in range(size[0]):
-        for j in range(size[1]):
-            total[..., i : i + rows * stride[0] : stride[0], j : j + columns * stride[1] : stride[1]] += x[..., i, j]
+    for k, place in enumerate(_places(total, size, stride, dilation)):
+        place += x[(..., *divmod(k, size[1]))]
     return total
 
 
-windows.vjp(x=lambda g, x_shape, size, stride: overlap_add(g, shape=x_shape, size=size, stride=stride))
-overlap_add.vjp(x=lambda g, size, stride: windows(g, size=size, stride=stride))
+windows.vjp(
+    x=lambda g, x_shape, size, stride, dilation: overlap_add(
+        g, shape=x_shape, size=size, stride=stride, dilation=dilation
+    )
+)
+overlap_add.vjp(x=lambda g, size, stride, dilation: windows(g, size=size, stride=stride, dilation=dilation))
 
 
-def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, padding: int | Pair = 0) -> Any:
-    """Cross-correlation of pictures (B, C, H, W) with kernels (O, C, kH, kW), as in PyTorch: (B, O, H', W').
+def conv2d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Any:
+    """Cross-correlation of pictures (B, C, H, W) with kernels (O, C / groups, kH, kW), as in PyTorch: (B, O, H', W').
 
-    H' = (H + 2 padding - kH) // stride + 1.
+    H' = (H + 2 padding - dilation (kH - 1) - 1) // stride + 1, and so for W'.
+    dilation: how far apart the elements of a kernel lie. groups: into how many equal parts channels and kernels divide;
+        the kernels of a part see its channels alone.
     """
-    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
+    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         raise misfit(
-            f"conv2d: x {x.shape} must be (batch, channels, height, width), and weight {weight.shape} (out, channels, "
-            "height, width)"
+            f"conv2d: x {x.shape} must be (batch, channels, height, width), and weight {weight.shape} (out, "
+            f"channels{f' / {groups} groups' if groups > 1 else ''}, height, width)"
         )
     high, wide = _pair(padding)
     if high or wide:
         x = pad(x, widths=((0, 0), (0, 0), (high, high), (wide, wide)))
-    y = einsum("bcyxij,ocij->boyx", windows(x, size=weight.shape[2:], stride=_pair(stride)), weight)
+    seen = windows(x, size=weight.shape[2:], stride=_pair(stride), dilation=_pair(dilation))
+    parts = [(seen, weight)]
+    if groups > 1:
+        parts = list(zip(split(seen, groups, axis=1), split(weight, groups), strict=True))
+    y = concatenate([einsum("bcyxij,ocij->boyx", *part) for part in parts], axis=1)
     return y if bias is None else y + reshape(bias, (-1, 1, 1))
 
 
-def max_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> Any:
-    """The largest element of each window over the last two axes; windows lie side by side unless a stride is given."""
-    return max(windows(x, size=_pair(size), stride=_pair(stride or size)), axis=(-2, -1))
+@op
+def max_pool2d(xp: Any, x: Array, *, size: int | Pair, stride: int | Pair | None = None) -> Array:
+    """The largest element of each window over the last two axes; windows lie side by side unless a stride is given.
+
+    Where several are equal, they share the gradient evenly.
+    """
+    (high, wide), (down, right) = _pair(size), _pair(stride or size)
+    _counts(x.shape, (high, wide), (down, right), (1, 1))
+    rows = reduce(xp.maximum, _places(x, (high, 1), (down, 1)))
+    return reduce(xp.maximum, _places(rows, (1, wide), (1, right)))
+
+
+@op
+def shares(xp: Any, x: Array, y: Array, *, size: Pair, stride: Pair) -> Array:
+    """Which elements of each window of x are its maximum y, divided by how many there are: laid out as ``windows``."""
+    found = xp.empty((size[0] * size[1], *y.shape), dtype=x.dtype)
+    for k, place in enumerate(_places(x, size, stride)):
+        found[k] = place == y
+    found /= xp.maximum(found.sum(axis=0), 1)
+    return xp.moveaxis(found.reshape(*size, *y.shape), (0, 1), (-2, -1))  # quicker to fill than its own layout would be
+
+
+def _to_maxima(g: Any, x: Any, y: Any, size: int | Pair, stride: int | Pair | None) -> Any:
+    how = {"size": _pair(size), "stride": _pair(stride or size)}
+    return overlap_add(expand_dims(g, axis=(-2, -1)) * shares(x, y, **how), shape=x.shape, **how)
+
+
+max_pool2d.vjp(x=lambda g, x, y, size, stride: _to_maxima(g, x, y, size, stride))
+shares.vjp(x=None, y=None)

@@ -11,16 +11,16 @@ from .. import backend
 from ..backend import Array, signature
 from ..op import op
 from ..tape import Taped
-from .elementwise import exp, sqrt
-from .reduce import mean, sum, var
+from .elementwise import exp, sqrt, where
+from .reduce import Axis, mean, spread, sum, var
 from .shape import Shape, expand_dims, rows
 
 _BLOCK = 2**15  # elements of a block that stays in the cache while several operations pass over it
 
 
 @op
-def softmax(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Array:
-    """y = e^x / sum e^x along an axis."""
+def softmax(xp: Any, x: Array, *, axis: Axis = -1, out: Array = None) -> Array:
+    """y = e^x / sum e^x along an axis, or over several (a tuple)."""
     home = backend.of(x)
     y = xp.exp(xp.subtract(x, home.top(x, axis), out=out), out=out)
     y /= home.row_sums(y) if axis == -1 and y.ndim else y.sum(axis=axis, keepdims=True)
@@ -39,6 +39,25 @@ def log_softmax(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Arra
 
 
 log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=axis, keepdims=True))
+
+
+@op
+def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """y = log sum e^x, without overflow; of nothing but -inf it is -inf, and its slope 0."""
+    top = x.max(axis=axis, keepdims=True)
+    total = xp.exp(x - xp.where(xp.isfinite(top), top, 0)).sum(axis=axis, keepdims=True)
+    y = xp.log(xp.maximum(total, 0.5)) + top  # the total is at least 1, or else 0 because the top is -inf
+    return y if keepdims else xp.squeeze(y, axis=axis)
+
+
+logsumexp.vjp(x=lambda g, x, y, axis, keepdims: _shares(g, x, y > -float("inf"), axis, keepdims))
+
+
+def _shares(g: Array, x: Array, possible: Array, axis: Axis, keepdims: bool) -> Array:
+    """g times softmax(x), which is exact for large x, as exp(x - y) is not: there y has few digits behind the point."""
+    where_possible = spread(possible, x.shape, axis, keepdims)
+    g = spread(where(possible, g, 0), x.shape, axis, keepdims)
+    return g * softmax(where(where_possible, x, 0), axis=axis)
 
 
 @op

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..backend import Array
 from ..op import op
-from .elementwise import exp, sqrt, where
+from .elementwise import sqrt
 from .shape import broadcast_to, expand_dims, flip
 
 Axis = int | tuple[int, ...] | None
@@ -18,7 +18,7 @@ def sum(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Ar
     return x.sum(axis=axis, keepdims=keepdims, out=out)
 
 
-sum.vjp(x=lambda g, x_shape, axis, keepdims: _spread(g, x_shape, axis, keepdims))
+sum.vjp(x=lambda g, x_shape, axis, keepdims: spread(g, x_shape, axis, keepdims))
 
 
 @op
@@ -27,7 +27,7 @@ def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: A
     return x.mean(axis=axis, keepdims=keepdims, out=out)
 
 
-mean.vjp(x=lambda g, x_shape, axis, keepdims: _spread(g / _count(x_shape, axis), x_shape, axis, keepdims))
+mean.vjp(x=lambda g, x_shape, axis, keepdims: spread(g / _count(x_shape, axis), x_shape, axis, keepdims))
 
 
 @op
@@ -54,7 +54,7 @@ def var(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, ddof: i
 
 var.vjp(
     x=lambda g, x, axis, keepdims, ddof: (
-        _spread(g / ((_count(x.shape, axis) - ddof) / 2), x.shape, axis, keepdims)
+        spread(g / ((_count(x.shape, axis) - ddof) / 2), x.shape, axis, keepdims)
         * (x - x.mean(axis=axis, keepdims=True))
     )
 )
@@ -63,22 +63,6 @@ var.vjp(
 def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Any:
     """Standard deviation, the square root of ``var``."""
     return sqrt(var(x, axis=axis, keepdims=keepdims, ddof=ddof))
-
-
-@op
-def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
-    """y = log sum e^x, without overflow; of nothing but -inf it is -inf."""
-    top = x.max(axis=axis, keepdims=True)
-    total = xp.exp(x - xp.where(xp.isfinite(top), top, 0)).sum(axis=axis, keepdims=True)
-    y = xp.log(xp.maximum(total, 0.5)) + top  # the total is at least 1, or else 0 because the top is -inf
-    return y if keepdims else y.reshape(_reduced(x.shape, axis))
-
-
-logsumexp.vjp(
-    x=lambda g, x, y, axis, keepdims: (
-        _spread(g, x.shape, axis, keepdims) * exp(x - _spread(where(y == -float("inf"), 0, y), x.shape, axis, keepdims))
-    )
-)
 
 
 @op
@@ -123,12 +107,7 @@ def _count(shape: tuple[int, ...], axis: Axis) -> int:
     return count
 
 
-def _reduced(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
-    axes = _axes(len(shape), axis)
-    return tuple(n for a, n in enumerate(shape) if a not in axes)
-
-
-def _spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
+def spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
     """A reduced array over the shape from before the reduction."""
     if not keepdims and axis is not None:
         g = expand_dims(g, axis=_axes(len(shape), axis))
@@ -137,5 +116,5 @@ def _spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Arr
 
 def _to_extremes(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Array:
     """g divided evenly among the elements that equal the extreme y."""
-    hit = (x == _spread(y, x.shape, axis, keepdims)).astype(x.dtype)
-    return _spread(g, x.shape, axis, keepdims) * (hit / hit.sum(axis=axis, keepdims=True))
+    hit = (x == spread(y, x.shape, axis, keepdims)).astype(x.dtype)
+    return spread(g, x.shape, axis, keepdims) * (hit / hit.sum(axis=axis, keepdims=True))

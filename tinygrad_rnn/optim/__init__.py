@@ -1,6 +1,7 @@
 """Optimisers, and schedules for their learning rates."""
 
-from .optimizers import SGD, Adagrad, Adam, AdamW, GravesRMSprop, Optimizer, RMSprop
+from .base import Groups, Optimizer
+from .optimizers import SGD, Adagrad, Adam, AdamW, GravesRMSprop, RMSprop
 from .schedules import (
     CosineAnnealingLR,
     ExponentialLR,
@@ -21,6 +22,7 @@ __all__ = [
     "CosineAnnealingLR",
     "ExponentialLR",
     "GravesRMSprop",
+    "Groups",
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",

@@ -17,25 +17,35 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .optimizers import Optimizer
+from .base import Optimizer
 
 
 class Schedule:
-    """The base: counts steps, and sets ``optimizer.lr`` to ``rate(steps)``. Subclasses define ``rate``.
+    """The base: counts steps, and sets ``lr`` of each of the optimiser's groups to ``rate(steps, base_lr)``.
 
-    ``base_lr`` is the rate that the optimiser had when the schedule was made.
+    ``base_lrs`` are the rates that the groups had when the schedule was made. Subclasses define ``rate``.
     """
 
-    counters: tuple[str, ...] = ("steps", "base_lr")  # what a state_dict holds beside the present rate
+    counters: tuple[str, ...] = ("steps", "base_lrs")  # what a state_dict holds beside the present rates
 
     def __init__(self, optimizer: Optimizer):
         self.optimizer = optimizer
-        self.base_lr = float(optimizer.lr)
+        self.base_lrs = self.lrs
         self.steps = 0
         self._apply()
 
-    def rate(self, step: int) -> float:
-        """The learning rate after so many steps."""
+    @property
+    def lrs(self) -> list[float]:
+        """The present learning rate of each group."""
+        return [float(group.lr) for group in self.optimizer.groups]
+
+    @lrs.setter
+    def lrs(self, rates: Sequence[float]) -> None:
+        for group, rate in zip(self.optimizer.groups, rates, strict=True):
+            group.lr = rate
+
+    def rate(self, step: int, base_lr: float) -> float:
+        """The learning rate after so many steps, of a group that begins with base_lr."""
         raise NotImplementedError
 
     def step(self, metric: Any = None) -> None:
@@ -47,21 +57,22 @@ class Schedule:
         self._apply()
 
     def _apply(self) -> None:
-        rate = self.rate(self.steps)
-        if not rate >= 0:
-            self.refuse(f"the learning rate after {self.steps} steps would be {rate}")
-        self.optimizer.lr = rate
+        rates = [self.rate(self.steps, base_lr) for base_lr in self.base_lrs]
+        for rate in rates:
+            if not rate >= 0:
+                self.refuse(f"the learning rate after {self.steps} steps would be {rate}")
+        self.lrs = rates
 
     def state_dict(self) -> dict[str, Any]:
-        """The place that the schedule has come to, and the present rate; the settings are the constructor's."""
-        return {"lr": float(self.optimizer.lr), **{name: getattr(self, name) for name in self.counters}}
+        """The place that the schedule has come to, and the present rates; the settings are the constructor's."""
+        return {"lrs": self.lrs, **{name: getattr(self, name) for name in self.counters}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a ``state_dict``; raises KeyError, and changes nothing, if it is of a schedule of another kind."""
+        """Go on from a ``state_dict``; raises, and changes nothing, if it is of a schedule of another kind."""
         self._check(state)
         for name in self.counters:
             setattr(self, name, state[name])
-        self.optimizer.lr = state["lr"]
+        self.lrs = state["lrs"]
 
     def _check(self, state: Mapping[str, Any]) -> None:
         own = self.state_dict()
@@ -70,6 +81,8 @@ class Schedule:
                 f"{type(self).__name__}: the state holds {list(state)}, but {list(own)} are needed; it belongs to a "
                 "schedule of another kind"
             )
+        if len(state["lrs"]) != len(self.lrs):
+            self.refuse(f"the state is of {len(state['lrs'])} groups, not of {len(self.lrs)}")
 
     def refuse(self, what: str) -> None:
         """Raise for a setting that makes no sense."""
@@ -92,8 +105,8 @@ class LambdaLR(Schedule):
         self.function = function
         super().__init__(optimizer)
 
-    def rate(self, step: int) -> float:
-        return self.base_lr * float(self.function(step))
+    def rate(self, step: int, base_lr: float) -> float:
+        return base_lr * float(self.function(step))
 
 
 class StepLR(Schedule):
@@ -105,8 +118,8 @@ class StepLR(Schedule):
         self.step_size, self.gamma = step_size, gamma
         super().__init__(optimizer)
 
-    def rate(self, step: int) -> float:
-        return float(self.base_lr * self.gamma ** (step // self.step_size))
+    def rate(self, step: int, base_lr: float) -> float:
+        return float(base_lr * self.gamma ** (step // self.step_size))
 
 
 class MultiStepLR(Schedule):
@@ -116,8 +129,8 @@ class MultiStepLR(Schedule):
         self.milestones, self.gamma = sorted(milestones), gamma
         super().__init__(optimizer)
 
-    def rate(self, step: int) -> float:
-        return float(self.base_lr * self.gamma ** bisect_right(self.milestones, step))
+    def rate(self, step: int, base_lr: float) -> float:
+        return float(base_lr * self.gamma ** bisect_right(self.milestones, step))
 
 
 class ExponentialLR(Schedule):
@@ -127,8 +140,8 @@ class ExponentialLR(Schedule):
         self.gamma = gamma
         super().__init__(optimizer)
 
-    def rate(self, step: int) -> float:
-        return float(self.base_lr * self.gamma**step)
+    def rate(self, step: int, base_lr: float) -> float:
+        return float(base_lr * self.gamma**step)
 
 
 class CosineAnnealingLR(Schedule):
@@ -143,8 +156,8 @@ class CosineAnnealingLR(Schedule):
         self.T_max, self.eta_min = T_max, eta_min
         super().__init__(optimizer)
 
-    def rate(self, step: int) -> float:
-        return self.eta_min + (self.base_lr - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
+    def rate(self, step: int, base_lr: float) -> float:
+        return self.eta_min + (base_lr - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
 
 
 class LinearLR(Schedule):
@@ -161,9 +174,9 @@ class LinearLR(Schedule):
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
         super().__init__(optimizer)
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: int, base_lr: float) -> float:
         share = min(step, self.total_iters) / self.total_iters
-        return self.base_lr * (self.start_factor + (self.end_factor - self.start_factor) * share)
+        return base_lr * (self.start_factor + (self.end_factor - self.start_factor) * share)
 
 
 class ReduceLROnPlateau(Schedule):
@@ -184,7 +197,7 @@ class ReduceLROnPlateau(Schedule):
     0.05
     """
 
-    counters = ("steps", "base_lr", "best", "bad_steps", "resting")
+    counters = ("steps", "base_lrs", "best", "bad_steps", "resting")
 
     def __init__(
         self,
@@ -208,8 +221,8 @@ class ReduceLROnPlateau(Schedule):
         self.resting = 0  # steps that are left of a cooldown
         super().__init__(optimizer)
 
-    def rate(self, step: int) -> float:
-        return float(self.optimizer.lr)
+    def _apply(self) -> None:
+        """At the start nothing is cut."""
 
     def step(self, metric: Any = None) -> None:
         if metric is None:
@@ -224,8 +237,7 @@ class ReduceLROnPlateau(Schedule):
             self.resting -= 1
             self.bad_steps = 0
         if self.bad_steps > self.patience:
-            lr = self.rate(self.steps)
-            self.optimizer.lr = min(lr, max(lr * self.factor, self.min_lr))
+            self.lrs = [min(lr, max(lr * self.factor, self.min_lr)) for lr in self.lrs]
             self.bad_steps, self.resting = 0, self.cooldown
 
     def _improves(self, value: float) -> bool:
@@ -265,9 +277,9 @@ class Warmup(Schedule):
         self.schedule, self.warm_steps, self.start_factor = schedule, steps, start_factor
         super().__init__(schedule.optimizer)
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: int, base_lr: float) -> float:
         share = min(step, self.warm_steps) / self.warm_steps
-        return self.base_lr * (self.start_factor + (1 - self.start_factor) * share)
+        return base_lr * (self.start_factor + (1 - self.start_factor) * share)
 
     def step(self, metric: Any = None) -> None:
         if self.steps < self.warm_steps:

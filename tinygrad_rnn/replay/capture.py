@@ -5,8 +5,12 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection
+from types import MethodType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+import numpy as np
 
 from .. import backend, tape
 from ..backend import Array
@@ -14,13 +18,14 @@ from ..tensor import Tensor
 from .passes import JOINING, PASSES
 from .recorder import is_recording
 from .recording import Recording
-from .replay import Memory, Profile, Rebound, Replay
+from .replay import Memory, Profile, Replay
 from .symbol import NumberError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _KEPT = 8  # recordings that a captured step keeps
+_BY_VALUE = (int, float, complex, str, bytes, type, type(None), np.generic, np.dtype, range)
 _OFTEN = 5  # recordings after which it says that something is wrong
 
 
@@ -28,31 +33,45 @@ class Captured(Generic[P, R]):
     """A step that is recorded at its second call and replayed from the third on; ``capture`` makes it."""
 
     def __init__(self, step: Callable[P, R], without: Collection[str]) -> None:
-        functools.update_wrapper(self, step)
+        functools.update_wrapper(self, step, updated=())
         self.step = step
         self.without = frozenset(without)
         self._called = False
         self._floats_change = True  # whether floats among the arguments may differ from call to call
         self._replays: list[tuple[Any, Replay]] = []  # by signature, the latest first
-        self._recorded: dict[Any, int] = {}  # how often, by signature
+        self._recorded: Counter[Any] = Counter()  # how often, by signature
         self._lock = threading.RLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not self._called or is_recording():  # a captured step within another one is a part of that
+        # A captured step within another one is a part of that, and watchers are to see every operation.
+        if not self._called or is_recording() or tape.state.watchers:
             self._called = True
             return self.step(*args, **kwargs)
         arrays: list[Array] = []
         floats: list[float] = []
         signature = self._signature((args, kwargs), arrays, floats)
         with self._lock:
-            for known, replay in self._replays:
-                if known == signature and replay.fits():
-                    try:
-                        return replay(arrays, floats)  # type: ignore[no-any-return]
-                    except Rebound:
-                        replay.rebind()
-                        return replay(arrays, floats)  # type: ignore[no-any-return]
-            return self._record(signature, args, kwargs)
+            replay = self._found(signature)
+            return self._record(signature, args, kwargs) if replay is None else replay(arrays, floats)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Captured[..., Any]:
+        """For a method: the step of one instance, with recordings of its own that go when the instance does."""
+        if instance is None:
+            return self
+        key = f"_captured_{self._name}"
+        if key not in vars(instance):
+            vars(instance)[key] = Captured(MethodType(self.step, instance), self.without)
+        return vars(instance)[key]  # type: ignore[no-any-return]
+
+    def __reduce__(self) -> Any:
+        return Captured, (self.step, self.without)  # a copy records for itself
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.step, "__qualname__", type(self.step).__name__)
+
+    def _found(self, signature: Any) -> Replay | None:
+        return next((replay for known, replay in self._replays if known == signature and replay.fits()), None)
 
     def _record(self, signature: Any, args: Any, kwargs: Any) -> R:
         try:
@@ -64,18 +83,31 @@ class Captured(Generic[P, R]):
             signature = self._signature((args, kwargs), [], [])
             recording = Recording(self.step, args, kwargs, False)
         if recording.steady:
-            self._recorded[signature] = count = self._recorded.get(signature, 0) + 1
-            if count == _OFTEN:
-                changed = next(r for known, r in self._replays if known == signature).recording.reach.changed()
-                warnings.warn(
-                    f"capture: {self.__name__} was recorded {count} times for one shape of arguments, as "  # type: ignore[attr-defined]
-                    f"{', '.join(changed[:3]) or 'gradients that are there or not'} changed; pass in as an argument "
-                    "what changes from call to call",
-                    stacklevel=3,
-                )
+            self._recorded[signature] += 1
+            self._warn(signature)
             self._replays.insert(0, (signature, Replay(recording, self.without)))
             del self._replays[_KEPT:]
         return recording.result  # type: ignore[return-value]
+
+    def _warn(self, signature: Any) -> None:
+        """Say so if recordings are made over and over again: each takes as long as many steps."""
+        count, total = self._recorded[signature], self._recorded.total()
+        same = next((replay for known, replay in self._replays if known == signature), None)
+        if count == _OFTEN and same is not None:
+            changed = same.recording.reach.changed()
+            warnings.warn(
+                f"capture: {self._name} was recorded {count} times for one shape of arguments, as "
+                f"{', '.join(changed[:3]) or 'gradients that are there or not'} changed; pass in as an argument what "
+                "changes from call to call",
+                stacklevel=4,
+            )
+        elif total == 2 * _KEPT:
+            warnings.warn(
+                f"capture: {self._name} was recorded {total} times, for arguments of {len(self._recorded)} kinds, and "
+                f"{_KEPT} recordings are kept; pass in numbers that change as Python floats or arrays, and pad "
+                "sequences to a few lengths",
+                stacklevel=4,
+            )
 
     def _signature(self, arguments: Any, arrays: list[Array], floats: list[float]) -> Any:
         signature = tape.state.enabled, _signature(arguments, arrays, floats)
@@ -107,9 +139,12 @@ class Captured(Generic[P, R]):
         """Do one step, a real one, and say what each line of it took: time, operations, bytes."""
         arrays: list[Array] = []
         floats: list[float] = []
-        self._signature((args, kwargs), arrays, floats)
+        signature = self._signature((args, kwargs), arrays, floats)
         with self._lock:
-            return self.replay.profile(arrays, floats)
+            replay = self._found(signature)
+            if replay is None:
+                raise RuntimeError("profile: there is no recording for these arguments; call the step with them twice")
+            return replay.profile(arrays, floats)
 
     @property
     def memory(self) -> Memory:
@@ -132,7 +167,11 @@ def _signature(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
     if type(tree) is float:
         floats.append(tree)
         return float
-    return type(tree), tree
+    if isinstance(tree, slice):
+        return slice, tree.start, tree.stop, tree.step
+    if isinstance(tree, (set, frozenset)):
+        return type(tree), frozenset(tree)
+    return type(tree), tree if isinstance(tree, _BY_VALUE) else id(tree)  # the recording keeps the object alive
 
 
 @overload
@@ -150,16 +189,19 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
 
     Everything that the step uses may change between calls: tensors, and arrays, floats and nested states among the
     arguments; an optimiser's learning rate and buffers; masks of dropout are drawn anew, from the same generator as
-    ever. Parameters that the step updates are updated in place. Other shapes, dtypes, structures or plain arguments,
-    and other Python values that the step reaches (``model.training``), are recorded anew; eight recordings are kept.
+    ever. Parameters and gradients are written in place. Other shapes, dtypes, structures or plain arguments, and other
+    Python values that the step reaches (``model.training``), are recorded anew; eight recordings are kept. Methods can
+    be captured, and models be arguments. Within ``detect_anomaly`` and other watchers the step runs as it is.
 
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
-    (``hoist``, ``reassociate``, ``lay_out_weights``).
-    without: passes to leave out, by name: lower, share, hoist, widen, share_again, reassociate, batch, lay_out_weights.
+    (``hoist``, ``sum_over_time``, ``reassociate``, ``lay_out_weights``).
+    without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, batch,
+    lay_out_weights.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
-    ``.numpy()``), draws random numbers by ``randn`` or ``rand``, changes Python values, or keeps results anywhere but
-    in its return value. What it returns has no history. Printing and counting in Python happen only while recording.
+    ``.numpy()``), draws random numbers by ``randn`` or ``rand``, or from an iterator, changes Python values, or keeps
+    results anywhere but in its return value. What it returns are copies without history. Printing and counting in
+    Python happen only while recording.
 
     >>> from tinygrad_rnn import nn, ones, optim
     >>> model = nn.Linear(3, 1)

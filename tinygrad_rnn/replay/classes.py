@@ -43,7 +43,7 @@ class Classes:
     def _role(self, x: Any, step: int) -> Any:
         """What an input is to a line: a class of its own step, or something from outside, of which the shape counts."""
         if not isinstance(x, Value):
-            return id(x) if hasattr(x, "dtype") else str(x) if isinstance(x, (tuple, list)) else (type(x), x)
+            return id(x) if hasattr(x, "dtype") else str(x) if isinstance(x, (tuple, list, float)) else (type(x), x)
         if x.line is None or x.line.step != step:
             return x.shape
         return self.of[x.line]

@@ -13,9 +13,8 @@ from numpy.lib.array_utils import byte_bounds
 from ..backend import Array
 from .joins import address, in_order, is_join, slots, writes
 from .memory import Block, pack
-from .program import Line, Program, Value
+from .program import VIEWS, Line, Program, Value
 
-_VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
 _LARGE = 2**16  # elements
 
 
@@ -39,7 +38,7 @@ class Layout:
         self.readers: dict[Value, list[Line]] = program.uses()
         self.results = set(program.results)
         for line in program.lines:
-            if line.kind == "op" and line.name in _VIEWS:
+            if line.kind == "op" and line.name in VIEWS:
                 self._find_base(line)
         constants = {x: x.constant for line in program.lines for x in line.reads if x.constant is not None}
         for value, array in [*ports.items(), *constants.items()]:

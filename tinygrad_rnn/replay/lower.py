@@ -10,8 +10,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..backend import Array
 from .program import Line, Program, Value
-
-_VIEWS = ("reshape", "transpose", "swapaxes")
+from .symbol import Scalar
 
 
 class _Traced(NDArrayOperatorsMixin):
@@ -21,6 +20,7 @@ class _Traced(NDArrayOperatorsMixin):
         self._lowering = lowering
         self._array = array
         self._value = value
+        self._viewed = False  # or a view: what is written in place would show in other arrays
         self.shape, self.dtype, self.ndim, self.size = array.shape, array.dtype, array.ndim, array.size
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
@@ -31,20 +31,34 @@ class _Traced(NDArrayOperatorsMixin):
         if ufunc.signature is not None:  # not elementwise
             return NotImplemented
         result = self._lowering.note("ufunc", ufunc, inputs)
-        # What is written in place keeps its dtype, which the program's lines, that write nothing in place, would not.
-        return result if out is None or out[0].dtype == result.dtype else NotImplemented
+        return result if out is None else out[0]._become(result)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function is np.dot and all(x.ndim == 2 for x in args):
             return self._lowering.note("dot", np.dot, args)
         return NotImplemented
 
+    def _become(self, result: _Traced) -> Any:
+        """What is written in place keeps its dtype, and views of it change too, which lines could not follow."""
+        if self._viewed or (self.shape, self.dtype) != (result.shape, result.dtype):
+            return NotImplemented
+        self._value = result._value
+        return self
+
+    def _view(self, function: Callable[..., Any], **attributes: Any) -> _Traced:
+        view = self._lowering.note("op", function, (self,), **attributes)
+        self._viewed = view._viewed = True
+        return view
+
     @property
     def T(self) -> Any:
-        return self._lowering.note("op", _transpose, (self,))
+        return self._view(_transpose)
 
     def reshape(self, *shape: Any) -> Any:
-        return self._lowering.note("op", _reshape, (self,), shape=shape if len(shape) > 1 else shape[0])
+        return self._view(_reshape, shape=shape if len(shape) > 1 else shape[0])
+
+    def __bool__(self) -> bool:
+        raise TypeError("a kernel that depends on values stays whole")
 
     def __hash__(self) -> int:
         return id(self)
@@ -76,7 +90,9 @@ class _Lowering:
 
     def note(self, kind: str, function: Callable[..., Any], inputs: tuple[Any, ...], **attributes: Any) -> _Traced:
         """Note a call, and run it on what stands for the values."""
-        arrays = [x._array if isinstance(x, _Traced) else x for x in inputs]
+        arrays: list[Any] = [
+            x._array if isinstance(x, _Traced) else x.number if isinstance(x, Scalar) else x for x in inputs
+        ]
         if kind == "op":
             array = function(np, *arrays, **attributes)
         elif kind == "dot":

@@ -9,6 +9,7 @@ import numpy as np
 
 from .lower import lower
 from .program import Line, Program, Value
+from .sums import sum_over_time
 from .through_time import batch, hoist, reassociate
 from .weights import lay_out_weights
 from .widen import widen
@@ -62,7 +63,7 @@ def _hashable(x: Any) -> Any:
         return slice, x.start, x.stop, x.step
     if isinstance(x, np.ndarray):
         raise TypeError
-    return type(x), x
+    return type(x), repr(x) if type(x) is float else x  # 0.0 and -0.0 are equal, but not alike
 
 
 PASSES = {
@@ -71,12 +72,18 @@ PASSES = {
     "hoist": hoist,
     "widen": widen,
     "share_again": share,
+    "sum_over_time": sum_over_time,
     "reassociate": reassociate,
     "batch": batch,
     "lay_out_weights": lay_out_weights,
 }
 
-JOINING = {"hoist", "reassociate", "lay_out_weights"}  # those that may change the last bits of a result
+JOINING = {
+    "hoist",
+    "sum_over_time",
+    "reassociate",
+    "lay_out_weights",
+}  # those that may change the last bits of a result
 
 
 def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:

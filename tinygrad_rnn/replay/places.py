@@ -1,16 +1,17 @@
 """What a step can reach: the tensors that it uses, and the Python values that it was recorded with.
 
-From the function through its closure, the globals that it names, and the objects, lists and dictionaries found there.
+From the function through its closure, the globals and attributes that it names, its arguments, and on from there.
 An object can list in ``ports`` the attributes that hold what changes from call to call, such as an optimiser's ``lr``.
 """
 
 from __future__ import annotations
 
 import dis
+import random
 import sys
-from collections.abc import Iterator
-from functools import partial
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from collections import deque
+from functools import lru_cache, partial
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,15 @@ import numpy as np
 from .. import backend
 from ..tape import Leaf
 from ..tensor import Tensor
+from ..tree import tree_items
 
-_OPAQUE = (str, bytes, type, ModuleType, BuiltinFunctionType, CodeType, np.dtype, np.generic)
+_OPAQUE = (str, bytes, CodeType, np.dtype, np.generic)
 _PLAIN = (int, float, bool, type(None))
+_WRAPPED = (BuiltinFunctionType, MethodType, partial, staticmethod, classmethod, property)
+_PARTS = ("__self__", "__func__", "func", "args", "keywords", "fget")  # of those
+_PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # what the engine calls of any object
+_ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may mean any attribute
+_MAKING = {"__init__", "__new__", "__post_init__", "__del__", "__repr__", "__str__"}
 
 
 class Place:
@@ -34,12 +41,32 @@ class Place:
         self.path = path
 
     def get(self) -> Any:
-        """What is there now."""
-        return self.holder.cell_contents if self.key is _CELL else self.holder[self.key]
+        """What is there now; _ABSENT if there is nothing."""
+        try:
+            return self.holder.cell_contents if self.key is _CELL else self.holder[self.key]
+        except (KeyError, IndexError, ValueError):
+            return _ABSENT
 
     def put(self, value: Any) -> None:
         """Put something there."""
-        self.holder[self.key] = value
+        if self.key is _CELL:
+            self.holder.cell_contents = value
+        else:
+            self.holder[self.key] = value
+
+    def is_open(self) -> bool:
+        """Whether something else can be put there."""
+        return isinstance(self.holder, (dict, list, deque, CellType))
+
+
+class Slot(Place):
+    """An attribute of an object without a dictionary."""
+
+    def get(self) -> Any:
+        return getattr(self.holder, self.key, _ABSENT)
+
+    def put(self, value: Any) -> None:
+        setattr(self.holder, self.key, value)
 
 
 class ArrayOf(Place):
@@ -52,6 +79,13 @@ class ArrayOf(Place):
         self.holder.array = value
 
 
+class NodeOf(Place):
+    """Whether a tensor wants a gradient, and where that gathers."""
+
+    def get(self) -> Any:
+        return self.holder.node
+
+
 class ArrayOfGradient(Place):
     """The array of the gradient that a leaf holds."""
 
@@ -62,44 +96,57 @@ class ArrayOfGradient(Place):
         self.holder.grad.array = value
 
 
-_CELL = object()
+_CELL, _ABSENT = object(), object()
 
 
 class Reach:
-    """All that a function can reach."""
+    """All that a function can reach, and that is reached through some arguments.
 
-    def __init__(self, function: Any) -> None:
+    Of objects, classes and modules of the user those attributes count whose names occur in code that is reached; of
+    objects of the engine's classes, and of those derived from them, all.
+    """
+
+    def __init__(self, function: Any, arguments: Any = ()) -> None:
+        self._root = function
+        self._mentioned = set(_PROTOCOL)
+        known = 0
+        while known < len(self._mentioned):  # until no code is found that mentions more
+            known = len(self._mentioned)
+            self._walk([(function, "", False), *_objects(arguments)])
+
+    def _walk(self, ahead: list[tuple[Any, str, bool]]) -> None:
         self.tensors: dict[Tensor, str] = {}  # with a path to each
         self.leaves: dict[Leaf, str] = {}
         self.generators: list[Any] = []  # of random numbers
+        self.iterators: list[Place] = []
         self.ports: list[Place] = []  # arrays and numbers that change from call to call
         self.fixed: list[tuple[Place, Any]] = []  # everything else, with what is there
-        self.sizes: list[tuple[Any, int]] = []  # of lists and dictionaries
-        self._root = function
+        self.sizes: list[tuple[Any, int, str]] = []  # of lists, dictionaries and sets
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # what was seen stays alive, or another object may get its id
-        self._ahead: list[tuple[Any, str, bool]] = [(function, "", False)]
+        self._ahead = ahead
         while self._ahead:
             self._visit(*self._ahead.pop())
 
     def unchanged(self) -> bool:
         """Whether all that a step was recorded with is there still."""
-        return all(len(container) == size for container, size in self.sizes) and all(
+        return all(len(container) == size for container, size, _ in self.sizes) and all(
             _holds(place, value) for place, value in self.fixed
         )
 
     def changed(self) -> list[str]:
         """The paths of what is no longer as it was."""
         paths = [place.path for place, value in self.fixed if not _holds(place, value)]
-        return paths + [f"the length of a {type(c).__name__}" for c, size in self.sizes if len(c) != size]
+        return paths + [f"the length of {path}" for container, size, path in self.sizes if len(container) != size]
 
-    def _look(self, place: Place, is_port: bool) -> None:
+    def _look(self, place: Place, is_port: bool = False) -> None:
         value = place.get()
         if is_port and (backend.is_array(value) or type(value) in (int, float)):
             self.ports.append(place)
             return
-        if not is_port or not isinstance(value, (dict, list)):
-            self.fixed.append((place, value))
+        self.fixed.append((place, value))
+        if hasattr(type(value), "__next__") and not hasattr(value, "write") and place.is_open():  # files are iterators
+            self.iterators.append(place)
         self._ahead.append((value, place.path, is_port))
 
     def _visit(self, x: Any, path: str, is_port: bool) -> None:
@@ -109,73 +156,123 @@ class Reach:
         self._kept.append(x)
         if isinstance(x, Tensor):
             self.tensors[x] = path
+            self.fixed.append((NodeOf(x, None, f"{path}.requires_grad"), x.node))
             if isinstance(x.node, Leaf):
                 self.leaves[x.node] = path
-        elif type(x).__name__ == "Generator" and hasattr(x, "bit_generator"):
+        elif state_of(x) is not None:
             self.generators.append(x)
         elif isinstance(x, dict):
             self._items(x, x, path, is_port)
-        elif isinstance(x, list):
+        elif isinstance(x, (list, deque)):
             self._items(x, range(len(x)), path, is_port)
         elif isinstance(x, (tuple, set, frozenset)):
+            self.sizes.append((x, len(x), path))
             self._ahead += [(child, f"{path}[{i}]", is_port) for i, child in enumerate(x)]
-        elif isinstance(x, (FunctionType, MethodType, partial)):
+        elif isinstance(x, (FunctionType, *_WRAPPED)):
             self._function(x, path)
-        elif "__wrapped__" in getattr(x, "__dict__", {}) and not isinstance(x, FunctionType):
+        elif isinstance(x, ModuleType):
+            if _users(x.__name__):
+                self._namespace(vars(x), path)
+        elif "__wrapped__" in getattr(x, "__dict__", {}):
             self._ahead.append((x.__wrapped__, path, False))  # another captured step
-        elif hasattr(x, "__dict__") and not _foreign(type(x).__module__):
-            ports = getattr(type(x), "ports", ())
-            self.sizes.append((x.__dict__, len(x.__dict__)))
-            for name in list(x.__dict__):
-                self._look(Place(x.__dict__, name, f"{path}.{name}".lstrip(".")), name in ports)
-            if callable(x):
-                self._ahead.append((type(x).__call__, path, False))
+        elif isinstance(x, type):
+            for c in _own_classes(x):
+                self._namespace(vars(c), path)
+        elif not _foreign(type(x).__module__):
+            self._object(x, path)
 
     def _items(self, container: Any, keys: Any, path: str, is_port: bool) -> None:
         if not is_port:
-            self.sizes.append((container, len(container)))
+            self.sizes.append((container, len(container), path))
         for key in list(keys):
             self._look(Place(container, key, f"{path}[{key!r}]"), is_port)
 
+    def _namespace(self, names: Any, path: str, also: Any = ()) -> list[str]:
+        """Look at what is mentioned of the attributes of an object, a class or a module."""
+        every = not _ANY.isdisjoint(self._mentioned)
+        found = [name for name in list(names) if every or name in self._mentioned or name in also]
+        for name in found:
+            self._look(Place(names, name, f"{path}.{name}".lstrip(".")))
+        return found
+
+    def _object(self, x: Any, path: str) -> None:
+        held, derived = getattr(x, "__dict__", {}), [c for c in type(x).__mro__ if _ours(c.__module__)]
+        if derived:
+            ports = getattr(type(x), "ports", ())
+            self.sizes.append((held, len(held), path))
+            for name in list(held):
+                self._look(Place(held, name, f"{path}.{name}".lstrip(".")), name in ports)
+        else:
+            self._namespace(held, path)
+        hooks = {name for c in derived for name in vars(c)} - _MAKING  # the engine may call what it defines itself
+        for c in _own_classes(type(x)):
+            special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])} - _MAKING
+            for name in self._namespace(vars(c), path, hooks | special):
+                if isinstance(vars(c)[name], MemberDescriptorType):
+                    self._look(Slot(x, name, f"{path}.{name}"))
+                elif name not in held:
+                    self.fixed.append((Place(held, name, f"{path}.{name}"), _ABSENT))
+
     def _function(self, f: Any, path: str) -> None:
-        if isinstance(f, partial):
-            self._ahead += [(f.func, path, False), (f.args, path, False), (f.keywords, path, False)]
-        elif isinstance(f, MethodType):
-            self._ahead += [(f.__self__, path, False), (f.__func__, path, False)]
-        elif f is self._root or not (_foreign(f.__module__) or _ours(f.__module__)):
+        if not isinstance(f, FunctionType):
+            self._ahead += [(part, path, False) for part in (getattr(f, name, None) for name in _PARTS)]
+        elif not (f is self._root or _users(f.__module__)):
+            return
+        elif hasattr(f, "op"):  # an operation of the user's: what the engine made of it is not theirs
+            self._ahead += [(rule, path, False) for rule in (f.op.kernel, *f.op.rules.values(), *f.op.merges.values())]
+        else:
+            named, mentioned = _names(f.__code__)
+            self._mentioned |= mentioned
             for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
-                if _filled(cell):
-                    self._look(Place(cell, _CELL, name), False)
-            for name in _names(f.__code__):
+                self._look(Place(cell, _CELL, name))
+            for name in named:
                 if name in f.__globals__:
-                    self._look(Place(f.__globals__, name, name), False)
-            self._ahead += [(value, path, False) for value in f.__defaults__ or ()]
+                    self._look(Place(f.__globals__, name, name))
+            self._ahead += [(value, path, False) for value in (f.__defaults__, f.__kwdefaults__)]
+
+
+def state_of(generator: Any) -> Any:
+    """Where a generator of random numbers stands, NumPy's of both kinds or Python's; None for what is none."""
+    if type(generator).__name__ == "Generator" and hasattr(generator, "bit_generator"):
+        return repr(generator.bit_generator.state)
+    if type(generator).__name__ == "RandomState":
+        return repr(generator.get_state(legacy=False))
+    return generator.getstate() if isinstance(generator, random.Random) else None
+
+
+def _objects(arguments: Any) -> list[tuple[Any, str, bool]]:
+    """What of a call's arguments can change: objects, but for tensors and arrays."""
+    args, kwargs = arguments or ((), {})
+    items = [(f"argument {path}", x) for path, x in tree_items((*args, kwargs))]
+    return [(x, path, False) for path, x in items if not (isinstance(x, Tensor) or backend.is_array(x))]
 
 
 def _holds(place: Place, value: Any) -> bool:
     """Whether a place holds this very object, or an equal number."""
-    try:
-        found = place.get()
-    except (KeyError, IndexError, ValueError):
-        return False
+    found = place.get()
     return found is value or (type(found) is type(value) and type(value) in _PLAIN and found == value)
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """The globals that code reads, that of the functions inside it included."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "LOAD_GLOBAL":
-            yield str(instruction.argval)
+@lru_cache(maxsize=1024)
+def _names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """The globals that code reads, and all names that it mentions; the functions inside it included."""
+    named = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    mentioned = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            inner = _names(constant)
+            named |= inner[0]
+            mentioned |= inner[1]
+    return frozenset(named), frozenset(mentioned)
 
 
-def _filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
+def _own_classes(c: type) -> list[type]:
+    """A class and its bases, as far as they are the user's."""
+    return [base for base in c.__mro__ if _users(base.__module__)]
+
+
+def _users(module: str | None) -> bool:
+    return not (_foreign(module) or _ours(module))
 
 
 def _ours(module: str | None) -> bool:

@@ -62,6 +62,8 @@ class Player:
             place, block = self._layout.place[value], self._layout.block[value]
             if not block.owned:
                 self.arrays[value] = place
+            elif not place.size:  # its place may be behind the end
+                self.arrays[value] = self.xp.zeros(place.shape, place.dtype)
             else:
                 offset = address(place) - block.address + block.offset
                 key = offset, place.shape, place.strides, place.dtype

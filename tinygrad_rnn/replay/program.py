@@ -8,6 +8,9 @@ from typing import Any
 
 from ..backend import Array, is_array, signature
 
+# Operations whose result may lie where their input does.
+VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
+
 
 class Value:
     """One array of a program. A port is filled before each replay, a constant is what it was at the recording."""

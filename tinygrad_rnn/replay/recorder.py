@@ -43,6 +43,13 @@ class _Functions:
 
     array = ascontiguousarray = asarray
 
+    @staticmethod
+    def zeros_like(x: Any) -> Symbol:
+        """Zeros that the step may go on to write into, as optimisers do."""
+        recorder = _current()
+        zeros = recorder.xp.zeros_like(_bare(x))
+        return Symbol(zeros, recorder.constant(zeros))
+
 
 _BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | {
     "abs": ops.absolute,
@@ -52,7 +59,7 @@ _BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | 
     "std": ops.std,
     "swapaxes": ops.swapaxes,
 }
-_MAKERS = ("zeros_like", "ones_like", "full_like", "empty_like", "zeros", "ones", "full", "empty", "arange", "eye")
+_MAKERS = ("ones_like", "full_like", "empty_like", "zeros", "ones", "full", "empty", "arange", "eye")
 
 
 def _on_arrays(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -161,7 +168,7 @@ class Recorder:
     def _write(self, kind: str, name: str, function: Any, inputs: Any, attributes: Any, array: Array) -> Symbol:
         line = Line(kind, name, function, inputs, attributes, Value(array.shape, array.dtype))
         line.step, line.run = tape.step_of(tape.clock()), self.run
-        line.where = whereabouts().rpartition(", ")[2]
+        line.where = whereabouts().rpartition(", ")[2].removeprefix("called from ")
         self.lines.append(line)
         return Symbol(array, line.result)
 

@@ -7,16 +7,18 @@ import random
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from .. import backend, tape
 from ..backend import Array, Backend
-from ..tape import CaptureError, Node, collector_resting
+from ..op import whereabouts
+from ..tape import CaptureError, Leaf, Node, Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
-from .places import ArrayOf, ArrayOfGradient, Place, Reach
+from .places import ArrayOf, ArrayOfGradient, Place, Reach, state_of
 from .program import Value
 from .recorder import Recorder, recording
 from .symbol import Scalar, Symbol
@@ -28,14 +30,23 @@ class Port:
     def __init__(self, place: Place, symbol: Symbol, later: Place | None = None) -> None:
         self.place = place
         self.later = later or place  # the same place for replays: by then a leaf may hold another gradient
-        self.value = symbol.value
-        self.before = symbol
+        self.value, self.array = symbol.value, symbol.array  # what it holds before
+        self.symbol: Any = symbol
         self.after: Any = symbol  # what the step left there
 
     @property
     def updated(self) -> bool:
-        """Whether the step put another array there."""
-        return self.after is not self.before
+        """Whether the step put another array there, or wrote into the one that was."""
+        return not isinstance(self.after, Symbol) or self.after.value is not self.value
+
+
+class Gradient(NamedTuple):
+    """What a step left as the gradient of a leaf."""
+
+    leaf: Leaf
+    tensor: Tensor | None
+    array: Any  # of the tensor, where each replay puts the gradient
+    source: Any  # the symbol that stood there
 
 
 class Recording:
@@ -47,8 +58,9 @@ class Recording:
     def __init__(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], floats_change: bool = True
     ) -> None:
-        self.reach = Reach(function)
-        self.inputs: list[Value] = []  # of the arguments
+        reach = partial(Reach, function, (args, kwargs))
+        self.reach = reach()
+        self.inputs: list[tuple[Symbol, Value]] = []  # of the arguments
         self.floats: list[float] = []  # arguments too
         self.grads_before = {leaf: leaf.grad for leaf in self.reach.leaves}
         drawn = _random_states(self.reach)
@@ -64,7 +76,7 @@ class Recording:
                 places.append((place, place))
             else:
                 numbers.append(place)
-        before = [(place, place.get()) for place in [*(place for place, _ in places), *numbers]]
+        before = [(p, p.get()) for p in [*(place for place, _ in places), *numbers, *self.reach.iterators]]
         home = self.home = _home([value for _, value in before], (args, kwargs))
         if home.name != "numpy":
             raise CaptureError(
@@ -77,20 +89,27 @@ class Recording:
             args, kwargs = self._arguments(recorder, (args, kwargs), floats_change)
             try:
                 for port in self.ports:
-                    port.place.put(port.before)
+                    port.place.put(port.symbol)
                 for place, scalar in self.numbers:
                     place.put(scalar)
-                output = function(*args, **kwargs)
+                for place in self.reach.iterators:
+                    place.put(_Closed(place.path))
+                output = tree_map(_apart, function(*args, **kwargs))
+                del args, kwargs
                 recorder.check_draws()
                 _check_output(output)
-                self._check(Reach(function), drawn)
+                for place, value in before[len(places) + len(numbers) :]:
+                    place.put(value)
+                self._check(reach(), drawn)
             except BaseException:
                 for leaf, g in self.grads_before.items():
                     leaf.grad = g
                 for place, value in before:
                     place.put(value)
+                for tensor in _symbolic():
+                    tensor.array = tensor.array.array
                 raise
-            self._settle(function, output)
+            self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
 
     def _arguments(self, recorder: Recorder, tree: Any, floats_change: bool) -> Any:
@@ -110,7 +129,7 @@ class Recording:
                 return Scalar(x, lambda: self.floats[number])
             if backend.is_array(x):
                 port = recorder.port(x, f"argument_{len(self.inputs)}")
-                self.inputs.append(port.value)
+                self.inputs.append((port, port.value))
                 return port
             return x
 
@@ -123,12 +142,23 @@ class Recording:
                 "capture: the step drew random numbers that a replay would not draw again (by randn, rand, or its own "
                 "generator); draw them outside and pass them in, or use tg.dropout"
             )
+        if any(symbol.value is not value for symbol, value in self.inputs):
+            raise CaptureError("capture: the step writes into an argument; copy it first")
         known = set(self.reach.tensors)
         for tensor, path in after.tensors.items():
             if tensor not in known and isinstance(tensor.array, Symbol):
                 raise CaptureError(
                     f"capture: the step keeps a result in {path}; return it, and pass it in the next time"
                 )
+        own = {*known, *(leaf.grad for leaf in self.reach.leaves), *self.grads_before.values()}
+        if not own.issuperset(_symbolic()):
+            gc.collect()  # it may be in a cycle
+            for tensor in _symbolic():
+                if tensor not in own:
+                    raise CaptureError(
+                        f"capture: the step keeps a result, {tensor!r}, in an object that a replay would not reach; "
+                        "return it, or, if it belongs to a model, pass the model in as an argument"
+                    )
         changed = self.reach.changed()
         if changed:
             raise CaptureError(
@@ -136,35 +166,40 @@ class Recording:
                 "value and pass it in the next time, or do it outside of the step"
             )
 
-    def _settle(self, function: Callable[..., Any], output: Any) -> None:
-        """See what the run left behind, and put its arrays and numbers in the place of symbols."""
-        self.output = tree_map(_held, output)
+    def _settle(self, reach: Callable[[], Reach], output: Any) -> None:
+        """See what the run left behind, and put arrays and numbers in the place of symbols.
+
+        All arrays are copies: what a step returns must not be what later replays write to, nor two gradients one array.
+        """
+        self.output = output
         self.result = tree_map(_without_symbols, self.output)
         for port in self.ports:
-            port.after = port.place.get()
-            if port.updated and isinstance(port.after, Symbol):
-                port.place.put(_commit(port.before.array, port.after.array))
-            else:
-                port.place.put(_bare(port.after))
+            left = port.place.get()
+            port.after = left.copy() if isinstance(left, Symbol) else left
+        new = [(port, _copy(port.after)) for port in self.ports]  # of all, before any is written
+        for port, array in new:
+            port.place.put(_commit(port.array, array) if port.updated else port.array)
         self.numbers_after = [(place, place.get()) for place, _ in self.numbers]
         for place, number in self.numbers_after:
             place.put(_bare(number))
-        self.grads = [(leaf, leaf.grad) for leaf, before in self.grads_before.items() if leaf.grad is not before]
-        self.grad_values = [None if g is None else g.array.value for _, g in self.grads]
-        for _, g in self.grads:
-            if g is not None:
-                g.array = _bare(g.array)
+        self.grads: list[Gradient] = []
+        for leaf, before in self.grads_before.items():
+            if leaf.grad is not before:
+                source = None if leaf.grad is None else leaf.grad.array
+                array = _copy(source)
+                leaf.grad = None if array is None else Tensor.wrap(array)
+                self.grads.append(Gradient(leaf, leaf.grad, array, source))
         known = {(id(place.holder), place.key) for place in self.reach.ports}
-        new = [place for place in Reach(function).ports if (id(place.holder), place.key) not in known]
-        for place in new:
+        new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
+        for place in new_places:
             place.put(_bare(place.get()))
-        self.steady = not new  # not so for the first step of an optimiser, which makes its buffers
+        self.steady = not new_places  # not so for the first step of an optimiser, which makes its buffers
 
     def values(self) -> list[Value]:
         """All that the program has to deliver."""
-        found = [port.after.value for port in self.ports if port.updated and isinstance(port.after, Symbol)]
-        found += [value for value in self.grad_values if value is not None]
-        return found + [x.value for x in map(_array, _leaves(self.output)) if isinstance(x, Symbol)]
+        found = [port.after for port in self.ports if port.updated] + [g.source for g in self.grads]
+        found += map(_array, _leaves(self.output))
+        return [x.value for x in found if isinstance(x, Symbol)]
 
 
 def is_report(x: Any) -> bool:
@@ -180,39 +215,68 @@ def _leaves(output: Any) -> list[Any]:
 def _check_output(output: Any) -> None:
     """Raise if a replay could not return anew what the step returns."""
     for x in _leaves(output):
-        if not isinstance(x, (Tensor, Symbol, Scalar, np.ndarray, np.generic, str, int, float)):
+        if not isinstance(x, (Taped, Symbol, Scalar, np.ndarray, np.generic, str, int, float)):
             raise CaptureError(
                 f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
                 "return tensors, in tuples, lists or dictionaries"
             )
 
 
+class _Closed:
+    """Stands for an iterator while a step is recorded."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __iter__(self) -> NoReturn:
+        raise CaptureError(
+            f"capture: the step draws from {self._path}, which a replay would not do{whereabouts()}; draw before the "
+            "step, and pass in what is drawn as an argument"
+        )
+
+    __next__ = __iter__
+
+
+def _symbolic() -> list[Tensor]:
+    """All tensors that hold a symbol."""
+    return [x for x in _alive() if isinstance(getattr(x, "array", None), Symbol)]
+
+
+def _alive() -> list[Tensor]:
+    # Not isinstance, which asks some objects for more than they like to tell.
+    return [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+
+
 def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
     """Tensors out of the step's reach whose arrays it used all the same, with these, which must not be replaced."""
-    # Not isinstance, which asks some objects for more than they like to tell.
-    alive = (x for x in gc.get_objects() if issubclass(type(x), Tensor) and id(getattr(x, "array", None)) in constants)
-    return [(weakref.ref(x), x.array) for x in alive]
+    return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
 
 
 def _array(x: Any) -> Any:
-    return x.array if isinstance(x, Tensor) else x
+    return x.array if isinstance(x, Taped) else x
 
 
 def _bare(x: Any) -> Any:
     return x.array if isinstance(x, Symbol) else x.number if isinstance(x, Scalar) else x
 
 
-def _held(x: Any) -> Any:
-    """A result in a tensor of its own: a gradient that a step returns is given another array by the next one."""
-    return x.of(map(_held, x.tensors)) if is_report(x) else Tensor.wrap(x.array) if isinstance(x, Tensor) else x
+def _copy(x: Any) -> Any:
+    return None if x is None else _bare(x).copy()
+
+
+def _apart(x: Any) -> Any:
+    """A tensor of a symbol apart from that of the step, which may come to hold something else."""
+    if is_report(x):
+        return x.of(map(_apart, x.tensors))
+    return Taped.wrap(x.array) if isinstance(x, Tensor) and isinstance(x.array, Symbol) else x
 
 
 def _without_symbols(x: Any) -> Any:
     if is_report(x):
         return x.of(map(_without_symbols, x.tensors))
-    if isinstance(x, Tensor):
-        return Tensor.wrap(_without_symbols(x.array)) if isinstance(x.array, Symbol) else x
-    return x.array.copy() if isinstance(x, Symbol) else _bare(x)  # replays write into gradients and parameters
+    if isinstance(x, Taped):
+        return Tensor.wrap(_copy(x.array)) if isinstance(x.array, Symbol) else x
+    return _copy(x) if isinstance(x, Symbol) else _bare(x)
 
 
 _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references
@@ -225,8 +289,6 @@ def _commit(old: Array, new: Array) -> Array:
         old[...] = new
         tape.wrote(old)
         return old
-    if getattr(new, "base", None) is not None or not new.flags.c_contiguous:
-        new = new.copy()
     _buffers[id(new)] = weakref.ref(new)
     return new
 
@@ -245,4 +307,4 @@ def _random_states(reach: Reach) -> Any:
     if "numpy.random" in sys.modules:
         legacy: Any = np.random.get_state()
         shared = legacy[1].tobytes(), legacy[2]
-    return random.getstate(), shared, [repr(g.bit_generator.state) for g in reach.generators]
+    return random.getstate(), shared, list(map(state_of, reach.generators))

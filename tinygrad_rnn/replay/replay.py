@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .. import backend, tape
 from ..backend import Array
-from ..tape import collector_resting
+from ..tape import Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import tree_map
 from . import passes
@@ -19,10 +19,6 @@ from .player import Player
 from .program import Line, Program, Value
 from .recording import Port, Recording, is_report
 from .symbol import Scalar, Symbol
-
-
-class Rebound(Exception):
-    """A tensor that the program only reads has another array now."""
 
 
 class Memory(NamedTuple):
@@ -84,10 +80,17 @@ class Replay:
         passes.run(program, self.without, name)
         return program
 
-    def rebind(self) -> None:
-        """Read tensors whose array has been replaced from copies, which are made anew in each replay."""
-        self._private.update(port for port, array in self.bound if port.later.get() is not array)
-        self._ready()
+    def _bind(self) -> bool:
+        """Read a tensor whose array was replaced from a copy that each replay makes; False for another dtype."""
+        for port, array in [*self.bound, *self.copied, *self.written]:
+            found = port.later.get()
+            if found is not array and (found.dtype, found.shape) != (array.dtype, array.shape):
+                return False
+        replaced = [port for port, array in self.bound if port.later.get() is not array]
+        if replaced:
+            self._private.update(replaced)
+            self._ready()
+        return True
 
     @collector_resting()
     def _ready(self) -> None:
@@ -102,39 +105,39 @@ class Replay:
         ]
         self.written = [(port, port.later.get()) for port in ports if port.updated]
         self.bound = [(p, p.later.get()) for p in ports if not p.updated and p not in self._private]
-        self.inputs = [home.xp.empty(value.shape, value.dtype) for value in recording.inputs]
+        self.inputs = [home.xp.empty(value.shape, value.dtype) for _, value in recording.inputs]
         arrays = {port.value: array for port, array in [*self.copied, *self.written, *self.bound]}
-        arrays |= dict(zip(recording.inputs, self.inputs, strict=True))
+        arrays |= {value: array for (_, value), array in zip(recording.inputs, self.inputs, strict=True)}
+        owners: dict[int, list[Value]] = defaultdict(list)  # the ports that read an array
+        for value, array in arrays.items():
+            owners[id(array)].append(value)
+        left = [(array, port.after) for port, array in self.written]
+        left += [(g.array, g.source) for g in recording.grads if g.tensor is not None]
         kept: dict[Value, tuple[Array, Value | None]] = {}
-        copies: list[tuple[Array, Any]] = []
-        for port, array in self.written:
-            source = results[port.after.value] if isinstance(port.after, Symbol) else port.after
-            if isinstance(source, Value):
-                kept.setdefault(source, (array, port.value))
-            copies.append((array, source))
-        for (_, g), value in zip(recording.grads, recording.grad_values, strict=True):
-            if g is not None and value is not None:
-                kept.setdefault(results[value], (g.array, None))
-                copies.append((g.array, results[value]))
+        for array, source in left:
+            over = owners[id(array)]
+            if isinstance(source, Symbol) and len(over) < 2:
+                kept.setdefault(results[source.value], (array, over[0] if over else None))
         layout = Layout(self.program, arrays, kept)
         self.player = Player(self.program, layout, home.xp)
-        sources = [(array, self.player.array(x) if isinstance(x, Value) else x) for array, x in copies]
-        self.copies = [(array, source) for array, source in sources if not _same(source, array)]
-        self.output = tree_map(lambda x: self._delivery(x, results), recording.output)
-        gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
-        grads = sum(g.array.nbytes for _, g in recording.grads if g is not None)
-        self.memory = Memory(layout.size, layout.naive, gathered + grads)
+        overwritten = {value for array, _ in left for value in owners[id(array)]}
+        self.copies: list[tuple[Array, Array]] = []
 
-    def _delivery(self, x: Any, results: dict[Value, Value]) -> Callable[[], Any]:
-        """What gives a part of the step's result after a replay."""
-        if is_report(x):
-            parts = [self._delivery(part, results) for part in x.tensors]
-            return lambda: x.of(part() for part in parts)
-        array = x.array if isinstance(x, Tensor) else x
-        if isinstance(array, Symbol):
-            source = self.player.array(results[array.value])
-            return (lambda: Tensor.wrap(source.copy())) if isinstance(x, Tensor) else source.copy
-        return x.run if isinstance(x, Scalar) else lambda: x
+        def final(symbol: Symbol) -> Array:
+            """What a symbol is after a replay: a copy, if it is what a port held before."""
+            value = results[symbol.value]
+            array = self.player.array(value)
+            if layout.root(value) in overwritten:
+                self.copies.append((array.copy(), array))
+                return self.copies[-1][0]
+            return array
+
+        self.output = tree_map(lambda x: _delivery(x, final), recording.output)
+        pairs = [(array, final(x) if isinstance(x, Symbol) else x) for array, x in left]
+        self.copies += [(array, source) for array, source in pairs if not _same(source, array)]
+        gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
+        grads = sum(g.array.nbytes for g in recording.grads if g.tensor is not None)
+        self.memory = Memory(layout.size, layout.naive, gathered + grads)
 
     def fits(self) -> bool:
         """Whether all that the step was recorded with is there still."""
@@ -143,13 +146,11 @@ class Replay:
             recording.reach.unchanged()
             and all((leaf.grad is None) == (g is None) for leaf, g in recording.grads_before.items())
             and all((x := ref()) is None or x.array is array for ref, array in recording.unreached)
+            and self._bind()
         )
 
     def __call__(self, arrays: list[Array], floats: list[float], play: Callable[[], None] | None = None) -> Any:
-        """Do the step with the arrays and floats of a call's arguments."""
-        for port, array in self.bound:
-            if port.later.get() is not array:
-                raise Rebound
+        """Do the step, which fits, with the arrays and floats of a call's arguments."""
         for port, array in self.copied:
             array[...] = port.later.get()
         for port, array in self.written:
@@ -164,8 +165,10 @@ class Replay:
         for array, source in self.copies:
             array[...] = source
         tape.wrote(*[array for _, array in self.written])
-        for leaf, g in self.recording.grads:
-            leaf.grad = g
+        for leaf, gradient, array, _ in self.recording.grads:
+            leaf.grad = gradient
+            if gradient is not None:
+                gradient.array = array  # clipping, or another backward, may have given it a new one
         for place, number in [(place, x.run()) for place, x in self.recording.numbers_after if isinstance(x, Scalar)]:
             place.put(number)
         return tree_map(lambda deliver: deliver(), self.output)
@@ -182,6 +185,18 @@ class Replay:
 
         self(arrays, floats, play)
         return Profile(rows)
+
+
+def _delivery(x: Any, final: Callable[[Symbol], Array]) -> Callable[[], Any]:
+    """What gives a part of the step's result after a replay."""
+    if is_report(x):
+        parts = [_delivery(part, final) for part in x.tensors]
+        return lambda: x.of(part() for part in parts)
+    array = x.array if isinstance(x, Taped) else x
+    if isinstance(array, Symbol):
+        source = final(array)
+        return (lambda: Tensor.wrap(source.copy())) if isinstance(x, Taped) else source.copy
+    return x.run if isinstance(x, Scalar) else lambda: x
 
 
 def _flops(line: Line) -> int:

@@ -17,7 +17,7 @@ from ..backend import Array
 from ..op import registry, whereabouts
 from ..operators import Operators
 from ..tape import CaptureError
-from .program import Value
+from .program import VIEWS, Value
 
 
 class NumberError(CaptureError):
@@ -39,6 +39,24 @@ def refused(what: str, kind: type[CaptureError] = CaptureError) -> Callable[...,
         refuse(what, kind)
 
     return method
+
+
+def _shows_port(value: Value) -> bool:
+    """Whether a value is a view of an array that was there before the step."""
+    root = value
+    while root.line is not None and root.line.name in VIEWS:
+        root = root.line.reads[0]
+    return root is not value and root.line is None
+
+
+def _recorded(self: Any, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+    """What NumPy calls for a function of an array and something that is none: the engine's operation of that name."""
+    name = {"true_divide": "divide"}.get(ufunc.__name__, ufunc.__name__)
+    if kwargs.pop("out", None) is not None:
+        refuse(f"writes into an array by numpy.{ufunc.__name__}")
+    if method != "__call__" or kwargs or name not in registry:
+        refuse(f"calls numpy.{ufunc.__name__} on an array, which the engine cannot see; use an operation of tg")
+    return registry[name].function(*inputs)
 
 
 class Symbol(Operators):
@@ -66,12 +84,12 @@ class Symbol(Operators):
         return (self[i] for i in range(len(self)))
 
     def copy(self) -> Symbol:
-        """Itself: nothing writes into a symbol."""
-        return self
+        """Another symbol for what this one is now."""
+        return Symbol(self.array, self.value)
 
     def astype(self, dtype: Any, copy: bool = True) -> Any:
         """In another dtype."""
-        return self if np.dtype(dtype) == self.dtype else ops.astype(self, dtype)
+        return (self.copy() if copy else self) if np.dtype(dtype) == self.dtype else ops.astype(self, dtype)
 
     def ravel(self) -> Any:
         """As one axis."""
@@ -81,20 +99,29 @@ class Symbol(Operators):
         """Product of vectors or matrices."""
         return ops.matmul(self, other)
 
-    def __rsub__(self, other: Any) -> Any:
-        return ops.subtract(other, self)
+    __array_ufunc__ = _recorded
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        name = {"true_divide": "divide"}.get(ufunc.__name__, ufunc.__name__)
-        if method != "__call__" or kwargs or name not in registry:
-            refuse(f"calls numpy.{ufunc.__name__} on an array, which the engine cannot see; use an operation of tg")
-        return registry[name].function(*inputs)
+    def become(self, result: Symbol) -> Symbol:
+        """Stand for something else from now on, wherever it is: what ``x += y`` does to an array."""
+        if result.shape != self.shape or _shows_port(self.value):
+            refuse("writes into a part of an array")
+        result = result.astype(self.dtype)
+        self.array, self.value = result.array, result.value
+        return self
 
     __bool__ = refused("asks whether an array is true")
     __float__ = __int__ = __index__ = refused("makes a Python number of an array")
     item = tolist = refused("reads an array's numbers")
     __array__ = refused("hands an array to NumPy")
     __setitem__ = fill = refused("writes into an array")
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Symbol]:
+    return lambda self, other: self.become(function(self, other))
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    setattr(Symbol, f"__i{_name}__", _in_place(getattr(operator, _name)))
 
 
 class Scalar:
@@ -115,6 +142,7 @@ class Scalar:
         return NotImplemented  # an array knows how
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
+    __array_ufunc__ = _recorded
     __bool__ = refused("asks whether a number that may change is true", NumberError)
     __hash__ = object.__hash__
     __float__ = __int__ = __index__ = refused("makes a constant of a number that may change", NumberError)

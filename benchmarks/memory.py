@@ -1,0 +1,73 @@
+"""Memory of one training step of a character LSTM: eager and captured, with and without checkpointing.
+
+    python benchmarks/memory.py --workloads M D L
+
+The eager peak is what tracemalloc sees above the step's start, planned the arena of the captured step, and "one array
+each" what it would take if every result had memory of its own. Times are medians, eager and captured taking turns in
+this process, with one thread if OMP_NUM_THREADS says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+from engines import build_tinygrad_rnn
+from workloads import WORKLOADS, make
+
+ROUNDS = 7
+
+
+def peak(step: Any) -> int:
+    """The most bytes that Python's allocators hold during a step, beyond what they hold before."""
+    tracemalloc.start()
+    step()
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    step()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most - before
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from tinygrad_rnn import capture
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="+", default=["M", "D", "L"], choices=WORKLOADS)
+    options = parser.parse_args()
+    print("| workload | sequence | eager peak MB | planned MB | one array each MB | eager ms | captured ms |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for workload in options.workloads:
+        data = make(workload)
+        for way in ("unroll", "checkpointed"):
+            captured: list[Any] = []
+
+            def replay(step: Any, captured: list[Any] = captured) -> Any:
+                captured.append(capture(step))
+                return captured[0]
+
+            steps = [build_tinygrad_rnn(*data, unroll=way), build_tinygrad_rnn(*data, replay, unroll=way)]
+            most = peak(steps[0])
+            times: list[list[float]] = [[], []]
+            for k in range(ROUNDS + 3):
+                for step, found in zip(steps, times, strict=True):
+                    begin = time.perf_counter()
+                    step()
+                    if k >= 3:
+                        found.append(1e3 * (time.perf_counter() - begin))
+            memory = captured[0].memory
+            ms = " | ".join(f"{statistics.median(found):.3g}" for found in times)
+            mb = " | ".join(f"{size / 1e6:.1f}" for size in (most, memory.planned, memory.naive))
+            print(f"| {workload} | {way} | {mb} | {ms} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

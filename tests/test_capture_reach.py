@@ -1,0 +1,210 @@
+"""What a captured step depends on is found wherever it is: a change counts, what cannot be replayed is refused."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from test_capture import equal
+from test_capture_state import Small, alike, batch
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import nn, optim
+
+SCALE = 2.0
+SHARED = nn.Linear(3, 3)
+LAST: Any = None
+module = ModuleType("a_module_of_the_user")
+exec("def scaled(x):\n    return x * factor\n", vars(module))
+
+
+class Settings:
+    scale = 2.0
+
+
+class Slots:
+    __slots__ = ("scale",)
+
+
+class Scaled(nn.Module):
+    """What it uses is named in its methods only."""
+
+    def __init__(self) -> None:
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.after(self.linear(SHARED(x)))
+
+    def after(self, y: Any) -> Any:
+        return y * SCALE
+
+
+def _set_global(value: float) -> None:
+    global SCALE
+    SCALE = value
+
+
+class WithProperty:
+    def __init__(self) -> None:
+        self.held = 2.0
+
+    @property
+    def scale(self) -> float:
+        return self.held
+
+
+settings, instance, slots, with_property = Settings(), Settings(), Slots(), WithProperty()
+model = Scaled()
+CHANGES: dict[str, tuple[Any, Any]] = {
+    "a global in a method": (lambda x: model(x), _set_global),
+    "an attribute of a class": (lambda x: x * Settings.scale, lambda v: setattr(Settings, "scale", v)),
+    "an attribute that an instance gets": (lambda x: x * instance.scale, lambda v: setattr(instance, "scale", v)),
+    "a slot": (lambda x: x * slots.scale, lambda v: setattr(slots, "scale", v)),
+    "behind a property": (lambda x: x * with_property.scale, lambda v: setattr(with_property, "held", v)),
+    "in a module": (lambda x: module.scaled(x), lambda v: setattr(module, "factor", v)),
+    "by name": (lambda x: x * getattr(settings, "sca" + "le"), lambda v: setattr(Settings, "scale", v)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_noticed(name: str) -> None:
+    step, change = CHANGES[name]
+    captured = tg.capture(step)
+    for value in (2.0, 3.0, 2.0):
+        change(value)
+        for k in range(3):
+            equal(captured(batch(k)), step(batch(k)), exact=False)
+
+
+def test_parameters_that_only_a_method_names_are_trained() -> None:
+    def make(wrap: Any) -> Any:
+        tg.manual_seed(0)
+        net = Scaled()
+        SHARED.load_state_dict({"weight": np.eye(3, dtype="f4"), "bias": np.zeros(3, "f4")})
+        optimizer = optim.SGD([*net.parameters(), *SHARED.parameters()], lr=0.01)
+
+        def step(x: Any) -> Any:
+            optimizer.zero_grad()
+            loss = (net(x) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        step = wrap(step)
+        return lambda k: (step(batch(k + 1)).detach(), [p.numpy() for p in optimizer.parameters])
+
+    found: list[Any] = []
+    for wrap in (lambda step: step, tg.capture):  # one after the other, as they share a model
+        run = make(wrap)
+        found.append([run(k) for k in range(6)])
+    equal(found[1], found[0], exact=False)
+
+
+def test_models_may_be_arguments_or_live_in_another_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "a_module_of_the_user", module)
+
+    def as_argument(wrap: Any) -> Any:
+        s = Small()
+        step = wrap(lambda small, x, scale=1.0: small.step(x * scale))
+        return lambda k: (step(s, batch(k + 1), scale=0.5), s.parameters)
+
+    def in_module(wrap: Any) -> Any:
+        vars(module)["trainer"] = s = Small()
+        step = wrap(lambda x: module.trainer.step(x))
+
+        def run(k: int) -> Any:
+            vars(module)["trainer"] = s
+            return step(batch(k + 1)), s.parameters
+
+        return run
+
+    alike(as_argument)
+    alike(in_module)
+
+
+def test_what_the_step_does_not_mention_may_change_at_every_call() -> None:
+    class Trainer(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.losses: list[float] = []
+            self.calls = 0
+
+    trainer = Trainer()
+    captured = tg.capture(trainer.step)
+    for k in range(8):
+        trainer.losses.append(captured(batch(k)).item())
+        trainer.calls += 1
+    assert sum(captured._recorded.values()) == 1
+
+
+def test_an_iterator_that_the_step_draws_from_is_refused() -> None:
+    batches = (batch(k) for k in range(10))
+    held = {"batches": iter([batch(1), batch(2), batch(3)])}
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield batch()
+
+    class Source:
+        drawn = endless()
+
+    trainer = Source()
+    trainer.drawn = endless()  # type: ignore[misc]
+    for step in (
+        lambda: next(batches).sum(),
+        lambda: next(held["batches"]).sum(),
+        lambda: [x.sum() for x in held["batches"]],
+        lambda: next(trainer.drawn).sum(),
+    ):
+        captured = tg.capture(step)
+        captured()
+        held["batches"] = iter([batch(1), batch(2), batch(3)])
+        with pytest.raises(tg.CaptureError, match=r"draws from .*(batches|drawn).*test_capture_reach\.py.*argument"):
+            captured()
+        step()
+
+
+RECENT: deque[Any] = deque(maxlen=3)
+
+
+class Log:
+    """Its attributes are out of reach: no code that is reached names them."""
+
+    def __init__(self) -> None:
+        self.kept: Any = None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+def _keep_globally(loss: Any) -> None:
+    global LAST
+    LAST = loss
+
+
+LOG = Log()
+KEEPING: list[Any] = [RECENT.append, _keep_globally, lambda loss: LOG.__setitem__("kept", loss)]
+
+
+@pytest.mark.parametrize("keep", KEEPING)
+def test_results_that_are_kept_anywhere_are_refused_and_stay_sound(keep: Any) -> None:
+    s = Small()
+
+    def step(x: Any) -> Any:
+        loss = s.step(x)
+        keep(loss)
+        return loss
+
+    captured = tg.capture(step)
+    captured(batch())
+    before = [p.numpy() for p in s.parameters]
+    with pytest.raises(tg.CaptureError, match=r"keeps a result|changes"):
+        captured(batch())
+    equal(s.parameters, before)
+    for kept in (*RECENT, LAST, LOG.kept):
+        assert kept is None or np.isfinite(kept.item())

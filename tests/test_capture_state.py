@@ -1,0 +1,307 @@
+"""What a captured step leaves behind, and what is done to it between calls: all as if each call had been eager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from test_capture import arrays_of, equal
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import bptt, nn, optim
+
+X = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+
+
+def batch(k: float = 1.0) -> tg.Tensor:
+    return tg.tensor(X * np.float32(k))
+
+
+class Small:
+    """A model, an optimiser, and a step of training."""
+
+    def __init__(self, make: Any = optim.SGD, **settings: Any) -> None:
+        tg.manual_seed(0)
+        self.model = nn.Linear(3, 2)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = make(self.parameters, **{"lr": 0.1, **settings})
+
+    def step(self, x: tg.Tensor) -> tg.Tensor:
+        self.optimizer.zero_grad()
+        loss = self.gather(x)
+        self.optimizer.step()
+        return loss
+
+    def gather(self, x: tg.Tensor) -> tg.Tensor:
+        loss = (self.model(x) ** 2).mean()
+        loss.backward()
+        return loss.detach()
+
+
+def alike(make: Callable[[Callable[[Any], Any]], Callable[[int], Any]], calls: int = 8) -> None:
+    """``make(wrap)`` gives what to do at call k, with its step wrapped: captured, the results are those without."""
+    eager, captured = make(lambda step: step), make(tg.capture)
+    for k in range(calls):
+        equal(captured(k), eager(k), exact=False)
+
+
+# ---- gradients ----
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: tg.clip_grad_norm_(s.parameters, 0.1),
+        lambda s: s.gather(batch(0.5)),
+        lambda s: [setattr(p.grad, "data", p.grad.data * 0.5) for p in s.parameters],
+        lambda s: [setattr(p, "grad", p.grad * 2) for p in s.parameters],
+    ],
+    ids=["clipped", "accumulated", "scaled", "replaced"],
+)
+def test_gradients_may_be_changed_between_replays(change: Any) -> None:
+    def make(wrap: Any) -> Any:
+        s = Small()
+
+        def step(x: Any) -> Any:
+            s.optimizer.zero_grad()
+            return s.gather(x)
+
+        step = wrap(step)
+
+        def run(k: int) -> Any:
+            loss = step(batch(k + 1))
+            change(s)
+            grads = [p.grad.numpy() for p in s.parameters]
+            s.optimizer.step()
+            return loss, grads, s.parameters
+
+        return run
+
+    alike(make)
+
+
+def test_each_gradient_has_an_array_of_its_own() -> None:
+    a, b, c = (tg.ones(2, requires_grad=True) for _ in range(3))
+
+    @tg.capture
+    def step(q: tg.Tensor) -> None:
+        for p in (a, b, c):
+            p.grad = None
+        ((a + b).sum() * q + c.sum()).backward()
+
+    for k in range(4):
+        step(tg.tensor(float(k)))
+    assert not np.shares_memory(a.grad.data, b.grad.data)
+    equal([a.grad, b.grad, c.grad], [np.full(2, 3.0), np.full(2, 3.0), np.ones(2)])
+
+
+def test_the_gradient_of_the_call_before_can_be_read() -> None:
+    def make(wrap: Any) -> Any:
+        s = Small()
+
+        def step(x: Any) -> Any:
+            before = [p.grad for p in s.parameters]
+            s.optimizer.zero_grad()
+            loss = s.gather(x)
+            for p, g in zip(s.parameters, before, strict=True):
+                p.grad = p.grad + 0.5 * g
+            s.optimizer.step()
+            return loss, before
+
+        s.gather(batch())
+        step = wrap(step)
+        return lambda k: (step(batch(k + 1)), s.parameters)
+
+    alike(make)
+
+
+def test_a_gradient_that_is_no_result_of_the_step() -> None:
+    def make(wrap: Any) -> Any:
+        s = Small()
+
+        def step(x: Any) -> Any:
+            s.optimizer.zero_grad()
+            s.parameters[0].grad = tg.ones(2, 3)
+            s.optimizer.step()
+            return s.model(x)
+
+        step = wrap(step)
+        return lambda k: (step(batch(k)), s.parameters)
+
+    alike(make)
+
+
+# ---- results that are held, and arrays that change places ----
+
+
+def test_results_are_never_overwritten_by_later_calls() -> None:
+    def make(wrap: Any) -> Any:
+        s, held = Small(), []
+
+        def step(x: Any) -> Any:
+            before = s.model.weight.detach()
+            return s.step(x), before, s.model.weight.detach(), s.model.weight.grad, s.model.weight.data, s.model.bias
+
+        step = wrap(step)
+
+        def run(k: int) -> Any:
+            loss, *arrays = step(batch(k + 1))
+            held.append([loss, *arrays[:-1]])
+            return [arrays_of(result) for result in held]
+
+        return run
+
+    alike(make)
+
+
+def test_a_copy_that_lags_behind() -> None:
+    def make(wrap: Any) -> Any:
+        s = Small()
+        late = tg.tensor(s.model.weight.data)
+
+        def step(x: Any) -> Any:
+            late.data = s.model.weight.data
+            return s.step(x)
+
+        step = wrap(step)
+        return lambda k: (step(batch(k + 1)), s.parameters, late)
+
+    alike(make)
+
+
+def test_two_tensors_that_change_places() -> None:
+    def make(wrap: Any) -> Any:
+        a, b = tg.tensor([1.0, 2.0]), tg.tensor([3.0, 4.0])
+
+        def step(x: Any) -> Any:
+            a.data, b.data = b.data, a.data
+            return (a * x + b).sum()
+
+        step = wrap(step)
+        return lambda k: (step(tg.tensor([1.0, k])), a, b)
+
+    alike(make)
+
+
+# ---- parameters and optimisers ----
+
+
+def test_parameters_can_be_frozen_and_thawed() -> None:
+    def make(wrap: Any) -> Any:
+        s = Small(optim.Adam)
+        step = wrap(s.step)
+
+        def run(k: int) -> Any:
+            s.model.bias.requires_grad = not 4 <= k < 7
+            return step(batch(k + 1)), s.parameters
+
+        return run
+
+    alike(make, 12)
+
+
+def test_an_optimizer_can_go_on_from_a_state_or_start_anew() -> None:
+    def make(wrap: Any) -> Any:
+        s = Small(optim.Adam)
+        step, saved = wrap(s.step), []
+
+        def run(k: int) -> Any:
+            if k == 3:
+                saved[:] = s.model.state_dict(), s.optimizer.state_dict()
+            if k == 6:
+                s.model.load_state_dict(saved[0])
+                s.optimizer.load_state_dict(saved[1])
+            if k == 9:
+                s.optimizer.slots = [{} for _ in s.parameters]
+            return step(batch(k + 1)), s.parameters
+
+        return run
+
+    alike(make, 14)
+
+
+def test_arrays_can_be_written_in_place() -> None:
+    class Own(optim.Optimizer):
+        """Momentum whose buffer is written and not assigned."""
+
+        def update(self, p: Any, g: Any, slots: Any) -> Any:
+            velocity = slots.setdefault("velocity", np.zeros(p.shape, p.dtype))
+            velocity *= 0.9
+            velocity += g
+            return p - self.lr * velocity
+
+    def make(wrap: Any) -> Any:
+        s = Small(Own)
+        extra = tg.tensor(X[0], requires_grad=True)
+
+        def step(x: Any) -> Any:
+            extra.grad = None
+            loss = s.step(x * extra)
+            extra.data -= 0.5 * extra.grad.data
+            array = s.model.bias.data
+            array *= 0.5
+            array /= 2.0
+            return loss
+
+        step = wrap(step)
+        return lambda k: (step(batch(k + 1)), s.parameters, extra, s.optimizer.slots[0]["velocity"])
+
+    alike(make)
+
+
+@pytest.mark.parametrize(
+    ("write", "match"),
+    [
+        (lambda x, t: x.data.__iadd__(1), "writes into an argument"),
+        (lambda x, t: t.data[:2].__iadd__(1), "writes into a part of an array"),
+        (lambda x, t: np.add(t.data, 1, out=t.data), "writes into an array by numpy.add"),
+    ],
+)
+def test_what_a_replay_would_not_write_is_refused(write: Any, match: str) -> None:
+    t = tg.ones(3)
+
+    @tg.capture
+    def step(x: Any) -> Any:
+        write(x, t)
+        return x * t
+
+    step(batch())
+    before = t.numpy()
+    with pytest.raises(tg.CaptureError, match=match):
+        step(batch())
+    equal(t, before)
+
+
+def test_a_tensor_may_get_an_array_of_another_dtype() -> None:
+    t = tg.ones(3)
+    captured = tg.capture(lambda x: x * t)
+    for dtype in ("f4", "f8", "f4"):
+        t.data = np.ones(3, dtype)
+        for k in range(3):
+            found = captured(batch(k))
+            assert found.dtype == dtype
+            equal(found, X * k)
+    t.data = np.full(3, 2.0, "f4")
+    assert captured.profile(batch()).lines  # and a profile reads the new one, too
+
+
+def test_batches_without_rows() -> None:
+    def make(wrap: Any) -> Any:
+        tg.manual_seed(0)
+        cell, head = nn.Zoneout(nn.LSTMCell(3, 4)), nn.Linear(4, 2)
+        optimizer = optim.AdamW([*cell.parameters(), *head.parameters()])
+
+        def step(x: Any) -> Any:
+            optimizer.zero_grad()
+            outputs, state = nn.unroll(cell, x)
+            loss = (head(tg.dropout(outputs, 0.3)) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            return loss.detach(), bptt.detach(state)
+
+        run = tg.capture(step, exact=True) if wrap is tg.capture else step
+        return lambda k: (run(tg.zeros(5, 0, 3)), optimizer.parameters)
+
+    alike(make, 4)

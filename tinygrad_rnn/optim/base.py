@@ -1,0 +1,170 @@
+"""What all optimisers share: parameters, what is remembered of each, and groups with settings of their own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from ..backend import Array
+from ..op import ShapeError
+from ..tensor import Tensor
+
+Slots = dict[str, Any]  # what an optimiser remembers of one parameter: arrays, and the count of its steps
+Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+class Optimizer:
+    """The base: holds parameters, and for each what the rule remembers of it. Subclasses define ``update``.
+
+    parameters: leaf tensors that require a gradient; or dictionaries, of which each makes an optimiser of its own: of
+        its "params", with settings that may differ from those given for all. ``Groups`` holds these together.
+
+    Raises ValueError for no parameters, for one that is given twice, and for a setting that is negative or NaN;
+    TypeError for what is no leaf that requires a gradient.
+    """
+
+    ports = ("lr", "slots")  # what changes from step to step, and so is not part of a captured one
+
+    def __new__(cls, parameters: Any = (), *args: Any, **settings: Any) -> Any:
+        if not isinstance(parameters, (list, tuple)) or not any(isinstance(p, dict) for p in parameters):
+            return super().__new__(cls)
+        if not all(isinstance(p, dict) and "params" in p for p in parameters):
+            raise ValueError(f'{cls.__name__}: each group must be a dictionary that holds "params"')
+        names = list(inspect.signature(cls.__init__).parameters)[2:]
+        shared = dict(zip(names, args, strict=False)) | settings
+        own = [{name: value for name, value in p.items() if name != "params"} for p in parameters]
+        return Groups(*(cls(p["params"], **(shared | more)) for p, more in zip(parameters, own, strict=True)))
+
+    def __init__(self, parameters: Parameters, lr: float, weight_decay: float = 0.0, **settings: float):
+        self.parameters: list[Any] = list(parameters)
+        name = type(self).__name__
+        if not self.parameters:
+            raise ValueError(f"{name}: there are no parameters (a generator can be read only once)")
+        for p in self.parameters:
+            if not isinstance(p, Tensor) or not p.requires_grad or not p.is_leaf:
+                raise TypeError(f"{name}: parameters are leaf tensors that require a gradient, not {p!r}")
+        _check_distinct(name, self.parameters)
+        for setting, value in {"lr": lr, "weight_decay": weight_decay, **settings}.items():
+            if not value >= 0:
+                raise ValueError(f"{name}: {setting} must not be negative, but it is {value}")
+        self.lr, self.weight_decay = lr, float(weight_decay)
+        self.slots: list[Slots] = [{} for _ in self.parameters]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "lr" and isinstance(value, np.generic):
+            value = float(value)  # np.float64, as np.cos gives it, would make float64 of float32 parameters
+        super().__setattr__(name, value)
+
+    @property
+    def groups(self) -> list[Optimizer]:
+        """The optimisers that this one consists of: itself alone, unless it is ``Groups``."""
+        return [self]
+
+    def update(self, p: Array, g: Array, slots: Slots) -> Array:
+        """The new array of a parameter, from the old one, its gradient, and what is remembered (updated in place)."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for p, slots in zip(self.parameters, self.slots, strict=True):
+            if p.grad is not None:
+                g = p.grad.array
+                if self.weight_decay:
+                    g = self.decay(p, g)
+                slots["step"] = slots.get("step", 0) + 1
+                p.data = backend.of(p.array).xp.asarray(self.update(p.array, g, slots))  # NumPy: 0-d becomes a scalar
+
+    def decay(self, p: Tensor, g: Array) -> Array:
+        """L2 regularisation: weight_decay * p is part of the gradient."""
+        return g + self.weight_decay * p.array
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, so that the next backward starts from none."""
+        for p in self.parameters:
+            if p.requires_grad:  # it may have been frozen since
+                p.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The learning rate and all that is remembered, as NumPy arrays and numbers."""
+
+        def host(value: Any) -> Any:
+            return backend.of(value).to_host(value).copy() if backend.is_array(value) else value
+
+        return {"lr": self.lr, "slots": [{name: host(value) for name, value in slots.items()} for slots in self.slots]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict``; raises before anything changes if it belongs to other parameters."""
+        states = state.get("groups", [state])
+        if len(states) != len(self.groups):
+            raise ValueError(f"{type(self).__name__}: the state is of {len(states)} groups, not of {len(self.groups)}")
+        loaded = [group._fitted(state["slots"]) for group, state in zip(self.groups, states, strict=True)]
+        for group, state, slots in zip(self.groups, states, loaded, strict=True):
+            group.lr, group.slots = state["lr"], slots
+
+    def _fitted(self, slots: list[Slots]) -> list[Slots]:
+        """Slots of a state, with arrays where the parameters are, if their shapes fit."""
+        name = type(self).__name__
+        if len(slots) != len(self.slots):
+            raise ValueError(f"{name}: the state is of {len(slots)} parameters, not of {len(self.slots)}")
+        for p, given in zip(self.parameters, slots, strict=True):
+            for slot, value in given.items():
+                if hasattr(value, "shape") and tuple(value.shape) != p.shape:
+                    raise ShapeError(f"{name}: the state's {slot} has shape {value.shape}, its parameter {p.shape}")
+        return [
+            {n: backend.as_array(v, backend=p.backend) if hasattr(v, "shape") else v for n, v in given.items()}
+            for p, given in zip(self.parameters, slots, strict=True)
+        ]
+
+
+class Groups(Optimizer):
+    """Optimisers that take their steps together, one for each group of parameters with settings of its own.
+
+    Their settings stay theirs: ``opt.groups[1].lr = 0.01``. A schedule acts on each group's rate.
+
+    >>> from tinygrad_rnn import ones, optim
+    >>> weight, bias = ones(2, 3, requires_grad=True), ones(2, requires_grad=True)
+    >>> opt = optim.Groups(optim.AdamW([weight], weight_decay=0.1), optim.SGD([bias], lr=0.5))
+    >>> opt = optim.AdamW([{"params": [weight], "weight_decay": 0.1}, {"params": [bias], "lr": 0.5}], weight_decay=0.0)
+    >>> [(group.lr, group.weight_decay) for group in opt.groups]
+    [(0.001, 0.1), (0.5, 0.0)]
+    """
+
+    def __init__(self, *optimizers: Optimizer):
+        self.__dict__["optimizers"] = list(optimizers)
+        if not optimizers:
+            raise ValueError("Groups: at least one optimiser is needed")
+        _check_distinct("Groups", self.parameters)
+
+    @property
+    def groups(self) -> list[Optimizer]:
+        """The optimisers."""
+        return [group for optimizer in self.optimizers for group in optimizer.groups]
+
+    @property
+    def parameters(self) -> list[Any]:  # type: ignore[override]
+        """Those of all groups, one after the other."""
+        return [p for group in self.groups for p in group.parameters]
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient, in one group after the other."""
+        for group in self.groups:
+            group.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Those of all groups."""
+        return {"groups": [group.state_dict() for group in self.groups]}
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"Groups: {name} is not the same for all; each has its own, such as opt.groups[0].{name}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__getattr__(name)
+
+
+def _check_distinct(name: str, parameters: list[Any]) -> None:
+    if len(set(parameters)) < len(parameters):
+        raise ValueError(f"{name}: a parameter was given twice")
