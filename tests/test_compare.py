@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,29 @@ def test_arrays_in_closures_and_generators_are_moved(strict_device: str) -> None
     assert seen == []  # a list is put back too
     assert type(weight) is np.ndarray
     assert generator.random() == np.random.default_rng(0).random()
+
+
+class Counts:
+    """An object of the user's, with attributes that a step makes and changes."""
+
+    def __init__(self) -> None:
+        self.steps, self.weight = 0, np.ones(3)
+
+    def step(self, x: Any) -> Any:
+        self.steps += 1
+        self.latest = x
+        return x * self.weight
+
+
+def test_objects_and_other_generators_are_put_back(strict_device: str) -> None:
+    counts, weight = Counts(), np.ones(3)
+    counts.weight = weight
+    compare_backends(counts.step, np.arange(3.0), backends=("numpy", strict_device)).check()
+    assert counts.weight is weight
+    assert vars(counts) == {"steps": 0, "weight": weight}
+    pythons, numpys = random.Random(0), np.random.RandomState(0)
+    compare_backends(lambda: [pythons.random(), numpys.rand()], backends=("numpy", strict_device)).check()
+    assert [pythons.random(), numpys.rand()] == [random.Random(0).random(), np.random.RandomState(0).rand()]
 
 
 def test_all_is_put_back_after_an_error(strict_device: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -19,7 +19,7 @@ from .backend import as_array, is_array, signature, use_backend
 from .check import CheckError
 from .op import Op, Step, whereabouts
 from .record import Watcher
-from .replay.places import Place, Reach
+from .replay.places import Reach, Slot
 from .tape import Leaf, Node, Taped
 from .tree import tree_items, tree_map
 
@@ -208,16 +208,19 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
     def there(array: Any) -> Any:
         return as_array(array, backend=home.name)
 
-    snapshots = [_snapshot(container) for container, *_ in reach.sizes]
+    places = [*reach.fixed, *((place, place.get()) for place in reach.ports)]
+    places = [(place, value) for place, value in places if place.is_open() or isinstance(place, Slot)]
+    containers = [container for container, *_ in reach.sizes] + [place.holder for place, _ in places]
+    snapshots = [_snapshot(container) for container in {id(c): c for c in containers}.values()]
     with ExitStack() as stack:
         for t in reach.tensors:
             stack.callback(partial(_set, t, t.array, t.node))
             _set(t, there(t.array), _leaf(t.node, there) if isinstance(t.node, Leaf) else None)
-        for place, value in [*reach.fixed, *((place, place.get()) for place in reach.ports)]:
-            if place.is_open():
-                stack.callback(_put, place, value)
-                if is_array(value):
-                    _put(place, there(value))
+        for place, value in places:
+            if not _can_be_refilled(place.holder) and place.get() is value:  # what is absent cannot be put back
+                stack.callback(place.put, value)
+            if is_array(value):
+                place.put(there(value))
         for restore in snapshots:
             stack.callback(restore)
         stack.enter_context(_same_random_numbers(home, reach.generators))
@@ -228,7 +231,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
 def _same_random_numbers(home: Any, generators: list[Any]) -> Iterator[None]:
     """Let a backend draw what the host would draw, and put all generators back."""
     host = backend.get("numpy")
-    states = [(g, deepcopy(g.bit_generator.state)) for g in generators]
+    rewinders = list(map(_rewinder, generators))
     state = host.random_state()
     own = vars(home).copy()
     if home is not host:
@@ -240,8 +243,8 @@ def _same_random_numbers(home: Any, generators: list[Any]) -> Iterator[None]:
             del home.uniform
             vars(home).update(own)
         host.set_random_state(state)
-        for g, before in states:
-            g.bit_generator.state = before
+        for rewind in rewinders:
+            rewind()
 
 
 def _leaf(old: Leaf, there: Callable[[Any], Any]) -> Leaf:
@@ -255,25 +258,31 @@ def _set(t: Any, array: Any, node: Any) -> None:
     t.array, t.node = array, node
 
 
-def _put(place: Place, value: Any) -> None:
-    if place.get() is not value:
-        place.put(value)
+def _can_be_refilled(container: Any) -> bool:
+    """Whether it is a container that is no module's namespace: what a function adds to its globals stays."""
+    return "__name__" not in container if isinstance(container, dict) else isinstance(container, (list, set, deque))
 
 
 def _snapshot(container: Any) -> Callable[[], None]:
-    """What gives a dictionary or a list, and those in it, the content that they have now."""
-    if isinstance(container, dict):
-        before: Any = dict(container)
-    elif isinstance(container, list):
-        before = list(container)
-    else:
+    """What gives a container, and those in it, the content that they have now."""
+    if not _can_be_refilled(container):
         return lambda: None
+    before: Any = container.copy()
     inner = [_snapshot(child) for child in (before.values() if isinstance(before, dict) else before)]
 
     def restore() -> None:
         container.clear()
-        (container.update if isinstance(before, dict) else container.extend)(before)
+        (container.update if isinstance(container, (dict, set)) else container.extend)(before)
         for child in inner:
             child()
 
     return restore
+
+
+def _rewinder(generator: Any) -> Callable[[], None]:
+    """What lets a generator of random numbers, NumPy's or Python's, go on from where it is now."""
+    if hasattr(generator, "bit_generator"):
+        return partial(setattr, generator.bit_generator, "state", deepcopy(generator.bit_generator.state))
+    if hasattr(generator, "getstate"):
+        return partial(generator.setstate, generator.getstate())
+    return partial(generator.set_state, generator.get_state())
