@@ -117,16 +117,12 @@ def timed(measure: Callable[[Callable[[], Any]], float], call: Callable[[], Any]
 
 def captured(graph: bool, params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
     """This engine's recorded step, replayed call by call or, on a GPU, as a CUDA graph."""
-    from tinygrad_rnn import capture
+    from tinygrad_rnn import backend, capture
 
-    try:
-        call_by_call = capture(without=["graph"])
-    except ValueError:  # there are no graphs to leave out
-        if graph:
-            raise NotImplementedError("tg.capture has no CUDA graphs yet") from None
-        call_by_call = capture
+    if graph and not backend.default().cuda:
+        raise NotImplementedError("CUDA graphs need a GPU")
     warnings.filterwarnings("error", message="capture")  # that a graph is impossible is no figure of a graph
-    return build_tinygrad_rnn(params, tokens, targets, capture if graph else call_by_call)
+    return build_tinygrad_rnn(params, tokens, targets, capture if graph else capture(without=["graph"]))
 
 
 def builder(engine: str) -> tuple[str, Callable[..., Any]]:

@@ -78,8 +78,6 @@ def prepare(settings: dict[str, Any], prime: str, replay: str, saved: Any = None
     windows = Windows(learn, settings["batch"], settings["steps"], "the part to learn from")
     validation = Windows(validate, settings["batch"], settings["steps"], "the part to validate on (5 %)")
     optimizer = optim.RMSprop(model.parameters(), lr=settings["lr"], alpha=0.95)
-    if model.head.weight.backend != "numpy":
-        replay = ""  # so far replay is for NumPy alone
     training = Training(model, optimizer, windows, validation, max_norm=5.0, max_loss=1000.0, replay=replay)
     digest = hashlib.sha256(text.encode()).hexdigest()
     if saved and saved["digest"] != digest:

@@ -18,7 +18,7 @@ from common import Bar, Report, Result, checked, parse, picture, put, train
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
 
-BAR = Bar("letter errors", full=0.03, quick=0.4, baseline="frame by frame", lower=True)
+BAR = Bar("letter errors", full=0.03, quick=0.2, baseline="frame by frame", lower=True)
 RATE, FRAME, HOP = 4000, 128, 64  # samples a second, in a frame, and from frame to frame
 TONES = (400, 600, 900, 1300)  # Hz
 LETTERS = {letter: (a, b) for letter, (a, b) in zip(
@@ -130,7 +130,7 @@ def draw(args: argparse.Namespace, frames: np.ndarray, p: np.ndarray, word: str)
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(1200, 250, "training steps of 16 recordings")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(1200, 400, "training steps of 16 recordings")))
 
 
 if __name__ == "__main__":

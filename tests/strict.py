@@ -17,6 +17,7 @@ from unittest.mock import patch
 from weakref import WeakValueDictionary
 
 import columns
+import generated
 import numpy as np
 
 from tinygrad_rnn import backend
@@ -81,13 +82,17 @@ class StrictArray:
     __slots__ = ("__weakref__", "_numbers", "base")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, numbers: np.ndarray) -> None:
-        self._numbers = numbers
-        owner = numbers if numbers.base is None else numbers.base
+    def __init__(self, shape: Any, dtype: Any = float, memptr: Pointer | None = None, strides: Any = None) -> None:
+        if isinstance(shape, np.ndarray):  # the numbers themselves, which CuPy would not take
+            self._numbers = shape
+        else:
+            memory, offset = (None, 0) if memptr is None else (memptr.mem.bytes, memptr.ptr - memptr.mem.ptr)
+            self._numbers = np.ndarray(shape, dtype, memory, offset, strides)
+        owner = _root(self._numbers)
         self.base = _owners.get(id(owner))
         if self.base is None:
-            if memory_limit is not None and used_bytes() + numbers.nbytes > memory_limit:
-                raise OutOfMemoryError(numbers.nbytes, used_bytes(), memory_limit)
+            if memory_limit is not None and used_bytes() + self.nbytes > memory_limit:
+                raise OutOfMemoryError(self.nbytes, used_bytes(), memory_limit)
             _owners[id(owner)] = self
 
     def __repr__(self) -> str:
@@ -190,7 +195,7 @@ class StrictArray:
 
     shape, dtype, ndim, size = map(_attribute, ("shape", "dtype", "ndim", "size"))
     itemsize, nbytes, strides, flags = map(_attribute, ("itemsize", "nbytes", "strides", "flags"))
-    data = property(lambda self: SimpleNamespace(ptr=self._numbers.ctypes.data))
+    data = property(lambda self: Pointer(Memory(_root(self._numbers)), self._numbers.ctypes.data))
     T = property(lambda self: _wrap(self._numbers.T))
     mT = property(lambda self: _wrap(self._numbers.mT))
 
@@ -239,6 +244,36 @@ class StrictArray:
         if out is not None and not out.flags.c_contiguous:
             raise ValueError("Output array must be C-contiguous")
         return _call(np.dot, _array(self), _array(b), out=out)
+
+
+class Memory:
+    """What was allocated at once."""
+
+    def __init__(self, root: np.ndarray) -> None:
+        self.ptr, self.size = root.ctypes.data, root.nbytes
+        self.bytes = root.reshape(-1, order="A").view(np.uint8) if root.nbytes else root
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Memory) and (self.ptr, self.size) == (other.ptr, other.size)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Pointer:
+    """``cupy.cuda.MemoryPointer``."""
+
+    def __init__(self, mem: Memory, ptr: int) -> None:
+        self.mem, self.ptr = mem, ptr
+
+    def __add__(self, offset: int) -> Pointer:
+        return Pointer(self.mem, self.ptr + offset)
+
+
+def _root(numbers: Any) -> np.ndarray:
+    """The array that owns a view's memory."""
+    while getattr(numbers, "base", None) is not None:
+        numbers = numbers.base
+    return np.asarray(numbers)
 
 
 def _wrap(numbers: Any) -> StrictArray:
@@ -399,6 +434,7 @@ xp = SimpleNamespace(
     cumsum=lambda a, axis=None, dtype=None, out=None: a.cumsum(axis, dtype, out),
     dot=lambda a, b, out=None: StrictArray.dot(a, b, out),
     einsum=_einsum,
+    ElementwiseKernel=generated.ElementwiseKernel,
     empty=_empty,
     expand_dims=_expand_dims,
     flip=lambda a, axis=None: _wrap(np.flip(_array(a), axis)),

@@ -14,14 +14,14 @@ from sampling import Sample
 from test_every_wrapper import CELLS, WRAPPERS
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import bptt, nn, optim
+from tinygrad_rnn import backend, bptt, nn, optim
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
 JOINED = 2e-4  # relative to the largest number: products summed in another order, in float32, over many steps
 
 
 def arrays_of(result: Any) -> list[np.ndarray]:
-    return [x.numpy() if isinstance(x, tg.Tensor) else np.asarray(x) for x in tree_leaves(result)]
+    return [x.numpy() if isinstance(x, tg.Tensor) else backend.of(x).to_host(x) for x in tree_leaves(result)]
 
 
 def equal(found: Any, expected: Any, exact: bool = True) -> None:
@@ -93,10 +93,10 @@ class Trainer:
 
 
 def batches(count: int, steps: int = 6, size: int = 5) -> Iterator[tuple[tg.Tensor, tg.Tensor]]:
-    random = np.random.default_rng(1)
+    random, home = np.random.default_rng(1), backend.default().name
     for _ in range(count):
         x = random.standard_normal((steps, 2, size)).astype(np.float32)
-        yield tg.tensor(x), tg.tensor(random.integers(3, size=(steps, 2)))
+        yield tg.tensor(x, backend=home), tg.tensor(random.integers(3, size=(steps, 2)), backend=home)
 
 
 def agree(make: Callable[[], Trainer], exact: bool, calls: int = 12, carry: bool = False) -> Any:

@@ -200,6 +200,7 @@ def refuse_nonfinite(xp: Any, norms: Array, *, caller: str, names: tuple[str, ..
 
 
 refuse_nonfinite.vjp(norms=lambda g: g)
+refuse_nonfinite.op.waits = True
 
 
 @no_grad()

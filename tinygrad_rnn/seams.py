@@ -6,7 +6,7 @@ Everywhere else a kernel receives its array module as ``xp`` and calls functions
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +23,7 @@ class Backend:
     name = "numpy"
     xp: ModuleType | Any = np
     array_type: type = np.ndarray
+    cuda = False  # whether kernels can be generated, and graphs captured
     wraps = False  # whether an index that is out of range counts from the other end, instead of raising IndexError
 
     def __init__(self) -> None:
@@ -114,10 +115,10 @@ class Backend:
         """The same without a look at any value: each array is divided by its largest element first."""
         xp = self.xp
         flat = [x.reshape(-1).astype(np.float64) if x.size else xp.zeros(1) for x in arrays]
-        largest = xp.stack([xp.abs(x).max() for x in flat])
+        largest = _row(xp, [xp.abs(x).max() for x in flat])
         unit = xp.where((largest > 0) & (largest < np.inf), largest, 1.0)
         flat = [x / unit[k] for k, x in enumerate(flat)]
-        return unit * xp.sqrt(xp.stack([x.dot(x) for x in flat]))
+        return unit * xp.sqrt(_row(xp, [x.dot(x) for x in flat]))
 
     def scaled(self, x: Array, factor: Array, out: Array = None) -> Array:
         """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1 and there is no ``out``."""
@@ -143,16 +144,36 @@ class Backend:
         """Bytes that the library's allocator has handed out, or None where it does not count them."""
         return None
 
+    def address(self, array: Array) -> int:
+        """Where an array begins."""
+        return int(array.__array_interface__["data"][0])
+
+    def extent(self, array: Array) -> tuple[int, int]:
+        """Address and bytes of the memory of which an array shows a part."""
+        while getattr(array, "base", None) is not None:
+            array = array.base
+        return self.address(array), array.nbytes
+
+    def view(self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]) -> Array:
+        """The array that begins so many bytes after ``memory`` does, in the same memory."""
+        return np.ndarray(shape, dtype, memory, offset, strides)
+
+    def pointwise(self, inputs: str, outputs: str, body: str, preamble: str) -> Callable[..., Any]:
+        """A kernel that computes each element of its outputs by a body in C++."""
+        raise NotImplementedError
+
 
 class CupyBackend(Backend):
     """CuPy, on the current CUDA device, with cuBLAS called directly for products of matrices where it can be."""
 
     name = "cupy"
+    cuda = True
     wraps = True
     load_cublas = staticmethod(cublas.load)
 
     def __init__(self, cupy: ModuleType) -> None:
         self.xp, self.array_type = cupy, cupy.ndarray
+        self._kernels: dict[tuple[str, str, str], Callable[..., Any]] = {}
         self.cublas = self._cublas_or_reason()
         if isinstance(self.cublas, cublas.Cublas):
             self.xp = _replaced(cupy, dot=self.cublas.dot)
@@ -232,12 +253,37 @@ class CupyBackend(Backend):
     def memory_in_use(self) -> int:
         return int(self.xp.get_default_memory_pool().used_bytes())
 
+    def address(self, array: Array) -> int:
+        return int(array.data.ptr)
+
+    def extent(self, array: Array) -> tuple[int, int]:
+        return int(array.data.mem.ptr), int(array.data.mem.size)
+
+    def view(self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]) -> Array:
+        return self.xp.ndarray(shape, dtype, memory.data + offset, strides)
+
+    def pointwise(self, inputs: str, outputs: str, body: str, preamble: str) -> Callable[..., Any]:
+        text = inputs, outputs, body
+        if text not in self._kernels:
+            self._kernels[text] = self.xp.ElementwiseKernel(
+                *text, name="pointwise", preamble=preamble, options=("-fmad=false",), no_return=True
+            )
+        return self._kernels[text]
+
 
 def _replaced(module: Any, **functions: Any) -> ModuleType:
     """A module like this one, but for some functions."""
     copy = ModuleType(getattr(module, "__name__", "cupy"))
     copy.__dict__.update(vars(module) | functions)
     return copy
+
+
+def _row(xp: Any, numbers: Sequence[Array]) -> Array:
+    """0-d arrays as one vector: eight at a time, or CuPy copies a table from the host, which no CUDA graph can hold."""
+    parts = [x.reshape(1) for x in numbers]
+    while len(parts) > 1:
+        parts = [xp.concatenate(parts[k : k + 8]) for k in range(0, len(parts), 8)]
+    return parts[0]
 
 
 def _widened(index: Any) -> Any:

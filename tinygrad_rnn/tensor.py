@@ -198,8 +198,8 @@ class Tensor(Operators, Taped):
         """
         if self.node is None:
             raise GraphError(
-                f"backward: {self!r} has no history; no input of it requires a gradient, it was detached, or it was "
-                "made in no_grad"
+                f"backward: {self!r} has no history; no input of it requires a gradient, it was detached, made in "
+                "no_grad, or returned by a captured step, which does its backward itself"
             )
         arrived = walk(
             [(self.node, seed(self, gradient, create_graph))],

@@ -222,6 +222,7 @@ def at_most(xp: Any, x: Array, limit: float) -> Array:
 
 
 at_most.vjp(x=lambda g: g, limit=None)
+at_most.op.waits = True
 
 
 def updater(

@@ -63,4 +63,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    climb(main, numpy_only=True)
+    climb(main)

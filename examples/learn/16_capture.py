@@ -65,7 +65,8 @@ def main(options: argparse.Namespace) -> None:
     print(f"loss {plain[0]:.4f} at first, {plain[-1]:.4f} after {updates} updates")
 
     check("it learns", plain[-4:].mean() < 0.8 * plain[:4].mean())
-    check("the exact replay has the same losses to the last bit", bool((exact == plain).all()))
+    if options.backend == "numpy":
+        check("the exact replay has the same losses to the last bit", bool((exact == plain).all()))
     check("the other one has the same but for rounding", np.allclose(quick, plain, rtol=1e-3))
     memory = captured.memory
     print(
@@ -79,4 +80,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    climb(main, numpy_only=True)
+    climb(main)

@@ -13,14 +13,12 @@ from common import Parser, running
 import tinygrad_rnn as tg
 
 
-def climb(rung: Callable[[argparse.Namespace], None], numpy_only: bool = False) -> None:
+def climb(rung: Callable[[argparse.Namespace], None]) -> None:
     """Run a rung's function with the options ``backend``, ``seed`` and ``quick``; what goes wrong is one sentence."""
     parser = Parser(sys.modules[rung.__module__].__doc__)
     options = parser.parse_args()
     with running(parser.prog, options.backend):
         options.backend = tg.backend.default().name
-        if numpy_only and options.backend != "numpy":
-            raise ValueError(f"tg.capture records NumPy's arrays only, so far; leave out --backend {options.backend}")
         tg.manual_seed(options.seed)
         rung(options)
 

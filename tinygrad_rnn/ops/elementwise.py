@@ -84,7 +84,7 @@ where.vjp(
     condition=None,
     a=lambda g, condition: where(condition, g, 0),
     b=lambda g, condition: where(condition, 0, g),
-)
+).pointwise("where(condition, a, b)")
 
 
 @op
@@ -220,13 +220,19 @@ def clip(xp: Any, x: Array, *, low: float | None = None, high: float | None = No
 clip.vjp(x=lambda g, x, y: g * (x == y))
 
 
+@clip.pointwise
+def _(low: float | None, high: float | None) -> str:
+    above = "x" if low is None else "maximum(x, low)"
+    return above if high is None else f"minimum({above}, high)"
+
+
 @op(name="astype")
 def cast(xp: Any, x: Array, *, dtype: Any) -> Array:
     """The kernel of ``astype``."""
     return x.astype(dtype)
 
 
-cast.vjp(x=lambda g, dtype: g if np.dtype(dtype).kind == "f" else g * 0)
+cast.vjp(x=lambda g, dtype: g if np.dtype(dtype).kind == "f" else g * 0).pointwise("x")
 
 
 def astype(x: Any, dtype: Any) -> Any:

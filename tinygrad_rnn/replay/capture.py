@@ -15,7 +15,7 @@ import numpy as np
 from .. import backend, tape
 from ..backend import Array
 from ..tensor import Tensor
-from .passes import JOINING, PASSES
+from .passes import GRAPH, JOINING, PASSES
 from .recorder import is_recording
 from .recording import Recording
 from .replay import Memory, Profile, Replay
@@ -27,6 +27,13 @@ R = TypeVar("R")
 _KEPT = 8  # recordings that a captured step keeps
 _BY_VALUE = (int, float, complex, str, bytes, type, type(None), np.generic, np.dtype, range)
 _OFTEN = 5  # recordings after which it says that something is wrong
+
+
+class _Calls(threading.local):
+    within = False  # whether a captured step is being run as it is
+
+
+_calls = _Calls()
 
 
 class Captured(Generic[P, R]):
@@ -43,10 +50,14 @@ class Captured(Generic[P, R]):
         self._lock = threading.RLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        # A captured step within another one is a part of that, and watchers are to see every operation.
-        if not self._called or is_recording() or tape.state.watchers:
-            self._called = True
+        if is_recording() or _calls.within:  # a captured step within another one is a part of that, with its history
             return self.step(*args, **kwargs)
+        if not self._called or tape.state.watchers:  # which are to see every operation
+            self._called = _calls.within = True
+            try:
+                return self.step(*args, **kwargs)
+            finally:
+                _calls.within = False
         arrays: list[Array] = []
         floats: list[float] = []
         signature = self._signature((args, kwargs), arrays, floats)
@@ -196,7 +207,7 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
     (``hoist``, ``sum_over_time``, ``reassociate``, ``lay_out_weights``).
     without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, batch,
-    lay_out_weights.
+        lay_out_weights, and on a GPU narrow, fuse, draw_first; also graph, for launches one by one.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
     ``.numpy()``), draws random numbers by ``randn`` or ``rand``, or from an iterator, changes Python values, or keeps
@@ -219,7 +230,7 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     >>> step.memory.planned < step.memory.naive
     True
     """
-    unknown = [name for name in without if name not in PASSES]
+    unknown = [name for name in without if name not in (*PASSES, GRAPH)]
     if unknown:
         raise ValueError(f"capture: there is no pass {unknown[0]!r} to leave out; there are {', '.join(PASSES)}")
     left_out = {*without, *(JOINING if exact else ())}

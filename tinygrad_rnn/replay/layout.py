@@ -12,7 +12,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from ..backend import Array
 from .joins import address, in_order, is_join, slots, writes
-from .memory import Block, pack
+from .memory import Block, Outside, pack
 from .program import VIEWS, Line, Program, Value
 
 _LARGE = 2**16  # elements
@@ -34,18 +34,21 @@ class Layout:
         self.base: dict[Value, Value] = {}  # of each view
         self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
         self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
-        self.index = {line.result: i for i, line in enumerate(program.lines)}
+        self.index = {value: i for i, line in enumerate(program.lines) for value in line.results}
         self.readers: dict[Value, list[Line]] = program.uses()
         self.results = set(program.results)
         for line in program.lines:
             if line.kind == "op" and line.name in VIEWS:
                 self._find_base(line)
         constants = {x: x.constant for line in program.lines for x in line.reads if x.constant is not None}
+        outside = Outside()
         for value, array in [*ports.items(), *constants.items()]:
-            self._put(value, array, Block(array, owned=False))
+            block = outside.block(array)
+            self._put(value, block.whole, block)
         for value, (array, port) in kept.items():
-            if self._may_lie_in(value, array) and (port is None or self._may_replace(value, port)):
-                self._put(value, array, Block(array, owned=False))
+            block = outside.block(array)
+            if self._may_lie_in(value, block.whole) and (port is None or self._may_replace(value, port, block.whole)):
+                self._put(value, block.whole, block)
         joins = [line for line in reversed(program.lines) if is_join(line) and line.name != "gather"]
         for line in sorted(joins, key=lambda line: -line.result.size):  # the larger may hold the smaller
             self._lay_join(line)
@@ -84,10 +87,24 @@ class Layout:
             value = self.base[value]
         return value
 
-    def _may_replace(self, value: Value, port: Value) -> bool:
+    def _may_replace(self, value: Value, port: Value, place: Array) -> bool:
         """Whether a value can be written over a port, because nothing reads the port afterwards."""
         line = value.line
-        return line is not None and line.kind == "ufunc" and self._last_read(port) <= self.index[value]
+        if line is None or not line.elementwise or self._last_read(port) > self.index[value]:
+            return False
+        return self._reads_apart(line, place)
+
+    def _reads_apart(self, line: Line, place: Array) -> bool:
+        """Whether what a generated kernel reads and writes is just at this place, or not there at all.
+
+        It may write an element before it reads another one; NumPy takes care of that itself.
+        """
+        others = [self.place[x] for x in {*line.reads, *line.results} if x in self.place]
+        return line.kind != "fused" or all(
+            not np.shares_memory(other, place)
+            or (address(other) == address(place) and (other.shape, other.strides) == (place.shape, place.strides))
+            for other in others
+        )
 
     # ---- joins ----
 
@@ -96,7 +113,7 @@ class Layout:
         line = value.line
         if value in self.place or line is None or value in self.base or place.dtype != value.dtype:
             return False
-        return line.kind == "ufunc" or (
+        return line.elementwise or (
             place.flags.c_contiguous and (line.kind in ("dot", "random") or writes(line) or is_join(line))
         )
 
@@ -127,7 +144,7 @@ class Layout:
         while (line := value.line) is not None:
             if value in self.base:
                 return line.name == "getitem"
-            if line.kind != "ufunc":
+            if not line.elementwise:
                 return False
             single = [
                 x
@@ -178,24 +195,23 @@ class Layout:
     # ---- everything else ----
 
     def _lay(self, i: int, line: Line) -> None:
-        value = line.result
-        if line.name == "gather" and value not in self.place:
+        if line.name == "gather" and line.result not in self.place:
             self._lie_joined(line)
-        if line.kind == "ufunc" and value not in self.place:
+        if line.kind == "ufunc" and line.result not in self.place:
             self._lay_under(line)
-        if value not in self.place:
-            operand = self._dying(i, line) if line.kind == "ufunc" else None
-            if operand is not None:
-                self._put(value, self.place[operand], self.block[operand])
-            else:
-                block = Block(value)
-                self._put(value, block.whole, block)
-        for read in line.reads:
-            if read in self.block:
-                self.block[read].used(i)
-        self.block[value].used(i)
-        if value in self.results:
-            self.block[value].used(len(self.program.lines))
+        for value in line.results:
+            if value not in self.place:
+                operand = self._dying(i, line, value) if line.elementwise else None
+                if operand is not None:
+                    self._put(value, self.place[operand], self.block[operand])
+                else:
+                    block = Block(value)
+                    self._put(value, block.whole, block)
+        for value in (*line.reads, *line.results):
+            if value in self.block:
+                self.block[value].used(i)
+            if value in self.results:
+                self.block[value].used(len(self.program.lines))
 
     def _lay_under(self, line: Line) -> None:
         """Put a result for many steps where each step's share will be overwritten by what is made of it."""
@@ -217,8 +233,8 @@ class Layout:
         if place is not None and self.block[after[0]].owned:
             self._put(line.result, place, self.block[after[0]])
 
-    def _dying(self, i: int, line: Line) -> Value | None:
-        """An operand whose place the result can take, of several the one in the largest block, which lives longest.
+    def _dying(self, i: int, line: Line, result: Value) -> Value | None:
+        """An operand whose place a result can take, of several the one in the largest block, which lives longest.
 
         To write across gaps takes two or three times as long, so a small result rather gets a place of its own.
         """
@@ -228,13 +244,16 @@ class Layout:
             if isinstance(x, Value)
             and x in self.block
             and self.block[x].owned
-            and x.shape == line.result.shape
-            and x.dtype == line.result.dtype
+            and x.shape == result.shape
+            and x.dtype == result.dtype
             and (self.place[x].flags.c_contiguous or x.size > _LARGE)
         ]
+        taken = {address(self.place[x]) for x in line.results if x in self.place}
         fitting.sort(key=lambda x: -self.block[x].nbytes)
         for x in fitting:
-            if not _overlaps_itself(self.place[x]) and self._last_read(x) <= i:
+            place = self.place[x]
+            free = address(place) not in taken and not _overlaps_itself(place) and self._reads_apart(line, place)
+            if free and self._last_read(x) <= i:
                 return x
         return None
 

@@ -143,7 +143,9 @@ def lower(program: Program) -> None:
 
 def _outline(x: Any) -> Any:
     """What decides into what a kernel is taken apart."""
-    return (x.shape, x.dtype) if isinstance(x, Value) else (type(x), id(x) if hasattr(x, "dtype") else str(x))
+    if isinstance(x, Value):
+        return x.shape, x.dtype
+    return type(x), id(x) if hasattr(x, "dtype") or isinstance(x, Scalar) else str(x)
 
 
 def _lowered(line: Line) -> tuple[list[Any], list[Line], Value] | None:

@@ -6,6 +6,7 @@ from bisect import insort
 
 import numpy as np
 
+from .. import backend
 from ..backend import Array
 from .program import Value
 
@@ -19,22 +20,47 @@ class Block:
     things would lie. In the end it is a part of the arena.
     """
 
-    def __init__(self, like: Value | Array, owned: bool = True) -> None:
-        self.owned = owned  # a part of the arena, and not a port's
+    def __init__(self, like: Value | Array, outside: Array = None) -> None:
+        self.outside = outside  # the array that is there already; None for a part of the arena
         if isinstance(like, Value):
             self.nbytes = like.nbytes
             self.memory = np.empty(max(1, self.nbytes), np.uint8)
             self.whole = np.ndarray(like.shape, like.dtype, buffer=self.memory)
         else:
-            self.nbytes, self.memory = like.nbytes, like
+            self.nbytes, self.memory, self.whole = like.nbytes, like, like
         self.address = int(self.memory.__array_interface__["data"][0])
         self.start = self.stop = -1  # the lines between which it is in use
         self.offset = 0  # in the arena
+
+    @property
+    def owned(self) -> bool:
+        """Whether it is a part of the arena."""
+        return self.outside is None
 
     def used(self, line: int) -> None:
         """It is in use at this line."""
         self.start = line if self.start < 0 else min(self.start, line)
         self.stop = max(self.stop, line)
+
+
+class Outside:
+    """Blocks for arrays that are there already.
+
+    For those on a device, arrays on the host that lie to each other as these do stand in, while the layout is made.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[int, np.ndarray] = {}  # by address on the device
+
+    def block(self, array: Array) -> Block:
+        """The block of an array."""
+        if isinstance(array, np.ndarray):
+            return Block(array, outside=array)
+        home = backend.of(array)
+        start, nbytes = home.extent(array)
+        memory = self._memory.setdefault(start, np.empty(max(1, nbytes), np.uint8))
+        offset = home.address(array) - start if array.size else 0
+        return Block(np.ndarray(array.shape, array.dtype, memory, offset, array.strides), outside=array)
 
 
 def pack(blocks: list[Block]) -> int:

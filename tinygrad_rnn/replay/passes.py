@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .fuse import fuse, narrow
 from .lower import lower
 from .program import Line, Program, Value
 from .sums import sum_over_time
@@ -20,7 +21,7 @@ def drop_dead(program: Program) -> None:
     wanted = set(program.results)
     kept = []
     for line in reversed(program.lines):
-        if line.result in wanted or line.kind == "random":
+        if line.kind == "random" or not wanted.isdisjoint(line.results):
             wanted.update(line.reads)
             kept.append(line)
     program.lines = kept[::-1]
@@ -44,6 +45,11 @@ def share(program: Program) -> None:
             kept.append(line)
     program.lines = kept
     program.replace(new)
+
+
+def draw_first(program: Program) -> None:
+    """Draw random numbers, in their order, before everything else, so that the rest can be one graph."""
+    program.lines.sort(key=lambda line: line.kind != "random")
 
 
 def _key(line: Line) -> Any:
@@ -76,6 +82,9 @@ PASSES = {
     "reassociate": reassociate,
     "batch": batch,
     "lay_out_weights": lay_out_weights,
+    "narrow": narrow,
+    "fuse": fuse,
+    "draw_first": draw_first,
 }
 
 JOINING = {
@@ -84,6 +93,10 @@ JOINING = {
     "reassociate",
     "lay_out_weights",
 }  # those that may change the last bits of a result
+
+FOR_LAUNCHES = {"narrow", "fuse", "draw_first"}  # on a GPU, where the number of launches is what matters
+FOR_THE_CACHE = {"widen", "reassociate", "batch", "lay_out_weights"}  # on a CPU
+GRAPH = "graph"  # no pass, but can be left out like one: the replay as a CUDA graph
 
 
 def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from .. import backend
+from ..backend import Array, Backend
 from .joins import address, is_join, slots, writes
 from .layout import Layout
+from .pointwise import PREAMBLE, Pointwise
 from .program import Line, Program, Value, substitute
 from .straight import straight
 from .symbol import Scalar
@@ -20,9 +22,10 @@ from .symbol import Scalar
 class Player:
     """The calls of a program, with their arrays."""
 
-    def __init__(self, program: Program, layout: Layout, xp: Any) -> None:
-        self.xp = xp
-        self.arena = xp.zeros(layout.size, dtype=np.uint8)
+    def __init__(self, program: Program, layout: Layout, home: Backend) -> None:
+        self.home = home
+        self.xp = home.xp
+        self.arena = self.xp.zeros(layout.size, dtype=np.uint8)
         self.arrays: dict[Value, Array] = {}
         self._by_place: dict[Any, Array] = {}
         self._layout = layout
@@ -60,15 +63,16 @@ class Player:
             return value.constant
         if value not in self.arrays:
             place, block = self._layout.place[value], self._layout.block[value]
-            if not block.owned:
+            if block.outside is block.memory:
                 self.arrays[value] = place
             elif not place.size:  # its place may be behind the end
                 self.arrays[value] = self.xp.zeros(place.shape, place.dtype)
             else:
+                memory = self.arena if block.owned else block.outside
                 offset = address(place) - block.address + block.offset
-                key = offset, place.shape, place.strides, place.dtype
+                key = id(memory), offset, place.shape, place.strides, place.dtype
                 if key not in self._by_place:
-                    self._by_place[key] = np.ndarray(place.shape, place.dtype, self.arena, offset, place.strides)
+                    self._by_place[key] = self.home.view(memory, offset, place.shape, place.dtype, place.strides)
                 self.arrays[value] = self._by_place[key]
         return self.arrays[value]
 
@@ -77,15 +81,15 @@ class Player:
         if isinstance(x, Value):
             return self.array(x)
         if isinstance(x, Scalar):
-            return self._number(x, line)
+            return self._number(x, _dtype_of(x, line))
+        if self.xp is not np:
+            return x.item() if isinstance(x, np.ndarray) else x  # a number that a kernel has in NumPy's way
         if type(x) is float and line.kind == "ufunc" and line.result.dtype.kind == "f":
             return np.asarray(x, line.result.dtype)  # which NumPy takes twice as quickly as a Python number
         return x
 
-    def _number(self, scalar: Scalar, line: Line) -> Array:
-        """A 0-d array that is set to the number before each replay: in the dtype that a Python number would take on."""
-        others = [x.dtype for x in line.inputs if isinstance(x, Value)]
-        dtype = np.result_type(*others, scalar.number) if others else line.result.dtype
+    def _number(self, scalar: Scalar, dtype: Any) -> Array:
+        """A 0-d array that is set to the number before each replay."""
         if (scalar, dtype) not in self._numbers:
             array = self._numbers[scalar, dtype] = self.xp.zeros((), dtype)
             self.scalars.append((array, scalar))
@@ -97,9 +101,11 @@ class Player:
         out = self.array(line.result)
         if is_join(line):
             return self._copies(line, out)
+        if line.kind == "fused":
+            return [self._generated(line)]
         inputs = [self._given(x, line) for x in line.inputs]
         if line.kind in ("ufunc", "dot"):
-            return [_into(line.function, inputs, out)]
+            return [self._into(line, inputs, out)]
         if line.kind == "random":
             return [partial(_fill, out, line.function, **line.attributes)]
         new = {value: self.array(value) for value in line.reads}
@@ -109,15 +115,25 @@ class Player:
             return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
         return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]
 
+    def _generated(self, line: Line) -> partial[Any]:
+        kernel: Pointwise = line.function  # type: ignore[assignment]
+        inputs = [
+            self.array(x) if isinstance(x, Value) else self._number(x, np.dtype(dtype))
+            for x, dtype in zip(line.inputs, kernel.inputs, strict=True)
+        ]
+        call = self.home.pointwise(*kernel.parameters, kernel.body, PREAMBLE)
+        return partial(call, *inputs, *map(self.array, line.results))
+
     def _together(self, lines: list[Line]) -> list[partial[Any]]:
         """One call for lines that do the same with one array, if the rest lies at equal distances."""
         if len(lines) < 2 or any(line.result in self._layout.base for line in lines):
             return []
         columns: list[Any] = [[self._given(line.inputs[k], line) for line in lines] for k in range(2)]
         columns.append([self.array(line.result) for line in lines])
-        if len({address(out) for out in columns[2]}) < len(lines):
+        where = [self.home.address(out) for out in columns[2]]
+        if len(set(where)) < len(lines):
             return []
-        order = sorted(range(len(lines)), key=lambda i: address(columns[2][i]))
+        order = sorted(range(len(lines)), key=where.__getitem__)
         arrays = []
         for column in columns:
             column = [column[i] for i in order]
@@ -127,17 +143,39 @@ class Player:
             if not _evenly(column):
                 return []
             arrays.append(_spread(column))
-        return [_into(lines[0].function, arrays[:2], arrays[2])]
+        return [self._into(lines[0], arrays[:2], arrays[2])]
+
+    def _into(self, line: Line, inputs: list[Any], out: Array) -> partial[Any]:
+        """A call that writes its result: with the output by position, which NumPy takes more quickly, where it may."""
+        if self.xp is not np:
+            return partial(getattr(self.xp, line.function.__name__), *inputs, out=out)
+        if line.function in (np.maximum, np.minimum):
+            return partial(line.function, *inputs, out=out)
+        return partial(line.function, *inputs, out)
 
     def _copies(self, line: Line, out: Array) -> list[partial[Any]]:
         """What it takes to bring the pieces of a join to their places, if they are not there yet."""
         copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
             source = self._given(piece, line)
-            if hasattr(source, "strides") and address(source) == address(slot) and source.strides == slot.strides:
-                continue
-            copies.append((slot, source))
-        return [partial(np.copyto, slot, source) for slot, source in _in_runs(copies)]
+            if not is_same(source, slot):
+                copies.append((slot, source))
+        copy = np.copyto if self.xp is np else _copy
+        return [partial(copy, slot, source) for slot, source in _in_runs(copies)]
+
+
+def _dtype_of(scalar: Scalar, line: Line) -> Any:
+    """The dtype that a Python number would take on in a line."""
+    others = [x.dtype for x in line.inputs if isinstance(x, Value)]
+    return np.result_type(*others, scalar.number) if others else line.result.dtype
+
+
+def is_same(a: Any, b: Array) -> bool:
+    """Whether an array is the same memory as another one."""
+    if a is b or not hasattr(a, "strides"):
+        return a is b
+    home = backend.of(a)
+    return bool(a.shape == b.shape and a.strides == b.strides and home.address(a) == home.address(b))
 
 
 def _in_runs(copies: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
@@ -162,28 +200,22 @@ def _evenly(arrays: Sequence[Array]) -> bool:
     """Whether arrays are alike and lie at equal distances in one piece of memory."""
     if not all(hasattr(array, "strides") for array in arrays):
         return False  # a Python number
-    first, step = arrays[0], address(arrays[1]) - address(arrays[0])
+    home, first = backend.of(arrays[0]), arrays[0]
+    step = home.address(arrays[1]) - home.address(first)
     form = first.shape, first.strides, first.dtype
     return all(
         (now.shape, now.strides, now.dtype) == form
-        and address(now) - address(before) == step
-        and _root(now) is _root(first)
+        and home.address(now) - home.address(before) == step
+        and home.extent(now) == home.extent(first)
         for before, now in pairwise(arrays)
     )
 
 
-def _root(array: Array) -> Array:
-    """The array whose memory a view shows."""
-    while getattr(array, "base", None) is not None:
-        array = array.base
-    return array
-
-
 def _spread(arrays: Sequence[Array]) -> Array:
     """Arrays at equal distances as one, along a new first axis."""
-    step = address(arrays[1]) - address(arrays[0])
-    first = arrays[0]
-    return np.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (step, *first.strides))
+    home, first = backend.of(arrays[0]), arrays[0]
+    step = home.address(arrays[1]) - home.address(first)
+    return home.xp.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (step, *first.strides))
 
 
 def _siblings(lines: list[Line]) -> Iterator[list[Line]]:
@@ -215,12 +247,9 @@ def _is_sibling(group: list[Line], line: Line) -> bool:
     return bool(shared) and not any(member.result in line.reads for member in group)
 
 
-def _into(function: Callable[..., Any], inputs: list[Any], out: Array) -> partial[Any]:
-    """A call that writes its result: quicker with the output by position, which maximum and minimum do not take."""
-    if function in (np.maximum, np.minimum):
-        return partial(function, *inputs, out=out)
-    return partial(function, *inputs, out)
-
-
 def _fill(out: Array, function: Callable[..., Array], *args: Any, **attributes: Any) -> None:
     out[...] = function(*args, **attributes)
+
+
+def _copy(out: Array, x: Any) -> None:
+    out[...] = x

@@ -45,10 +45,13 @@ class Line:
     """``result = function(*inputs, **attributes)``: a kernel of an operation, or one function of the array module.
 
     kind: "op" for a kernel, which gets ``xp`` first; "ufunc", "dot" for what is called with ``out`` last; "random" for
-    what draws numbers, and so is neither shared nor left out.
+    what draws numbers, and so is neither shared nor left out; "fused" for a generated kernel, with ``more`` results.
     """
 
-    __slots__ = ("attributes", "function", "inputs", "kind", "name", "phase", "reads", "result", "run", "step", "where")
+    __slots__ = (
+        *("attributes", "function", "inputs", "kind", "more", "name"),
+        *("phase", "reads", "result", "run", "step", "where"),
+    )
 
     def __init__(
         self,
@@ -59,18 +62,31 @@ class Line:
         attributes: dict[str, Any],
         result: Value,
         like: Line | None = None,
+        more: tuple[Value, ...] = (),
     ) -> None:
         self.kind = kind
         self.name = name
         self.function = function
         self.attributes = attributes
         self.result = result
+        self.more = more
         self.step: int | None = like.step if like else None  # the time step
         self.phase: str = like.phase if like else "forward"
         self.run: int = like.run if like else 0  # another one for steps that are done once more, by bptt.checkpointed
         self.where: str = like.where if like else ""
-        result.line = self
+        for value in self.results:
+            value.line = self
         self.read(inputs)
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """All that it computes."""
+        return self.result, *self.more
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element of its results comes of the elements at the same place, and can be written anywhere."""
+        return self.kind in ("ufunc", "fused")
 
     def read(self, inputs: tuple[Any, ...]) -> None:
         """Set what it reads."""
@@ -88,7 +104,7 @@ class Line:
 
     def __str__(self) -> str:
         arguments = [*map(_argument, self.inputs), *(f"{k}={_argument(v)}" for k, v in self.attributes.items())]
-        return f"{self.result.name} = {self.name}({', '.join(arguments)})"
+        return f"{', '.join(value.name for value in self.results)} = {self.name}({', '.join(arguments)})"
 
 
 def _values(tree: Any) -> Iterator[Value]:
@@ -194,11 +210,16 @@ class Program:
 
 def _text(lines: Iterable[Line]) -> Iterator[str]:
     place: Any = None
+    bodies: set[str] = set()
     for line in lines:
         now = (line.phase, line.step)
         if now != place:
             yield f"# {line.phase}" + ("" if line.step is None else f", time step {line.step}")
             place = now
+        body = getattr(line.function, "body", "")  # of a generated kernel
+        if body not in bodies:
+            yield from (f"#   {part}" for part in body.splitlines())
+            bodies.add(body)
         shape = f"{line.result.dtype.kind}{8 * line.result.dtype.itemsize}[{','.join(map(str, line.result.shape))}]"
         yield f"{line!s:<72}  # {shape}{'  ' + line.where if line.where else ''}"
 
@@ -207,5 +228,6 @@ def name_values(program: Program) -> None:
     """Give every result a name: that of its operation, and a number."""
     numbers: Counter[str] = Counter()
     for line in program.lines:
-        numbers[line.name] += 1
-        line.result.name = f"{line.name}_{numbers[line.name]}"
+        for value in line.results:
+            numbers[line.name] += 1
+            value.name = f"{line.name}_{numbers[line.name]}"

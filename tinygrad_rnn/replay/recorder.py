@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, registry, whereabouts
 from ..tree import rebuild
 from .program import Line, Value
-from .symbol import NumberError, Scalar, Symbol, refuse, refused
+from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse, refused
 
 
 class _Functions:
@@ -34,12 +32,11 @@ class _Functions:
             return functools.partial(_on_arrays, real) if name in _MAKERS else real
         return refused(f"calls {name} of the array module, which is no operation")
 
-    @staticmethod
-    def asarray(x: Any, dtype: Any = None) -> Any:
+    def asarray(self, x: Any, dtype: Any = None) -> Any:
         """What has been an array all along."""
         if isinstance(x, Symbol):
             return x if dtype is None else x.astype(dtype)
-        return np.asarray(x, dtype=dtype)
+        return self._recorder_of().xp.asarray(x, dtype=dtype)
 
     array = ascontiguousarray = asarray
 
@@ -48,7 +45,7 @@ class _Functions:
         """Zeros that the step may go on to write into, as optimisers do."""
         recorder = _current()
         zeros = recorder.xp.zeros_like(_bare(x))
-        return Symbol(zeros, recorder.constant(zeros))
+        return recorder.symbol(zeros, recorder.constant(zeros))
 
 
 _BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | {
@@ -82,10 +79,10 @@ class _Recording(Backend):
     def uniform(self, shape: tuple[int, ...]) -> Any:
         return _current().draw(shape)
 
-    def from_host(self, array: np.ndarray) -> Array:
+    def from_host(self, array: Array) -> Array:
         return _current().home.from_host(array)
 
-    def to_host(self, array: Array) -> np.ndarray:
+    def to_host(self, array: Array) -> Any:
         refuse("copies an array to the host")
 
     def random_state(self) -> int:
@@ -111,8 +108,9 @@ def _current() -> Recorder:
 
 
 _backend = _Recording()
-backend._by_type[Symbol] = _backend
-backend.modules[Symbol] = _backend.xp
+for _type in (Symbol, DeviceSymbol):
+    backend._by_type[_type] = _backend
+    backend.modules[_type] = _backend.xp
 
 
 class Recorder:
@@ -122,6 +120,7 @@ class Recorder:
         self.home = home
         self.xp = home.xp
         self.uniform = home.uniform
+        self.symbol = Symbol if home.name == "numpy" else DeviceSymbol
         self.lines: list[Line] = []
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
         self.run = 0  # of lines
@@ -131,7 +130,7 @@ class Recorder:
 
     def port(self, array: Array, name: str) -> Symbol:
         """A symbol for an array that comes from outside."""
-        return Symbol(array, Value(array.shape, array.dtype, name))
+        return self.symbol(array, Value(array.shape, array.dtype, name))
 
     def draw(self, shape: tuple[int, ...]) -> Symbol:
         """Random numbers, drawn anew in each replay."""
@@ -170,7 +169,7 @@ class Recorder:
         line.step, line.run = tape.step_of(tape.clock()), self.run
         line.where = whereabouts().rpartition(", ")[2].removeprefix("called from ")
         self.lines.append(line)
-        return Symbol(array, line.result)
+        return self.symbol(array, line.result)
 
     def _read(self, tree: Any) -> Any:
         """Arguments as a line has them: values in place of symbols, and of constant arrays."""

@@ -78,10 +78,6 @@ class Recording:
                 numbers.append(place)
         before = [(p, p.get()) for p in [*(place for place, _ in places), *numbers, *self.reach.iterators]]
         home = self.home = _home([value for _, value in before], (args, kwargs))
-        if home.name != "numpy":
-            raise CaptureError(
-                f"capture: the step works on {home.name}, and so far only NumPy has a player; call the step as it is"
-            )
         with collector_resting(), recording(home) as recorder:
             self.lines = recorder.lines
             self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in places]
@@ -215,7 +211,7 @@ def _leaves(output: Any) -> list[Any]:
 def _check_output(output: Any) -> None:
     """Raise if a replay could not return anew what the step returns."""
     for x in _leaves(output):
-        if not isinstance(x, (Taped, Symbol, Scalar, np.ndarray, np.generic, str, int, float)):
+        if not isinstance(x, (Taped, Symbol, Scalar, np.generic, str, int, float)) and not backend.is_array(x):
             raise CaptureError(
                 f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
                 "return tensors, in tuples, lists or dictionaries"
@@ -294,11 +290,10 @@ def _commit(old: Array, new: Array) -> Array:
 
 
 def _home(values: list[Any], arguments: Any) -> Backend:
-    """The backend of the arrays that a step works on."""
-    for x in [*tree_leaves(arguments), *values]:
-        if backend.is_array(_array(x)):
-            return backend.of(_array(x))
-    return backend.default()
+    """The backend of the arrays that a step works on: a device, if one of them is there."""
+    arrays = [x for x in map(_array, [*tree_leaves(arguments), *values]) if backend.is_array(x)]
+    homes = [backend.of(x) for x in arrays]
+    return next((home for home in homes if home.name != "numpy"), homes[0] if homes else backend.default())
 
 
 def _random_states(reach: Reach) -> Any:

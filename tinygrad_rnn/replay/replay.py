@@ -7,15 +7,17 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from .. import backend, tape
+import numpy as np
+
+from .. import tape
 from ..backend import Array
 from ..tape import Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import tree_map
 from . import passes
-from .joins import address
+from .graph import GraphPlayer
 from .layout import Layout
-from .player import Player
+from .player import Player, is_same
 from .program import Line, Program, Value
 from .recording import Port, Recording, is_report
 from .symbol import Scalar, Symbol
@@ -69,7 +71,7 @@ class Replay:
     def __init__(self, recording: Recording, without: Collection[str]) -> None:
         self.recording = recording
         self.recorded = Program(recording.lines, recording.values())
-        self.without = without
+        self.without = {*without, *(passes.FOR_THE_CACHE if recording.home.cuda else passes.FOR_LAUNCHES)}
         self.program = self.program_after(None)
         self._private: set[Port] = set()
         self._ready()
@@ -99,7 +101,10 @@ class Replay:
         results = dict(zip(self.recorded.results, self.program.results, strict=True))
         read = {value for line in self.program.lines for value in line.reads} | set(self.program.results)
         ports = [port for port in recording.ports if port.updated or port.value in read]
-        home = backend.of(ports[0].later.get()) if ports else recording.home
+        home = recording.home
+        for outside in read:
+            if isinstance(outside.constant, np.ndarray):
+                outside.constant = home.from_host(outside.constant)
         self.copied = [
             (port, home.xp.empty(port.value.shape, port.value.dtype)) for port in ports if port in self._private
         ]
@@ -119,7 +124,9 @@ class Replay:
             if isinstance(source, Symbol) and len(over) < 2:
                 kept.setdefault(results[source.value], (array, over[0] if over else None))
         layout = Layout(self.program, arrays, kept)
-        self.player = Player(self.program, layout, home.xp)
+        graphs = home.cuda and passes.GRAPH not in self.without and hasattr(home.xp.cuda, "Graph")
+        play_as = GraphPlayer if graphs else Player
+        self.player = play_as(self.program, layout, home)
         overwritten = {value for array, _ in left for value in owners[id(array)]}
         self.copies: list[tuple[Array, Array]] = []
 
@@ -134,7 +141,7 @@ class Replay:
 
         self.output = tree_map(lambda x: _delivery(x, final), recording.output)
         pairs = [(array, final(x) if isinstance(x, Symbol) else x) for array, x in left]
-        self.copies += [(array, source) for array, source in pairs if not _same(source, array)]
+        self.copies += [(array, source) for array, source in pairs if not is_same(source, array)]
         gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
         grads = sum(g.array.nbytes for g in recording.grads if g.tensor is not None)
         self.memory = Memory(layout.size, layout.naive, gathered + grads)
@@ -181,6 +188,7 @@ class Replay:
             for line, call in self.player.steps():
                 start = time.perf_counter()
                 call()
+                self.recording.home.synchronize()
                 rows.append((line, Row(1, time.perf_counter() - start, _flops(line), _traffic(line))))
 
         self(arrays, floats, play)
@@ -208,10 +216,3 @@ def _flops(line: Line) -> int:
 
 def _traffic(line: Line) -> int:
     return line.result.nbytes + sum(value.nbytes for value in line.reads)
-
-
-def _same(a: Array, b: Array) -> bool:
-    """Whether two arrays are the same memory."""
-    if a is b:
-        return True
-    return a.shape == b.shape and a.strides == b.strides and address(a) == address(b)

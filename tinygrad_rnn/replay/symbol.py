@@ -85,7 +85,7 @@ class Symbol(Operators):
 
     def copy(self) -> Symbol:
         """Another symbol for what this one is now."""
-        return Symbol(self.array, self.value)
+        return type(self)(self.array, self.value)
 
     def astype(self, dtype: Any, copy: bool = True) -> Any:
         """In another dtype."""
@@ -114,6 +114,13 @@ class Symbol(Operators):
     item = tolist = refused("reads an array's numbers")
     __array__ = refused("hands an array to NumPy")
     __setitem__ = fill = refused("writes into an array")
+
+
+class DeviceSymbol(Symbol):
+    """One for an array on a device, whose operators know nothing of ufuncs, and leave the work to the symbol."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # type: ignore[assignment]
 
 
 def _in_place(function: Callable[..., Any]) -> Callable[..., Symbol]:

@@ -1,0 +1,101 @@
+"""Capture on a device: a replay equals the eager step bit for bit there too, and makes the host wait no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import strict
+from laws import function, law, leaf
+from samples import SAMPLES
+from sampling import Sample
+from test_capture import OPTIMIZERS, Trainer, agree, batches, equal, poison
+from test_every_wrapper import CELLS, WRAPPERS
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import backend, nn
+from tinygrad_rnn.tree import tree_leaves, tree_map
+
+
+@pytest.fixture(autouse=True, params=["strict", pytest.param("cupy", marks=pytest.mark.gpu)])
+def home(request: pytest.FixtureRequest) -> Iterator[str]:
+    """New tensors are made on the stand-in for CuPy, and on CuPy where there is a GPU."""
+    with strict.registered(), tg.use_backend(request.param):
+        yield request.param
+
+
+@law(SAMPLES)
+def test_replay_equals_eager(name: str, sample: Sample) -> None:
+    """Law 8 on the device: forward and backward of each op, on inputs that change from call to call."""
+    call = function(name)
+
+    def put(x: Any) -> Any:
+        return tg.tensor(x, backend=backend.default().name).array if isinstance(x, np.ndarray) else x
+
+    attributes = sample.attributes if name == "index" else tree_map(put, sample.attributes)
+    masks = [x for x in tree_leaves(attributes) if getattr(x, "dtype", None) == np.bool_]
+    waits = bool(masks) or name == "at_most"  # which compares on the host
+
+    def step(inputs: Any) -> Any:
+        given = tree_map(lambda x: leaf(x.array) if isinstance(x, tg.Tensor) else x, inputs)
+        leaves = [x for x in tree_leaves(given) if isinstance(x, tg.Tensor)]
+        ys = tree_leaves(call(*given, **attributes))
+        smooth = [y for y in ys if isinstance(y, tg.Tensor) and y.requires_grad]
+        grads = tg.grad([(y * y).sum() for y in smooth], leaves, allow_unused=True) if smooth else ()
+        return [y.detach() if isinstance(y, tg.Tensor) else y for y in ys], grads
+
+    captured = tg.capture(step, exact=True)
+    random = np.random.default_rng(0)
+
+    def fresh(x: Any) -> Any:
+        floating = isinstance(x, np.ndarray) and x.dtype.kind == "f"
+        if not floating:
+            return put(x)
+        return tg.tensor(
+            np.ascontiguousarray(x * random.uniform(0.9, 1.0)).reshape(x.shape), backend=backend.default().name
+        )
+
+    for k in range(4):
+        inputs = tree_map(fresh, sample.inputs)
+        poison(captured)
+        before = strict.host_copies
+        found = captured(inputs)
+        waited, before = strict.host_copies - before, strict.host_copies
+        expected = step(inputs)
+        assert k < 2 or waits or waited <= strict.host_copies - before
+        equal(found, expected)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.__name__)
+def test_every_cell(cell: Any) -> None:
+    agree(lambda: Trainer(cell(5, 5)), exact=True, carry=True, calls=5)
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda w: getattr(w, "__name__", "VariationalDropout"))
+def test_every_wrapper(wrap: Any) -> None:
+    agree(lambda: Trainer(wrap(nn.GRUCell(5, 5))), exact=True, calls=5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer(name: str) -> None:
+    agree(lambda: Trainer(nn.LSTMCell(5, 5), OPTIMIZERS[name]), exact=True, calls=8)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_layers(exact: bool) -> None:
+    layer = partial(nn.LSTM, num_layers=2, bidirectional=True, dropout=0.3)
+    agree(lambda: Trainer(layer(5, 5), size=10), exact, carry=True, calls=5)
+
+
+def test_a_replay_makes_the_host_wait_for_nothing(home: str) -> None:
+    """Clipping that raises must know whether all is finite: the host waits once for it, as it does eagerly."""
+    trainer = Trainer(nn.LSTMCell(5, 5))
+    captured = tg.capture(trainer.step)
+    for k, (x, target) in enumerate(batches(5)):
+        before = strict.host_copies
+        loss, _ = captured(x, target)
+        assert k < 2 or home == "cupy" or strict.host_copies - before == 1
+        assert loss.backend == home

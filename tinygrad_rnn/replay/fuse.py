@@ -1,0 +1,178 @@
+"""Passes that make generated kernels: elementwise lines that can go together become one line of several results."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from .pointwise import Pointwise, is_pointwise, kernel
+from .program import Line, Program, Value, slice_line
+from .widen import _columns
+
+_QUIET = tuple(f"{__package__.partition('.')[0]}.{folder}." for folder in ("ops", "replay"))
+_OPERANDS = 48  # of a kernel at most: all that it is told about its arrays must fit into 4096 bytes
+
+
+def narrow(program: Program) -> None:
+    """Compute slice by slice what is read in slices only, as gates are, so that it can go with what is done to them."""
+    readers = program.uses()
+    instead: dict[Line, list[Line]] = {}  # of a slice: the lines that compute it
+    for line in reversed(program.lines):
+        slices = readers.get(line.result, [])
+        if is_pointwise(line) and line.result not in program.results and _are_apart(slices, line.result):
+            for cut in slices:
+                instead[cut] = _sliced(line, cut, readers)
+    lines: list[Line] = []
+    ahead = program.lines[::-1]
+    while ahead:
+        line = ahead.pop()
+        if line in instead:
+            ahead += instead.pop(line)[::-1]
+        else:
+            lines.append(line)
+    program.lines = lines  # those that nobody reads any more are dropped after each pass
+
+
+def _are_apart(slices: list[Line], base: Value) -> bool:
+    """Whether lines are slices of a base's columns, two or more, that do not overlap."""
+    bounds = [_columns(line, base) for line in slices]
+    if len(bounds) < 2 or None in bounds:
+        return False
+    return all(a[1] <= b[0] for a, b in pairwise(sorted(bounds)))  # type: ignore[type-var, index]
+
+
+def _sliced(line: Line, cut: Line, readers: dict[Value, list[Line]]) -> list[Line]:
+    """A slice of a line's result, computed of slices of what it reads."""
+    start, stop = _columns(cut, line.result)  # type: ignore[misc]
+    lines: list[Line] = []
+    inputs: list[Any] = []
+    for x in line.inputs:
+        if isinstance(x, Value) and x.shape and x.shape[-1] > 1:
+            key = (*(slice(None),) * (len(x.shape) - 1), slice(start, stop))
+            part = slice_line(x, key, (*x.shape[:-1], stop - start), line)
+            readers[x] = [*(reader for reader in readers[x] if reader is not line), part]
+            lines.append(part)
+            x = part.result
+        inputs.append(x)
+    result = Line(line.kind, line.name, line.function, tuple(inputs), line.attributes, cut.result, like=cut)
+    for part in lines:
+        readers[part.result] = [result]
+    return [*lines, result]
+
+
+def fuse(program: Program) -> None:
+    """Let elementwise lines of one shape wait for each other, as long as they can: then they are one kernel.
+
+    What needs them waits too. A line that needs one of those in between cannot be a part of the kernel that these wait
+    for: it makes that kernel go, and begins the next one.
+    """
+    _Fusion(program).run()
+
+
+class _Group:
+    """Elementwise lines of one shape that wait for each other."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.needs: set[_Group] = set()  # those that must go before it
+
+
+class _Fusion:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.readers = program.uses()
+        self.results = set(program.results)
+        self.lines: list[Line] = []  # that need not wait any more
+        self.groups: dict[tuple[int, ...], _Group] = {}  # by shape
+        self.group_of: dict[Line, _Group] = {}
+        self.names: dict[Pointwise, str] = {}
+        self.later: dict[Line, set[_Group]] = {}  # lines that wait for groups, in order, without being a part of one
+
+    def run(self) -> None:
+        for line in self.program.lines:
+            if is_pointwise(line):
+                self._join(line)
+            elif (needs := self._needs(line)) and _is_quiet(line):
+                self.later[line] = needs
+            else:
+                self._go(needs)
+                self.lines.append(line)
+        self._go(set(self.groups.values()))
+        self.program.lines = self.lines
+
+    def _needs(self, line: Line, but: _Group | None = None) -> set[_Group]:
+        """The groups that must go before a line, apart from one of which the line is to be a part."""
+        needs: set[_Group] = set()
+        for source in (x.line for x in line.reads if x.line is not None):
+            group = self.group_of.get(source)
+            if group is None:
+                needs |= self.later.get(source, set())
+            elif group is not but:
+                needs.add(group)
+        return needs
+
+    def _join(self, line: Line) -> None:
+        shape = line.result.shape
+        group = self.groups.get(shape)
+        full = (
+            group is not None and len(group.lines) > _OPERANDS // 4 and _operands(group.lines, self.readers) > _OPERANDS
+        )
+        if group is not None and (full or group in _all(self._needs(line, but=group))):
+            self._go({group})
+        group = self.groups.setdefault(shape, _Group())
+        group.needs |= self._needs(line, but=group)
+        group.lines.append(line)
+        self.group_of[line] = group
+
+    def _go(self, groups: set[_Group]) -> None:
+        """Write down groups, after those that they need, and then what waited for nothing else."""
+        everything = _all(groups)
+        for shape, group in list(self.groups.items()):
+            if group in everything and self.groups.get(shape) is group:
+                del self.groups[shape]
+                self._go(group.needs)
+                self.lines += self._fused(group.lines)
+                for line in group.lines:
+                    del self.group_of[line]
+                self._release(group)
+
+    def _fused(self, group: list[Line]) -> list[Line]:
+        """One line for a group, of which what others read are the results."""
+        if len(group) == 1:
+            return group
+        inside = set(group)
+        first, *more = (
+            line.result
+            for line in group
+            if line.result in self.results or not inside.issuperset(self.readers.get(line.result, ()))
+        )
+        function, inputs = kernel(group, [first, *more])
+        name = self.names.setdefault(function, f"pointwise{len(self.names) + 1}")
+        return [Line("fused", name, function, tuple(inputs), {}, first, group[-1], tuple(more))]  # type: ignore[arg-type]
+
+    def _release(self, gone: _Group) -> None:
+        for group in self.groups.values():
+            group.needs.discard(gone)
+        for line, needs in list(self.later.items()):
+            needs.discard(gone)
+            if not needs:
+                del self.later[line]
+                self.lines.append(line)
+
+
+def _all(groups: set[_Group]) -> set[_Group]:
+    """Groups, those that they need, and so on."""
+    return groups.union(*(_all(group.needs) for group in groups))
+
+
+def _is_quiet(line: Line) -> bool:
+    """Whether a line can be done later: one that may raise, or draws numbers, keeps its place among the others."""
+    module = getattr(line.function, "__module__", "")
+    return line.kind in ("ufunc", "dot") or module.startswith(_QUIET)
+
+
+def _operands(group: list[Line], readers: dict[Value, list[Line]]) -> int:
+    """How many arrays a group reads from outside, or leaves to others."""
+    inside = set(group)
+    read = {x for line in group for x in line.reads if x.line not in inside}
+    return len(read) + sum(not inside.issuperset(readers.get(line.result, ())) for line in group)
