@@ -19,7 +19,7 @@ from .backend import as_array, is_array, signature, use_backend
 from .check import CheckError
 from .op import Op, Step, whereabouts
 from .record import Watcher
-from .replay.places import Reach, Slot
+from .replay.places import Place, Reach, Slot
 from .tape import Leaf, Node, Taped
 from .tree import tree_items, tree_map
 
@@ -197,6 +197,8 @@ def _difference(a: _Result, b: _Result, kind: Any, tolerance: float | None) -> D
 
 # ---- moving all that a function can reach, and putting it back ----
 
+_NOTHING = Place({}, "", "").get()  # what a place without content gives
+
 
 @contextmanager
 def _moved(reach: Reach, home: Any) -> Iterator[None]:
@@ -217,7 +219,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
             stack.callback(partial(_set, t, t.array, t.node))
             _set(t, there(t.array), _leaf(t.node, there) if isinstance(t.node, Leaf) else None)
         for place, value in places:
-            if not _can_be_refilled(place.holder) and place.get() is value:  # what is absent cannot be put back
+            if not _can_be_refilled(place.holder) and value is not _NOTHING:
                 stack.callback(place.put, value)
             if is_array(value):
                 place.put(there(value))

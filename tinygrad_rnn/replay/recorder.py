@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -120,7 +121,8 @@ class Recorder:
         self.home = home
         self.xp = home.xp
         self.uniform = home.uniform
-        self.symbol = Symbol if home.name == "numpy" else DeviceSymbol
+        self.kind = Symbol if home.name == "numpy" else DeviceSymbol
+        self.made: list[weakref.ref[Symbol]] = []
         self.lines: list[Line] = []
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
         self.run = 0  # of lines
@@ -131,6 +133,12 @@ class Recorder:
     def port(self, array: Array, name: str) -> Symbol:
         """A symbol for an array that comes from outside."""
         return self.symbol(array, Value(array.shape, array.dtype, name))
+
+    def symbol(self, array: Array, value: Value) -> Symbol:
+        """A symbol, noted as long as somebody holds it."""
+        symbol = self.kind(array, value)
+        self.made.append(weakref.ref(symbol))
+        return symbol
 
     def draw(self, shape: tuple[int, ...]) -> Symbol:
         """Random numbers, drawn anew in each replay."""

@@ -96,7 +96,7 @@ class Recording:
                 _check_output(output)
                 for place, value in before[len(places) + len(numbers) :]:
                     place.put(value)
-                self._check(reach(), drawn)
+                self._check(reach(), drawn, recorder, output)
             except BaseException:
                 for leaf, g in self.grads_before.items():
                     leaf.grad = g
@@ -131,7 +131,7 @@ class Recording:
 
         return symbol(tree)
 
-    def _check(self, after: Reach, drawn: Any) -> None:
+    def _check(self, after: Reach, drawn: Any, recorder: Recorder, output: Any) -> None:
         """Raise if the step did what a replay would not do again."""
         if _random_states(self.reach) != drawn:
             raise CaptureError(
@@ -147,7 +147,14 @@ class Recording:
                     f"capture: the step keeps a result in {path}; return it, and pass it in the next time"
                 )
         own = {*known, *(leaf.grad for leaf in self.reach.leaves), *self.grads_before.values()}
-        if not own.issuperset(_symbolic()):
+        places = [place.get() for place in [*(port.place for port in self.ports), *after.ports]]
+        kept = [*own, *_leaves(output), *places, *recorder.draws, *(port.symbol for port in self.ports)]
+        accounted = {*map(id, map(_array, kept)), *(id(symbol) for symbol, _ in self.inputs)}
+        del places, kept
+        others = not accounted.issuperset(id(x) for x in (ref() for ref in recorder.made) if x is not None)
+        # What is returned may be kept elsewhere as well: then more than the tensor that is returned refers to it.
+        shared = any(sys.getrefcount(x.array) > 2 for x in _leaves(output) if isinstance(x, Taped))
+        if (others or shared) and not own.issuperset(_symbolic()):  # which looks at every object there is
             gc.collect()  # it may be in a cycle
             for tensor in _symbolic():
                 if tensor not in own:
@@ -245,6 +252,8 @@ def _alive() -> list[Tensor]:
 
 def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
     """Tensors out of the step's reach whose arrays it used all the same, with these, which must not be replaced."""
+    if all(sys.getrefcount(value.constant) <= 2 for value in constants.values()):  # held by their values alone
+        return []
     return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
 
 
