@@ -185,6 +185,16 @@ def test_a_gradient_that_a_step_returns_is_that_of_its_call() -> None:
         np.testing.assert_allclose(gradient.numpy(), step(tg.tensor(X * k)).numpy(), rtol=1e-5)
 
 
+def test_masks_are_those_of_the_step_also_where_a_number_had_to_be_recorded_by_itself() -> None:
+    """The first attempt to record draws masks too."""
+    results = []
+    for wrap in (lambda step: step, lambda step: tg.capture(step, exact=True)):
+        run = wrap(lambda x, scale: (tg.dropout(x, 0.5) * (1.0 if scale > 1 else 2.0)).sum())
+        tg.manual_seed(3)
+        results.append([run(tg.ones(40), scale).item() for scale in (0.5, 0.5, 1.5, 1.5, 0.5)])
+    assert results[0] == results[1]
+
+
 def test_masks_and_lengths() -> None:
     layer, cell = nn.LSTM(3, 4), nn.LSTMCell(3, 4)
     x = tg.randn(6, 2, 3)

@@ -128,7 +128,8 @@ class Recorder:
         self.run = 0  # of lines
         self.draws: list[Symbol] = []  # random numbers
         self.drawn = 0  # how many of them: fewer when steps are done once more, with the numbers of the first time
-        self._drawn = repr(backend.random_state())  # where the host's generator stands if only draw() used it
+        self.start = backend.random_state()
+        self._drawn = repr(self.start)  # where the host's generator stands if only draw() used it
 
     def port(self, array: Array, name: str) -> Symbol:
         """A symbol for an array that comes from outside."""

@@ -97,7 +97,9 @@ class Recording:
                 for place, value in before[len(places) + len(numbers) :]:
                     place.put(value)
                 self._check(reach(), drawn, recorder, output)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, CaptureError):  # others come from the step, which has drawn what it has drawn
+                    backend.set_random_state(recorder.start)
                 for leaf, g in self.grads_before.items():
                     leaf.grad = g
                 for place, value in before:
