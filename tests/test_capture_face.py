@@ -486,6 +486,13 @@ def test_a_cell_of_five_lines_is_recorded_like_any_other() -> None:
     assert [line.result.shape for line in lines if line.name == "sum" and line.inputs[0].shape == (6, 2, 5)] == [(5,)]
 
 
+def test_kernels_that_write_in_place_what_they_made_are_taken_apart() -> None:
+    """As ``linear`` does with its bias, on a view of its product."""
+    weight, bias = tg.randn(4, 3), tg.randn(4)
+    captured = ready(lambda x: tg.linear(x, weight, bias), tg.randn(5, 2, 3))
+    assert [line.name for line in captured.replay.program.lines] == ["transpose", "reshape", "dot", "reshape", "add"]
+
+
 def test_operations_of_ones_own_are_replayed_as_they_are() -> None:
     """Their kernels may look at values, or write into arrays of their own."""
 

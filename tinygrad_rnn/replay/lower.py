@@ -20,7 +20,8 @@ class _Traced(NDArrayOperatorsMixin):
         self._lowering = lowering
         self._array = array
         self._value = value
-        self._viewed = False  # or a view: what is written in place would show in other arrays
+        self._family = [self]  # what shows the same memory: an array, and views of it
+        self._is_input = self._stale = False
         self.shape, self.dtype, self.ndim, self.size = array.shape, array.dtype, array.ndim, array.size
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
@@ -39,15 +40,19 @@ class _Traced(NDArrayOperatorsMixin):
         return NotImplemented
 
     def _become(self, result: _Traced) -> Any:
-        """What is written in place keeps its dtype, and views of it change too, which lines could not follow."""
-        if self._viewed or (self.shape, self.dtype) != (result.shape, result.dtype):
+        """What is written in place keeps its dtype; what shows the same memory changes too, and must not be used."""
+        others = [x for x in self._family if x is not self]
+        if any(x._is_input for x in others) or (self.shape, self.dtype) != (result.shape, result.dtype):
             return NotImplemented
+        for x in others:
+            x._stale = True
         self._value = result._value
         return self
 
     def _view(self, function: Callable[..., Any], **attributes: Any) -> _Traced:
         view = self._lowering.note("op", function, (self,), **attributes)
-        self._viewed = view._viewed = True
+        view._family = self._family
+        self._family.append(view)
         return view
 
     @property
@@ -86,10 +91,14 @@ class _Lowering:
         """What the kernel is given in place of an input: shapes and dtypes alone count, so the values are all 0."""
         if not isinstance(x, Value):
             return x
-        return _Traced(self, np.broadcast_to(np.zeros((), x.dtype), x.shape), x)
+        traced = _Traced(self, np.broadcast_to(np.zeros((), x.dtype), x.shape), x)
+        traced._is_input = True
+        return traced
 
     def note(self, kind: str, function: Callable[..., Any], inputs: tuple[Any, ...], **attributes: Any) -> _Traced:
         """Note a call, and run it on what stands for the values."""
+        if any(isinstance(x, _Traced) and x._stale for x in inputs):
+            raise TypeError("a kernel that uses what it has overwritten stays whole")
         arrays: list[Any] = [
             x._array if isinstance(x, _Traced) else x.number if isinstance(x, Scalar) else x for x in inputs
         ]
@@ -156,6 +165,6 @@ def _lowered(line: Line) -> tuple[list[Any], list[Line], Value] | None:
         result = line.function(np, *map(lowering.trace, given), **line.attributes)
     except Exception:  # it does more than a _Traced can follow
         return None
-    if not isinstance(result, _Traced) or not lowering.lines or result.shape != line.result.shape:
+    if not isinstance(result, _Traced) or result._stale or not lowering.lines or result.shape != line.result.shape:
         return None
     return (given, lowering.lines, result._value) if result.dtype == line.result.dtype else None
