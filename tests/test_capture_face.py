@@ -32,6 +32,19 @@ def pair() -> tuple[nn.Linear, optim.SGD]:
     return model, optim.SGD(model.parameters(), lr=0.1)
 
 
+def training(model: nn.Linear, optimizer: optim.SGD) -> Any:
+    """A step that makes a model's outputs smaller."""
+
+    def step(x: tg.Tensor) -> tg.Tensor:
+        optimizer.zero_grad()
+        loss = (model(x) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
 X = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 
 
@@ -108,14 +121,7 @@ def test_parameters_that_are_replaced_outside_are_read_anew() -> None:
     model.weight.data *= 2
     equal(evaluate(tg.tensor(X)), model(tg.tensor(X)))
 
-    def step(x: tg.Tensor) -> tg.Tensor:
-        optimizer.zero_grad()
-        loss = (model(x) ** 2).mean()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    train = ready(step, tg.tensor(X))
+    train = ready(training(model, optimizer), tg.tensor(X))
     saved = model.state_dict()
     first = [train(tg.tensor(X)).item() for _ in range(5)]
     model.load_state_dict(saved)
@@ -327,14 +333,7 @@ def test_errors_inside_a_replay_come_before_anything_changes() -> None:
 def test_older_graphs_notice_that_a_replay_wrote_to_their_parameters() -> None:
     model, optimizer = pair()
 
-    def step(x: tg.Tensor) -> tg.Tensor:
-        optimizer.zero_grad()
-        loss = (model(x) ** 2).mean()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    captured = ready(step, tg.tensor(X))
+    captured = ready(training(model, optimizer), tg.tensor(X))
     x = tg.tensor(X, requires_grad=True)
     older = model(x).sum()
     captured(tg.tensor(X))

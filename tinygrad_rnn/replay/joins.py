@@ -33,11 +33,6 @@ def is_join(line: Line) -> bool:
     return len(keys) > 1 and all(layout(keys, line.attributes["shape"]))
 
 
-def address(array: Array) -> int:
-    """Where an array begins."""
-    return int(array.__array_interface__["data"][0])
-
-
 def in_order(line: Line) -> list[Value]:
     """The pieces of a join along its first axis, in their order there; nothing for other joins."""
     pieces = list(line.inputs)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from ..backend import Array
-from .joins import address, in_order, is_join, slots, writes
-from .memory import Block, Outside, pack
+from .joins import in_order, is_join, slots, writes
+from .memory import Block, Outside, address, pack
 from .program import VIEWS, Line, Program, Value
 
 _LARGE = 2**16  # elements

@@ -12,6 +12,8 @@ from .program import Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
 
+address = backend.get("numpy").address  # a layout is made in NumPy's memory, whatever plays it
+
 
 class Block:
     """Memory for one value, or for several that lie within it or follow each other there.
@@ -28,7 +30,7 @@ class Block:
             self.whole = np.ndarray(like.shape, like.dtype, buffer=self.memory)
         else:
             self.nbytes, self.memory, self.whole = like.nbytes, like, like
-        self.address = int(self.memory.__array_interface__["data"][0])
+        self.address = address(self.memory)
         self.start = self.stop = -1  # the lines between which it is in use
         self.offset = 0  # in the arena
 

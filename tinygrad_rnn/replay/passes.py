@@ -87,12 +87,7 @@ PASSES = {
     "draw_first": draw_first,
 }
 
-JOINING = {
-    "hoist",
-    "sum_over_time",
-    "reassociate",
-    "lay_out_weights",
-}  # those that may change the last bits of a result
+JOINING = {"hoist", "sum_over_time", "reassociate", "lay_out_weights"}  # these may change the last bits of a result
 
 FOR_LAUNCHES = {"narrow", "fuse", "draw_first"}  # on a GPU, where the number of launches is what matters
 FOR_THE_CACHE = {"widen", "reassociate", "batch", "lay_out_weights"}  # on a CPU

@@ -11,8 +11,9 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array, Backend
-from .joins import address, is_join, slots, writes
+from .joins import is_join, slots, writes
 from .layout import Layout
+from .memory import address
 from .pointwise import PREAMBLE, Pointwise
 from .program import Line, Program, Value, substitute
 from .straight import straight
