@@ -27,6 +27,7 @@ def softmax(xp: Any, x: Array, *, axis: Axis = -1, out: Array = None) -> Array:
     return y
 
 
+softmax.op.overwrites = True
 softmax.vjp(x=lambda g, y, axis: y * (g - sum(g * y, axis=axis, keepdims=True)))
 
 
@@ -38,6 +39,7 @@ def log_softmax(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Arra
     return y
 
 
+log_softmax.op.overwrites = True
 log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=axis, keepdims=True))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..backend import Array, is_array, signature
+from ..op import Op, registry
 
 # Operations whose result may lie where their input does.
 VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
@@ -87,6 +88,19 @@ class Line:
     def elementwise(self) -> bool:
         """Whether each element of its results comes of the elements at the same place, and can be written anywhere."""
         return self.kind in ("ufunc", "fused")
+
+    @property
+    def operation(self) -> Op | None:
+        """The operation whose kernel it calls."""
+        op = registry.get(getattr(self.function, "__name__", ""))
+        return op if op is not None and op.kernel is self.function else None
+
+    @property
+    def over(self) -> tuple[Any, ...]:
+        """The inputs in whose place it can write its result."""
+        if self.elementwise:
+            return self.inputs
+        return self.inputs[:1] if (op := self.operation) is not None and op.overwrites else ()
 
     def read(self, inputs: tuple[Any, ...]) -> None:
         """Set what it reads."""
