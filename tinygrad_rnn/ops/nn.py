@@ -111,7 +111,8 @@ def embedding(xp: Any, indices: Array, weight: Array) -> Array:
         raise TypeError("integers are needed")
     home, count = backend.of(weight), weight.shape[0]
     home.check_indices(indices, count, "the index")
-    return home.mark_invalid(weight[indices], indices, count)
+    found = weight.take(indices.astype("int64", copy=False), axis=0)  # in half the time of weight[indices]
+    return home.mark_invalid(found, indices, count)
 
 
 @embedding.explain
