@@ -76,10 +76,10 @@ class _Folding:
         # One product's share of the work by which a value comes to be multiplied: by itself, and at least.
         self.own = {x: 0.0 if self._is_copied(x) else (x.size + _CALL) / n for x, n in self.serves.items()}
         self.share = dict(self.own)
-        for line in reversed(self.carriers):
-            if line is not None and (inputs := self.carriers[line]):
-                deeper = sum(self.share[line.inputs[k]] for k in inputs)
-                self.share[line.result] = min(deeper, self.own[line.result])
+        for carrier, inputs in reversed(self.carriers.items()):
+            if carrier is not None and inputs:
+                deeper = sum(self.share[carrier.inputs[k]] for k in inputs)
+                self.share[carrier.result] = min(deeper, self.own[carrier.result])
 
     def _is_copied(self, x: Value) -> bool:
         """Whether x is copied in any case, so that to multiply it on the way costs nothing."""
