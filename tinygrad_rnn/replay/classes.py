@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from ..ops import stack
@@ -126,14 +128,10 @@ class Columns:
 
     def behind(self, members: list[Line]) -> int:
         """The classes that must be done before: of all steps of what is read, as they are read as one."""
-        mask = 0
-        for x in {x for line in members for x in line.reads}:
-            mask |= self.classes.behind.get(x, 0)
-            place = self._place(x)
-            if place is not None and isinstance(place[0], int):
-                for result in self.run(place[0]):
-                    mask |= self.classes.behind[result]
-        return mask
+        read = {x for line in members for x in line.reads}
+        classes = {place[0] for x in read if (place := self._place(x)) is not None and isinstance(place[0], int)}
+        read.update(*map(self.run, classes))
+        return reduce(or_, (self.classes.behind.get(x, 0) for x in read), 0)
 
     def gather(self, members: list[Line]) -> tuple[list[Any], list[Line]]:
         """The inputs of a joined line, and the lines that make them."""

@@ -21,9 +21,11 @@ def drop_dead(program: Program) -> None:
     wanted = set(program.results)
     kept = []
     for line in reversed(program.lines):
-        if line.kind == "random" or not wanted.isdisjoint(line.results):
+        if line.result in wanted or line.kind == "random" or not wanted.isdisjoint(line.more):
             wanted.update(line.reads)
             kept.append(line)
+        else:
+            line.let_go()
     program.lines = kept[::-1]
 
 
@@ -37,6 +39,7 @@ def share(program: Program) -> None:
         key = None if line.kind == "random" else _key(line)
         if key is not None and key in first:
             new[line.result] = first[key].result
+            line.let_go()
             if first[key].step != line.step:
                 first[key].step = None  # it is no more a part of one step than of another
         else:
@@ -44,7 +47,7 @@ def share(program: Program) -> None:
                 first[key] = line
             kept.append(line)
     program.lines = kept
-    program.replace(new)
+    program.results = [new.get(value, value) for value in program.results]
 
 
 def draw_first(program: Program) -> None:

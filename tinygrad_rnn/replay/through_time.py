@@ -7,7 +7,7 @@ does not recur: its T small calls can become a few large ones, on inputs that li
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -130,27 +130,24 @@ def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classe
 
 def _sorted(lines: list[Line], position: dict[Line, int]) -> list[Line]:
     """Lines after those that they read, and otherwise in the order of their positions."""
-    waits: dict[Line, int] = {}
-    readers: dict[Line, list[Line]] = {}
-    present = set(lines)
-    order = {line: (position[line], i) for i, line in enumerate(lines)}
-    for line in lines:
-        needs = {value.line for value in line.reads if value.line in present}
-        waits[line] = len(needs)
+    lines = sorted(lines, key=position.__getitem__)
+    rank = {line: i for i, line in enumerate(lines)}
+    waits: list[int] = []
+    readers: list[list[int]] = [[] for _ in lines]
+    for i, line in enumerate(lines):
+        needs = {rank[value.line] for value in line.reads if value.line in rank}
+        waits.append(len(needs))
         for need in needs:
-            readers.setdefault(need, []).append(line)  # type: ignore[arg-type]
-    ready = [(*order[line], line) for line in lines if not waits[line]]
-    heap = [(p, i) for p, i, _ in ready]
-    by_order = {order[line]: line for line in lines}
-    heapify(heap)
+            readers[need].append(i)
+    ready = [i for i, count in enumerate(waits) if not count]  # a heap, as it grows
     done = []
-    while heap:
-        line = by_order[heappop(heap)]
-        done.append(line)
-        for reader in readers.get(line, ()):
+    while ready:
+        now = heappop(ready)
+        done.append(lines[now])
+        for reader in readers[now]:
             waits[reader] -= 1
             if not waits[reader]:
-                heappush(heap, order[reader])
+                heappush(ready, reader)
     assert len(done) == len(lines), "a joined line depends on itself"
     return done
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from ..backend import Array
@@ -10,13 +11,16 @@ from .program import Line, Program, Value
 
 def lay_out_weights(program: Program) -> None:
     """Copy a matrix that many products read transposed, once, so that each of them reads it along its rows."""
-    readers = program.uses()
+    readers: dict[Any, list[Line]] = defaultdict(list)  # the products that have a value on their right
+    for line in program.lines:
+        if line.kind == "dot":
+            readers[line.inputs[1]].append(line)
     lines: list[Line] = []
     for line in program.lines:
         lines.append(line)
         if line.name != "transpose" or len(line.result.shape) != 2:
             continue
-        products = [r for r in readers.get(line.result, ()) if r.kind == "dot" and r.inputs[1] is line.result]
+        products = readers[line.result]
         if len(products) < 4:
             continue
         copied = Line(
