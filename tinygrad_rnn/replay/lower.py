@@ -164,7 +164,6 @@ def _lowered(line: Line) -> tuple[list[Any], list[Line]] | None:
         return None
     if not isinstance(result, _Traced) or result._stale or result.shape != line.result.shape:
         return None
-    made = [made.result for made in lowering.lines]
-    if result.dtype != line.result.dtype or result._value not in made:
-        return None
-    return given, lowering.lines[: made.index(result._value) + 1]
+    made = Program(lowering.lines, [result._value])
+    made.drop_dead()
+    return (given, made.lines) if made.lines and result.dtype == line.result.dtype else None

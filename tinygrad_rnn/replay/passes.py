@@ -16,19 +16,6 @@ from .weights import lay_out_weights
 from .widen import widen
 
 
-def drop_dead(program: Program) -> None:
-    """Leave out lines whose result nobody reads; random numbers are drawn all the same, as eager steps draw them."""
-    wanted = set(program.results)
-    kept = []
-    for line in reversed(program.lines):
-        if line.result in wanted or line.kind == "random" or not wanted.isdisjoint(line.more):
-            wanted.update(line.reads)
-            kept.append(line)
-        else:
-            line.let_go()
-    program.lines = kept[::-1]
-
-
 def share(program: Program) -> None:
     """Compute once what several lines compute of the same inputs, but what is made again to save memory."""
     first: dict[Any, Line] = {}
@@ -97,11 +84,15 @@ FOR_THE_CACHE = {"widen", "reassociate", "batch", "lay_out_weights"}  # on a CPU
 GRAPH = "graph"  # no pass, but can be left out like one: the replay as a CUDA graph
 
 
+_TIDY = {"", "lower", "share", "share_again", "lay_out_weights", "draw_first"}  # these leave no line that nobody needs
+
+
 def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:
     """All passes, in their order, but for some; up to the one that is named, if one is."""
-    for name, change in {"": drop_dead, **PASSES}.items():
+    for name, change in {"": Program.drop_dead, **PASSES}.items():
         if name not in without:
             change(program)
-            drop_dead(program)
+            if name not in _TIDY:
+                program.drop_dead()
         if name == until:
             break

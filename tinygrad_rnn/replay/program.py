@@ -195,14 +195,17 @@ class Program:
                     readers.append(line)
         return found
 
-    def replace(self, new: dict[Value, Value]) -> None:
-        """Let every line, and the results, read other values in place of some."""
-        for value in list(new):  # a chain of replacements, to its end
-            while new[value] in new:
-                new[value] = new[new[value]]
-        for line in self.lines:
-            line.replace(new)
-        self.results = [new.get(value, value) for value in self.results]
+    def drop_dead(self) -> None:
+        """Leave out lines whose result nobody reads; random numbers are drawn all the same, as eager steps draw them."""
+        wanted = set(self.results)
+        kept = []
+        for line in reversed(self.lines):
+            if line.result in wanted or line.kind == "random" or not wanted.isdisjoint(line.more):
+                wanted.update(line.reads)
+                kept.append(line)
+            else:
+                line.let_go()
+        self.lines = kept[::-1]
 
     def copy(self) -> Program:
         """The same program with lines and results of its own, to be changed."""
