@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,9 +43,44 @@ class Block:
         return self.outside is None
 
     def used(self, line: int) -> None:
-        """It is in use at this line."""
-        self.start = line if self.start < 0 else min(self.start, line)
-        self.stop = max(self.stop, line)
+        """It is in use at this line, which comes after those that it was in use at before."""
+        if self.start < 0:
+            self.start = line
+        self.stop = line
+
+
+class Extent(NamedTuple):
+    """The bytes of an array: where it begins, the first of them, and the one after the last."""
+
+    begin: int
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, array: Array) -> Extent:
+        """That of an array in NumPy's memory."""
+        begin = low = high = address(array)
+        if not array.size:
+            return cls(begin, low, high)
+        for n, stride in zip(array.shape, array.strides, strict=True):
+            if stride < 0:
+                low += (n - 1) * stride
+            else:
+                high += (n - 1) * stride
+        return cls(begin, low, high + array.itemsize)
+
+
+class Region:
+    """Values by the bytes that they take up, to find those that may share some with others."""
+
+    def __init__(self, values: Iterable[Value], extents: dict[Value, Extent]) -> None:
+        self._values = sorted(values, key=lambda value: extents[value].low)
+        self._lows = [extents[value].low for value in self._values]
+        self._highs = list(accumulate((extents[value].high for value in self._values), max))  # of all so far
+
+    def near(self, low: int, high: int) -> list[Value]:
+        """All values that may lie between two addresses."""
+        return self._values[bisect_right(self._highs, low) : bisect_left(self._lows, high)]
 
 
 class Outside:

@@ -13,7 +13,6 @@ from .. import backend
 from ..backend import Array, Backend
 from .joins import is_join, slots, writes
 from .layout import Layout
-from .memory import address
 from .pointwise import PREAMBLE, Pointwise
 from .program import Line, Program, Value, substitute
 from .straight import straight
@@ -70,7 +69,7 @@ class Player:
                 self.arrays[value] = self.xp.zeros(place.shape, place.dtype)
             else:
                 memory = self.arena if block.owned else block.outside
-                offset = address(place) - block.address + block.offset
+                offset = self._layout.extent[value].begin - block.address + block.offset
                 key = id(memory), offset, place.shape, place.strides, place.dtype
                 if key not in self._by_place:
                     self._by_place[key] = self.home.view(memory, offset, place.shape, place.dtype, place.strides)
@@ -202,14 +201,13 @@ def _evenly(arrays: Sequence[Array]) -> bool:
     if not all(hasattr(array, "strides") for array in arrays):
         return False  # a Python number
     home, first = backend.of(arrays[0]), arrays[0]
-    step = home.address(arrays[1]) - home.address(first)
     form = first.shape, first.strides, first.dtype
-    return all(
-        (now.shape, now.strides, now.dtype) == form
-        and home.address(now) - home.address(before) == step
-        and home.extent(now) == home.extent(first)
-        for before, now in pairwise(arrays)
-    )
+    if any((array.shape, array.strides, array.dtype) != form for array in arrays):
+        return False
+    places = list(map(home.address, arrays))
+    if any(b - a != places[1] - places[0] for a, b in pairwise(places)):
+        return False
+    return len(set(map(home.extent, arrays))) == 1
 
 
 def _spread(arrays: Sequence[Array]) -> Array:

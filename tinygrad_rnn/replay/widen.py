@@ -56,11 +56,10 @@ class _Widening:
 
     def _slices(self, base: Value) -> list[_Slice]:
         """The slices of a base's columns that do not overlap, in order."""
-        found = []
-        for line in self.readers.get(base, ()):
-            columns = _columns(line, base)
-            if columns is not None:
-                found.append(_Slice(*columns, line))
+        taken = [line for line in self.readers.get(base, ()) if line.name == "getitem"]
+        if len(taken) < 2:  # of nearly all values
+            return []
+        found = [_Slice(*columns, line) for line in taken if (columns := _columns(line, base)) is not None]
         found.sort(key=lambda s: (s.start, s.stop))
         apart = all(a.stop <= b.start for a, b in pairwise(found))
         return found if len(found) > 1 and apart else []
@@ -68,6 +67,8 @@ class _Widening:
     def _widened(self, base: Value) -> list[Value]:
         """Join what can be joined of what is done to a base's slices; returns what came of it."""
         slices = self._slices(base)
+        if not slices:
+            return []
         groups: dict[Any, dict[int, Line]] = {}
         for k, part in enumerate(slices):
             for line in self.readers.get(part.line.result, ()):
