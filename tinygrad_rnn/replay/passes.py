@@ -23,16 +23,14 @@ def share(program: Program) -> None:
     kept = []
     for line in program.lines:
         line.replace(new)
-        key = None if line.kind == "random" else _key(line)
-        if key is not None and key in first:
-            new[line.result] = first[key].result
-            line.let_go()
-            if first[key].step != line.step:
-                first[key].step = None  # it is no more a part of one step than of another
-        else:
-            if key is not None:
-                first[key] = line
+        known = line if line.kind == "random" else _first(line, first)
+        if known is line:
             kept.append(line)
+            continue
+        new[line.result] = known.result
+        line.let_go()
+        if known.step != line.step:
+            known.step = None  # it is no more a part of one step than of another
     program.lines = kept
     program.results = [new.get(value, value) for value in program.results]
 
@@ -42,14 +40,13 @@ def draw_first(program: Program) -> None:
     program.lines.sort(key=lambda line: line.kind != "random")
 
 
-def _key(line: Line) -> Any:
-    """What two lines have in common that compute the same, or None where that cannot be told."""
+def _first(line: Line, first: dict[Any, Line]) -> Line:
+    """The first line that computes what this one does; itself, where that cannot be told."""
     try:
-        key = line.function, line.run, _hashable(line.inputs), _hashable(tuple(line.attributes.items()))
-        hash(key)
+        inputs = tuple([x if type(x) is Value else _hashable(x) for x in line.inputs])
+        return first.setdefault((line.function, line.run, inputs, *map(_hashable, line.attributes.items())), line)
     except TypeError:
-        return None
-    return key
+        return line
 
 
 def _hashable(x: Any) -> Any:
@@ -91,8 +88,9 @@ def run(program: Program, without: Collection[str] = (), until: str | None = Non
     """All passes, in their order, but for some; up to the one that is named, if one is."""
     for name, change in {"": Program.drop_dead, **PASSES}.items():
         if name not in without:
+            lines = program.lines
             change(program)
-            if name not in _TIDY:
+            if program.lines is not lines and name not in _TIDY:
                 program.drop_dead()
         if name == until:
             break

@@ -33,7 +33,8 @@ def reassociate(program: Program) -> None:
             lines.append(early)
             line.read((late, early.result))
         lines.append(line)
-    program.lines = lines
+    if len(lines) > len(program):
+        program.lines = lines
 
 
 def _late_and_early(
@@ -96,6 +97,8 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
             continue
         after[number] = before
         chosen.append((at_once, [line for run in runs for line in run]))
+    if not chosen:
+        return
     lines = dict.fromkeys(program.lines)
     for at_once, candidates in chosen:
         # What was joined before lies in blocks of steps by now, which the runs follow.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import pairwise
+from math import copysign
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,7 +207,7 @@ class _Widening:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    return bool(a == b) and bool(np.signbit(a) == np.signbit(b))
+    return bool(a == b) and copysign(1, a) == copysign(1, b)
 
 
 def _columns(line: Line, base: Value) -> tuple[int, int] | None:
