@@ -185,9 +185,9 @@ class Recorder:
         """Arguments as a line has them: values in place of symbols, and of constant arrays."""
         if isinstance(tree, Symbol):
             return tree.value
-        if backend.is_array(tree):
-            return self.constant(tree)
-        return _mapped(self._read, tree)
+        if isinstance(tree, (tuple, list, dict)):
+            return _mapped(self._read, tree)
+        return self.constant(tree) if backend.is_array(tree) else tree
 
     def constant(self, array: Array) -> Value:
         """The value of an array that comes from nowhere in the program."""
@@ -209,9 +209,7 @@ class Recorder:
 
 
 def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """A tree whose children are replaced; the same object if they stay what they were, as those of most keys do."""
-    if not isinstance(tree, (tuple, list, dict)):
-        return tree
+    """A container whose items are replaced; itself if they stay what they were, as those of most keys do."""
     old = tree.values() if isinstance(tree, dict) else tree
     new = [function(child) for child in old]
     return tree if all(map(operator.is_, new, old)) else rebuild(tree, new)
@@ -221,7 +219,9 @@ def _bare(tree: Any) -> Any:
     """A tree with this run's arrays and numbers in place of symbols."""
     if isinstance(tree, Symbol):
         return tree.array
-    return tree.number if isinstance(tree, Scalar) else _mapped(_bare, tree)
+    if isinstance(tree, (tuple, list, dict)):
+        return _mapped(_bare, tree)
+    return tree.number if isinstance(tree, Scalar) else tree
 
 
 def _is_symbolic(tree: Any) -> bool:
