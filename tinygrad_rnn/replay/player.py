@@ -155,6 +155,8 @@ class Player:
 
     def _copies(self, line: Line, out: Array) -> list[partial[Any]]:
         """What it takes to bring the pieces of a join to their places, if they are not there yet."""
+        if len(self._layout.pieces.get(line.result, ())) == len(line.inputs):
+            return []
         copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
             source = self._given(piece, line)
