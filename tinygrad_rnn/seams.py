@@ -73,12 +73,14 @@ class Backend:
         """``target[rows] += values`` for a 2-D target and integer rows, which may repeat."""
         if not rows.size:
             return
+        if len(target) <= 2**8 and len(target) * len(rows) <= 2**14 and math.isfinite(np.vdot(values, values)):
+            one_hot = np.zeros((len(target), len(rows)), values.dtype)
+            one_hot[rows, np.arange(len(rows))] = 1
+            target += one_hot.dot(values)  # NaN times 0 would be everyone's NaN
+            return
         order = rows.astype(np.uint16 if len(target) <= 2**16 else np.int64).argsort(kind="stable")  # 16 bits: by radix
         rows, values = rows[order], values[order]
         starts = np.concatenate(([0], (rows[1:] != rows[:-1]).nonzero()[0] + 1))
-        if values.size <= 2**12:  # reduceat goes down the columns, which is quick within the cache alone
-            target[rows[starts]] += np.add.reduceat(values, starts, axis=0)
-            return
         counts = np.diff(starts, append=len(rows))
         alone = starts[counts == 1]
         target[rows[alone]] += values[alone]
@@ -92,12 +94,16 @@ class Backend:
             return np.dot(a.reshape(-1), b.reshape(-1))
         return (a.dot(b) if b.ndim == 1 else np.vecdot(a, b))[..., None]
 
-    def top(self, x: Array, axis: Any) -> Array | float:
-        """What to take off x before e^x, so that sums of it neither overflow nor vanish: the maximum along an axis."""
-        # On the host a look at all of x is a fifth of the work, and nearly always there is nothing to take off.
-        if x.size > 2**12 and max(x.max(), -x.min()) < math.log(np.finfo(x.dtype).max) / 2:
-            return 0.0
-        return x.max(axis=axis, keepdims=True)
+    def is_moderate(self, x: Array) -> bool:
+        """Whether sums of e^x can neither overflow nor vanish, where the host can tell at little cost."""
+        return x.size > 2**12 and max(x.max(), -x.min()) < math.log(np.finfo(x.dtype).max) / 2
+
+    def exponentials(self, x: Array, axis: Any, out: Array = None) -> tuple[Array, Array | float]:
+        """e^(x - top), of which sums along an axis neither overflow nor vanish, and the top: the maximum, or 0."""
+        if self.is_moderate(x):
+            return self.xp.exp(x, out=out), 0.0
+        top = x.max(axis=axis, keepdims=True)
+        return self.xp.exp(self.xp.subtract(x, top, out=out), out=out), top
 
     def row_sums(self, a: Array) -> Array:
         """Sums along the last axis, which stays, of length 1."""
@@ -121,9 +127,9 @@ class Backend:
         return unit * xp.sqrt(_row(xp, [x.dot(x) for x in flat]))
 
     def scaled(self, x: Array, factor: Array, out: Array = None) -> Array:
-        """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1 and there is no ``out``."""
+        """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1 and ``out`` nothing else."""
         number = float(factor)
-        return x if number == 1.0 and out is None else np.multiply(x, number, out=out)
+        return x if number == 1.0 and (out is None or out is x) else np.multiply(x, number, out=out)
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""
@@ -223,8 +229,8 @@ class CupyBackend(Backend):
     def row_sums(self, a: Array) -> Array:
         return a.sum(axis=-1, keepdims=True)
 
-    def top(self, x: Array, axis: Any) -> Array:
-        return x.max(axis=axis, keepdims=True)
+    def is_moderate(self, x: Array) -> bool:
+        return False
 
     def norms(self, arrays: Sequence[Array]) -> Array:
         return self.scaled_norms(arrays)

@@ -49,6 +49,8 @@ class Layout:
             block = outside.block(array)
             if self._may_lie_in(value, block.whole) and (port is None or self._may_replace(value, port, block.whole)):
                 self._put(value, block.whole, block)
+                if port is None:
+                    self._lay_operand(value)
         joins = [line for line in reversed(program.lines) if is_join(line) and line.name != "gather"]
         for line in sorted(joins, key=lambda line: -line.result.size):  # the larger may hold the smaller
             self._lay_join(line)
@@ -110,6 +112,16 @@ class Layout:
             or (address(other) == address(place) and (other.shape, other.strides) == (place.shape, place.strides))
             for other in others
         )
+
+    def _lay_operand(self, value: Value) -> None:
+        """Compute what a result is written over, and nothing reads later, where the result is to be."""
+        line, place = value.line, self.place[value]
+        for x in line.over if line else ():
+            readers = self.readers[x] if isinstance(x, Value) else ()
+            last = all(self.index[r.result] <= self.index[value] and r.result not in self.base for r in readers)
+            if readers and last and x.shape == value.shape and x not in self.results and self._may_lie_in(x, place):
+                self._put(x, place, self.block[value])
+                return self._lay_operand(x)
 
     # ---- joins ----
 
@@ -209,7 +221,7 @@ class Layout:
             self._lay_under(line)
         for value in line.results:
             if value not in self.place:
-                operand = self._dying(i, line, value) if line.elementwise else None
+                operand = self._dying(i, line, value)
                 if operand is not None:
                     self._put(value, self.place[operand], self.block[operand])
                 else:
@@ -246,7 +258,7 @@ class Layout:
         """
         fitting = [
             x
-            for x in line.inputs
+            for x in line.over
             if isinstance(x, Value)
             and x in self.block
             and self.block[x].owned

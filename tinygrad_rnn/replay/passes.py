@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .fold import fold
 from .fuse import fuse, narrow
 from .lower import lower
 from .program import Line, Program, Value
@@ -67,6 +68,7 @@ PASSES = {
     "share_again": share,
     "sum_over_time": sum_over_time,
     "reassociate": reassociate,
+    "fold": fold,
     "batch": batch,
     "lay_out_weights": lay_out_weights,
     "narrow": narrow,
@@ -74,10 +76,16 @@ PASSES = {
     "draw_first": draw_first,
 }
 
-JOINING = {"hoist", "sum_over_time", "reassociate", "lay_out_weights"}  # these may change the last bits of a result
+JOINING = {
+    "hoist",
+    "sum_over_time",
+    "reassociate",
+    "fold",
+    "lay_out_weights",
+}  # these may change the last bits of a result
 
 FOR_LAUNCHES = {"narrow", "fuse", "draw_first"}  # on a GPU, where the number of launches is what matters
-FOR_THE_CACHE = {"widen", "reassociate", "batch", "lay_out_weights"}  # on a CPU
+FOR_THE_CACHE = {"widen", "reassociate", "fold", "batch", "lay_out_weights"}  # on a CPU
 GRAPH = "graph"  # no pass, but can be left out like one: the replay as a CUDA graph
 
 

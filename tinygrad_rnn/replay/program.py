@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..backend import Array, is_array, signature
+from ..op import Op, registry
 
 # Operations whose result may lie where their input does.
 VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
@@ -89,6 +90,19 @@ class Line:
     def elementwise(self) -> bool:
         """Whether each element of its results comes of the elements at the same place, and can be written anywhere."""
         return self.kind in ("ufunc", "fused")
+
+    @property
+    def operation(self) -> Op | None:
+        """The operation whose kernel it calls."""
+        op = registry.get(getattr(self.function, "__name__", ""))
+        return op if op is not None and op.kernel is self.function else None
+
+    @property
+    def over(self) -> tuple[Any, ...]:
+        """The inputs in whose place it can write its result."""
+        if self.elementwise:
+            return self.inputs
+        return self.inputs[:1] if (op := self.operation) is not None and op.overwrites else ()
 
     def read(self, inputs: tuple[Any, ...]) -> None:
         """Set what it reads."""
@@ -206,6 +220,15 @@ class Program:
             else:
                 line.let_go()
         self.lines = kept[::-1]
+
+    def replace(self, new: dict[Value, Value]) -> None:
+        """Let every line, and the results, read other values in place of some."""
+        for value in list(new):  # a chain of replacements, to its end
+            while new[value] in new:
+                new[value] = new[new[value]]
+        for line in self.lines:
+            line.replace(new)
+        self.results = [new.get(value, value) for value in self.results]
 
     def copy(self) -> Program:
         """The same program with lines and results of its own, to be changed."""

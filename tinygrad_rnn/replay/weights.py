@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 from ..backend import Array
 from .program import Line, Program, Value
 
+_FEWEST = 4  # products for which it is worth while to copy a matrix
+
+
+def is_transpose(line: Line) -> bool:
+    """Whether a line is a matrix, read by columns."""
+    return line.name == "transpose" and len(line.result.shape) == 2
+
+
+def products_with(x: Value, readers: dict[Value, list[Line]]) -> list[Line]:
+    """The products whose second factor x is, if these are so many that it is worth while to copy it for them."""
+    products = [line for line in readers.get(x, ()) if line.kind == "dot" and line.inputs[1] is x]
+    return products if len(products) >= _FEWEST else []
+
 
 def lay_out_weights(program: Program) -> None:
     """Copy a matrix that many products read transposed, once, so that each of them reads it along its rows."""
-    readers: dict[Any, list[Line]] = defaultdict(list)  # the products that have a value on their right
-    for line in program.lines:
-        if line.kind == "dot":
-            readers[line.inputs[1]].append(line)
+    readers = Program([line for line in program.lines if line.kind == "dot"], []).uses()
     lines: list[Line] = []
     for line in program.lines:
         lines.append(line)
-        if line.name != "transpose" or len(line.result.shape) != 2:
+        products = products_with(line.result, readers) if is_transpose(line) else []
+        if not products:
             continue
-        products = readers[line.result]
-        if len(products) < 4:
-            continue
-        copied = Line(
-            "op", "contiguous", contiguous, (line.result,), {}, Value(line.result.shape, line.result.dtype), line
-        )
-        lines.append(copied)
+        result = Value(line.result.shape, line.result.dtype)
+        lines.append(Line("op", "contiguous", contiguous, (line.result,), {}, result, line))
         for product in products:
-            product.read((product.inputs[0], copied.result))
+            product.read((product.inputs[0], result))
     program.lines = lines
 
 
