@@ -27,6 +27,7 @@ class Block:
 
     def __init__(self, like: Value | Array, outside: Array = None) -> None:
         self.outside = outside  # the array that is there already; None for a part of the arena
+        self.owned = outside is None  # whether it is a part of the arena
         if isinstance(like, Value):
             self.nbytes = like.nbytes
             self.memory = np.empty(max(1, self.nbytes), np.uint8)
@@ -36,11 +37,6 @@ class Block:
         self.address = address(self.memory)
         self.start = self.stop = -1  # the lines between which it is in use
         self.offset = 0  # in the arena
-
-    @property
-    def owned(self) -> bool:
-        """Whether it is a part of the arena."""
-        return self.outside is None
 
     def used(self, line: int) -> None:
         """It is in use at this line, which comes after those that it was in use at before."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from .pointwise import PREAMBLE, Pointwise
 from .program import Line, Program, Value, substitute
 from .straight import straight
 from .symbol import Scalar
+
+_CALLS = 64  # in a row that become one function, at least
 
 
 class Player:
@@ -37,11 +39,21 @@ class Player:
             for call in self._together(group) or [call for line in group for call in self._calls(line)]:
                 self.calls.append(call)
                 self.lines.append(group[0])
-        self._play = straight(self.calls)
+        self._play = straight(self._parts())
 
     def __call__(self) -> None:
         self.set_numbers()
         self._play()
+
+    def _parts(self) -> Iterator[list[partial[Any]]]:
+        """The calls of whole time steps, some dozens at a time."""
+        part: list[partial[Any]] = []
+        for _, step in groupby(zip(self.lines, self.calls, strict=True), lambda pair: (pair[0].phase, pair[0].step)):
+            part += [call for _, call in step]
+            if len(part) >= _CALLS:
+                yield part
+                part = []
+        yield part
 
     def set_numbers(self) -> None:
         """Take over the numbers that may change between replays."""

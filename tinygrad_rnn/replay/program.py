@@ -210,7 +210,7 @@ class Program:
         return found
 
     def drop_dead(self) -> None:
-        """Leave out lines whose result nobody reads; random numbers are drawn all the same, as eager steps draw them."""
+        """Leave out lines whose result nobody reads; random numbers are drawn all the same, as in eager steps."""
         wanted = set(self.results)
         kept = []
         for line in reversed(self.lines):
