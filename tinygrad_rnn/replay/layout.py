@@ -31,6 +31,7 @@ class Layout:
         self.block: dict[Value, Block] = {}
         self.extent: dict[Value, Extent] = {}
         self.base: dict[Value, Value] = {}  # of each view
+        self.views: dict[Value, list[Line]] = {}  # of each base
         self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
         self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
         self._shown: dict[Value, tuple[Region, int]] = {}  # what shows parts of a value, and the last to read all of it
@@ -70,13 +71,13 @@ class Layout:
         self.place[value] = place
         self.block[value] = block
         self.extent[value] = Extent.of(place)
-        for line in self.readers.get(value, ()):
-            if self.base.get(line.result) is value:
-                view = line.function(np, place, *line.inputs[1:], **line.attributes)
-                if np.may_share_memory(view, place) or not view.size:
-                    self._put(line.result, view, block)
-                else:
-                    del self.base[line.result]  # its elements have to be moved
+        for line in list(self.views.get(value, ())):
+            view = line.function(np, place, *line.inputs[1:], **line.attributes)
+            if np.may_share_memory(view, place) or not view.size:
+                self._put(line.result, view, block)
+            else:
+                del self.base[line.result]  # its elements have to be moved
+                self.views[value].remove(line)
 
     # ---- views ----
 
@@ -85,6 +86,7 @@ class Layout:
         if base is None or any(isinstance(v, Value) for v in line.reads if v is not base):
             return
         self.base[line.result] = base
+        self.views.setdefault(base, []).append(line)
 
     def root(self, value: Value) -> Value:
         """What a view is a view of in the end."""
@@ -95,7 +97,7 @@ class Layout:
     def _may_replace(self, value: Value, port: Value, place: Array) -> bool:
         """Whether a value can be written over a port, because nothing reads the port afterwards."""
         line = value.line
-        if line is None or not line.elementwise or self._last_read(port) > self.index[value]:
+        if line is None or not line.elementwise or self._is_read_after(self.index[value], port):
             return False
         return self._reads_apart(line, place)
 
@@ -228,8 +230,8 @@ class Layout:
                     block = Block(value)
                     self._put(value, block.whole, block)
         for value in (*line.reads, *line.results):
-            if value in self.block:
-                self.block[value].used(i)
+            if (block := self.block.get(value)) is not None:
+                block.used(i)
 
     def _lay_under(self, line: Line) -> None:
         """Put a result for many steps where each step's share will be overwritten by what is made of it."""
@@ -271,14 +273,13 @@ class Layout:
         for x in fitting:
             place = self.place[x]
             free = self.extent[x].begin not in taken and not _overlaps_itself(place) and self._reads_apart(line, place)
-            if free and self._last_read(x) <= i:
+            if free and not self._is_read_after(i, x):
                 return x
         return None
 
-    def _last_read(self, x: Value) -> int:
-        """The last line that reads any element of a value's place, as it is now."""
+    def _is_read_after(self, i: int, x: Value) -> bool:
+        """Whether a line after this one reads any element of a value's place, as it is now."""
         region, (_, low, high) = self.place[x], self.extent[x]
-        last = -1
         seen = set()
         ahead = [self.root(x)]
         while ahead:
@@ -287,23 +288,23 @@ class Layout:
             if value in seen or stop <= low or start >= high or not np.shares_memory(self.place[value], region):
                 continue
             seen.add(value)
-            if value in self.results:
-                return len(self.program.lines)
             if value not in self._shown:
                 self._shown[value] = self._parts(value)
-            parts, read = self._shown[value]
-            last = max(last, read)
+            parts, last = self._shown[value]
+            if last > i:
+                return True
             ahead += self.joins.get(value, ())
             ahead += parts.near(low, high)
-        return last
+        return False
 
     def _parts(self, value: Value) -> tuple[Region, int]:
         """Views and pieces of a value, and the last line that reads it otherwise than to make these."""
-        readers, joins = self.readers.get(value, ()), self.joins.get(value, ())
-        views = [line.result for line in readers if self.base.get(line.result) is value]
-        others = [line for line in readers if self.base.get(line.result) is not value and line.result not in joins]
-        region = Region([*views, *map(self.root, self.pieces.get(value, ()))], self.extent)
-        return region, max((self.index[line.result] for line in others), default=-1)
+        views = [line.result for line in self.views.get(value, ())]
+        made = {*views, *self.joins.get(value, ())}
+        read = [self.index[line.result] for line in self.readers.get(value, ()) if line.result not in made]
+        if value in self.results:
+            read.append(len(self.program.lines))
+        return Region([*views, *map(self.root, self.pieces.get(value, ()))], self.extent), max(read, default=-1)
 
 
 def _overlaps_itself(a: Array) -> bool:

@@ -14,6 +14,7 @@ from ..backend import Array
 from .program import Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
+_FEW = 8  # values that are looked at one by one sooner than put in order
 
 address = backend.get("numpy").address  # a layout is made in NumPy's memory, whatever plays it
 
@@ -56,8 +57,8 @@ class Extent(NamedTuple):
     def of(cls, array: Array) -> Extent:
         """That of an array in NumPy's memory."""
         begin = low = high = address(array)
-        if not array.size:
-            return cls(begin, low, high)
+        if array.flags.c_contiguous:
+            return cls(begin, low, high + array.nbytes)
         for n, stride in zip(array.shape, array.strides, strict=True):
             if stride < 0:
                 low += (n - 1) * stride
@@ -69,13 +70,18 @@ class Extent(NamedTuple):
 class Region:
     """Values by the bytes that they take up, to find those that may share some with others."""
 
-    def __init__(self, values: Iterable[Value], extents: dict[Value, Extent]) -> None:
-        self._values = sorted(values, key=lambda value: extents[value].low)
-        self._lows = [extents[value].low for value in self._values]
-        self._highs = list(accumulate((extents[value].high for value in self._values), max))  # of all so far
+    def __init__(self, values: list[Value], extents: dict[Value, Extent]) -> None:
+        self._values = values
+        self._lows: list[int] = []
+        if len(values) > _FEW:
+            self._values = sorted(values, key=lambda value: extents[value].low)
+            self._lows = [extents[value].low for value in self._values]
+            self._highs = list(accumulate((extents[value].high for value in self._values), max))  # of all so far
 
     def near(self, low: int, high: int) -> list[Value]:
-        """All values that may lie between two addresses."""
+        """All values that may lie between two addresses; simply all, if they are few."""
+        if not self._lows:
+            return self._values
         return self._values[bisect_right(self._highs, low) : bisect_left(self._lows, high)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from math import prod
 from typing import Any
 
 from ..backend import Array, is_array, signature
@@ -29,10 +30,7 @@ class Value:
     @property
     def size(self) -> int:
         """Number of elements."""
-        count = 1
-        for n in self.shape:
-            count *= n
-        return count
+        return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
