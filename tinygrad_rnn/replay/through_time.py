@@ -135,13 +135,13 @@ def _sorted(lines: list[Line], position: dict[Line, int]) -> list[Line]:
     """Lines after those that they read, and otherwise in the order of their positions."""
     lines = sorted(lines, key=position.__getitem__)
     rank = {line: i for i, line in enumerate(lines)}
-    waits: list[int] = []
     readers: list[list[int]] = [[] for _ in lines]
+    waits = [0] * len(lines)  # for how many values
     for i, line in enumerate(lines):
-        needs = {rank[value.line] for value in line.reads if value.line in rank}
-        waits.append(len(needs))
-        for need in needs:
-            readers[need].append(i)
+        for value in line.reads:
+            if value.line in rank:
+                readers[rank[value.line]].append(i)
+                waits[i] += 1
     ready = [i for i, count in enumerate(waits) if not count]  # a heap, as it grows
     done = []
     while ready:
