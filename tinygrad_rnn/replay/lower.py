@@ -127,7 +127,7 @@ def lower(program: Program) -> None:
     lines: list[Line] = []
     known: dict[Any, tuple[list[Any], list[Line]] | None] = {}  # what came of a kernel, by what it was given
     for line in program.lines:
-        if line.kind != "op" or any(isinstance(value, Value) for value in line.attributes.values()):
+        if line.kind != "op" or Value in map(type, line.attributes.values()):
             lines.append(line)
             continue
         key = line.function, str(line.attributes), *map(_outline, line.inputs)

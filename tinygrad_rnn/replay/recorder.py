@@ -169,10 +169,11 @@ class Recorder:
         for name, value in attributes.items():
             if isinstance(value, Scalar):
                 refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
-        array = op.kernel(self.xp, *map(_bare, inputs), **_bare(attributes))
+        array = op.kernel(self.xp, *map(_bare, inputs), **{name: _bare(x) for name, x in attributes.items()})
         if not backend.is_array(array):
             array = self.xp.asarray(array)  # NumPy makes scalars of 0-d results
-        return self._write("op", op.name, op.kernel, self._read(inputs), self._read(attributes), array)
+        attributes = {name: self._read(x) for name, x in attributes.items()}
+        return self._write("op", op.name, op.kernel, tuple(map(self._read, inputs)), attributes, array)
 
     def _write(self, kind: str, name: str, function: Any, inputs: Any, attributes: Any, array: Array) -> Symbol:
         line = Line(kind, name, function, inputs, attributes, Value(array.shape, array.dtype))
@@ -226,14 +227,16 @@ def _bare(tree: Any) -> Any:
 
 def _is_symbolic(tree: Any) -> bool:
     """Whether there is a symbol in a tree."""
+    if isinstance(tree, (Symbol, Scalar)):
+        return True
     if isinstance(tree, (tuple, list, dict)):
         return any(map(_is_symbolic, tree.values() if isinstance(tree, dict) else tree))
-    return isinstance(tree, (Symbol, Scalar))
+    return False
 
 
 def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
     """A kernel, or, if symbols are among its arguments, the recorder."""
-    if _is_symbolic(inputs) or _is_symbolic(attributes):
+    if any(map(_is_symbolic, inputs)) or any(map(_is_symbolic, attributes.values())):
         return _current().call(op, *inputs, **attributes)
     return op.kernel(xp, *inputs, **attributes)
 

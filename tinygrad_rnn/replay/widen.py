@@ -57,10 +57,10 @@ class _Widening:
 
     def _slices(self, base: Value) -> list[_Slice]:
         """The slices of a base's columns that do not overlap, in order."""
-        taken = [line for line in self.readers.get(base, ()) if line.name == "getitem"]
-        if len(taken) < 2:  # of nearly all values
+        readers = self.readers.get(base, ())
+        if len(readers) < 2:  # nearly always
             return []
-        found = [_Slice(*columns, line) for line in taken if (columns := _columns(line, base)) is not None]
+        found = [_Slice(*columns, line) for line in readers if (columns := _columns(line, base)) is not None]
         found.sort(key=lambda s: (s.start, s.stop))
         apart = all(a.stop <= b.start for a, b in pairwise(found))
         return found if len(found) > 1 and apart else []
