@@ -142,7 +142,7 @@ def substitute(tree: Any, new: dict[Any, Any]) -> Any:
     """A tree with some of its leaves replaced; what holds none of them stays the same object."""
     if type(tree) is Value:
         return new.get(tree, tree)
-    if not isinstance(tree, (tuple, list, dict)):
+    if not isinstance(tree, (tuple, list, dict)) or not tree:
         return tree
     old = tree.values() if isinstance(tree, dict) else tree
     children = [substitute(child, new) for child in old]
@@ -234,7 +234,8 @@ class Program:
         lines = []
         for line in self.lines:
             result = new[line.result] = Value(line.result.shape, line.result.dtype)
-            inputs, attributes = substitute(line.inputs, new), substitute(line.attributes, new)
+            inputs = tuple([substitute(x, new) for x in line.inputs])
+            attributes = substitute(line.attributes, new)
             lines.append(Line(line.kind, line.name, line.function, inputs, attributes, result, like=line))
         return Program(lines, [new.get(value, value) for value in self.results])
 
