@@ -227,8 +227,8 @@ class Layout:
                 if operand is not None:
                     self._put(value, self.place[operand], self.block[operand])
                 else:
-                    block = Block(value)
-                    self._put(value, block.whole, block)
+                    own = Block(value)
+                    self._put(value, own.whole, own)
         for value in (*line.reads, *line.results):
             if (block := self.block.get(value)) is not None:
                 block.used(i)
