@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, bisect_right, insort
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from ..backend import Array
 from .program import Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
+_FEW = 8  # values that are looked at one by one sooner than put in order
 
 address = backend.get("numpy").address  # a layout is made in NumPy's memory, whatever plays it
 
@@ -24,6 +27,7 @@ class Block:
 
     def __init__(self, like: Value | Array, outside: Array = None) -> None:
         self.outside = outside  # the array that is there already; None for a part of the arena
+        self.owned = outside is None  # whether it is a part of the arena
         if isinstance(like, Value):
             self.nbytes = like.nbytes
             self.memory = np.empty(max(1, self.nbytes), np.uint8)
@@ -34,15 +38,50 @@ class Block:
         self.start = self.stop = -1  # the lines between which it is in use
         self.offset = 0  # in the arena
 
-    @property
-    def owned(self) -> bool:
-        """Whether it is a part of the arena."""
-        return self.outside is None
-
     def used(self, line: int) -> None:
-        """It is in use at this line."""
-        self.start = line if self.start < 0 else min(self.start, line)
-        self.stop = max(self.stop, line)
+        """It is in use at this line, which comes after those that it was in use at before."""
+        if self.start < 0:
+            self.start = line
+        self.stop = line
+
+
+class Extent(NamedTuple):
+    """The bytes of an array: where it begins, the first of them, and the one after the last."""
+
+    begin: int
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, array: Array) -> Extent:
+        """That of an array in NumPy's memory."""
+        begin = low = high = address(array)
+        if array.flags.c_contiguous:
+            return cls(begin, low, high + array.nbytes)
+        for n, stride in zip(array.shape, array.strides, strict=True):
+            if stride < 0:
+                low += (n - 1) * stride
+            else:
+                high += (n - 1) * stride
+        return cls(begin, low, high + array.itemsize)
+
+
+class Region:
+    """Values by the bytes that they take up, to find those that may share some with others."""
+
+    def __init__(self, values: list[Value], extents: dict[Value, Extent]) -> None:
+        self._values = values
+        self._lows: list[int] = []
+        if len(values) > _FEW:
+            self._values = sorted(values, key=lambda value: extents[value].low)
+            self._lows = [extents[value].low for value in self._values]
+            self._highs = list(accumulate((extents[value].high for value in self._values), max))  # of all so far
+
+    def near(self, low: int, high: int) -> list[Value]:
+        """All values that may lie between two addresses; simply all, if they are few."""
+        if not self._lows:
+            return self._values
+        return self._values[bisect_right(self._highs, low) : bisect_left(self._lows, high)]
 
 
 class Outside:

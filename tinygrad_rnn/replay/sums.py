@@ -30,7 +30,8 @@ def sum_over_time(program: Program) -> None:
             terms = list(_terms(line, readers, program))
             if len(terms) >= _FEWEST:
                 new[line] = _summed(line, terms, readers, program)
-    program.lines = [x for line in program.lines for x in (*new.get(line, ()), line)]
+    if new:
+        program.lines = [x for line in program.lines for x in (*new.get(line, ()), line)]
 
 
 def _adds(line: Line) -> bool:
