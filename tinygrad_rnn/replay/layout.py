@@ -49,6 +49,8 @@ class Layout:
             block = outside.block(array)
             if self._may_lie_in(value, block.whole) and (port is None or self._may_replace(value, port, block.whole)):
                 self._put(value, block.whole, block)
+                if port is None:
+                    self._lay_before(value)
         joins = [line for line in reversed(program.lines) if is_join(line) and line.name != "gather"]
         for line in sorted(joins, key=lambda line: -line.result.size):  # the larger may hold the smaller
             self._lay_join(line)
@@ -58,6 +60,7 @@ class Layout:
         for i, line in enumerate(program.lines):
             self._lay(i, line)
         self.naive = sum(value.nbytes for value in self.place if value in self.index and value not in self.base)
+        self._note_uses()
         self.blocks = list(dict.fromkeys(block for block in self.block.values() if block.owned))
         self.size = pack(self.blocks)
 
@@ -106,6 +109,27 @@ class Layout:
             not np.shares_memory(other, place)
             or (address(other) == address(place) and (other.shape, other.strides) == (place.shape, place.strides))
             for other in others
+        )
+
+    def _lay_before(self, value: Value) -> None:
+        """Let what an array outside is to hold be added up and scaled there from the first."""
+        place, block = self.place[value], self.block[value]
+        while value.line is not None and value.line.in_place:
+            i, inputs = self.index[value], [x for x in value.line.inputs if isinstance(x, Value)]
+            found = [x for x in inputs if x.shape == value.shape and self._may_lie_in(x, place) and self._dies(x, i)]
+            if not found or not self._reads_apart(value.line, place):
+                return
+            value = min(found, key=self.index.__getitem__)
+            self._put(value, place, block)
+
+    def _dies(self, x: Value, i: int) -> bool:
+        """Whether nothing reads a value after a line, wherever it and its views will lie."""
+        if x in self.results:
+            return False
+        return all(
+            self._dies(line.result, i) if self.base.get(line.result) is x else self.index[line.result] <= i
+            for line in self.readers.get(x, ())
+            if not (is_join(line) and self.index[line.result] < i)
         )
 
     # ---- joins ----
@@ -203,17 +227,24 @@ class Layout:
             self._lay_under(line)
         for value in line.results:
             if value not in self.place:
-                operand = self._dying(i, line, value) if line.elementwise else None
+                operand = self._dying(i, line, value) if line.in_place else None
                 if operand is not None:
                     self._put(value, self.place[operand], self.block[operand])
                 else:
                     block = Block(value)
                     self._put(value, block.whole, block)
-        for value in (*line.reads, *line.results):
-            if value in self.block:
-                self.block[value].used(i)
-            if value in self.results:
-                self.block[value].used(len(self.program.lines))
+
+    def _note_uses(self) -> None:
+        """Tell the blocks of the arena when each value in them is in use. A view as such is no use."""
+        for value, block in self.block.items():
+            if block.owned:
+                lines = [self.index[x.result] for x in self.readers.get(value, ()) if self.base.get(x.result) is not value]
+                if value not in self.base:
+                    lines.append(self.index[value])
+                if value in self.results:
+                    lines.append(len(self.program.lines))
+                if lines:
+                    block.used(self.bounds[value], (min(lines), max(lines)))
 
     def _lay_under(self, line: Line) -> None:
         """Put a result for many steps where each step's share will be overwritten by what is made of it."""

@@ -11,6 +11,7 @@ from ..backend import Array
 from .program import Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
+_PARTS = 64  # of the largest block, each with lines of its own between which it is in use
 
 address = backend.get("numpy").address  # a layout is made in NumPy's memory, whatever plays it
 
@@ -31,7 +32,7 @@ class Block:
         else:
             self.nbytes, self.memory, self.whole = like.nbytes, like, like
         self.address = address(self.memory)
-        self.start = self.stop = -1  # the lines between which it is in use
+        self.uses: list[tuple[int, int, int, int]] = []  # from byte to byte, from line to line
         self.offset = 0  # in the arena
 
     @property
@@ -39,10 +40,25 @@ class Block:
         """Whether it is a part of the arena."""
         return self.outside is None
 
-    def used(self, line: int) -> None:
-        """It is in use at this line."""
-        self.start = line if self.start < 0 else min(self.start, line)
-        self.stop = max(self.stop, line)
+    def used(self, bounds: tuple[int, int], lines: tuple[int, int]) -> None:
+        """What lies between two addresses is in use from one line to another."""
+        self.uses.append((bounds[0] - self.address, bounds[1] - self.address, *lines))
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """The first and the last line that use it."""
+        return min(use[2] for use in self.uses), max(use[3] for use in self.uses)
+
+    def parts(self, size: int) -> np.ndarray:
+        """Rows of first byte, byte behind the last, first and last line of each part of this size that is in use."""
+        offsets = np.arange(0, max(1, self.nbytes), size)
+        first, last = np.full(len(offsets), np.iinfo(int).max), np.full(len(offsets), -1)
+        for low, high, start, stop in self.uses:
+            part = slice(low // size, -(-high // size))
+            np.minimum(first[part], start, out=first[part])
+            np.maximum(last[part], stop, out=last[part])
+        ends = np.minimum(offsets + size, _aligned(self.nbytes))
+        return np.stack([offsets, ends, first, last], axis=1)[last >= 0]
 
 
 class Outside:
@@ -65,16 +81,59 @@ class Outside:
         return Block(np.ndarray(array.shape, array.dtype, memory, offset, array.strides), outside=array)
 
 
+def _aligned(nbytes: int) -> int:
+    return -(-max(1, nbytes) // _ALIGNMENT) * _ALIGNMENT
+
+
 def pack(blocks: list[Block]) -> int:
-    """Give each block its offset in the arena: the smallest gap that holds it, at the moment when it is needed."""
+    """Give each block its offset in the arena, and return the bytes of that.
+
+    Large blocks come first, the largest before all, each where the arena grows least, and nothing else lies that is in
+    use at the same time. That is asked of its parts one by one: where a stack dies from its end, as that of the gates
+    on the way back, another one that grows from its end can follow it. Small blocks share the memory behind.
+    """
+    blocks = sorted(blocks, key=lambda block: (-block.nbytes, block.lines))
+    size = _aligned(blocks[0].nbytes // _PARTS) if blocks else 0
+    large = [block for block in blocks if block.nbytes > size]
+    taken = np.empty((0, 4), int)
+    for block in large:
+        parts = block.parts(size)
+        block.offset = _free_offset(parts, taken)
+        parts[:, :2] += block.offset
+        taken = np.concatenate([taken, parts])
+    low, high = taken[:, 0].min(initial=0), taken[:, 1].max(initial=0)
+    for block in large:
+        block.offset -= int(low)
+    return _sweep(blocks[len(large) :], int(high - low))
+
+
+def _free_offset(parts: np.ndarray, taken: np.ndarray) -> int:
+    """Of the offsets at which no part lies over one that is in use at the same time, that for which least is new."""
+    bottom, top = taken[:, 0].min(initial=0), taken[:, 1].max(initial=0)
+    low, high, first, last = (column[:, None] for column in parts.T)
+    clash = (first <= taken[:, 3]) & (taken[:, 2] <= last)
+    starts, stops = (taken[:, 0] - high)[clash], (taken[:, 1] - low)[clash]  # no offset between these will do
+    if not len(starts):
+        return int(bottom)
+    order = starts.argsort()
+    starts, stops = starts[order], np.maximum.accumulate(stops[order])
+    gaps = np.flatnonzero(starts[1:] >= stops[:-1])
+    found = np.clip(bottom, [starts[0], *stops[gaps], stops[-1]], [starts[0], *starts[gaps + 1], max(stops[-1], bottom)])
+    found[0] = min(starts[0], bottom)
+    growth = np.maximum(found + parts[-1, 1] - top, 0) + np.maximum(bottom - found, 0)
+    return int(found[growth.argmin()])
+
+
+def _sweep(blocks: list[Block], top: int) -> int:
+    """Give each block the smallest gap behind an offset that holds it, at the moment when it is needed."""
     events: list[tuple[int, int, int]] = []
     for number, block in enumerate(blocks):
-        events += [(2 * block.start, 1, number), (2 * block.stop + 1, 0, number)]
+        start, stop = block.lines
+        events += [(2 * start, 1, number), (2 * stop + 1, 0, number)]
     free: list[tuple[int, int]] = []  # (offset, bytes), by offset
-    top = 0
     for _, begins, number in sorted(events):
         block = blocks[number]
-        size = -(-max(1, block.nbytes) // _ALIGNMENT) * _ALIGNMENT
+        size = _aligned(block.nbytes)
         if not begins:
             insort(free, (block.offset, size))
             _merge(free, block.offset)

@@ -11,6 +11,9 @@ from ..backend import Array, is_array, signature
 # Operations whose result may lie where their input does.
 VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
 
+# Kernels that may write their result over their first input.
+IN_PLACE = {"scaled", "softmax", "log_softmax"}
+
 
 class Value:
     """One array of a program. A port is filled before each replay, a constant is what it was at the recording."""
@@ -87,6 +90,11 @@ class Line:
     def elementwise(self) -> bool:
         """Whether each element of its results comes of the elements at the same place, and can be written anywhere."""
         return self.kind in ("ufunc", "fused")
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its result may lie where an input of the same shape does."""
+        return self.elementwise or (self.kind == "op" and self.name in IN_PLACE)
 
     def read(self, inputs: tuple[Any, ...]) -> None:
         """Set what it reads."""
