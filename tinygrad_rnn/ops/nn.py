@@ -61,12 +61,18 @@ def _shares(g: Array, x: Array, possible: Array, axis: Axis, keepdims: bool) -> 
 
 
 @op
-def minus_one_hot(xp: Any, p: Array, targets: Array) -> Array:
+def minus_one_hot(xp: Any, p: Array, targets: Array, *, out: Array = None) -> Array:
     """p with 1 subtracted at each row's target."""
-    y = p.copy()
+    if out is not None:
+        out[...] = p
+    y = p.copy() if out is None else out
     flat = y.reshape(-1, y.shape[-1])
     flat[xp.arange(flat.shape[0]), targets.ravel()] -= 1
-    return backend.of(p).mark_invalid(y, targets, y.shape[-1])
+    y = backend.of(p).mark_invalid(y, targets, y.shape[-1])
+    if out is None or y is out:
+        return y
+    out[...] = y
+    return out
 
 
 minus_one_hot.vjp(p=lambda g: g, targets=None)

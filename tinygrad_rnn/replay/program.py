@@ -12,7 +12,7 @@ from ..backend import Array, is_array, signature
 VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
 
 # Kernels that may write their result over their first input.
-IN_PLACE = {"scaled", "softmax", "log_softmax"}
+IN_PLACE = {"log_softmax", "minus_one_hot", "scaled", "softmax"}
 
 
 class Value:
