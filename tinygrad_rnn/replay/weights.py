@@ -7,6 +7,9 @@ from typing import Any
 from ..backend import Array
 from .program import Line, Program, Value
 
+_CACHED = 2**16  # elements
+_FEWEST = 4, 12  # products after which a copy has paid: of a matrix in the cache, and of a larger one
+
 
 def lay_out_weights(program: Program) -> None:
     """Copy a matrix that many products read transposed, once, so that each of them reads it along its rows."""
@@ -17,7 +20,7 @@ def lay_out_weights(program: Program) -> None:
         if line.name != "transpose" or len(line.result.shape) != 2:
             continue
         products = [r for r in readers.get(line.result, ()) if r.kind == "dot" and r.inputs[1] is line.result]
-        if len(products) < 4:
+        if len(products) < _FEWEST[line.result.size > _CACHED]:
             continue
         copied = Line(
             "op", "contiguous", contiguous, (line.result,), {}, Value(line.result.shape, line.result.dtype), line
