@@ -226,6 +226,9 @@ class StrictArray:
     def astype(self, dtype: Any, copy: bool = True) -> StrictArray:
         return _wrap(self._numbers.astype(dtype, copy=copy))
 
+    def take(self, indices: StrictArray, axis: int) -> StrictArray:
+        return _wrap(self._numbers.take(indices._numbers, axis, mode="wrap"))
+
     def view(self, dtype: Any) -> StrictArray:
         return _wrap(self._numbers.view(dtype))
 

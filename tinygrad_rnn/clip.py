@@ -185,6 +185,7 @@ def scaled(xp: Any, x: Array, factors: Array, *, index: int, out: Array = None) 
     return backend.of(x).scaled(x, factors[index], out)
 
 
+scaled.op.overwrites = True
 scaled.vjp(
     x=lambda g, factors, index: g * factors[index],
     factors=lambda g, x, factors_shape, index: scatter(sum(g * x), keys=(index,), shape=factors_shape),

@@ -19,7 +19,7 @@ from .backend import as_array, is_array, signature, use_backend
 from .check import CheckError
 from .op import Op, Step, whereabouts
 from .record import Watcher
-from .replay.places import Place, Reach, Slot
+from .replay.places import Attribute, Place, Reach
 from .tape import Leaf, Node, Taped
 from .tree import tree_items, tree_map
 
@@ -211,7 +211,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
         return as_array(array, backend=home.name)
 
     places = [*reach.fixed, *((place, place.get()) for place in reach.ports)]
-    places = [(place, value) for place, value in places if place.is_open() or isinstance(place, Slot)]
+    places = [(place, value) for place, value in places if place.is_open() or isinstance(place, Attribute)]
     containers = [container for container, *_ in reach.sizes] + [place.holder for place, _ in places]
     snapshots = [_snapshot(container) for container in {id(c): c for c in containers}.values()]
     with ExitStack() as stack:

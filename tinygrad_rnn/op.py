@@ -142,6 +142,7 @@ class Op:
         self.explain: Callable[..., str | None] | None = None
         self.expression: str | Callable[..., str] | None = None
         self.waits = False  # whether the host waits for what the kernel is given, to decide something
+        self.overwrites = False  # whether ``out`` may be the memory of the first input
         self.plans: dict[int, Plan] = {}
         self.function: Any = dispatcher(self)
 

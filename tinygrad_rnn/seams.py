@@ -73,12 +73,14 @@ class Backend:
         """``target[rows] += values`` for a 2-D target and integer rows, which may repeat."""
         if not rows.size:
             return
+        if len(target) <= 2**8 and len(target) * len(rows) <= 2**14 and math.isfinite(np.vdot(values, values)):
+            one_hot = np.zeros((len(target), len(rows)), values.dtype)
+            one_hot[rows, np.arange(len(rows))] = 1
+            target += one_hot.dot(values)  # NaN times 0 would be everyone's NaN
+            return
         order = rows.astype(np.uint16 if len(target) <= 2**16 else np.int64).argsort(kind="stable")  # 16 bits: by radix
         rows, values = rows[order], values[order]
         starts = np.concatenate(([0], (rows[1:] != rows[:-1]).nonzero()[0] + 1))
-        if values.size <= 2**12:  # reduceat goes down the columns, which is quick within the cache alone
-            target[rows[starts]] += np.add.reduceat(values, starts, axis=0)
-            return
         counts = np.diff(starts, append=len(rows))
         alone = starts[counts == 1]
         target[rows[alone]] += values[alone]
@@ -121,9 +123,9 @@ class Backend:
         return unit * xp.sqrt(_row(xp, [x.dot(x) for x in flat]))
 
     def scaled(self, x: Array, factor: Array, out: Array = None) -> Array:
-        """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1 and there is no ``out``."""
+        """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1 and ``out`` nothing else."""
         number = float(factor)
-        return x if number == 1.0 and out is None else np.multiply(x, number, out=out)
+        return x if number == 1.0 and (out is None or out is x) else np.multiply(x, number, out=out)
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""

@@ -14,7 +14,6 @@ from itertools import groupby
 from typing import Any
 
 from ..backend import Backend
-from ..op import registry
 from ..tape import collector_resting
 from .layout import Layout
 from .player import Player
@@ -98,5 +97,4 @@ class _ImpossibleError(Exception):
 
 def _is_outside(line: Line) -> bool:
     """Whether a line is played between graphs: it draws numbers, or the host waits for what it computes."""
-    op = registry.get(getattr(line.function, "__name__", ""))
-    return line.kind == "random" or (op is not None and op.kernel is line.function and op.waits)
+    return line.kind == "random" or ((op := line.operation) is not None and op.waits)

@@ -50,7 +50,7 @@ class Layout:
             if self._may_lie_in(value, block.whole) and (port is None or self._may_replace(value, port, block.whole)):
                 self._put(value, block.whole, block)
                 if port is None:
-                    self._lay_before(value)
+                    self._lay_operand(value)
         joins = [line for line in reversed(program.lines) if is_join(line) and line.name != "gather"]
         for line in sorted(joins, key=lambda line: -line.result.size):  # the larger may hold the smaller
             self._lay_join(line)
@@ -111,26 +111,18 @@ class Layout:
             for other in others
         )
 
-    def _lay_before(self, value: Value) -> None:
-        """Let what an array outside is to hold be added up and scaled there from the first."""
-        place, block = self.place[value], self.block[value]
-        while value.line is not None and value.line.in_place:
-            i, inputs = self.index[value], [x for x in value.line.inputs if isinstance(x, Value)]
-            found = [x for x in inputs if x.shape == value.shape and self._may_lie_in(x, place) and self._dies(x, i)]
-            if not found or not self._reads_apart(value.line, place):
-                return
-            value = min(found, key=self.index.__getitem__)
-            self._put(value, place, block)
-
-    def _dies(self, x: Value, i: int) -> bool:
-        """Whether nothing reads a value after a line, wherever it and its views will lie."""
-        if x in self.results:
-            return False
-        return all(
-            self._dies(line.result, i) if self.base.get(line.result) is x else self.index[line.result] <= i
-            for line in self.readers.get(x, ())
-            if not (is_join(line) and self.index[line.result] < i)
-        )
+    def _lay_operand(self, value: Value) -> None:
+        """Compute what a result is written over, and nothing reads later, where the result is to be."""
+        line, place = value.line, self.place[value]
+        operands = [x for x in line.over if isinstance(x, Value) and x in self.index] if line else []
+        for x in sorted(operands, key=self.index.__getitem__):  # of a sum, the one that was added to before
+            last = all(
+                self.index[r.result] <= self.index[value] and r.result not in self.base and not is_join(r)
+                for r in self.readers[x]
+            )
+            if last and x.shape == value.shape and x not in self.results and self._may_lie_in(x, place):
+                self._put(x, place, self.block[value])
+                return self._lay_operand(x)
 
     # ---- joins ----
 
@@ -227,7 +219,7 @@ class Layout:
             self._lay_under(line)
         for value in line.results:
             if value not in self.place:
-                operand = self._dying(i, line, value) if line.in_place else None
+                operand = self._dying(i, line, value)
                 if operand is not None:
                     self._put(value, self.place[operand], self.block[operand])
                 else:
@@ -238,11 +230,10 @@ class Layout:
         """Tell the blocks of the arena when each value in them is in use. A view as such is no use."""
         for value, block in self.block.items():
             if block.owned:
-                lines = [self.index[x.result] for x in self.readers.get(value, ()) if self.base.get(x.result) is not value]
-                if value not in self.base:
-                    lines.append(self.index[value])
-                if value in self.results:
-                    lines.append(len(self.program.lines))
+                readers = [x.result for x in self.readers.get(value, ()) if self.base.get(x.result) is not value]
+                lines = [self.index[x] for x in readers]
+                lines += [self.index[value]] * (value not in self.base)
+                lines += [len(self.program.lines)] * (value in self.results)
                 if lines:
                     block.used(self.bounds[value], (min(lines), max(lines)))
 
@@ -273,7 +264,7 @@ class Layout:
         """
         fitting = [
             x
-            for x in line.inputs
+            for x in line.over
             if isinstance(x, Value)
             and x in self.block
             and self.block[x].owned

@@ -7,11 +7,22 @@ An object can list in ``ports`` the attributes that hold what changes from call 
 from __future__ import annotations
 
 import dis
+import operator
 import random
 import sys
 from collections import deque
-from functools import lru_cache, partial
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from functools import cached_property, lru_cache, partial
+from itertools import repeat
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
@@ -30,60 +41,56 @@ _ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # co
 _MAKING = {"__init__", "__new__", "__post_init__", "__del__", "__repr__", "__str__"}
 
 
-class Place:
-    """Where a value is kept: an item of a list or dictionary, such as an object's attributes, or a closure's cell."""
+def _item(items: Any, key: Any, default: Any) -> Any:
+    try:
+        return items[key]
+    except LookupError:
+        return default
 
-    __slots__ = ("holder", "key", "path")
+
+def _content(cell: Any, key: str, default: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return default
+
+
+_READ = {dict: dict.get, MappingProxyType: MappingProxyType.get, CellType: _content}  # by type of the holder
+
+
+class Place:
+    """Where a value is kept: an item of a list or dictionary, such as an object's attributes."""
+
+    __slots__ = ("holder", "key", "path", "read")
+    otherwise: Any = staticmethod(_item)
 
     def __init__(self, holder: Any, key: Any, path: str) -> None:
         self.holder = holder
         self.key = key
         self.path = path
+        self.read = _READ.get(type(holder), self.otherwise)  # with a third argument, for what is not there
 
     def get(self) -> Any:
         """What is there now; _ABSENT if there is nothing."""
-        try:
-            return self.holder.cell_contents if self.key is _CELL else self.holder[self.key]
-        except (KeyError, IndexError, ValueError):
-            return _ABSENT
+        return self.read(self.holder, self.key, _ABSENT)
 
     def put(self, value: Any) -> None:
         """Put something there."""
-        if self.key is _CELL:
-            self.holder.cell_contents = value
-        else:
-            self.holder[self.key] = value
+        self.holder[self.key] = value
 
     def is_open(self) -> bool:
         """Whether something else can be put there."""
         return isinstance(self.holder, (dict, list, deque, CellType))
 
 
-class Slot(Place):
-    """An attribute of an object without a dictionary."""
+class Attribute(Place):
+    """An attribute of an object without a dictionary, such as a closure's cell, or a tensor's array."""
 
-    def get(self) -> Any:
-        return getattr(self.holder, self.key, _ABSENT)
+    __slots__ = ()
+    otherwise = staticmethod(getattr)
 
     def put(self, value: Any) -> None:
         setattr(self.holder, self.key, value)
-
-
-class ArrayOf(Place):
-    """The array of a tensor."""
-
-    def get(self) -> Any:
-        return self.holder.array
-
-    def put(self, value: Any) -> None:
-        self.holder.array = value
-
-
-class NodeOf(Place):
-    """Whether a tensor wants a gradient, and where that gathers."""
-
-    def get(self) -> Any:
-        return self.holder.node
 
 
 class ArrayOfGradient(Place):
@@ -96,7 +103,7 @@ class ArrayOfGradient(Place):
         self.holder.grad.array = value
 
 
-_CELL, _ABSENT = object(), object()
+_ABSENT = object()
 
 
 class Reach:
@@ -130,9 +137,22 @@ class Reach:
 
     def unchanged(self) -> bool:
         """Whether all that a step was recorded with is there still."""
-        return all(len(container) == size for container, size, _ in self.sizes) and all(
-            _holds(place, value) for place, value in self.fixed
-        )
+        containers, sizes, columns = self._columns
+        if not all(map(operator.eq, map(len, containers), sizes)):
+            return False
+        for read, holders, keys, values in columns:  # nearly always all is, which is seen soonest many at a time
+            if not all(map(operator.is_, map(read, holders, keys, repeat(_ABSENT)), values)):
+                return all(_holds(place, value) for place, value in self.fixed)
+        return True
+
+    @cached_property
+    def _columns(self) -> Any:
+        """Containers and their lengths; and for each way to read a place holders, keys, and what was there."""
+        columns: dict[Any, list[Any]] = {}
+        for place, value in self.fixed:
+            columns.setdefault(place.read, []).append((place.holder, place.key, value))
+        containers, sizes, _ = zip(*self.sizes, strict=True) if self.sizes else ((), (), ())
+        return containers, sizes, [(read, *zip(*rows, strict=True)) for read, rows in columns.items()]
 
     def changed(self) -> list[str]:
         """The paths of what is no longer as it was."""
@@ -156,7 +176,7 @@ class Reach:
         self._kept.append(x)
         if isinstance(x, Tensor):
             self.tensors[x] = path
-            self.fixed.append((NodeOf(x, None, f"{path}.requires_grad"), x.node))
+            self.fixed.append((Attribute(x, "node", f"{path}.requires_grad"), x.node))
             if isinstance(x.node, Leaf):
                 self.leaves[x.node] = path
         elif state_of(x) is not None:
@@ -209,7 +229,7 @@ class Reach:
             special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])} - _MAKING
             for name in self._namespace(vars(c), path, hooks | special):
                 if isinstance(vars(c)[name], MemberDescriptorType):
-                    self._look(Slot(x, name, f"{path}.{name}"))
+                    self._look(Attribute(x, name, f"{path}.{name}"))
                 elif name not in held:
                     self.fixed.append((Place(held, name, f"{path}.{name}"), _ABSENT))
 
@@ -224,7 +244,7 @@ class Reach:
             named, mentioned = _names(f.__code__)
             self._mentioned |= mentioned
             for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
-                self._look(Place(cell, _CELL, name))
+                self._look(Attribute(cell, "cell_contents", name))
             for name in named:
                 if name in f.__globals__:
                     self._look(Place(f.__globals__, name, name))

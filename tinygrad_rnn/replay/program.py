@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..backend import Array, is_array, signature
+from ..op import Op, registry
 
 # Operations whose result may lie where their input does.
 VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
-
-# Kernels that may write their result over their first input.
-IN_PLACE = {"log_softmax", "minus_one_hot", "scaled", "softmax"}
 
 
 class Value:
@@ -92,9 +90,17 @@ class Line:
         return self.kind in ("ufunc", "fused")
 
     @property
-    def in_place(self) -> bool:
-        """Whether its result may lie where an input of the same shape does."""
-        return self.elementwise or (self.kind == "op" and self.name in IN_PLACE)
+    def operation(self) -> Op | None:
+        """The operation whose kernel it calls."""
+        op = registry.get(getattr(self.function, "__name__", ""))
+        return op if op is not None and op.kernel is self.function else None
+
+    @property
+    def over(self) -> tuple[Any, ...]:
+        """The inputs in whose place it can write its result."""
+        if self.elementwise:
+            return self.inputs
+        return self.inputs[:1] if (op := self.operation) is not None and op.overwrites else ()
 
     def read(self, inputs: tuple[Any, ...]) -> None:
         """Set what it reads."""

@@ -18,7 +18,7 @@ from ..op import whereabouts
 from ..tape import CaptureError, Leaf, Node, Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
-from .places import ArrayOf, ArrayOfGradient, Place, Reach, state_of
+from .places import ArrayOfGradient, Attribute, Place, Reach, state_of
 from .program import Value
 from .recorder import Recorder, recording
 from .symbol import Scalar, Symbol
@@ -66,10 +66,11 @@ class Recording:
         drawn = _random_states(self.reach)
         places: list[tuple[Place, Place]] = []
         for tensor, path in self.reach.tensors.items():
-            places.append((ArrayOf(tensor, None, path),) * 2)
+            places.append((Attribute(tensor, "array", path),) * 2)
         for leaf, path in self.reach.leaves.items():
             if leaf.grad is not None:
-                places.append((ArrayOf(leaf.grad, None, f"{path}.grad"), ArrayOfGradient(leaf, None, f"{path}.grad")))
+                path = f"{path}.grad"
+                places.append((Attribute(leaf.grad, "array", path), ArrayOfGradient(leaf, None, path)))
         numbers = []
         for place in self.reach.ports:
             if backend.is_array(place.get()):
@@ -184,9 +185,9 @@ class Recording:
         new = [(port, _copy(port.after)) for port in self.ports]  # of all, before any is written
         for port, array in new:
             port.place.put(_commit(port.array, array) if port.updated else port.array)
-        self.numbers_after = [(place, place.get()) for place, _ in self.numbers]
-        for place, number in self.numbers_after:
-            place.put(_bare(number))
+        self.numbers_after = [(place, x) for place, before in self.numbers if (x := place.get()) is not before]
+        for place, _ in self.numbers:
+            place.put(_bare(place.get()))
         self.grads: list[Gradient] = []
         for leaf, before in self.grads_before.items():
             if leaf.grad is not before:

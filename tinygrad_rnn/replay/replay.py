@@ -176,7 +176,8 @@ class Replay:
             leaf.grad = gradient
             if gradient is not None:
                 gradient.array = array  # clipping, or another backward, may have given it a new one
-        for place, number in [(place, x.run()) for place, x in self.recording.numbers_after if isinstance(x, Scalar)]:
+        after = [(place, x.run() if isinstance(x, Scalar) else x) for place, x in self.recording.numbers_after]
+        for place, number in after:
             place.put(number)
         return tree_map(lambda deliver: deliver(), self.output)
 
