@@ -161,6 +161,8 @@ class _Run:
         return [*outputs, output], state
 
     def _advance(self, segment: _Segment, state: Any) -> Any:
+        for home in self.homes:
+            home.apart()
         zs = project(self.cell, segment.xs, segment.real)
         return advance(self.cell, zs, state, segment.real, first=segment.first, reverse=self.reverse)
 

@@ -12,6 +12,7 @@ from .program import Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
 _PARTS = 64  # of the largest block, each with lines of its own between which it is in use
+_MANY = 4096  # blocks that are placed one by one, which takes time with the square of their number
 
 address = backend.get("numpy").address  # a layout is made in NumPy's memory, whatever plays it
 
@@ -50,15 +51,14 @@ class Block:
         return min(use[2] for use in self.uses), max(use[3] for use in self.uses)
 
     def parts(self, size: int) -> np.ndarray:
-        """Rows of first byte, byte behind the last, first and last line of each part of this size that is in use."""
+        """First byte, byte behind the last, first and last line of each part of this size that is in use, in 4 rows."""
         offsets = np.arange(0, max(1, self.nbytes), size)
         first, last = np.full(len(offsets), np.iinfo(int).max), np.full(len(offsets), -1)
         for low, high, start, stop in self.uses:
             part = slice(low // size, -(-high // size))
             np.minimum(first[part], start, out=first[part])
             np.maximum(last[part], stop, out=last[part])
-        ends = np.minimum(offsets + size, _aligned(self.nbytes))
-        return np.stack([offsets, ends, first, last], axis=1)[last >= 0]
+        return np.stack([offsets, np.minimum(offsets + size, _aligned(self.nbytes)), first, last])[:, last >= 0]
 
 
 class Outside:
@@ -94,34 +94,39 @@ def pack(blocks: list[Block]) -> int:
     """
     blocks = sorted(blocks, key=lambda block: (-block.nbytes, block.lines))
     size = _aligned(blocks[0].nbytes // _PARTS) if blocks else 0
-    large = [block for block in blocks if block.nbytes > size]
-    taken = np.empty((0, 4), int)
+    large = [block for block in blocks[:_MANY] if block.nbytes > size]
+    taken = np.empty((4, sum(-(-block.nbytes // size) for block in large)), int)
+    count = bottom = top = 0
     for block in large:
         parts = block.parts(size)
-        block.offset = _free_offset(parts, taken)
-        parts[:, :2] += block.offset
-        taken = np.concatenate([taken, parts])
-    low, high = taken[:, 0].min(initial=0), taken[:, 1].max(initial=0)
+        block.offset = _free_offset(parts, taken[:, :count], bottom, top)
+        parts[:2] += block.offset
+        taken[:, count : (count := count + parts.shape[1])] = parts
+        bottom, top = min(bottom, block.offset), max(top, int(parts[1, -1]))
     for block in large:
-        block.offset -= int(low)
-    return _sweep(blocks[len(large) :], int(high - low))
+        block.offset -= bottom
+    return _sweep(blocks[len(large) :], top - bottom)
 
 
-def _free_offset(parts: np.ndarray, taken: np.ndarray) -> int:
-    """Of the offsets at which no part lies over one that is in use at the same time, that for which least is new."""
-    bottom, top = taken[:, 0].min(initial=0), taken[:, 1].max(initial=0)
-    low, high, first, last = (column[:, None] for column in parts.T)
-    clash = (first <= taken[:, 3]) & (taken[:, 2] <= last)
-    starts, stops = (taken[:, 0] - high)[clash], (taken[:, 1] - low)[clash]  # no offset between these will do
+def _free_offset(parts: np.ndarray, taken: np.ndarray, bottom: int, top: int) -> int:
+    """Of the offsets at which no part lies over one in use at the same time: least new memory, next to the first block.
+
+    The first block is the largest one, and lies at 0.
+    """
+    taken = taken[:, (parts[2].min() <= taken[3]) & (taken[2] <= parts[3].max())]
+    low, high, first, last = parts[:, :, None]
+    clash = (first <= taken[3]) & (taken[2] <= last)
+    starts, stops = (taken[0] - high)[clash], (taken[1] - low)[clash]  # no offset between these will do
     if not len(starts):
-        return int(bottom)
+        return 0
     order = starts.argsort()
     starts, stops = starts[order], np.maximum.accumulate(stops[order])
     gaps = np.flatnonzero(starts[1:] >= stops[:-1])
-    found = np.clip(bottom, [starts[0], *stops[gaps], stops[-1]], [starts[0], *starts[gaps + 1], max(stops[-1], bottom)])
-    found[0] = min(starts[0], bottom)
-    growth = np.maximum(found + parts[-1, 1] - top, 0) + np.maximum(bottom - found, 0)
-    return int(found[growth.argmin()])
+    end = parts[1, -1]
+    gap = np.array([min(starts[0], bottom), *stops[gaps], stops[-1]]), np.array([starts[0], *starts[gaps + 1], top + end])
+    found = np.concatenate([np.clip(0, *gap), np.clip(-end, *gap)])
+    new = np.maximum(found + end - top, 0) + np.maximum(bottom - found, 0)
+    return int(found[np.lexsort((np.minimum(abs(found), abs(found + end)), new))[0]])
 
 
 def _sweep(blocks: list[Block], top: int) -> int:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from ..backend import Array
 from .program import Line, Program, Value
 
 _CACHED = 2**16  # elements
+_FEW = 128  # rows of a product; with more, how the matrix lies hardly counts
 _FEWEST = 4, 12  # products after which a copy has paid: of a matrix in the cache, and of a larger one
 
 
 def lay_out_weights(program: Program) -> None:
     """Copy a matrix that many products read transposed, once, so that each of them reads it along its rows."""
     readers = program.uses()
-    lines: list[Line] = []
+    alike: dict[Any, list[Line]] = defaultdict(list)  # steps that are done once more have transposes of their own
     for line in program.lines:
-        lines.append(line)
-        if line.name != "transpose" or len(line.result.shape) != 2:
+        if line.name == "transpose" and len(line.result.shape) == 2:
+            alike[line.inputs[0], str(line.attributes)].append(line)
+    copies: dict[Line, Line] = {}
+    for lines in alike.values():
+        first = lines[0]
+        products = [r for x in lines for r in readers.get(x.result, ()) if _is_product(r, x.result)]
+        if len(products) < _FEWEST[first.result.size > _CACHED]:
             continue
-        products = [r for r in readers.get(line.result, ()) if r.kind == "dot" and r.inputs[1] is line.result]
-        if len(products) < _FEWEST[line.result.size > _CACHED]:
-            continue
-        copied = Line(
-            "op", "contiguous", contiguous, (line.result,), {}, Value(line.result.shape, line.result.dtype), line
-        )
-        lines.append(copied)
+        copied = Value(first.result.shape, first.result.dtype)
+        copies[first] = Line("op", "contiguous", contiguous, (first.result,), {}, copied, first)
         for product in products:
-            product.read((product.inputs[0], copied.result))
-    program.lines = lines
+            product.read((product.inputs[0], copied))
+    program.lines = [x for line in program.lines for x in ((line, copies[line]) if line in copies else (line,))]
+
+
+def _is_product(line: Line, matrix: Value) -> bool:
+    """Whether a line is a product of few rows with a matrix."""
+    return line.kind == "dot" and line.inputs[1] is matrix and line.inputs[0].shape[0] <= _FEW
 
 
 def contiguous(xp: Any, x: Array, *, out: Array = None) -> Array:
