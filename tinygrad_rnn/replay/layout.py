@@ -137,7 +137,7 @@ class Layout:
 
     def _lay_join(self, line: Line) -> None:
         joined = line.result
-        if joined not in self.place and self._lie_joined(line):
+        if joined in self.pieces or (joined not in self.place and self._lie_joined(line)):
             return
         if joined not in self.place:
             block = Block(joined)
@@ -154,6 +154,9 @@ class Layout:
                 self._put(source, place, self.block[joined])
                 self.pieces[joined].append(source)
                 self.joins.setdefault(source, []).append(joined)
+        for source in self.pieces[joined]:  # before another join of the same pieces, which may find them in order
+            if is_join(source.line):
+                self._lay_join(source.line)
 
     def _follows_slice(self, value: Value) -> bool:
         """Whether a value is likely to take the place of a slice of something larger, as a gate does."""
