@@ -94,8 +94,8 @@ def walk(
                 if plan is None or id <= horizon:
                     continue
             while not node:
-                for parent_id, merges in uses.items():
-                    for step, pile, room in merges.values():
+                for parent_id, piles in uses.items():
+                    for step, pile, room in piles.values():
                         if pile and _EARLY * len(pile) >= room and prod(waiting[parent_id].shape) > _ALWAYS:
                             settle(waiting[parent_id], step, pile)
                 node = _made_again(node, waiting, retain)

@@ -155,8 +155,8 @@ class Layout:
                 self.pieces[joined].append(source)
                 self.joins.setdefault(source, []).append(joined)
         for source in self.pieces[joined]:  # before another join of the same pieces, which may find them in order
-            if is_join(source.line):
-                self._lay_join(source.line)
+            if (inner := source.line) is not None and is_join(inner):
+                self._lay_join(inner)
 
     def _follows_slice(self, value: Value) -> bool:
         """Whether a value is likely to take the place of a slice of something larger, as a gate does."""

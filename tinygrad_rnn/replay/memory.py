@@ -85,6 +85,11 @@ def _aligned(nbytes: int) -> int:
     return -(-max(1, nbytes) // _ALIGNMENT) * _ALIGNMENT
 
 
+def part_size(blocks: list[Block]) -> int:
+    """Bytes of the parts of large blocks."""
+    return _aligned(max((block.nbytes for block in blocks), default=0) // _PARTS)
+
+
 def pack(blocks: list[Block]) -> int:
     """Give each block its offset in the arena, and return the bytes of that.
 
@@ -93,7 +98,7 @@ def pack(blocks: list[Block]) -> int:
     on the way back, another one that grows from its end can follow it. Small blocks share the memory behind.
     """
     blocks = sorted(blocks, key=lambda block: (-block.nbytes, block.lines))
-    size = _aligned(blocks[0].nbytes // _PARTS) if blocks else 0
+    size = part_size(blocks)
     large = [block for block in blocks[:_MANY] if block.nbytes > size]
     taken = np.empty((4, sum(-(-block.nbytes // size) for block in large)), int)
     count = bottom = top = 0
@@ -123,7 +128,10 @@ def _free_offset(parts: np.ndarray, taken: np.ndarray, bottom: int, top: int) ->
     starts, stops = starts[order], np.maximum.accumulate(stops[order])
     gaps = np.flatnonzero(starts[1:] >= stops[:-1])
     end = parts[1, -1]
-    gap = np.array([min(starts[0], bottom), *stops[gaps], stops[-1]]), np.array([starts[0], *starts[gaps + 1], top + end])
+    gap = (
+        np.array([min(starts[0], bottom), *stops[gaps], stops[-1]]),
+        np.array([starts[0], *starts[gaps + 1], top + end]),
+    )
     found = np.concatenate([np.clip(0, *gap), np.clip(-end, *gap)])
     new = np.maximum(found + end - top, 0) + np.maximum(bottom - found, 0)
     return int(found[np.lexsort((np.minimum(abs(found), abs(found + end)), new))[0]])
