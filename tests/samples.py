@@ -204,13 +204,14 @@ SAMPLES: dict[str, list[Sample]] = {
         S(normal(3, 2, 5), integers(4, 1, 2, 5), shape=(3, 1, 4), axis=-1),
         S(normal(0, 2), integers(4, 0, 2), shape=(0, 4), axis=-1),
     ],
-    **each(
-        "cross_entropy minus_one_hot",
-        lambda: [
-            *(S(normal(*s, 5), integers(5, *s)) for s in ROWS),
-            S(normal(5, 3).T, integers(5, 6)[::-2].astype("i1")),
-        ],
-    ),
+    "cross_entropy": [
+        *(S(normal(*s, 5), integers(5, *s)) for s in ROWS),
+        S(normal(5, 3).T, integers(5, 6)[::-2].astype("i1")),
+    ],
+    "cross_entropy_back": [
+        *(S(normal(*s, 5), integers(5, *s), normal(*s)) for s in ROWS),
+        S(normal(5, 3).T, integers(5, 6)[::-2].astype("i1"), normal(3)),
+    ],
     "embedding": [*(S(integers(4, *s), normal(4, 3)) for s in ROWS), S(np.array([1, 1], "u1"), normal(3, 4).T)],
     "add_rows": [S(normal(*s, 3), integers(4, *s), shape=(4, 3)) for s in ROWS],
     "normalize": [*(of(s) for s in ((5,), (3, 4), (2, 3, 4), (0, 4))), S(normal(4, 3).T, eps=0.1)],

@@ -12,8 +12,9 @@ from ..backend import Array, signature
 from ..op import op
 from ..tape import Taped
 from .elementwise import exp, sqrt, where
+from .index import take_along_axis
 from .reduce import Axis, mean, spread, sum, var
-from .shape import Shape, expand_dims, rows
+from .shape import Shape, expand_dims, rows, squeeze
 
 _BLOCK = 2**15  # elements of a block that stays in the cache while several operations pass over it
 
@@ -22,13 +23,17 @@ _BLOCK = 2**15  # elements of a block that stays in the cache while several oper
 def softmax(xp: Any, x: Array, *, axis: Axis = -1, out: Array = None) -> Array:
     """y = e^x / sum e^x along an axis, or over several (a tuple)."""
     home = backend.of(x)
-    y = xp.exp(xp.subtract(x, home.top(x, axis), out=out), out=out)
+    y, _ = home.exponentials(x, axis, out)
     y /= home.row_sums(y) if axis == -1 and y.ndim else y.sum(axis=axis, keepdims=True)
     return y
 
 
 softmax.op.overwrites = True
-softmax.vjp(x=lambda g, y, axis: y * (g - sum(g * y, axis=axis, keepdims=True)))
+softmax.vjp(x=lambda g, y, axis: _through_softmax(g, y, axis))
+
+
+def _through_softmax(g: Any, y: Any, axis: Axis) -> Any:
+    return y * (g - sum(g * y, axis=axis, keepdims=True))
 
 
 @op
@@ -63,41 +68,41 @@ def _shares(g: Array, x: Array, possible: Array, axis: Axis, keepdims: bool) -> 
 
 
 @op
-def minus_one_hot(xp: Any, p: Array, targets: Array, *, out: Array = None) -> Array:
-    """p with 1 subtracted at each row's target."""
-    if out is not None:
-        out[...] = p
-    y = p.copy() if out is None else out
-    flat = y.reshape(-1, y.shape[-1])
-    flat[xp.arange(flat.shape[0]), targets.ravel()] -= 1
-    y = backend.of(p).mark_invalid(y, targets, y.shape[-1])
-    if out is None or y is out:
-        return y
-    out[...] = y
-    return out
-
-
-minus_one_hot.op.overwrites = True
-minus_one_hot.vjp(p=lambda g: g, targets=None)
-
-
-@op
 def cross_entropy(xp: Any, logits: Array, targets: Array) -> Array:
     """-log softmax(logits)[target] for each row: logits (..., classes), integer targets (...)."""
     if logits.shape[:-1] != targets.shape or targets.dtype.kind not in "iu":
         raise ValueError("shapes")
     home, classes = backend.of(logits), logits.shape[-1]
     home.check_indices(targets, classes, "the target")
-    top = home.top(logits, -1)
-    total = xp.log(home.row_sums(xp.exp(logits - top))) + top
+    exponentials, top = home.exponentials(logits, -1)
+    total = xp.log(home.row_sums(exponentials)) + top
     chosen = logits.reshape((targets.size, classes))[xp.arange(targets.size), targets.ravel()]
     losses = total[..., 0] - chosen.reshape(targets.shape)
     return home.mark_invalid(losses, targets, classes)
 
 
-cross_entropy.vjp(
-    logits=lambda g, logits, targets: minus_one_hot(softmax(logits), targets) * expand_dims(g, axis=-1), targets=None
+@op
+def cross_entropy_back(xp: Any, logits: Array, targets: Array, v: Array, *, out: Array = None) -> Array:
+    """What v sends back through ``cross_entropy``: (softmax(logits) - 1 at each row's target) v."""
+    home, classes = backend.of(logits), logits.shape[-1]
+    v = home.mark_invalid(v, targets, classes)
+    y = xp.ascontiguousarray(home.exponentials(logits, -1, out)[0])
+    y *= v[..., None] / home.row_sums(y)
+    y.reshape(-1, classes)[xp.arange(targets.size), targets.ravel()] -= v.ravel()
+    return y
+
+
+cross_entropy_back.op.overwrites = True
+cross_entropy.vjp(logits=lambda g, logits, targets: cross_entropy_back(logits, targets, g), targets=None)
+cross_entropy_back.vjp(
+    logits=lambda g, logits, v: _through_softmax(g * expand_dims(v, axis=-1), softmax(logits), -1),
+    v=lambda g, logits, targets: sum(g * softmax(logits), axis=-1) - _chosen(g, targets),
+    targets=None,
 )
+
+
+def _chosen(x: Any, targets: Any) -> Any:
+    return squeeze(take_along_axis(x, expand_dims(targets, axis=-1)), axis=-1)
 
 
 @cross_entropy.explain

@@ -206,9 +206,9 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     be captured, and models be arguments. Within ``detect_anomaly`` and other watchers the step runs as it is.
 
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
-    (``hoist``, ``sum_over_time``, ``reassociate``, ``lay_out_weights``).
-    without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, batch,
-        lay_out_weights, and on a GPU narrow, fuse, draw_first; also graph, for launches one by one.
+    (``hoist``, ``sum_over_time``, ``reassociate``, ``fold``, ``lay_out_weights``).
+    without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, fold,
+        batch, lay_out_weights, and on a GPU narrow, fuse, draw_first; also graph, for launches one by one.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
     ``.numpy()``), draws random numbers by ``randn`` or ``rand``, or from an iterator, changes Python values, or keeps

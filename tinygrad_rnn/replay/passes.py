@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .fold import fold
 from .fuse import fuse, narrow
 from .lower import lower
-from .program import Line, Program, Value
+from .program import VIEWS, Line, Program, Value
 from .sums import sum_over_time
 from .through_time import batch, hoist, reassociate
 from .weights import lay_out_weights
@@ -28,7 +29,10 @@ def drop_dead(program: Program) -> None:
 
 
 def share(program: Program) -> None:
-    """Compute once what several lines compute of the same inputs, but what is made again to save memory."""
+    """Compute once what several lines compute of the same inputs, but what is made again to save memory.
+
+    Views of what comes from outside take no memory, and are shared by all.
+    """
     first: dict[Any, Line] = {}
     new: dict[Value, Value] = {}
     kept = []
@@ -54,8 +58,9 @@ def draw_first(program: Program) -> None:
 
 def _key(line: Line) -> Any:
     """What two lines have in common that compute the same, or None where that cannot be told."""
+    apart = line.run if line.name not in VIEWS or any(x.line is not None for x in line.reads) else 0
     try:
-        key = line.function, line.run, _hashable(line.inputs), _hashable(tuple(line.attributes.items()))
+        key = line.function, apart, _hashable(line.inputs), _hashable(tuple(line.attributes.items()))
         hash(key)
     except TypeError:
         return None
@@ -80,6 +85,7 @@ PASSES = {
     "share_again": share,
     "sum_over_time": sum_over_time,
     "reassociate": reassociate,
+    "fold": fold,
     "batch": batch,
     "lay_out_weights": lay_out_weights,
     "narrow": narrow,
@@ -87,10 +93,16 @@ PASSES = {
     "draw_first": draw_first,
 }
 
-JOINING = {"hoist", "sum_over_time", "reassociate", "lay_out_weights"}  # these may change the last bits of a result
+JOINING = {
+    "hoist",
+    "sum_over_time",
+    "reassociate",
+    "fold",
+    "lay_out_weights",
+}  # these may change the last bits of a result
 
 FOR_LAUNCHES = {"narrow", "fuse", "draw_first"}  # on a GPU, where the number of launches is what matters
-FOR_THE_CACHE = {"widen", "reassociate", "batch", "lay_out_weights"}  # on a CPU
+FOR_THE_CACHE = {"widen", "reassociate", "fold", "batch", "lay_out_weights"}  # on a CPU
 GRAPH = "graph"  # no pass, but can be left out like one: the replay as a CUDA graph
 
 

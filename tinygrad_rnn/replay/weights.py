@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 from ..backend import Array
 from .program import Line, Program, Value
 
-_CACHED = 2**16  # elements
-_FEW = 128  # rows of a product; with more, how the matrix lies hardly counts
-_FEWEST = 4, 12  # products after which a copy has paid: of a matrix in the cache, and of a larger one
+_FEWEST = 4  # products for which it is worth while to copy a matrix
+_ROWS = 128  # of a product: with more, how the matrix lies hardly counts
+
+
+def is_transpose(line: Line) -> bool:
+    """Whether a line is a matrix, read by columns."""
+    return line.name == "transpose" and len(line.result.shape) == 2
+
+
+def products_with(x: Value, readers: dict[Value, list[Line]]) -> list[Line]:
+    """The products of few rows with a matrix x, if these are so many that it is worth while to copy it for them."""
+    products = [line for line in readers.get(x, ()) if line.kind == "dot" and line.inputs[1] is x]
+    products = [line for line in products if line.result.shape[0] <= _ROWS]
+    return products if len(products) >= _FEWEST else []
 
 
 def lay_out_weights(program: Program) -> None:
     """Copy a matrix that many products read transposed, once, so that each of them reads it along its rows."""
     readers = program.uses()
-    alike: dict[Any, list[Line]] = defaultdict(list)  # steps that are done once more have transposes of their own
+    lines: list[Line] = []
     for line in program.lines:
-        if line.name == "transpose" and len(line.result.shape) == 2:
-            alike[line.inputs[0], str(line.attributes)].append(line)
-    copies: dict[Line, Line] = {}
-    for lines in alike.values():
-        first = lines[0]
-        products = [r for x in lines for r in readers.get(x.result, ()) if _is_product(r, x.result)]
-        if len(products) < _FEWEST[first.result.size > _CACHED]:
+        lines.append(line)
+        products = products_with(line.result, readers) if is_transpose(line) else []
+        if not products:
             continue
-        copied = Value(first.result.shape, first.result.dtype)
-        copies[first] = Line("op", "contiguous", contiguous, (first.result,), {}, copied, first)
+        result = Value(line.result.shape, line.result.dtype)
+        lines.append(Line("op", "contiguous", contiguous, (line.result,), {}, result, line))
         for product in products:
-            product.read((product.inputs[0], copied))
-    program.lines = [x for line in program.lines for x in ((line, copies[line]) if line in copies else (line,))]
-
-
-def _is_product(line: Line, matrix: Value) -> bool:
-    """Whether a line is a product of few rows with a matrix."""
-    return line.kind == "dot" and line.inputs[1] is matrix and line.inputs[0].shape[0] <= _FEW
+            product.read((product.inputs[0], result))
+    program.lines = lines
 
 
 def contiguous(xp: Any, x: Array, *, out: Array = None) -> Array:

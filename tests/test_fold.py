@@ -1,0 +1,81 @@
+"""The pass that multiplies weights by what every time step would multiply by."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import nn, optim
+
+STEPS, SIZE = 12, 5
+
+
+def trained(cell: Any, without: list[str], batch: int = 3) -> tuple[Any, list[np.ndarray]]:
+    """A captured step, and the parameters and losses after some calls of it."""
+    tg.manual_seed(0)
+    model = cell()
+    optimizer = optim.Adam(model.parameters(), lr=0.02)
+
+    @tg.capture(without=without)
+    def step(x: tg.Tensor) -> tg.Tensor:
+        optimizer.zero_grad()
+        outputs, _ = tg.bptt.unroll(model, x)
+        loss = (outputs * outputs).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    rng = np.random.default_rng(1)
+    xs = [tg.tensor(rng.standard_normal((STEPS, batch, SIZE), dtype=np.float32)) for _ in range(8)]
+    losses = [step(x).numpy() for x in xs]
+    return step, [*losses, *(p.numpy() for p in model.parameters())]
+
+
+def multiplications(step: Any, after: str | None) -> int:
+    """How many lines of the forward pass multiply, that are a part of a time step."""
+    parts = re.split(r"^# ", step.source(after), flags=re.MULTILINE)
+    return sum(part.count("= multiply(") for part in parts if part.startswith("forward, time step"))
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize("size", [8, 64])
+def test_gates_cost_one_multiplication_less_a_step_and_no_bit(batch: int, size: int) -> None:
+    def cell() -> nn.LSTMCell:
+        return nn.LSTMCell(SIZE, size)
+
+    step, folded = trained(cell, [], batch)
+    other, plain = trained(cell, ["fold"], batch)
+    assert multiplications(step, None) == multiplications(other, None) - STEPS
+    for a, b in zip(folded, plain, strict=True):
+        assert np.array_equal(a, b)
+
+
+class Watched(nn.Module):
+    """A cell whose sum is read twice: by the gates, and as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.u = nn.Linear(SIZE, 2 * SIZE), nn.Linear(SIZE, 2 * SIZE, bias=False)
+
+    def initial_state(self, z: tg.Tensor) -> tg.Tensor:
+        return tg.zeros(z.shape[0], SIZE)
+
+    def input_projection(self, xs: tg.Tensor) -> tg.Tensor:
+        return xs
+
+    def step(self, x: tg.Tensor, h: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        z = self.w(x) + self.u(h)
+        gate, new = tg.split(z, 2, axis=1)
+        h = tg.sigmoid(gate) * tg.tanh(new)
+        return h + 0.01 * z[:, :SIZE], h
+
+
+def test_what_is_read_as_it_is_stays_as_it_is() -> None:
+    _, folded = trained(Watched, [])
+    _, plain = trained(Watched, ["fold"])
+    for a, b in zip(folded, plain, strict=True):
+        assert np.array_equal(a, b)
