@@ -156,6 +156,18 @@ def test_results_are_never_overwritten_by_later_calls() -> None:
     alike(make)
 
 
+def test_what_one_step_returns_is_not_overwritten_by_another_one() -> None:
+    small = Small()
+    train, look = tg.capture(small.step), tg.capture(lambda: (small.model.weight, small.model.weight.grad))
+    for k in range(4):
+        train(batch(k))
+    for k in range(3):
+        held = look()
+        values = arrays_of([x.numpy().copy() for x in held])
+        train(batch(k))
+        equal(held, values)
+
+
 def test_a_copy_that_lags_behind() -> None:
     def make(wrap: Any) -> Any:
         s = Small()

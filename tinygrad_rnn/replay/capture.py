@@ -57,7 +57,7 @@ class Captured(Generic[P, R]):
         if not self._called or tape.state.watchers:  # which are to see every operation
             self._called = _calls.within = True
             try:
-                return tree_map(_without_history, self.step(*args, **kwargs))  # type: ignore[no-any-return]
+                return tree_map(_apart, self.step(*args, **kwargs))  # type: ignore[no-any-return]
             finally:
                 _calls.within = False
         arrays: list[Array] = []
@@ -165,8 +165,11 @@ class Captured(Generic[P, R]):
         return self.replay.memory
 
 
-def _without_history(x: Any) -> Any:
-    return x.detach() if isinstance(x, Tensor) else x
+def _apart(x: Any) -> Any:
+    """A copy without history: another captured step may write to a parameter that this one returns."""
+    if isinstance(x, Tensor):
+        return Tensor.wrap(_apart(x.array))
+    return x.copy("K") if backend.is_array(x) else x
 
 
 def _signature(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
