@@ -481,3 +481,20 @@ def test_on_a_device(device: Backend) -> None:
             cell, xs, **options
         ).outputs.sum().backward()  # with the masks of the first time, or it raises
     assert xs.grad is not None
+
+
+def test_an_error_while_steps_are_run_again_is_not_put_on_a_rule() -> None:
+    """Nor on that of the large weight whose gradient was merged before."""
+
+    class Failing(nn.RNNCell):
+        runs = 0
+
+        def step(self, z: Any, state: Any) -> Any:
+            self.runs += 1
+            if self.runs > 8:
+                raise ValueError("something of the cell's own")
+            return super().step(z, state)
+
+    with pytest.raises(tg.GraphError, match="something of the cell's own") as raised:
+        bptt.checkpointed(Failing(2, 300), tg.randn(8, 16, 2), segments=4).outputs.sum().backward()
+    assert "rule of" not in str(raised.value)

@@ -98,6 +98,7 @@ def walk(
                     for step, pile, room in piles.values():
                         if pile and _EARLY * len(pile) >= room and prod(waiting[parent_id].shape) > _ALWAYS:
                             settle(waiting[parent_id], step, pile)
+                step = None
                 node = _made_again(node, waiting, retain)
             if id < last_write:
                 _refuse_overwritten(node)
