@@ -147,6 +147,35 @@ def test_checkpointed_steps(wrap: Any, way: dict[str, int], exact: bool) -> None
     agree(lambda: Trainer(wrap(nn.LSTMCell(5, 5)), unroll=unroll), exact, carry=True)
 
 
+def test_a_parameter_that_an_update_leaves_in_another_order() -> None:
+    def run(capture: bool) -> list[Any]:
+        tg.manual_seed(0)
+        cell, head = (
+            nn.RNNCell(5, 4, dtype=np.float64),
+            tg.tensor(np.random.default_rng(0).standard_normal((7, 4)), requires_grad=True),
+        )
+        parameters = [*cell.parameters(), head]
+        optimizer = optim.SGD(parameters, lr=0.1)
+
+        def step(x: tg.Tensor) -> tg.Tensor:
+            optimizer.zero_grad()
+            state, loss = tg.zeros(1, 4, dtype=np.float64), tg.zeros(())
+            for z in cell.input_projection(x):
+                h, state = cell.step(z, state)
+                y = h @ head.T  # whose gradient lies in memory by columns, and so does then the head
+                loss = loss + (y * y).mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        play = tg.capture(step, exact=True) if capture else step
+        rng = np.random.default_rng(1)
+        losses = [play(tg.tensor(rng.standard_normal((4, 1, 5)))).detach() for _ in range(8)]
+        return [losses, parameters]
+
+    equal(run(True), run(False))
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_what_is_made_again_takes_little_memory(exact: bool) -> None:
     """And is not shared with what was made first, which would keep that."""

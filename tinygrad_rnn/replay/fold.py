@@ -70,20 +70,18 @@ class _Folding:
         self.serves = Counter(products.values())  # how many products each value is a part of
         self.carriers: dict[Line | None, Sequence[int]] = {result.line: () for result in products}
         for line in reversed(program.lines):
-            value = line.result
-            if value in self.serves and value not in program.results and self.carriers.keys() >= set(readers[value]):
+            x = line.result
+            if x in self.serves and x not in program.results and self.carriers.keys() >= set(readers[x]):
                 self.carriers[line] = _carriers(line, s)
                 for k in self.carriers[line]:
-                    self.serves[line.inputs[k]] += self.serves[value]
-        self.share: dict[Value, float] = {}  # one product's, of the least work by which a value comes to be multiplied
-        for line in program.lines:
-            if inputs := self.carriers.get(line):
-                deeper = sum(self.share.get(x, self._own(x)) for x in (line.inputs[k] for k in inputs))
-                self.share[line.result] = min(deeper, self._own(line.result))
-
-    def _own(self, x: Value) -> float:
-        """One product's share of the work of multiplying x itself."""
-        return 0.0 if x in self.copied else (x.size + _CALL) / self.serves[x]
+                    self.serves[line.inputs[k]] += self.serves[x]
+        # One product's share of the work by which a value comes to be multiplied: by itself, and at least.
+        self.own = {x: 0.0 if x in self.copied else (x.size + _CALL) / n for x, n in self.serves.items()}
+        self.share = dict(self.own)
+        for carrier, inputs in reversed(self.carriers.items()):
+            if carrier is not None and inputs:
+                deeper = sum(self.share[carrier.inputs[k]] for k in inputs)
+                self.share[carrier.result] = min(deeper, self.own[carrier.result])
 
     def run(self, row: Any) -> None:
         """Do it, if it is much less work than the products are."""
@@ -99,7 +97,7 @@ class _Folding:
             changed[x] = None
             for k in self.carriers[line]:
                 part = line.inputs[k]
-                if self.share.get(part, self._own(part)) < self._own(part):
+                if self.share[part] < self.own[part]:
                     values.append(part)
                 else:
                     places[part].append((line, k))

@@ -266,7 +266,7 @@ def _bare(x: Any) -> Any:
 
 
 def _copy(x: Any) -> Any:
-    return None if x is None else _bare(x).copy()
+    return None if x is None else _bare(x).copy("K")  # in its order: products of other orders round otherwise
 
 
 def _apart(x: Any) -> Any:
