@@ -14,6 +14,7 @@ from .shortage import OutOfMemoryError, explained
 from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
 
 _TIMES, _ALWAYS = 4, 2**16  # uses wait to be merged until they hold 4 times the elements of their sum, or so many
+_EARLY = 8  # of a large weight, an eighth of that is enough where a piece of the graph ends that was made again
 
 
 @collector_resting()
@@ -93,6 +94,10 @@ def walk(
                 if plan is None or id <= horizon:
                     continue
             while not node:
+                for parent_id, piles in uses.items():
+                    for step, pile, room in piles.values():
+                        if pile and _EARLY * len(pile) >= room and prod(waiting[parent_id].shape) > _ALWAYS:
+                            settle(waiting[parent_id], step, pile)
                 node = _made_again(node, waiting, retain)
             if id < last_write:
                 _refuse_overwritten(node)

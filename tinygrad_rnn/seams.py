@@ -49,6 +49,9 @@ class Backend:
         """Continue from where ``random_state`` was read."""
         self.generator.bit_generator.state = state
 
+    def apart(self) -> None:
+        """Said where a part of a graph begins that is to be forgotten as one: a recording joins it with no other."""
+
     def uniform(self, shape: tuple[int, ...]) -> Array:
         """Draw float32 numbers from [0, 1) where this backend's arrays live."""
         return self.generator.random(shape, dtype=np.float32)

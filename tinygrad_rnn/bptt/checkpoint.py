@@ -52,8 +52,9 @@ def checkpointed(
 
     Gradients are bit for bit those of ``unroll``, with one exception: input projections are done a segment at a time.
     Their weights' gradients are sums over time of one product for each segment, rounded otherwise than one product
-    for all steps; and BLAS may round a row of a product otherwise if there are few rows. Bit for bit in all cases the
-    results and gradients are those of ``unroll`` called for one segment after another.
+    for all steps, and so are those of weights of more than 2^16 elements, whose uses would fill much memory if they
+    waited longer; and BLAS may round a row of a product otherwise if there are few rows. But for these large weights,
+    the results and gradients are bit for bit those of ``unroll`` called for one segment after another.
     A projection that draws random numbers, such as that of ``CellDropout(input=...)``, draws them by segments.
 
     Raises ValueError for segments out of range, or a budget that is too small, with the smallest that would do; on the
@@ -160,6 +161,8 @@ class _Run:
         return [*outputs, output], state
 
     def _advance(self, segment: _Segment, state: Any) -> Any:
+        for home in self.homes:
+            home.apart()
         zs = project(self.cell, segment.xs, segment.real)
         return advance(self.cell, zs, state, segment.real, first=segment.first, reverse=self.reverse)
 

@@ -16,10 +16,11 @@ from .. import backend, tape
 from ..backend import Array
 from ..tensor import Tensor
 from ..tree import tree_map
+from .alive import Memory
 from .passes import GRAPH, JOINING, PASSES
 from .recorder import is_recording
 from .recording import Recording
-from .replay import Memory, Profile, Replay
+from .replay import Profile, Replay
 from .symbol import NumberError
 
 P = ParamSpec("P")
@@ -160,7 +161,7 @@ class Captured(Generic[P, R]):
 
     @property
     def memory(self) -> Memory:
-        """Bytes that a replay needs, and that it would need if each result had memory of its own."""
+        """Bytes that a replay needs, and would need if each result had memory of its own; printed, what takes most."""
         return self.replay.memory
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from .program import Line, Program, Value
 from .weights import is_transpose, products_with
 
 _CALL = 3000  # elements that are multiplied in the time that a call takes by itself
+_SMALL = 2**16  # elements
 
 
 def fold(program: Program) -> None:
@@ -76,12 +78,17 @@ class _Folding:
                 for k in self.carriers[line]:
                     self.serves[line.inputs[k]] += self.serves[x]
         # One product's share of the work by which a value comes to be multiplied: by itself, and at least.
-        self.own = {x: 0.0 if x in self.copied else (x.size + _CALL) / n for x, n in self.serves.items()}
+        self.own = {x: 0.0 if x in self.copied else self._work(x) / n for x, n in self.serves.items()}
         self.share = dict(self.own)
         for carrier, inputs in reversed(self.carriers.items()):
             if carrier is not None and inputs:
                 deeper = sum(self.share[carrier.inputs[k]] for k in inputs)
                 self.share[carrier.result] = min(deeper, self.own[carrier.result])
+
+    def _work(self, x: Value) -> float:
+        """What it takes to multiply x. A large weight is not kept twice while pieces are made again."""
+        is_kept = x.size > _SMALL and len({line.run for line in self.readers[x]}) > 1
+        return math.inf if is_kept else x.size + _CALL
 
     def run(self, row: Any) -> None:
         """Do it, if it is much less work than the products are."""

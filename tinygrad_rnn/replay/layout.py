@@ -60,10 +60,8 @@ class Layout:
                 self._lay_join(line)
         for i, line in enumerate(program.lines):
             self._lay(i, line)
-        for value in self.results:
-            if value in self.block:
-                self.block[value].used(len(program.lines))
         self.naive = sum(value.nbytes for value in self.place if value in self.index and value not in self.base)
+        self._note_uses()
         self.blocks = list(dict.fromkeys(block for block in self.block.values() if block.owned))
         self.size = pack(self.blocks)
 
@@ -118,10 +116,13 @@ class Layout:
     def _lay_operand(self, value: Value) -> None:
         """Compute what a result is written over, and nothing reads later, where the result is to be."""
         line, place = value.line, self.place[value]
-        for x in line.over if line else ():
-            readers = self.readers[x] if isinstance(x, Value) else ()
-            last = all(self.index[r.result] <= self.index[value] and r.result not in self.base for r in readers)
-            if readers and last and x.shape == value.shape and x not in self.results and self._may_lie_in(x, place):
+        operands = [x for x in line.over if isinstance(x, Value) and x in self.index] if line else []
+        for x in sorted(operands, key=self.index.__getitem__):  # of a sum, the one that was added to before
+            last = all(
+                self.index[r.result] <= self.index[value] and r.result not in self.base and not is_join(r)
+                for r in self.readers[x]
+            )
+            if last and x.shape == value.shape and x not in self.results and self._may_lie_in(x, place):
                 self._put(x, place, self.block[value])
                 return self._lay_operand(x)
 
@@ -138,7 +139,7 @@ class Layout:
 
     def _lay_join(self, line: Line) -> None:
         joined = line.result
-        if joined not in self.place and self._lie_joined(line):
+        if joined in self.pieces or (joined not in self.place and self._lie_joined(line)):
             return
         if joined not in self.place:
             block = Block(joined)
@@ -153,6 +154,11 @@ class Layout:
             if np.may_share_memory(place, slot) and self._may_lie_in(source, place):
                 self._put(source, place, self.block[joined])
                 self._join(joined, source)
+        for source in self.pieces.get(
+            joined, ()
+        ):  # before another join of the same pieces, which may find them in order
+            if (inner := source.line) is not None and is_join(inner):
+                self._lay_join(inner)
 
     def _follows_slice(self, value: Value) -> bool:
         """Whether a value is likely to take the place of a slice of something larger, as a gate does."""
@@ -229,9 +235,17 @@ class Layout:
                 else:
                     own = Block(value)
                     self._put(value, own.whole, own)
-        for value in (*line.reads, *line.results):
-            if (block := self.block.get(value)) is not None:
-                block.used(i)
+
+    def _note_uses(self) -> None:
+        """Tell the blocks of the arena when each value in them is in use. A view as such is no use."""
+        for value, block in self.block.items():
+            if block.owned:
+                readers = [x.result for x in self.readers.get(value, ()) if self.base.get(x.result) is not value]
+                lines = [self.index[x] for x in readers]
+                lines += [self.index[value]] * (value not in self.base)
+                lines += [len(self.program.lines)] * (value in self.results)
+                if lines:
+                    block.used(self.extent[value], (min(lines), max(lines)))
 
     def _lay_under(self, line: Line) -> None:
         """Put a result for many steps where each step's share will be overwritten by what is made of it."""

@@ -14,6 +14,8 @@ from .program import Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
 _FEW = 8  # values that are looked at one by one sooner than put in order
+_PARTS = 64  # of the largest block, each with lines of its own between which it is in use
+_MANY = 4096  # blocks that are placed one by one, which takes time with the square of their number
 
 address = backend.get("numpy").address  # a layout is made in NumPy's memory, whatever plays it
 
@@ -35,14 +37,27 @@ class Block:
         else:
             self.nbytes, self.memory, self.whole = like.nbytes, like, like
         self.address = address(self.memory)
-        self.start = self.stop = -1  # the lines between which it is in use
+        self.uses: list[tuple[int, int, int, int]] = []  # from byte to byte, from line to line
         self.offset = 0  # in the arena
 
-    def used(self, line: int) -> None:
-        """It is in use at this line, which comes after those that it was in use at before."""
-        if self.start < 0:
-            self.start = line
-        self.stop = line
+    def used(self, extent: Extent, lines: tuple[int, int]) -> None:
+        """These bytes are in use from one line to another."""
+        self.uses.append((extent.low - self.address, extent.high - self.address, *lines))
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """The first and the last line that use it."""
+        return min(use[2] for use in self.uses), max(use[3] for use in self.uses)
+
+    def parts(self, size: int) -> np.ndarray:
+        """First byte, byte behind the last, first and last line of each part of this size that is in use, in 4 rows."""
+        offsets = np.arange(0, max(1, self.nbytes), size)
+        first, last = np.full(len(offsets), np.iinfo(int).max), np.full(len(offsets), -1)
+        for low, high, start, stop in self.uses:
+            part = slice(low // size, -(-high // size))
+            np.minimum(first[part], start, out=first[part])
+            np.maximum(last[part], stop, out=last[part])
+        return np.stack([offsets, np.minimum(offsets + size, _aligned(self.nbytes)), first, last])[:, last >= 0]
 
 
 class Extent(NamedTuple):
@@ -104,16 +119,72 @@ class Outside:
         return Block(np.ndarray(array.shape, array.dtype, memory, offset, array.strides), outside=array)
 
 
+def _aligned(nbytes: int) -> int:
+    return -(-max(1, nbytes) // _ALIGNMENT) * _ALIGNMENT
+
+
+def part_size(blocks: list[Block]) -> int:
+    """Bytes of the parts of large blocks."""
+    return _aligned(max((block.nbytes for block in blocks), default=0) // _PARTS)
+
+
 def pack(blocks: list[Block]) -> int:
-    """Give each block its offset in the arena: the smallest gap that holds it, at the moment when it is needed."""
+    """Give each block its offset in the arena, and return the bytes of that.
+
+    Large blocks come first, the largest before all, each where the arena grows least, and nothing else lies that is in
+    use at the same time. That is asked of its parts one by one: where a stack dies from its end, as that of the gates
+    on the way back, another one that grows from its end can follow it. Small blocks share the memory behind.
+    """
+    blocks = sorted(blocks, key=lambda block: (-block.nbytes, block.lines))
+    size = part_size(blocks)
+    large = [block for block in blocks[:_MANY] if block.nbytes > size]
+    taken = np.empty((4, sum(-(-block.nbytes // size) for block in large)), int)
+    count = bottom = top = 0
+    for block in large:
+        parts = block.parts(size)
+        block.offset = _free_offset(parts, taken[:, :count], bottom, top)
+        parts[:2] += block.offset
+        taken[:, count : (count := count + parts.shape[1])] = parts
+        bottom, top = min(bottom, block.offset), max(top, int(parts[1, -1]))
+    for block in large:
+        block.offset -= bottom
+    return _sweep(blocks[len(large) :], top - bottom)
+
+
+def _free_offset(parts: np.ndarray, taken: np.ndarray, bottom: int, top: int) -> int:
+    """Of the offsets at which no part lies over one in use at the same time: least new memory, next to the first block.
+
+    The first block is the largest one, and lies at 0.
+    """
+    taken = taken[:, (parts[2].min() <= taken[3]) & (taken[2] <= parts[3].max())]
+    low, high, first, last = parts[:, :, None]
+    clash = (first <= taken[3]) & (taken[2] <= last)
+    starts, stops = (taken[0] - high)[clash], (taken[1] - low)[clash]  # no offset between these will do
+    if not len(starts):
+        return 0
+    order = starts.argsort()
+    starts, stops = starts[order], np.maximum.accumulate(stops[order])
+    gaps = np.flatnonzero(starts[1:] >= stops[:-1])
+    end = parts[1, -1]
+    gap = (
+        np.array([min(starts[0], bottom), *stops[gaps], stops[-1]]),
+        np.array([starts[0], *starts[gaps + 1], top + end]),
+    )
+    found = np.concatenate([np.clip(0, *gap), np.clip(-end, *gap)])
+    new = np.maximum(found + end - top, 0) + np.maximum(bottom - found, 0)
+    return int(found[np.lexsort((np.minimum(abs(found), abs(found + end)), new))[0]])
+
+
+def _sweep(blocks: list[Block], top: int) -> int:
+    """Give each block the smallest gap behind an offset that holds it, at the moment when it is needed."""
     events: list[tuple[int, int, int]] = []
     for number, block in enumerate(blocks):
-        events += [(2 * block.start, 1, number), (2 * block.stop + 1, 0, number)]
+        start, stop = block.lines
+        events += [(2 * start, 1, number), (2 * stop + 1, 0, number)]
     free: list[tuple[int, int]] = []  # (offset, bytes), by offset
-    top = 0
     for _, begins, number in sorted(events):
         block = blocks[number]
-        size = -(-max(1, block.nbytes) // _ALIGNMENT) * _ALIGNMENT
+        size = _aligned(block.nbytes)
         if not begins:
             insort(free, (block.offset, size))
             _merge(free, block.offset)

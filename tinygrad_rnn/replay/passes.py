@@ -10,7 +10,7 @@ import numpy as np
 from .fold import fold
 from .fuse import fuse, narrow
 from .lower import lower
-from .program import Line, Program, Value
+from .program import VIEWS, Line, Program, Value
 from .sums import sum_over_time
 from .through_time import batch, hoist, reassociate
 from .weights import lay_out_weights
@@ -18,7 +18,10 @@ from .widen import widen
 
 
 def share(program: Program) -> None:
-    """Compute once what several lines compute of the same inputs, but what is made again to save memory."""
+    """Compute once what several lines compute of the same inputs, but what is made again to save memory.
+
+    Views of what comes from outside take no memory, and are shared by all.
+    """
     first: dict[Any, Line] = {}
     new: dict[Value, Value] = {}
     kept = []
@@ -43,9 +46,10 @@ def draw_first(program: Program) -> None:
 
 def _first(line: Line, first: dict[Any, Line]) -> Line:
     """The first line that computes what this one does; itself, where that cannot be told."""
+    apart = line.run if line.name not in VIEWS or any(x.line is not None for x in line.reads) else 0
     try:
         inputs = tuple([x if type(x) is Value else _hashable(x) for x in line.inputs])
-        return first.setdefault((line.function, line.run, inputs, *map(_hashable, line.attributes.items())), line)
+        return first.setdefault((line.function, apart, inputs, *map(_hashable, line.attributes.items())), line)
     except TypeError:
         return line
 

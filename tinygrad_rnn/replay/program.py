@@ -256,8 +256,12 @@ def _text(lines: Iterable[Line]) -> Iterator[str]:
         if body not in bodies:
             yield from (f"#   {part}" for part in body.splitlines())
             bodies.add(body)
-        shape = f"{line.result.dtype.kind}{8 * line.result.dtype.itemsize}[{','.join(map(str, line.result.shape))}]"
-        yield f"{line!s:<72}  # {shape}{'  ' + line.where if line.where else ''}"
+        yield f"{line!s:<72}  # {described(line.result)}{'  ' + line.where if line.where else ''}"
+
+
+def described(value: Value) -> str:
+    """The kind of a value's elements, and its shape."""
+    return f"{value.dtype.kind}{8 * value.dtype.itemsize}[{','.join(map(str, value.shape))}]"
 
 
 def name_values(program: Program) -> None:

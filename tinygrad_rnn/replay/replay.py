@@ -15,20 +15,13 @@ from ..tape import Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import tree_map
 from . import passes
+from .alive import Memory
 from .graph import GraphPlayer
 from .layout import Layout
 from .player import Player, is_same
 from .program import Line, Program, Value
 from .recording import Port, Recording, is_report
 from .symbol import Scalar, Symbol
-
-
-class Memory(NamedTuple):
-    """Bytes of a replay."""
-
-    planned: int  # of the arena in which all results lie
-    naive: int  # of one array for each result
-    kept: int  # of gradients and copies of arguments, which are there beside the arena
 
 
 class Row(NamedTuple):
@@ -144,7 +137,7 @@ class Replay:
         self.copies += [(array, source) for array, source in pairs if not is_same(source, array)]
         gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
         grads = sum(g.array.nbytes for g in recording.grads if g.tensor is not None)
-        self.memory = Memory(layout.size, layout.naive, gathered + grads)
+        self.memory = Memory(layout.size, layout.naive, gathered + grads, layout)
 
     def fits(self) -> bool:
         """Whether all that the step was recorded with is there still."""

@@ -8,6 +8,7 @@ from ..backend import Array
 from .program import Line, Program, Value
 
 _FEWEST = 4  # products for which it is worth while to copy a matrix
+_ROWS = 128  # of a product: with more, how the matrix lies hardly counts
 
 
 def is_transpose(line: Line) -> bool:
@@ -16,8 +17,9 @@ def is_transpose(line: Line) -> bool:
 
 
 def products_with(x: Value, readers: dict[Value, list[Line]]) -> list[Line]:
-    """The products whose second factor x is, if these are so many that it is worth while to copy it for them."""
+    """The products of few rows with a matrix x, if these are so many that it is worth while to copy it for them."""
     products = [line for line in readers.get(x, ()) if line.kind == "dot" and line.inputs[1] is x]
+    products = [line for line in products if line.result.shape[0] <= _ROWS]
     return products if len(products) >= _FEWEST else []
 
 
