@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from .program import Value
+from .program import Program, Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
 _FEW = 8  # values that are looked at one by one sooner than put in order
@@ -98,6 +98,21 @@ class Region:
         if not self._lows:
             return self._values
         return self._values[bisect_right(self._highs, low) : bisect_left(self._lows, high)]
+
+
+def lifetimes(program: Program, base: dict[Value, Value]) -> dict[Value, tuple[int, int]]:
+    """The first and the last line that use each value. A view, which has a base, is as such no use."""
+    first: dict[Value, int] = {}
+    last: dict[Value, int] = {}
+    for i, line in enumerate(program.lines):
+        if line.result not in base:
+            for value in (*line.reads, *line.results):
+                first.setdefault(value, i)
+                last[value] = i
+    for value in program.results:
+        first.setdefault(value, len(program))
+        last[value] = len(program)
+    return {value: (start, last[value]) for value, start in first.items()}
 
 
 class Outside:
