@@ -305,8 +305,10 @@ def test_states_with_a_history_are_refused_with_the_cure() -> None:
     captured = tg.capture(lambda x, state: bptt.unroll(cell, x, state))
     x = tg.randn(2, 2, 3)
     _, state = captured(x, None)
+    assert not state.h.requires_grad  # from the first call on
+    captured(x, state)
     with pytest.raises(CaptureError, match="detach"):
-        captured(x, state)
+        captured(x, bptt.unroll(cell, x).state)
 
 
 def test_errors_inside_a_replay_come_before_anything_changes() -> None:

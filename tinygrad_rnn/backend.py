@@ -26,6 +26,7 @@ class BackendError(RuntimeError):
 _backends: dict[str, Backend] = {}
 modules: dict[type, Any] = {}  # array type -> its module, read on every dispatch
 _by_type: dict[type, Backend] = {}
+_PLAIN = {int, float, bool, str, slice, tuple, list, dict, type(None)}  # what is asked most often, and is no array
 _seed = 0
 
 
@@ -93,9 +94,10 @@ def available_backends() -> tuple[str, ...]:
 
 def is_array(value: object) -> bool:
     """Whether this is an array of a known backend (CuPy becomes known when its first array is met)."""
-    if type(value) not in _by_type and type(value).__module__.partition(".")[0] == "cupy":
+    kind = type(value)
+    if kind not in _by_type and kind not in _PLAIN and kind.__module__.partition(".")[0] == "cupy":
         get("cupy")
-    return type(value) in _by_type
+    return kind in _by_type
 
 
 def of(array: Array) -> Backend:

@@ -221,14 +221,20 @@ def is_grad_enabled() -> bool:
 
 
 @contextmanager
-def collector_resting() -> Iterator[None]:
-    """Pause Python's cyclic collector: a graph has no cycles, and while it grows it would be walked in vain."""
+def collector_resting(lasting: bool = False) -> Iterator[None]:
+    """Pause Python's cyclic collector: a graph has no cycles, and while it grows it would be walked in vain.
+
+    lasting: what is made will stay, so it counts as old at once, instead of being walked when the pause is over.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collecting:
+            if lasting and not gc.get_freeze_count():  # what the user froze is to stay so
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

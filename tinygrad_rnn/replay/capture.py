@@ -15,6 +15,7 @@ import numpy as np
 from .. import backend, tape
 from ..backend import Array
 from ..tensor import Tensor
+from ..tree import tree_map
 from .alive import Memory
 from .passes import GRAPH, JOINING, PASSES
 from .recorder import is_recording
@@ -56,7 +57,7 @@ class Captured(Generic[P, R]):
         if not self._called or tape.state.watchers:  # which are to see every operation
             self._called = _calls.within = True
             try:
-                return self.step(*args, **kwargs)
+                return tree_map(_without_history, self.step(*args, **kwargs))  # type: ignore[no-any-return]
             finally:
                 _calls.within = False
         arrays: list[Array] = []
@@ -162,6 +163,10 @@ class Captured(Generic[P, R]):
     def memory(self) -> Memory:
         """Bytes that a replay needs, and would need if each result had memory of its own; printed, what takes most."""
         return self.replay.memory
+
+
+def _without_history(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
 
 
 def _signature(tree: Any, arrays: list[Array], floats: list[float]) -> Any:

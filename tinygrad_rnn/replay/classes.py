@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from ..ops import stack
@@ -16,23 +17,17 @@ class Classes:
         self.of: dict[Line, int] = {}
         self.members: list[list[Line]] = []
         self.behind: dict[Value, int] = {}  # a bit for each class that a value depends on, its own included
-        numbers: dict[Any, int] = {}
-        seen: Counter[Any] = Counter()
+        kinds: dict[Any, int] = {}
+        numbers: dict[tuple[int, int], int] = {}
+        seen: dict[tuple[int, int], int] = {}  # lines of a kind in a step
         for line in program.lines:
             mask = 0
             for value in line.reads:
                 mask |= self.behind.get(value, 0)
             if line.step is not None:
-                role = (
-                    line.phase,
-                    line.run,
-                    line.function,
-                    _attributes(line),
-                    line.result.shape,
-                    *(self._role(x, line.step) for x in line.inputs),
-                )
-                seen[line.step, role] += 1
-                number = numbers.setdefault((seen[line.step, role], role), len(numbers))
+                kind = kinds.setdefault(self._role(line), len(kinds))
+                place = seen[line.step, kind] = seen.get((line.step, kind), 0) + 1
+                number = numbers.setdefault((kind, place), len(numbers))
                 if number == len(self.members):
                     self.members.append([])
                 self.of[line] = number
@@ -40,18 +35,27 @@ class Classes:
                 mask |= 1 << number
             self.behind[line.result] = mask
 
-    def _role(self, x: Any, step: int) -> Any:
-        """What an input is to a line: a class of its own step, or something from outside, of which the shape counts."""
-        if not isinstance(x, Value):
-            return id(x) if hasattr(x, "dtype") else str(x) if isinstance(x, (tuple, list, float)) else (type(x), x)
-        if x.line is None or x.line.step != step:
-            return x.shape
-        return self.of[x.line]
+    def _role(self, line: Line) -> Any:
+        """What a line does with what: classes of its own step, or something from outside, of which the shape counts."""
+        inputs = [
+            _outline(x)
+            if type(x) is not Value
+            else x.shape
+            if x.line is None or x.line.step != line.step
+            else self.of[x.line]
+            for x in line.inputs
+        ]
+        return line.phase, line.run, line.function, _attributes(line), line.result.shape, *inputs
 
     def recurs(self, number: int, members: list[Line] | None = None) -> bool:
         """Whether a member of a class depends on another one."""
         bit = 1 << number
         return any(self.behind.get(value, 0) & bit for line in members or self.members[number] for value in line.reads)
+
+
+def _outline(x: Any) -> Any:
+    """What tells inputs apart that are no values."""
+    return id(x) if hasattr(x, "dtype") else str(x) if isinstance(x, (tuple, list, float)) else (type(x), x)
 
 
 def _attributes(line: Line) -> Any:
@@ -126,14 +130,10 @@ class Columns:
 
     def behind(self, members: list[Line]) -> int:
         """The classes that must be done before: of all steps of what is read, as they are read as one."""
-        mask = 0
-        for x in {x for line in members for x in line.reads}:
-            mask |= self.classes.behind.get(x, 0)
-            place = self._place(x)
-            if place is not None and isinstance(place[0], int):
-                for result in self.run(place[0]):
-                    mask |= self.classes.behind[result]
-        return mask
+        read = {x for line in members for x in line.reads}
+        classes = {place[0] for x in read if (place := self._place(x)) is not None and isinstance(place[0], int)}
+        read.update(*map(self.run, classes))
+        return reduce(or_, (self.classes.behind.get(x, 0) for x in read), 0)
 
     def gather(self, members: list[Line]) -> tuple[list[Any], list[Line]]:
         """The inputs of a joined line, and the lines that make them."""

@@ -67,6 +67,8 @@ class _Folding:
         self, program: Program, readers: dict[Value, list[Line]], s: Value, products: dict[Value, Value]
     ) -> None:
         self.program, self.readers, self.products = program, readers, products
+        # Matrices that are copied in any case, so that to multiply them on the way costs nothing.
+        self.copied = {x.result for x in program.lines if is_transpose(x) and products_with(x.result, readers)}
         self.serves = Counter(products.values())  # how many products each value is a part of
         self.carriers: dict[Line | None, Sequence[int]] = {result.line: () for result in products}
         for line in reversed(program.lines):
@@ -76,16 +78,12 @@ class _Folding:
                 for k in self.carriers[line]:
                     self.serves[line.inputs[k]] += self.serves[x]
         # One product's share of the work by which a value comes to be multiplied: by itself, and at least.
-        self.own = {x: 0.0 if self._is_copied(x) else self._work(x) / n for x, n in self.serves.items()}
+        self.own = {x: 0.0 if x in self.copied else self._work(x) / n for x, n in self.serves.items()}
         self.share = dict(self.own)
         for carrier, inputs in reversed(self.carriers.items()):
             if carrier is not None and inputs:
                 deeper = sum(self.share[carrier.inputs[k]] for k in inputs)
                 self.share[carrier.result] = min(deeper, self.own[carrier.result])
-
-    def _is_copied(self, x: Value) -> bool:
-        """Whether x is copied in any case, so that to multiply it on the way costs nothing."""
-        return x.line is not None and is_transpose(x.line) and bool(products_with(x, self.readers))
 
     def _work(self, x: Value) -> float:
         """What it takes to multiply x. A large weight is not kept twice while pieces are made again."""
@@ -126,7 +124,7 @@ class _Folding:
     def _multiplied(self, x: Value, row: Any, like: Line) -> list[Line]:
         """Lines for x times the row."""
         line = x.line
-        turned = line is not None and is_transpose(line) and not self._is_copied(x)
+        turned = line is not None and is_transpose(line) and x not in self.copied
         row = row[:, None] if turned else row  # quickest in the order in which the numbers lie in memory
         base = line.inputs[0] if turned else x  # type: ignore[union-attr]
         factor = Value(row.shape, row.dtype, "each_gate", row)

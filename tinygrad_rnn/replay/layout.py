@@ -8,11 +8,10 @@ nobody reads any more. What is left gets a block of its own, and blocks that are
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 
 from ..backend import Array
 from .joins import in_order, is_join, slots, writes
-from .memory import Block, Outside, address, pack
+from .memory import Block, Extent, Outside, Region, address, pack
 from .program import VIEWS, Line, Program, Value
 
 _LARGE = 2**16  # elements
@@ -30,10 +29,12 @@ class Layout:
         self.program = program
         self.place: dict[Value, Array] = {}  # views of blocks
         self.block: dict[Value, Block] = {}
-        self.bounds: dict[Value, tuple[int, int]] = {}  # the first byte of each, and the one after the last
+        self.extent: dict[Value, Extent] = {}
         self.base: dict[Value, Value] = {}  # of each view
+        self.views: dict[Value, list[Line]] = {}  # of each base
         self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
         self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
+        self._shown: dict[Value, tuple[Region, int]] = {}  # what shows parts of a value, and the last to read all of it
         self.index = {value: i for i, line in enumerate(program.lines) for value in line.results}
         self.readers: dict[Value, list[Line]] = program.uses()
         self.results = set(program.results)
@@ -67,14 +68,14 @@ class Layout:
     def _put(self, value: Value, place: Array, block: Block) -> None:
         self.place[value] = place
         self.block[value] = block
-        self.bounds[value] = byte_bounds(place)
-        for line in self.readers.get(value, ()):
-            if self.base.get(line.result) is value:
-                view = line.function(np, place, *line.inputs[1:], **line.attributes)
-                if np.may_share_memory(view, place) or not view.size:
-                    self._put(line.result, view, block)
-                else:
-                    del self.base[line.result]  # its elements have to be moved
+        self.extent[value] = Extent.of(place)
+        for line in list(self.views.get(value, ())):
+            view = line.function(np, place, *line.inputs[1:], **line.attributes)
+            if np.may_share_memory(view, place) or not view.size:
+                self._put(line.result, view, block)
+            else:
+                del self.base[line.result]  # its elements have to be moved
+                self.views[value].remove(line)
 
     # ---- views ----
 
@@ -83,6 +84,7 @@ class Layout:
         if base is None or any(isinstance(v, Value) for v in line.reads if v is not base):
             return
         self.base[line.result] = base
+        self.views.setdefault(base, []).append(line)
 
     def root(self, value: Value) -> Value:
         """What a view is a view of in the end."""
@@ -93,7 +95,7 @@ class Layout:
     def _may_replace(self, value: Value, port: Value, place: Array) -> bool:
         """Whether a value can be written over a port, because nothing reads the port afterwards."""
         line = value.line
-        if line is None or not line.elementwise or self._last_read(port) > self.index[value]:
+        if line is None or not line.elementwise or self._is_read_after(self.index[value], port):
             return False
         return self._reads_apart(line, place)
 
@@ -142,7 +144,6 @@ class Layout:
         if joined not in self.place:
             block = Block(joined)
             self._put(joined, block.whole, block)
-        self.pieces[joined] = []
         for piece, slot in slots(line, self.place[joined]):
             source = piece
             while source in self.base and source.line is not None and source.line.name in ("reshape", "expand_dims"):
@@ -152,9 +153,10 @@ class Layout:
             place = slot.reshape(source.shape)
             if np.may_share_memory(place, slot) and self._may_lie_in(source, place):
                 self._put(source, place, self.block[joined])
-                self.pieces[joined].append(source)
-                self.joins.setdefault(source, []).append(joined)
-        for source in self.pieces[joined]:  # before another join of the same pieces, which may find them in order
+                self._join(joined, source)
+        for source in self.pieces.get(
+            joined, ()
+        ):  # before another join of the same pieces, which may find them in order
             if (inner := source.line) is not None and is_join(inner):
                 self._lay_join(inner)
 
@@ -189,7 +191,7 @@ class Layout:
         if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
             return None
         first = self.place[pieces[0]]
-        addresses = [address(self.place[x]) for x in pieces]
+        addresses = [self.extent[x].begin for x in pieces]
         step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
         for k, x in enumerate(pieces):
             if self.place[x].strides != first.strides or addresses[k] != addresses[0] + k * step:
@@ -208,10 +210,15 @@ class Layout:
             return False
         pieces = in_order(line)
         self._put(line.result, place, self.block[pieces[0]])
-        self.pieces[line.result] = pieces
         for piece in pieces:
-            self.joins.setdefault(piece, []).append(line.result)
+            self._join(line.result, piece)
         return True
+
+    def _join(self, joined: Value, piece: Value) -> None:
+        self.pieces.setdefault(joined, []).append(piece)
+        self.joins.setdefault(piece, []).append(joined)
+        for value in (joined, piece):
+            self._shown.pop(value, None)
 
     # ---- everything else ----
 
@@ -226,8 +233,8 @@ class Layout:
                 if operand is not None:
                     self._put(value, self.place[operand], self.block[operand])
                 else:
-                    block = Block(value)
-                    self._put(value, block.whole, block)
+                    own = Block(value)
+                    self._put(value, own.whole, own)
 
     def _note_uses(self) -> None:
         """Tell the blocks of the arena when each value in them is in use. A view as such is no use."""
@@ -238,7 +245,7 @@ class Layout:
                 lines += [self.index[value]] * (value not in self.base)
                 lines += [len(self.program.lines)] * (value in self.results)
                 if lines:
-                    block.used(self.bounds[value], (min(lines), max(lines)))
+                    block.used(self.extent[value], (min(lines), max(lines)))
 
     def _lay_under(self, line: Line) -> None:
         """Put a result for many steps where each step's share will be overwritten by what is made of it."""
@@ -275,40 +282,43 @@ class Layout:
             and x.dtype == result.dtype
             and (self.place[x].flags.c_contiguous or x.size > _LARGE)
         ]
-        taken = {address(self.place[x]) for x in line.results if x in self.place}
+        taken = {self.extent[x].begin for x in line.results if x in self.place}
         fitting.sort(key=lambda x: -self.block[x].nbytes)
         for x in fitting:
             place = self.place[x]
-            free = address(place) not in taken and not _overlaps_itself(place) and self._reads_apart(line, place)
-            if free and self._last_read(x) <= i:
+            free = self.extent[x].begin not in taken and not _overlaps_itself(place) and self._reads_apart(line, place)
+            if free and not self._is_read_after(i, x):
                 return x
         return None
 
-    def _last_read(self, x: Value) -> int:
-        """The last line that reads any element of a value's place, as it is now."""
-        region, (low, high) = self.place[x], self.bounds[x]
-        last = -1
+    def _is_read_after(self, i: int, x: Value) -> bool:
+        """Whether a line after this one reads any element of a value's place, as it is now."""
+        region, (_, low, high) = self.place[x], self.extent[x]
         seen = set()
         ahead = [self.root(x)]
         while ahead:
             value = ahead.pop()
-            if value in seen:
+            _, start, stop = self.extent[value]
+            if value in seen or stop <= low or start >= high or not np.shares_memory(self.place[value], region):
                 continue
             seen.add(value)
-            if value in self.bounds:
-                start, stop = self.bounds[value]
-                if stop <= low or start >= high or not np.shares_memory(self.place[value], region):
-                    continue
-            if value in self.results:
-                return len(self.program.lines)
-            for line in self.readers.get(value, ()):
-                if self.base.get(line.result) is value:
-                    ahead.append(line.result)
-                elif line.result not in self.joins.get(value, ()):
-                    last = max(last, self.index[line.result])
+            if value not in self._shown:
+                self._shown[value] = self._parts(value)
+            parts, last = self._shown[value]
+            if last > i:
+                return True
             ahead += self.joins.get(value, ())
-            ahead += map(self.root, self.pieces.get(value, ()))
-        return last
+            ahead += parts.near(low, high)
+        return False
+
+    def _parts(self, value: Value) -> tuple[Region, int]:
+        """Views and pieces of a value, and the last line that reads it otherwise than to make these."""
+        views = [line.result for line in self.views.get(value, ())]
+        made = {*views, *self.joins.get(value, ())}
+        read = [self.index[line.result] for line in self.readers.get(value, ()) if line.result not in made]
+        if value in self.results:
+            read.append(len(self.program.lines))
+        return Region([*views, *map(self.root, self.pieces.get(value, ()))], self.extent), max(read, default=-1)
 
 
 def _overlaps_itself(a: Array) -> bool:

@@ -125,10 +125,9 @@ class _Lowering:
 def lower(program: Program) -> None:
     """Replace each kernel that is nothing but functions of the array module by these; other kernels stay."""
     lines: list[Line] = []
-    new: dict[Value, Value] = {}
-    known: dict[Any, tuple[list[Any], list[Line], Value] | None] = {}  # what came of a kernel, by what it was given
+    known: dict[Any, tuple[list[Any], list[Line]] | None] = {}  # what came of a kernel, by what it was given
     for line in program.lines:
-        if line.kind != "op" or any(isinstance(value, Value) for value in line.attributes.values()):
+        if line.kind != "op" or Value in map(type, line.attributes.values()):
             lines.append(line)
             continue
         key = line.function, str(line.attributes), *map(_outline, line.inputs)
@@ -138,16 +137,14 @@ def lower(program: Program) -> None:
         if template is None:
             lines.append(line)
             continue
-        given, made, result = template
-        here = dict(zip(map(id, given), line.inputs, strict=True))
+        given, made = template
+        here = {stand_in: x for stand_in, x in zip(given, line.inputs, strict=True) if type(stand_in) is Value}
         for part in made:
-            fresh = Value(part.result.shape, part.result.dtype)
-            inputs = tuple(here.get(id(x), x) if isinstance(x, Value) else x for x in part.inputs)
-            lines.append(Line(part.kind, part.name, part.function, inputs, part.attributes, fresh, like=line))
-            here[id(part.result)] = fresh
-        new[line.result] = here[id(result)]
+            result = line.result if part is made[-1] else Value(part.result.shape, part.result.dtype)
+            inputs = tuple([here.get(x, x) if type(x) is Value else x for x in part.inputs])
+            lines.append(Line(part.kind, part.name, part.function, inputs, part.attributes, result, like=line))
+            here[part.result] = result
     program.lines = lines
-    program.replace(new)
 
 
 def _outline(x: Any) -> Any:
@@ -157,14 +154,16 @@ def _outline(x: Any) -> Any:
     return type(x), id(x) if hasattr(x, "dtype") or isinstance(x, Scalar) else str(x)
 
 
-def _lowered(line: Line) -> tuple[list[Any], list[Line], Value] | None:
-    """Stand-ins for a kernel's inputs, the lines that it comes down to, and the result; None if it is to stay."""
+def _lowered(line: Line) -> tuple[list[Any], list[Line]] | None:
+    """Stand-ins for a kernel's inputs, and the lines that it comes down to, the result last; None if it is to stay."""
     lowering = _Lowering(line)
     given = [Value(x.shape, x.dtype) if isinstance(x, Value) else x for x in line.inputs]
     try:
         result = line.function(np, *map(lowering.trace, given), **line.attributes)
     except Exception:  # it does more than a _Traced can follow
         return None
-    if not isinstance(result, _Traced) or result._stale or not lowering.lines or result.shape != line.result.shape:
+    if not isinstance(result, _Traced) or result._stale or result.shape != line.result.shape:
         return None
-    return (given, lowering.lines, result._value) if result.dtype == line.result.dtype else None
+    made = Program(lowering.lines, [result._value])
+    made.drop_dead()
+    return (given, made.lines) if made.lines and result.dtype == line.result.dtype else None

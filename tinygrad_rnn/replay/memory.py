@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, bisect_right, insort
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from ..backend import Array
 from .program import Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
+_FEW = 8  # values that are looked at one by one sooner than put in order
 _PARTS = 64  # of the largest block, each with lines of its own between which it is in use
 _MANY = 4096  # blocks that are placed one by one, which takes time with the square of their number
 
@@ -26,6 +29,7 @@ class Block:
 
     def __init__(self, like: Value | Array, outside: Array = None) -> None:
         self.outside = outside  # the array that is there already; None for a part of the arena
+        self.owned = outside is None  # whether it is a part of the arena
         if isinstance(like, Value):
             self.nbytes = like.nbytes
             self.memory = np.empty(max(1, self.nbytes), np.uint8)
@@ -36,14 +40,9 @@ class Block:
         self.uses: list[tuple[int, int, int, int]] = []  # from byte to byte, from line to line
         self.offset = 0  # in the arena
 
-    @property
-    def owned(self) -> bool:
-        """Whether it is a part of the arena."""
-        return self.outside is None
-
-    def used(self, bounds: tuple[int, int], lines: tuple[int, int]) -> None:
-        """What lies between two addresses is in use from one line to another."""
-        self.uses.append((bounds[0] - self.address, bounds[1] - self.address, *lines))
+    def used(self, extent: Extent, lines: tuple[int, int]) -> None:
+        """These bytes are in use from one line to another."""
+        self.uses.append((extent.low - self.address, extent.high - self.address, *lines))
 
     @property
     def lines(self) -> tuple[int, int]:
@@ -59,6 +58,45 @@ class Block:
             np.minimum(first[part], start, out=first[part])
             np.maximum(last[part], stop, out=last[part])
         return np.stack([offsets, np.minimum(offsets + size, _aligned(self.nbytes)), first, last])[:, last >= 0]
+
+
+class Extent(NamedTuple):
+    """The bytes of an array: where it begins, the first of them, and the one after the last."""
+
+    begin: int
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, array: Array) -> Extent:
+        """That of an array in NumPy's memory."""
+        begin = low = high = address(array)
+        if array.flags.c_contiguous:
+            return cls(begin, low, high + array.nbytes)
+        for n, stride in zip(array.shape, array.strides, strict=True):
+            if stride < 0:
+                low += (n - 1) * stride
+            else:
+                high += (n - 1) * stride
+        return cls(begin, low, high + array.itemsize)
+
+
+class Region:
+    """Values by the bytes that they take up, to find those that may share some with others."""
+
+    def __init__(self, values: list[Value], extents: dict[Value, Extent]) -> None:
+        self._values = values
+        self._lows: list[int] = []
+        if len(values) > _FEW:
+            self._values = sorted(values, key=lambda value: extents[value].low)
+            self._lows = [extents[value].low for value in self._values]
+            self._highs = list(accumulate((extents[value].high for value in self._values), max))  # of all so far
+
+    def near(self, low: int, high: int) -> list[Value]:
+        """All values that may lie between two addresses; simply all, if they are few."""
+        if not self._lows:
+            return self._values
+        return self._values[bisect_right(self._highs, low) : bisect_left(self._lows, high)]
 
 
 class Outside:

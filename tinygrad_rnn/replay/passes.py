@@ -17,17 +17,6 @@ from .weights import lay_out_weights
 from .widen import widen
 
 
-def drop_dead(program: Program) -> None:
-    """Leave out lines whose result nobody reads; random numbers are drawn all the same, as eager steps draw them."""
-    wanted = set(program.results)
-    kept = []
-    for line in reversed(program.lines):
-        if line.kind == "random" or not wanted.isdisjoint(line.results):
-            wanted.update(line.reads)
-            kept.append(line)
-    program.lines = kept[::-1]
-
-
 def share(program: Program) -> None:
     """Compute once what several lines compute of the same inputs, but what is made again to save memory.
 
@@ -38,17 +27,16 @@ def share(program: Program) -> None:
     kept = []
     for line in program.lines:
         line.replace(new)
-        key = None if line.kind == "random" else _key(line)
-        if key is not None and key in first:
-            new[line.result] = first[key].result
-            if first[key].step != line.step:
-                first[key].step = None  # it is no more a part of one step than of another
-        else:
-            if key is not None:
-                first[key] = line
+        known = line if line.kind == "random" else _first(line, first)
+        if known is line:
             kept.append(line)
+            continue
+        new[line.result] = known.result
+        line.let_go()
+        if known.step != line.step:
+            known.step = None  # it is no more a part of one step than of another
     program.lines = kept
-    program.replace(new)
+    program.results = [new.get(value, value) for value in program.results]
 
 
 def draw_first(program: Program) -> None:
@@ -56,15 +44,14 @@ def draw_first(program: Program) -> None:
     program.lines.sort(key=lambda line: line.kind != "random")
 
 
-def _key(line: Line) -> Any:
-    """What two lines have in common that compute the same, or None where that cannot be told."""
+def _first(line: Line, first: dict[Any, Line]) -> Line:
+    """The first line that computes what this one does; itself, where that cannot be told."""
     apart = line.run if line.name not in VIEWS or any(x.line is not None for x in line.reads) else 0
     try:
-        key = line.function, apart, _hashable(line.inputs), _hashable(tuple(line.attributes.items()))
-        hash(key)
+        inputs = tuple([x if type(x) is Value else _hashable(x) for x in line.inputs])
+        return first.setdefault((line.function, apart, inputs, *map(_hashable, line.attributes.items())), line)
     except TypeError:
-        return None
-    return key
+        return line
 
 
 def _hashable(x: Any) -> Any:
@@ -106,11 +93,16 @@ FOR_THE_CACHE = {"widen", "reassociate", "fold", "batch", "lay_out_weights"}  # 
 GRAPH = "graph"  # no pass, but can be left out like one: the replay as a CUDA graph
 
 
+_TIDY = {"", "lower", "share", "share_again", "lay_out_weights", "draw_first"}  # these leave no line that nobody needs
+
+
 def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:
     """All passes, in their order, but for some; up to the one that is named, if one is."""
-    for name, change in {"": drop_dead, **PASSES}.items():
+    for name, change in {"": Program.drop_dead, **PASSES}.items():
         if name not in without:
+            lines = program.lines
             change(program)
-            drop_dead(program)
+            if program.lines is not lines and name not in _TIDY:
+                program.drop_dead()
         if name == until:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from .. import backend
 from ..backend import Array, Backend
 from .joins import is_join, slots, writes
 from .layout import Layout
-from .memory import address
 from .pointwise import PREAMBLE, Pointwise
 from .program import Line, Program, Value, substitute
 from .straight import straight
 from .symbol import Scalar
+
+_CALLS = 64  # in a row that become one function, at least
 
 
 class Player:
@@ -38,11 +39,21 @@ class Player:
             for call in self._together(group) or [call for line in group for call in self._calls(line)]:
                 self.calls.append(call)
                 self.lines.append(group[0])
-        self._play = straight(self.calls)
+        self._play = straight(self._parts())
 
     def __call__(self) -> None:
         self.set_numbers()
         self._play()
+
+    def _parts(self) -> Iterator[list[partial[Any]]]:
+        """The calls of whole time steps, some dozens at a time."""
+        part: list[partial[Any]] = []
+        for _, step in groupby(zip(self.lines, self.calls, strict=True), lambda pair: (pair[0].phase, pair[0].step)):
+            part += [call for _, call in step]
+            if len(part) >= _CALLS:
+                yield part
+                part = []
+        yield part
 
     def set_numbers(self) -> None:
         """Take over the numbers that may change between replays."""
@@ -70,7 +81,7 @@ class Player:
                 self.arrays[value] = self.xp.zeros(place.shape, place.dtype)
             else:
                 memory = self.arena if block.owned else block.outside
-                offset = address(place) - block.address + block.offset
+                offset = self._layout.extent[value].begin - block.address + block.offset
                 key = id(memory), offset, place.shape, place.strides, place.dtype
                 if key not in self._by_place:
                     self._by_place[key] = self.home.view(memory, offset, place.shape, place.dtype, place.strides)
@@ -156,6 +167,8 @@ class Player:
 
     def _copies(self, line: Line, out: Array) -> list[partial[Any]]:
         """What it takes to bring the pieces of a join to their places, if they are not there yet."""
+        if len(self._layout.pieces.get(line.result, ())) == len(line.inputs):
+            return []
         copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
             source = self._given(piece, line)
@@ -202,14 +215,13 @@ def _evenly(arrays: Sequence[Array]) -> bool:
     if not all(hasattr(array, "strides") for array in arrays):
         return False  # a Python number
     home, first = backend.of(arrays[0]), arrays[0]
-    step = home.address(arrays[1]) - home.address(first)
     form = first.shape, first.strides, first.dtype
-    return all(
-        (now.shape, now.strides, now.dtype) == form
-        and home.address(now) - home.address(before) == step
-        and home.extent(now) == home.extent(first)
-        for before, now in pairwise(arrays)
-    )
+    if any((array.shape, array.strides, array.dtype) != form for array in arrays):
+        return False
+    places = list(map(home.address, arrays))
+    if any(b - a != places[1] - places[0] for a, b in pairwise(places)):
+        return False
+    return len(set(map(home.extent, arrays))) == 1
 
 
 def _spread(arrays: Sequence[Array]) -> Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from math import prod
 from typing import Any
 
 from ..backend import Array, is_array, signature
@@ -28,10 +30,7 @@ class Value:
     @property
     def size(self) -> int:
         """Number of elements."""
-        count = 1
-        for n in self.shape:
-            count *= n
-        return count
+        return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +74,8 @@ class Line:
         self.phase: str = like.phase if like else "forward"
         self.run: int = like.run if like else 0  # another one for steps that are done once more, by bptt.checkpointed
         self.where: str = like.where if like else ""
-        for value in self.results:
+        result.line = self
+        for value in more:
             value.line = self
         self.read(inputs)
 
@@ -105,13 +105,19 @@ class Line:
     def read(self, inputs: tuple[Any, ...]) -> None:
         """Set what it reads."""
         self.inputs = inputs
-        self.reads = [x for x in inputs if type(x) is Value]  # every value, those within keys included
-        if self.attributes or any(type(x) in (tuple, list) for x in inputs):
-            self.reads = list(_values((inputs, self.attributes)))
+        self.reads: list[Value] = []  # every value, those within keys included
+        _gather(inputs, self.reads)
+        if self.attributes:
+            _gather(self.attributes.values(), self.reads)
+
+    def let_go(self) -> None:
+        """Part from results that nobody reads: line and value would keep each other until the collector comes."""
+        for value in self.results:
+            value.line = None
 
     def replace(self, new: dict[Value, Value]) -> None:
         """Read other values in place of some."""
-        if any(value in new for value in self.reads):
+        if not new.keys().isdisjoint(self.reads):
             if self.attributes:
                 self.attributes = substitute(self.attributes, new)
             self.read(substitute(self.inputs, new))
@@ -121,27 +127,28 @@ class Line:
         return f"{', '.join(value.name for value in self.results)} = {self.name}({', '.join(arguments)})"
 
 
-def _values(tree: Any) -> Iterator[Value]:
-    if isinstance(tree, Value):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for child in tree:
-            yield from _values(child)
-    elif isinstance(tree, dict):
-        yield from _values(tuple(tree.values()))
-    elif isinstance(tree, slice):
-        yield from _values((tree.start, tree.stop, tree.step))
+def _gather(tree: Iterable[Any], found: list[Value]) -> None:
+    """Add the values among a container's items, and within these, to those found."""
+    for x in tree:
+        if type(x) is Value:
+            found.append(x)
+        elif isinstance(x, (tuple, list)):
+            _gather(x, found)
+        elif isinstance(x, dict):
+            _gather(x.values(), found)
 
 
 def substitute(tree: Any, new: dict[Any, Any]) -> Any:
     """A tree with some of its leaves replaced; what holds none of them stays the same object."""
-    if isinstance(tree, Value):
+    if type(tree) is Value:
         return new.get(tree, tree)
-    if isinstance(tree, (tuple, list)) and any(value in new for value in _values(tree)):
-        return type(tree)(substitute(child, new) for child in tree)
-    if isinstance(tree, dict):
-        return {key: substitute(child, new) for key, child in tree.items()}
-    return tree
+    if not isinstance(tree, (tuple, list, dict)) or not tree:
+        return tree
+    old = tree.values() if isinstance(tree, dict) else tree
+    children = [substitute(child, new) for child in old]
+    if all(map(operator.is_, children, old)):
+        return tree
+    return dict(zip(tree, children, strict=True)) if isinstance(tree, dict) else type(tree)(children)
 
 
 def getitem(xp: Any, x: Array, *, key: Any) -> Array:
@@ -193,10 +200,24 @@ class Program:
         found: dict[Value, list[Line]] = {}
         for line in self.lines:
             for value in line.reads:
-                readers = found.setdefault(value, [])
-                if not readers or readers[-1] is not line:
+                readers = found.get(value)
+                if readers is None:
+                    found[value] = [line]
+                elif readers[-1] is not line:
                     readers.append(line)
         return found
+
+    def drop_dead(self) -> None:
+        """Leave out lines whose result nobody reads; random numbers are drawn all the same, as in eager steps."""
+        wanted = set(self.results)
+        kept = []
+        for line in reversed(self.lines):
+            if line.result in wanted or line.kind == "random" or not wanted.isdisjoint(line.more):
+                wanted.update(line.reads)
+                kept.append(line)
+            else:
+                line.let_go()
+        self.lines = kept[::-1]
 
     def replace(self, new: dict[Value, Value]) -> None:
         """Let every line, and the results, read other values in place of some."""
@@ -213,7 +234,8 @@ class Program:
         lines = []
         for line in self.lines:
             result = new[line.result] = Value(line.result.shape, line.result.dtype)
-            inputs, attributes = substitute(line.inputs, new), substitute(line.attributes, new)
+            inputs = tuple([substitute(x, new) for x in line.inputs])
+            attributes = substitute(line.attributes, new)
             lines.append(Line(line.kind, line.name, line.function, inputs, attributes, result, like=line))
         return Program(lines, [new.get(value, value) for value in self.results])
 

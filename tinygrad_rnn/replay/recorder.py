@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
-from ..op import Op, registry, whereabouts
+from ..op import Op, lines_outside, registry
 from ..tree import rebuild
 from .program import Line, Value
 from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse, refused
@@ -171,15 +172,16 @@ class Recorder:
         for name, value in attributes.items():
             if isinstance(value, Scalar):
                 refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
-        array = op.kernel(self.xp, *_bare(inputs), **_bare(attributes))
+        array = op.kernel(self.xp, *map(_bare, inputs), **{name: _bare(x) for name, x in attributes.items()})
         if not backend.is_array(array):
             array = self.xp.asarray(array)  # NumPy makes scalars of 0-d results
-        return self._write("op", op.name, op.kernel, self._read(inputs), self._read(attributes), array)
+        attributes = {name: self._read(x) for name, x in attributes.items()}
+        return self._write("op", op.name, op.kernel, tuple(map(self._read, inputs)), attributes, array)
 
     def _write(self, kind: str, name: str, function: Any, inputs: Any, attributes: Any, array: Array) -> Symbol:
         line = Line(kind, name, function, inputs, attributes, Value(array.shape, array.dtype))
         line.step, line.run = tape.step_of(tape.clock()), self.run
-        line.where = whereabouts().rpartition(", ")[2].removeprefix("called from ")
+        line.where = (lines_outside() or [""])[-1]
         self.lines.append(line)
         return self.symbol(array, line.result)
 
@@ -187,13 +189,9 @@ class Recorder:
         """Arguments as a line has them: values in place of symbols, and of constant arrays."""
         if isinstance(tree, Symbol):
             return tree.value
-        if isinstance(tree, dict):
-            return {key: self._read(child) for key, child in tree.items()}
-        if isinstance(tree, (tuple, list)) and any(hasattr(x, "dtype") for x in _leaves(tree)):
-            return rebuild(tree, map(self._read, tree))
-        if backend.is_array(tree):
-            return self.constant(tree)
-        return tree
+        if isinstance(tree, (tuple, list, dict)):
+            return _mapped(self._read, tree)
+        return self.constant(tree) if backend.is_array(tree) else tree
 
     def constant(self, array: Array) -> Value:
         """The value of an array that comes from nowhere in the program."""
@@ -214,32 +212,34 @@ class Recorder:
             line.phase, line.step = "backward", tape.step_of(node.id)
 
 
-def _leaves(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, (tuple, list)):
-        for child in tree:
-            yield from _leaves(child)
-    elif isinstance(tree, dict):
-        yield from _leaves(tuple(tree.values()))
-    else:
-        yield tree
+def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """A container whose items are replaced; itself if they stay what they were, as those of most keys do."""
+    old = tree.values() if isinstance(tree, dict) else tree
+    new = [function(child) for child in old]
+    return tree if all(map(operator.is_, new, old)) else rebuild(tree, new)
 
 
 def _bare(tree: Any) -> Any:
     """A tree with this run's arrays and numbers in place of symbols."""
     if isinstance(tree, Symbol):
         return tree.array
-    if isinstance(tree, Scalar):
-        return tree.number
-    if isinstance(tree, dict):
-        return {key: _bare(child) for key, child in tree.items()}
-    if isinstance(tree, (tuple, list)) and any(isinstance(x, (Symbol, Scalar)) for x in _leaves(tree)):
-        return rebuild(tree, map(_bare, tree))
-    return tree
+    if isinstance(tree, (tuple, list, dict)):
+        return _mapped(_bare, tree)
+    return tree.number if isinstance(tree, Scalar) else tree
+
+
+def _is_symbolic(tree: Any) -> bool:
+    """Whether there is a symbol in a tree."""
+    if isinstance(tree, (Symbol, Scalar)):
+        return True
+    if isinstance(tree, (tuple, list, dict)):
+        return any(map(_is_symbolic, tree.values() if isinstance(tree, dict) else tree))
+    return False
 
 
 def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
     """A kernel, or, if symbols are among its arguments, the recorder."""
-    if any(isinstance(x, (Symbol, Scalar)) for x in _leaves((inputs, attributes))):
+    if any(map(_is_symbolic, inputs)) or any(map(_is_symbolic, attributes.values())):
         return _current().call(op, *inputs, **attributes)
     return op.kernel(xp, *inputs, **attributes)
 

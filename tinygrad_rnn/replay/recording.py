@@ -79,7 +79,7 @@ class Recording:
                 numbers.append(place)
         before = [(p, p.get()) for p in [*(place for place, _ in places), *numbers, *self.reach.iterators]]
         home = self.home = _home([value for _, value in before], (args, kwargs))
-        with collector_resting(), recording(home) as recorder:
+        with collector_resting(lasting=True), recording(home) as recorder:
             self.lines = recorder.lines
             self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in places]
             self.numbers: list[tuple[Place, Any]] = [(p, Scalar(p.get(), p.get)) for p in numbers]
@@ -113,26 +113,23 @@ class Recording:
 
     def _arguments(self, recorder: Recorder, tree: Any, floats_change: bool) -> Any:
         """The arguments with symbols in place of arrays."""
-
-        def symbol(x: Any) -> Any:
-            if isinstance(x, (tuple, list, dict)):
-                return rebuild(x, [symbol(child) for child in (x.values() if isinstance(x, dict) else x)])
-            if isinstance(x, Tensor):
-                if x.node is not None:
-                    what = "has a history" if isinstance(x.node, Node) else "requires a gradient"
-                    raise CaptureError(f"capture: the argument {x!r} {what}; give the step x.detach()")
-                return Tensor.wrap(symbol(x.array))
-            if type(x) is float and floats_change:
-                number = len(self.floats)
-                self.floats.append(x)
-                return Scalar(x, lambda: self.floats[number])
-            if backend.is_array(x):
-                port = recorder.port(x, f"argument_{len(self.inputs)}")
-                self.inputs.append((port, port.value))
-                return port
-            return x
-
-        return symbol(tree)
+        if isinstance(tree, (tuple, list, dict)):
+            children = tree.values() if isinstance(tree, dict) else tree
+            return rebuild(tree, [self._arguments(recorder, child, floats_change) for child in children])
+        if isinstance(tree, Tensor):
+            if tree.node is not None:
+                what = "has a history" if isinstance(tree.node, Node) else "requires a gradient"
+                raise CaptureError(f"capture: the argument {tree!r} {what}; give the step x.detach()")
+            return Tensor.wrap(self._arguments(recorder, tree.array, floats_change))
+        if type(tree) is float and floats_change:
+            number = len(self.floats)
+            self.floats.append(tree)
+            return Scalar(tree, lambda: self.floats[number])
+        if backend.is_array(tree):
+            port = recorder.port(tree, f"argument_{len(self.inputs)}")
+            self.inputs.append((port, port.value))
+            return port
+        return tree
 
     def _check(self, after: Reach, drawn: Any, recorder: Recorder, output: Any) -> None:
         """Raise if the step did what a replay would not do again."""

@@ -60,7 +60,7 @@ class Profile:
 class Replay:
     """The program of a recording, with the arrays that it works on."""
 
-    @collector_resting()
+    @collector_resting(lasting=True)
     def __init__(self, recording: Recording, without: Collection[str]) -> None:
         self.recording = recording
         self.recorded = Program(recording.lines, recording.values())
@@ -87,7 +87,7 @@ class Replay:
             self._ready()
         return True
 
-    @collector_resting()
+    @collector_resting(lasting=True)
     def _ready(self) -> None:
         """Lay out the memory, and make the calls."""
         recording = self.recording

@@ -34,7 +34,8 @@ def sum_over_time(program: Program) -> None:
                 before[line], sums = _summed(line, terms, readers, program)
                 for parts, lines in sums:  # as soon as all is there, so that it need not be kept
                     after[max((part.sum for part in parts), key=position.__getitem__)] += lines
-    program.lines = [x for line in program.lines for x in (*before.get(line, ()), line, *after.get(line, ()))]
+    if before:
+        program.lines = [x for line in program.lines for x in (*before.get(line, ()), line, *after.get(line, ()))]
 
 
 def _adds(line: Line) -> bool:

@@ -7,7 +7,7 @@ does not recur: its T small calls can become a few large ones, on inputs that li
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -33,7 +33,8 @@ def reassociate(program: Program) -> None:
             lines.append(early)
             line.read((late, early.result))
         lines.append(line)
-    program.lines = lines
+    if len(lines) > len(program):
+        program.lines = lines
 
 
 def _late_and_early(
@@ -96,6 +97,8 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
             continue
         after[number] = before
         chosen.append((at_once, [line for run in runs for line in run]))
+    if not chosen:
+        return
     lines = dict.fromkeys(program.lines)
     for at_once, candidates in chosen:
         # What was joined before lies in blocks of steps by now, which the runs follow.
@@ -130,27 +133,24 @@ def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classe
 
 def _sorted(lines: list[Line], position: dict[Line, int]) -> list[Line]:
     """Lines after those that they read, and otherwise in the order of their positions."""
-    waits: dict[Line, int] = {}
-    readers: dict[Line, list[Line]] = {}
-    present = set(lines)
-    order = {line: (position[line], i) for i, line in enumerate(lines)}
-    for line in lines:
-        needs = {value.line for value in line.reads if value.line in present}
-        waits[line] = len(needs)
-        for need in needs:
-            readers.setdefault(need, []).append(line)  # type: ignore[arg-type]
-    ready = [(*order[line], line) for line in lines if not waits[line]]
-    heap = [(p, i) for p, i, _ in ready]
-    by_order = {order[line]: line for line in lines}
-    heapify(heap)
+    lines = sorted(lines, key=position.__getitem__)
+    rank = {line: i for i, line in enumerate(lines)}
+    readers: list[list[int]] = [[] for _ in lines]
+    waits = [0] * len(lines)  # for how many values
+    for i, line in enumerate(lines):
+        for value in line.reads:
+            if value.line in rank:
+                readers[rank[value.line]].append(i)
+                waits[i] += 1
+    ready = [i for i, count in enumerate(waits) if not count]  # a heap, as it grows
     done = []
-    while heap:
-        line = by_order[heappop(heap)]
-        done.append(line)
-        for reader in readers.get(line, ()):
+    while ready:
+        now = heappop(ready)
+        done.append(lines[now])
+        for reader in readers[now]:
             waits[reader] -= 1
             if not waits[reader]:
-                heappush(heap, order[reader])
+                heappush(ready, reader)
     assert len(done) == len(lines), "a joined line depends on itself"
     return done
 

@@ -25,7 +25,7 @@ def products_with(x: Value, readers: dict[Value, list[Line]]) -> list[Line]:
 
 def lay_out_weights(program: Program) -> None:
     """Copy a matrix that many products read transposed, once, so that each of them reads it along its rows."""
-    readers = program.uses()
+    readers = Program([line for line in program.lines if line.kind == "dot"], []).uses()
     lines: list[Line] = []
     for line in program.lines:
         lines.append(line)

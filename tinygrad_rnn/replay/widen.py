@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import pairwise
+from math import copysign
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,11 +57,10 @@ class _Widening:
 
     def _slices(self, base: Value) -> list[_Slice]:
         """The slices of a base's columns that do not overlap, in order."""
-        found = []
-        for line in self.readers.get(base, ()):
-            columns = _columns(line, base)
-            if columns is not None:
-                found.append(_Slice(*columns, line))
+        readers = self.readers.get(base, ())
+        if len(readers) < 2:  # nearly always
+            return []
+        found = [_Slice(*columns, line) for line in readers if (columns := _columns(line, base)) is not None]
         found.sort(key=lambda s: (s.start, s.stop))
         apart = all(a.stop <= b.start for a, b in pairwise(found))
         return found if len(found) > 1 and apart else []
@@ -68,6 +68,8 @@ class _Widening:
     def _widened(self, base: Value) -> list[Value]:
         """Join what can be joined of what is done to a base's slices; returns what came of it."""
         slices = self._slices(base)
+        if not slices:
+            return []
         groups: dict[Any, dict[int, Line]] = {}
         for k, part in enumerate(slices):
             for line in self.readers.get(part.line.result, ()):
@@ -205,7 +207,7 @@ class _Widening:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    return bool(a == b) and bool(np.signbit(a) == np.signbit(b))
+    return bool(a == b) and copysign(1, a) == copysign(1, b)
 
 
 def _columns(line: Line, base: Value) -> tuple[int, int] | None:
