@@ -21,7 +21,6 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import backend, nn
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
-
 UNORDERED = {"getitem", "scatter", "take_along_axis", "add_along_axis", "embedding", "add_rows"}  # which, or whose
 # gradients, add at indices that may repeat: a GPU does so in whatever order its threads come
 
