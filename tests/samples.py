@@ -130,7 +130,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "cumsum": [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), of((3,)), of((2, 0)), S(normal(4, 3).T)],
     **each(
         "softmax log_softmax",
-        lambda: [*(of((2, 3, 4), axis=a) for a in (0, 1, -1, (0, 2))), *one(), S(300 * normal(3, 4))],
+        lambda: [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), *one(), S(300 * normal(3, 4))],
     ),
     "product": [
         *(of(a, b) for a, b in PRODUCTS),

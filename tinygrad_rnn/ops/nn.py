@@ -42,11 +42,11 @@ def _through_softmax(g: Any, y: Any, axis: Axis) -> Any:
 
 
 @op
-def log_softmax(xp: Any, x: Array, *, axis: Axis = -1, out: Array = None) -> Array:
-    """y = x - log sum e^x along an axis, or over several (a tuple)."""
-    axis = _along(x, axis)
-    y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
-    y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+def log_softmax(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Array:
+    """y = x - log sum e^x along an axis."""
+    along = _along(x, axis)
+    y = xp.subtract(x, x.max(axis=along, keepdims=True), out=out)
+    y -= xp.log(xp.exp(y).sum(axis=along, keepdims=True))
     return y
 
 
