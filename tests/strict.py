@@ -36,6 +36,8 @@ def _method(name: str, *parameters: str) -> Callable[..., StrictArray]:
         given = dict(zip(parameters, args, strict=False)) | kwargs
         if len(args) > len(parameters) or not given.keys() <= set(parameters):
             raise TypeError(f"{name}() takes only {', '.join(parameters)}")
+        if not self.ndim and given.get("axis") not in (None, ()):
+            raise np.exceptions.AxisError(f"{name}: an array of no axes has none to name, though NumPy allows 0 and -1")
         return _call(getattr(self._numbers, name), **given)
 
     method.parameters = parameters  # type: ignore[attr-defined]

@@ -176,6 +176,22 @@ def test_a_parameter_that_an_update_leaves_in_another_order() -> None:
     equal(run(True), run(False))
 
 
+def test_a_kernel_does_not_overwrite_what_it_reads_as_another_input() -> None:
+    """The gradient's share of each row is a column of the logits in whose place that gradient would go."""
+    w = tg.tensor(np.random.default_rng(0).standard_normal((5, 4)), requires_grad=True)
+
+    def step(x: tg.Tensor, target: tg.Tensor) -> Any:
+        logits = x @ w
+        losses = tg.cross_entropy(logits, target)
+        return tg.grad([losses], [w], grad_outputs=[logits[:, 0].detach()])
+
+    captured = tg.capture(step, exact=True)
+    random = np.random.default_rng(1)
+    for _ in range(6):
+        x, target = tg.tensor(random.standard_normal((3, 5))), tg.tensor(random.integers(4, size=3))
+        equal(captured(x, target), step(x, target))
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_what_is_made_again_takes_little_memory(exact: bool) -> None:
     """And is not shared with what was made first, which would keep that."""

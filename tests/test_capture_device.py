@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,16 +21,26 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import backend, nn
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
+UNORDERED = {"getitem", "scatter", "take_along_axis", "add_along_axis", "embedding", "add_rows"}  # which, or whose
+# gradients, add at indices that may repeat: a GPU does so in whatever order its threads come
+
 
 @pytest.fixture(autouse=True, params=["strict", pytest.param("cupy", marks=pytest.mark.gpu)])
 def home(request: pytest.FixtureRequest) -> Iterator[str]:
     """New tensors are made on the stand-in for CuPy, and on CuPy where there is a GPU."""
-    with strict.registered(), tg.use_backend(request.param):
+    with strict.registered(), tg.use_backend(request.param), without_warning():
         yield request.param
 
 
-@law(SAMPLES)
-def test_replay_equals_eager(name: str, sample: Sample) -> None:
+@contextmanager
+def without_warning() -> Iterator[None]:
+    """A step of which CUDA makes no graph, as of one with a mask for an index, is replayed call by call."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="capture: .* cannot be a part of a CUDA graph")
+        yield
+
+
+def replay_equals_eager(name: str, sample: Sample) -> None:
     """Law 8 on the device: forward and backward of each op, on inputs that change from call to call."""
     call = function(name)
 
@@ -66,7 +78,10 @@ def test_replay_equals_eager(name: str, sample: Sample) -> None:
         waited, before = strict.host_copies - before, strict.host_copies
         expected = step(inputs)
         assert k < 2 or waits or waited <= strict.host_copies - before
-        equal(found, expected)
+        equal(found, expected, exact=backend.default().name != "cupy" or name not in UNORDERED)
+
+
+test_replay_equals_eager = law(SAMPLES)(replay_equals_eager)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.__name__)

@@ -79,3 +79,23 @@ def test_what_is_read_as_it_is_stays_as_it_is() -> None:
     _, plain = trained(Watched, ["fold"])
     for a, b in zip(folded, plain, strict=True):
         assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (1, 0), (-1, -2)])
+def test_columns_are_multiplied_however_a_weight_is_read(axes: tuple[int, int]) -> None:
+    """In a large batch the weight is multiplied as it lies; (0, 1) are the axes in their order."""
+    rng = np.random.default_rng(0)
+    w = tg.tensor(rng.standard_normal((SIZE, SIZE), dtype=np.float32))
+    row = np.full((300, SIZE), [0.5, 2, 1, 0.25, -0.5], np.float32)
+
+    def step(xs: tg.Tensor) -> tg.Tensor:
+        scale, u = tg.tensor(row), tg.transpose(w, axes=axes)
+        h = tg.zeros(300, SIZE)
+        for x in xs:
+            h = tg.tanh((h @ u + x) * scale)
+        return h
+
+    captured = tg.capture(step)
+    for _ in range(4):
+        xs = tg.tensor(rng.standard_normal((STEPS, 300, SIZE), dtype=np.float32))
+        np.testing.assert_allclose(captured(xs).numpy(), step(xs).numpy(), atol=1e-4)

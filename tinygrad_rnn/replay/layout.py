@@ -100,11 +100,11 @@ class Layout:
         return self._reads_apart(line, place)
 
     def _reads_apart(self, line: Line, place: Array) -> bool:
-        """Whether what a generated kernel reads and writes is just at this place, or not there at all.
+        """Whether what a kernel reads and writes is just at this place, or not there at all.
 
-        It may write an element before it reads another one; NumPy takes care of that itself.
+        It may write an element before it reads another one; NumPy's own functions take care of that themselves.
         """
-        if line.kind != "fused":
+        if line.kind == "ufunc":
             return True
         others = [self.place[x] for x in {*line.reads, *line.results} if x in self.place]
         return all(

@@ -53,10 +53,11 @@ class Block:
         """First byte, byte behind the last, first and last line of each part of this size that is in use, in 4 rows."""
         offsets = np.arange(0, max(1, self.nbytes), size)
         first, last = np.full(len(offsets), np.iinfo(int).max), np.full(len(offsets), -1)
-        for low, high, start, stop in self.uses:
-            part = slice(low // size, -(-high // size))
-            np.minimum(first[part], start, out=first[part])
-            np.maximum(last[part], stop, out=last[part])
+        low, high, start, stop = np.array(self.uses).T
+        counts = -(-high // size) - low // size  # of the parts that each use touches, which follow each other
+        part = np.repeat(low // size - counts.cumsum() + counts, counts) + np.arange(counts.sum())
+        np.minimum.at(first, part, np.repeat(start, counts))
+        np.maximum.at(last, part, np.repeat(stop, counts))
         return np.stack([offsets, np.minimum(offsets + size, _aligned(self.nbytes)), first, last])[:, last >= 0]
 
 

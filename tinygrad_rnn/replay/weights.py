@@ -13,7 +13,8 @@ _ROWS = 128  # of a product: with more, how the matrix lies hardly counts
 
 def is_transpose(line: Line) -> bool:
     """Whether a line is a matrix, read by columns."""
-    return line.name == "transpose" and len(line.result.shape) == 2
+    axes = line.attributes.get("axes") or (1, 0)
+    return line.name == "transpose" and len(line.result.shape) == 2 and axes[0] % 2 == 1
 
 
 def products_with(x: Value, readers: dict[Value, list[Line]]) -> list[Line]:
