@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, backward, bptt, nn, optim
-from tinygrad_rnn.replay.memory import Block, pack
+from tinygrad_rnn.replay.memory import Block, Extent, pack
 from tinygrad_rnn.replay.program import Value
 
 VOCABULARY = 11
@@ -157,7 +157,8 @@ def test_nothing_lies_over_what_is_in_use(uses: list[list[tuple[int, int, int, i
     for of_block in uses:
         block = Block(Value((max(low + size for low, size, _, _ in of_block),), np.dtype("u1")))
         for low, size, first, more in of_block:
-            block.used((block.address + low, block.address + low + size), (first, first + more))
+            begin = block.address + low
+            block.used(Extent(begin, begin, begin + size), (first, first + more))
         blocks.append(block)
     top = pack(blocks)
     for block in blocks:
