@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array
-from .joins import in_order, is_join, slots, writes
+from .joins import in_order, is_join, joined_in_place, slots, writes
 from .memory import Block, Extent, Outside, Region, address, lifetimes, pack
 from .program import VIEWS, Line, Program, Value
 
@@ -190,18 +190,7 @@ class Layout:
         pieces = in_order(line)
         if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
             return None
-        first = self.place[pieces[0]]
-        addresses = [self.extent[x].begin for x in pieces]
-        step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
-        for k, x in enumerate(pieces):
-            if self.place[x].strides != first.strides or addresses[k] != addresses[0] + k * step:
-                return None
-        strides = (step, *first.strides)
-        if line.name == "concatenate":
-            strides = first.strides
-            if step != len(first) * strides[0] or any(x.shape != pieces[0].shape for x in pieces):
-                return None
-        return np.lib.stride_tricks.as_strided(first, line.result.shape, strides)
+        return joined_in_place(line, [self.place[x] for x in pieces], [self.extent[x].begin for x in pieces])
 
     def _lie_joined(self, line: Line) -> bool:
         """Let a join be where its pieces are, if they lie as they should already."""
