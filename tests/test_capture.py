@@ -176,6 +176,15 @@ def test_a_parameter_that_an_update_leaves_in_another_order() -> None:
     equal(run(True), run(False))
 
 
+def test_means_in_half_precision_are_those_of_numpy() -> None:
+    """Which sums in single precision, so that a sum may be larger than the largest number of half precision."""
+    captured = tg.capture(lambda x: (x.mean(), x.mean(axis=0)), exact=True)
+    random = np.random.default_rng(0)
+    for _ in range(8):
+        x = random.uniform(0, 200, (40, 50)).astype(np.float16)
+        equal(captured(tg.tensor(x)), [x.mean(), x.mean(axis=0)])
+
+
 def test_a_kernel_does_not_overwrite_what_it_reads_as_another_input() -> None:
     """The gradient's share of each row is a column of the logits in whose place that gradient would go."""
     w = tg.tensor(np.random.default_rng(0).standard_normal((5, 4)), requires_grad=True)

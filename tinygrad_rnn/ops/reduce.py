@@ -22,9 +22,9 @@ sum.vjp(x=lambda g, x_shape, axis, keepdims: spread(g, x_shape, axis, keepdims))
 
 
 @op
-def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Array = None) -> Array:
+def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """y = sum over the axis / number of its elements."""
-    return x.mean(axis=axis, keepdims=keepdims, out=out)
+    return x.mean(axis=axis, keepdims=keepdims)  # given an ``out`` of float16, NumPy would sum in float16 too
 
 
 mean.vjp(x=lambda g, x_shape, axis, keepdims: spread(g / _count(x_shape, axis), x_shape, axis, keepdims))
