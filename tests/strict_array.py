@@ -238,7 +238,7 @@ def _index(part: Any) -> Any:
     """One part of an index, for NumPy."""
     if part is None or part is Ellipsis or isinstance(part, slice):
         return part
-    return np.array(part, dtype=None if part else int) if isinstance(part, list) else operand(part)
+    return operand(part)  # no list, which CuPy would copy to the device each time
 
 
 def _axes_taken(part: Any) -> int:
