@@ -73,11 +73,11 @@ def replay_equals_eager(name: str, sample: Sample) -> None:
     for k in range(4):
         inputs = tree_map(fresh, sample.inputs)
         poison(captured)
-        before = strict.host_copies
+        before = strict.tally.host_copies
         found = captured(inputs)
-        waited, before = strict.host_copies - before, strict.host_copies
+        waited, before = strict.tally.host_copies - before, strict.tally.host_copies
         expected = step(inputs)
-        assert k < 2 or waits or waited <= strict.host_copies - before
+        assert k < 2 or waits or waited <= strict.tally.host_copies - before
         equal(found, expected, exact=backend.default().name != "cupy" or name not in UNORDERED)
 
 
@@ -110,7 +110,7 @@ def test_a_replay_makes_the_host_wait_for_nothing(home: str) -> None:
     trainer = Trainer(nn.LSTMCell(5, 5))
     captured = tg.capture(trainer.step)
     for k, (x, target) in enumerate(batches(5)):
-        before = strict.host_copies
+        before = strict.tally.host_copies
         loss, _ = captured(x, target)
-        assert k < 2 or home == "cupy" or strict.host_copies - before == 1
+        assert k < 2 or home == "cupy" or strict.tally.host_copies - before == 1
         assert loss.backend == home
