@@ -141,7 +141,15 @@ def test_every_wrapper(wrap: Any, cell: Any, exact: bool) -> None:
 
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("way", [{"segments": 3}, {"budget": 5000}], ids=["segments", "budget"])
-@pytest.mark.parametrize("wrap", [lambda cell: cell, nn.Zoneout, partial(nn.VariationalDropout, recurrent=0.3)])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda cell: cell,
+        nn.Zoneout,
+        partial(nn.VariationalDropout, recurrent=0.3),
+        partial(nn.CellDropout, input=0.3),  # whose masks for a whole segment are other than those of the first step
+    ],
+)
 def test_checkpointed_steps(wrap: Any, way: dict[str, int], exact: bool) -> None:
     unroll = partial(bptt.checkpointed, **way)
     agree(lambda: Trainer(wrap(nn.LSTMCell(5, 5)), unroll=unroll), exact, carry=True)

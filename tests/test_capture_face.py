@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -589,3 +591,14 @@ def test_zeros_of_both_signs_stay_apart() -> None:
     for _ in range(4):
         with np.errstate(divide="ignore"):
             equal(captured(tg.ones(2)), [np.full(2, np.inf), np.full(2, -np.inf)])
+
+
+def test_a_process_that_has_drawn_nothing_yet() -> None:
+    """NumPy loads its generators when they are asked for first, which no step has done then."""
+    program = (
+        "import numpy as np, tinygrad_rnn as tg\n"
+        "double = tg.capture(lambda x: x * 2)\n"
+        "print([double(tg.tensor(np.ones(1))).item() for _ in range(3)])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout == "[2.0, 2.0, 2.0]\n", run.stderr

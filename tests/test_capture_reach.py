@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
+from collections import ChainMap, UserDict, deque
 from collections.abc import Iterator
-from types import ModuleType
+from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,37 @@ class WithProperty:
         return self.held
 
 
+class Derived(Settings):
+    pass
+
+
+def _double(x: Any) -> Any:
+    return x * 2.0
+
+
+def _triple(x: Any) -> Any:
+    return x * 3.0
+
+
+def _reloaded(x: Any) -> Any:
+    return x
+
+
+def _times(x: Any, scale: float = 2.0) -> Any:
+    return x * scale
+
+
 settings, instance, slots, with_property = Settings(), Settings(), Slots(), WithProperty()
+derived, namespace, mode = Derived(), SimpleNamespace(scale=2.0), {2.0}
+inner = {"scale": 2.0}
+proxy, user_dict, chain = MappingProxyType(inner), UserDict(inner), ChainMap(inner)
+
+
+def _set_mode(value: float) -> None:
+    mode.clear()
+    mode.add(value)
+
+
 model = Scaled()
 CHANGES: dict[str, tuple[Any, Any]] = {
     "a global in a method": (lambda x: model(x), _set_global),
@@ -67,6 +97,22 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "a slot": (lambda x: x * slots.scale, lambda v: setattr(slots, "scale", v)),
     "behind a property": (lambda x: x * with_property.scale, lambda v: setattr(with_property, "held", v)),
     "in a module": (lambda x: module.scaled(x), lambda v: setattr(module, "factor", v)),
+    "an attribute that a derived class gets": (
+        lambda x: x * derived.scale,
+        lambda v: (
+            setattr(Derived, "scale", v) if v == 3.0 else vars(Derived).get("scale") and delattr(Derived, "scale")
+        ),
+    ),
+    "in a namespace": (lambda x: x * namespace.scale, lambda v: setattr(namespace, "scale", v)),
+    "in a set": (lambda x: x * (2.0 if 2.0 in mode else 3.0), _set_mode),
+    "behind a proxy": (lambda x: x * proxy["scale"], lambda v: inner.__setitem__("scale", v)),
+    "in a chain of dictionaries": (lambda x: x * chain["scale"], lambda v: inner.__setitem__("scale", v)),
+    "in a user's dictionary": (lambda x: x * user_dict["scale"], lambda v: user_dict.__setitem__("scale", v)),
+    "a default": (lambda x: _times(x), lambda v: setattr(_times, "__defaults__", (v,))),
+    "code": (
+        lambda x: _reloaded(x),
+        lambda v: setattr(_reloaded, "__code__", (_double if v == 2.0 else _triple).__code__),
+    ),
     "by name": (lambda x: x * getattr(settings, "sca" + "le"), lambda v: setattr(Settings, "scale", v)),
 }
 

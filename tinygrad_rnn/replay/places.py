@@ -38,6 +38,7 @@ _WRAPPED = (BuiltinFunctionType, MethodType, partial, staticmethod, classmethod,
 _PARTS = ("__self__", "__func__", "func", "args", "keywords", "fget")  # of those
 _PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # what the engine calls of any object
 _ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may mean any attribute
+_HOLDERS = {"ChainMap", "Namespace", "SimpleNamespace", "UserDict", "UserList"}  # Python's own, of what users put there
 _MAKING = {"__init__", "__new__", "__post_init__", "__del__", "__repr__", "__str__"}
 
 
@@ -55,7 +56,12 @@ def _content(cell: Any, key: str, default: Any) -> Any:
         return default
 
 
-_READ = {dict: dict.get, MappingProxyType: MappingProxyType.get, CellType: _content}  # by type of the holder
+def _member(items: Any, key: Any, default: Any) -> Any:
+    return key if key in items else default
+
+
+# By type of the holder; of a set, the key is the value.
+_READ: dict[type, Any] = {dict: dict.get, MappingProxyType: MappingProxyType.get, CellType: _content, set: _member}
 
 
 class Place:
@@ -84,7 +90,7 @@ class Place:
 
 
 class Attribute(Place):
-    """An attribute of an object without a dictionary, such as a closure's cell, or a tensor's array."""
+    """An attribute that is in no dictionary, such as a closure's cell, a function's code, or a tensor's array."""
 
     __slots__ = ()
     otherwise = staticmethod(getattr)
@@ -181,8 +187,10 @@ class Reach:
                 self.leaves[x.node] = path
         elif state_of(x) is not None:
             self.generators.append(x)
-        elif isinstance(x, dict):
+        elif isinstance(x, (dict, MappingProxyType)):
             self._items(x, x, path, is_port)
+        elif type(x) is set:
+            self._items(x, x, path, False)
         elif isinstance(x, (list, deque)):
             self._items(x, range(len(x)), path, is_port)
         elif isinstance(x, (tuple, set, frozenset)):
@@ -200,6 +208,8 @@ class Reach:
                 self._namespace(vars(c), path)
         elif not _foreign(type(x).__module__):
             self._object(x, path)
+        elif type(x).__name__ in _HOLDERS:
+            self._namespace(vars(x), path, ("data", "maps"))
 
     def _items(self, container: Any, keys: Any, path: str, is_port: bool) -> None:
         if not is_port:
@@ -224,14 +234,17 @@ class Reach:
                 self._look(Place(held, name, f"{path}.{name}".lstrip(".")), name in ports)
         else:
             self._namespace(held, path)
+        before: list[Any] = [held]  # where a name is looked for first
         hooks = {name for c in derived for name in vars(c)} - _MAKING  # the engine may call what it defines itself
         for c in _own_classes(type(x)):
             special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])} - _MAKING
             for name in self._namespace(vars(c), path, hooks | special):
                 if isinstance(vars(c)[name], MemberDescriptorType):
                     self._look(Attribute(x, name, f"{path}.{name}"))
-                elif name not in held:
-                    self.fixed.append((Place(held, name, f"{path}.{name}"), _ABSENT))
+                else:
+                    missing = [Place(names, name, f"{path}.{name}") for names in before if name not in names]
+                    self.fixed += [(place, _ABSENT) for place in missing]
+            before.append(vars(c))
 
     def _function(self, f: Any, path: str) -> None:
         if not isinstance(f, FunctionType):
@@ -248,7 +261,8 @@ class Reach:
             for name in named:
                 if name in f.__globals__:
                     self._look(Place(f.__globals__, name, name))
-            self._ahead += [(value, path, False) for value in (f.__defaults__, f.__kwdefaults__)]
+            for name in ("__code__", "__defaults__", "__kwdefaults__"):  # a notebook that reloads code replaces them
+                self._look(Attribute(f, name, f"{path}.{name}"))
 
 
 def state_of(generator: Any) -> Any:

@@ -13,6 +13,7 @@ from ..op import Op, registry
 
 # Operations whose result may lie where their input does.
 VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
+TRIED = "tried"  # the name of lines whose random numbers a replay draws only if something reads them
 
 
 class Value:
@@ -212,7 +213,8 @@ class Program:
         wanted = set(self.results)
         kept = []
         for line in reversed(self.lines):
-            if line.result in wanted or line.kind == "random" or not wanted.isdisjoint(line.more):
+            is_drawn = line.kind == "random" and line.name != TRIED
+            if line.result in wanted or is_drawn or not wanted.isdisjoint(line.more):
                 wanted.update(line.reads)
                 kept.append(line)
             else:

@@ -14,7 +14,7 @@ from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, lines_outside, registry
 from ..tree import rebuild
-from .program import Line, Value
+from .program import TRIED, Line, Value
 from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse, refused
 
 
@@ -88,7 +88,10 @@ class _Recording(Backend):
         refuse("copies an array to the host")
 
     def random_state(self) -> int:
-        return _current().drawn
+        recorder = _current()
+        if recorder.drawn == len(recorder.draws):  # else the generator is further on
+            recorder.states[recorder.drawn] = recorder.home.random_state()
+        return recorder.drawn
 
     def set_random_state(self, state: int) -> None:
         _current().run_again(state)
@@ -132,6 +135,7 @@ class Recorder:
         self.run = 0  # of lines
         self.draws: list[Symbol] = []  # random numbers
         self.drawn = 0  # how many of them: fewer when steps are done once more, with the numbers of the first time
+        self.states: dict[int, Any] = {}  # of the generator, by how many had been drawn
         self.start = backend.random_state()
         self._drawn = repr(self.start)  # where the host's generator stands if only draw() used it
 
@@ -148,12 +152,25 @@ class Recorder:
     def draw(self, shape: tuple[int, ...]) -> Symbol:
         """Random numbers, drawn anew in each replay."""
         self.check_draws()
+        if self.drawn < len(self.draws) and self.draws[self.drawn].shape != shape:
+            self._take_back()
         if self.drawn == len(self.draws):
             array = self.uniform(shape)
             self._drawn = repr(backend.random_state())
             self.draws.append(self._write("random", "uniform", self.uniform, (), {"shape": shape}, array))
         self.drawn += 1
         return self.draws[self.drawn - 1]
+
+    def _take_back(self) -> None:
+        """Go back to before random numbers that were drawn for a try, and are not drawn in the step as it is."""
+        for symbol in self.draws[self.drawn :]:
+            assert symbol.value.line is not None
+            symbol.value.line.name = TRIED
+        del self.draws[self.drawn :]
+        start = max(drawn for drawn in self.states if drawn <= self.drawn)
+        self.home.set_random_state(self.states[start])
+        for symbol in self.draws[start:]:
+            self.uniform(symbol.shape)
 
     def run_again(self, drawn: int) -> None:
         """Note that what follows runs once more, from where so many random numbers had been drawn."""

@@ -307,8 +307,5 @@ def _home(values: list[Any], arguments: Any) -> Backend:
 
 def _random_states(reach: Reach) -> Any:
     """Where the generators stand that a replay does not draw from."""
-    shared = None
-    if "numpy.random" in sys.modules:
-        legacy: Any = np.random.get_state()
-        shared = legacy[1].tobytes(), legacy[2]
-    return random.getstate(), shared, list(map(state_of, reach.generators))
+    shared: Any = np.random.get_state()
+    return random.getstate(), shared[1].tobytes(), shared[2], list(map(state_of, reach.generators))
