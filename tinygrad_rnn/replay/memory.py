@@ -50,15 +50,20 @@ class Block:
         return min(use[2] for use in self.uses), max(use[3] for use in self.uses)
 
     def parts(self, size: int) -> np.ndarray:
-        """First byte, byte behind the last, first and last line of each part of this size that is in use, in 4 rows."""
-        offsets = np.arange(0, max(1, self.nbytes), size)
-        first, last = np.full(len(offsets), np.iinfo(int).max), np.full(len(offsets), -1)
+        """First byte, byte behind the last, first and last line in use of each part of so many bytes, in 4 rows.
+
+        Parts beside each other that are in use from the same line to the same one are one part.
+        """
+        count = -(-max(1, self.nbytes) // size)
+        first, last = np.full(count, np.iinfo(int).max), np.full(count, -1)
         low, high, start, stop = np.array(self.uses).T
         counts = -(-high // size) - low // size  # of the parts that each use touches, which follow each other
         part = np.repeat(low // size - counts.cumsum() + counts, counts) + np.arange(counts.sum())
         np.minimum.at(first, part, np.repeat(start, counts))
         np.maximum.at(last, part, np.repeat(stop, counts))
-        return np.stack([offsets, np.minimum(offsets + size, _aligned(self.nbytes)), first, last])[:, last >= 0]
+        begin = np.flatnonzero(np.concatenate([[True], (first[1:] != first[:-1]) | (last[1:] != last[:-1])]))
+        end = np.minimum(np.append(begin[1:], count) * size, _aligned(self.nbytes))
+        return np.stack([begin * size, end, first[begin], last[begin]])[:, last[begin] >= 0]
 
 
 class Extent(NamedTuple):
