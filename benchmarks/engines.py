@@ -44,8 +44,9 @@ def build_tinygrad_rnn(
     replay: Callable[[Any], Any] = lambda step: step,
     own: Any = None,
     unroll: str = "unroll",
+    **options: Any,
 ) -> Step:
-    """The engine of this repository, eager."""
+    """The engine of this repository, eager. unroll: a function of ``bptt``, which gets options, or "loss inside"."""
     import tinygrad_rnn as tg
     from tinygrad_rnn import bptt, nn, optim
 
@@ -70,10 +71,32 @@ def build_tinygrad_rnn(
 
         def loss(self, tokens: Any, targets: Any) -> Any:
             """Return the mean cross entropy."""
+            if unroll == "loss inside":
+                pairs = tg.stack([tokens, targets], axis=-1)
+                return bptt.checkpointed(LossOfAStep(self), pairs, **options).outputs.mean()
             xs = self.embedding(tokens)
             for cell in self.cells:
-                xs, _ = getattr(bptt, unroll)(cell, xs)
+                xs, _ = getattr(bptt, unroll)(cell, xs, **options)
             return nn.cross_entropy(self.head(xs), targets)
+
+    class LossOfAStep(nn.Module):
+        """A model as one cell, from tokens and targets (T, B, 2) to the loss of each time step."""
+
+        def __init__(self, model: CharRNN) -> None:
+            self.model = model
+
+        def input_projection(self, pairs: Any) -> Any:
+            return self.model.cells[0].input_projection(self.model.embedding(pairs[..., 0])), pairs[..., 1]
+
+        def initial_state(self, z: Any) -> Any:
+            return [cell.initial_state(z[0]) for cell in self.model.cells]
+
+        def step(self, z: Any, states: Any) -> Any:
+            x, after = z[0], list[Any]()
+            for cell, state in zip(self.model.cells, states, strict=True):
+                x, state = cell.step(cell.input_projection(x) if after else x, state)
+                after.append(state)
+            return nn.cross_entropy(self.model.head(x), z[1]), after
 
     model = CharRNN()
     model.load_state_dict(params)

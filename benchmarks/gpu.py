@@ -189,7 +189,7 @@ def char_table(found: Found, device: str) -> str:
 
 def machine(device: str) -> str:
     """Hardware and versions."""
-    packages = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cublas-cu12", "torch", "jax")
+    packages = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cublas-cu12", "nvidia-cublas", "torch", "jax")
     versions = [f"{p} {metadata.version(p)}" for p in packages if any(metadata.distributions(name=p))]
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]

@@ -3,12 +3,13 @@
 #
 #   benchmarks/gpu_tests.sh                      # everything marked gpu: some minutes, as CuPy compiles each kernel once
 #   benchmarks/gpu_tests.sh tests/test_cublas.py # or what is named; further words are options of pytest
+#   benchmarks/gpu_tests.sh -n 8                 # with pytest-xdist: kernels are compiled by many processes at a time
 #   benchmarks/gpu_tests.sh --dry                # the same tests on the stand-in, on a machine without a GPU
 #
-# PYTHON: which Python (python). LOG: where the log goes (gpu_tests.log). Exit status: pytest's, or 2 without a GPU.
+# PYTHON: which Python (python3). LOG: where the log goes (gpu_tests.log). Exit status: pytest's, or 2 without a GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
-python=${PYTHON:-python}
+python=${PYTHON:-python3}
 log=${LOG:-gpu_tests.log}
 which=(-m gpu)
 if [ "${1:-}" = "--dry" ]; then
@@ -40,7 +41,7 @@ CODE
         echo "nothing was run"
         return 2
     fi
-    "$python" -m pytest "${which[@]}" -rfE --tb=short --durations=10 -p no:cacheprovider "$@"
+    "$python" -m pytest "${which[@]}" -rfE --tb=short --continue-on-collection-errors --durations=10 -p no:cacheprovider "$@"
 }
 
 run "$@" 2>&1 | tee "$log"

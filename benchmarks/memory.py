@@ -2,6 +2,8 @@
 
     python benchmarks/memory.py --workloads M D L
 
+Checkpointed is the recurrence alone, or, with the loss inside, all of the model: then it is one cell, which reads a
+token and its target, and whose output is the loss of a time step. --segments is for both, ceil(sqrt(T)) by default.
 The eager peak is what tracemalloc sees above the step's start, planned the arena of the captured step, and "one array
 each" what it would take if every result had memory of its own. Times are medians, eager and captured taking turns in
 this process, with one thread if OMP_NUM_THREADS says so.
@@ -14,6 +16,7 @@ import statistics
 import sys
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +45,24 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", default=["M", "D", "L"], choices=WORKLOADS)
+    parser.add_argument("--segments", type=int)
+    parser.add_argument("--without", nargs="*", default=[], help="passes that the captured steps leave out")
     options = parser.parse_args()
     print("| workload | sequence | eager peak MB | planned MB | one array each MB | eager ms | captured ms |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for workload in options.workloads:
         data = make(workload)
-        for way in ("unroll", "checkpointed"):
+        for way in ("unroll", "checkpointed", "loss inside"):
             captured: list[Any] = []
 
             def replay(step: Any, captured: list[Any] = captured) -> Any:
-                captured.append(capture(step))
+                captured.append(capture(step, without=options.without))
                 return captured[0]
 
-            steps = [build_tinygrad_rnn(*data, unroll=way), build_tinygrad_rnn(*data, replay, unroll=way)]
+            build = partial(build_tinygrad_rnn, *data, unroll=way)
+            if way != "unroll":
+                build = partial(build, segments=options.segments)
+            steps = [build(), build(replay=replay)]
             most = peak(steps[0])
             times: list[list[float]] = [[], []]
             for k in range(ROUNDS + 3):

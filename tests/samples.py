@@ -34,14 +34,14 @@ BASIC_KEYS: list[Any] = [
     *((..., slice(1, None, 2)), (None, 1, None, slice(0, 2)), (..., None, 0)),
 ]
 ARRAY_KEYS: list[Any] = [
-    *(np.array([2, 0, 2, -1]), np.array([[0, 1], [1, 3]]), np.array([], dtype=int), np.array(2), [3, 3, 0]),
+    *(np.array([2, 0, 2, -1]), np.array([[0, 1], [1, 3]]), np.array([], dtype=int), np.array(2), np.array([3, 3, 0])),
     *(np.array([True, False, True, True]), np.zeros(4, dtype=bool), mask(4, 3), mask(4, 3, 5)),
     *((np.array([0, 3, 3]), np.array([1, 2, 2])), (np.array([[0], [3]]), np.array([1, 2, 1]))),
     *((slice(None), np.array([1, 1, 0])), (np.array([1, 1]), slice(1, 2), np.array([4, 4]))),
     *((2, slice(None), np.array([0, 0, 4])), (np.array([True, False, False, True]), 1)),
 ]
 KEYS = [*BASIC_KEYS, *ARRAY_KEYS]
-TENSOR_KEYS: list[Any] = [tg.tensor([1, 1, 3]), (slice(None), tg.tensor([0, 2, 0])), tg.tensor(mask(4, 3))]
+TENSOR_KEYS: list[Any] = [[3, 3, 0], tg.tensor([1, 1, 3]), (slice(None), tg.tensor([0, 2, 0])), tg.tensor(mask(4, 3))]
 
 SKIPS = np.arange(10).reshape(2, 5) % 3 == 0
 WIDE: dict[str, Any] = {"size": (2, 3), "stride": (2, 1)}
@@ -191,7 +191,7 @@ SAMPLES: dict[str, list[Sample]] = {
         *(of(ROOM[key].shape, keys=(key,), shape=ROOM.shape) for key in KEYS),
         *(of((3,), (3,), (3,), keys=(1, 0, 2), shape=(3, 3)), of((3,), (3,), keys=(1, -2), shape=(3, 3))),
         *(of((3,), (3,), keys=(1, -1), shape=(4, 3)), of((), (), keys=(0, 2), shape=(3,))),
-        of((2, 3), (3,), (3, 3), keys=(slice(0, 2), 1, [0, 0, 3]), shape=(4, 3)),
+        of((2, 3), (3,), (3, 3), keys=(slice(0, 2), 1, np.array([0, 0, 3])), shape=(4, 3)),
     ],
     "take_along_axis": [
         *(S(normal(3, 4), integers(n, *s), axis=a) for a, n, s in ((-1, 4, (3, 2)), (0, 3, (5, 4)), (1, 4, (3, 1)))),

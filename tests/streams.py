@@ -35,7 +35,8 @@ class Graph:
         self.launches += 1
         for function, args, kwargs, result in self.calls:
             again = function(*args, **kwargs)
-            if isinstance(again, StrictArray) and not np.shares_memory(again._numbers, result._numbers):
+            moved = isinstance(again, StrictArray) and not np.shares_memory(again._numbers, result._numbers)
+            if moved and again.size:
                 result._numbers[...] = again._numbers
 
 
@@ -112,12 +113,12 @@ class Device:
     def launching(self, function: Callable[..., Any], refusal: str = "") -> Any:
         """A function of the array module that is noted while a stream captures."""
 
-        is_dot = refusal.startswith("cuBLAS")  # of two vectors, CuPy makes a sum of their products
+        spares = _makes_no_product if refusal.startswith("cuBLAS") else lambda *_: False
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             stream = self.capturing
-            if stream is not None and refusal and not (is_dot and args[0].ndim == args[1].ndim == 1):
+            if stream is not None and refusal and not spares(*args):
                 raise NotImplementedError(refusal)
             if stream is None or self.depth:
                 return function(*args, **kwargs)
@@ -136,6 +137,11 @@ class Device:
             return result
 
         return call
+
+
+def _makes_no_product(a: Any, b: Any, *_: Any) -> bool:
+    """Whether CuPy leaves cuBLAS alone: of two vectors it makes a sum of their products, and of nothing zeros."""
+    return not isinstance(a, str) and (a.ndim == b.ndim == 1 or not a.size or not b.size)
 
 
 _QUIET = {"__init__", "__repr__", "__array__", "__array_ufunc__", "__array_function__", "__len__", "__iter__", "_key"}

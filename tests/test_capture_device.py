@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,16 +21,26 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import backend, nn
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
+UNORDERED = {"getitem", "scatter", "take_along_axis", "add_along_axis", "embedding", "add_rows"}  # which, or whose
+# gradients, add at indices that may repeat: a GPU does so in whatever order its threads come
+
 
 @pytest.fixture(autouse=True, params=["strict", pytest.param("cupy", marks=pytest.mark.gpu)])
 def home(request: pytest.FixtureRequest) -> Iterator[str]:
     """New tensors are made on the stand-in for CuPy, and on CuPy where there is a GPU."""
-    with strict.registered(), tg.use_backend(request.param):
+    with strict.registered(), tg.use_backend(request.param), without_warning():
         yield request.param
 
 
-@law(SAMPLES)
-def test_replay_equals_eager(name: str, sample: Sample) -> None:
+@contextmanager
+def without_warning() -> Iterator[None]:
+    """A step of which CUDA makes no graph, as of one with a mask for an index, is replayed call by call."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="capture: .* cannot be a part of a CUDA graph")
+        yield
+
+
+def replay_equals_eager(name: str, sample: Sample) -> None:
     """Law 8 on the device: forward and backward of each op, on inputs that change from call to call."""
     call = function(name)
 
@@ -61,12 +73,15 @@ def test_replay_equals_eager(name: str, sample: Sample) -> None:
     for k in range(4):
         inputs = tree_map(fresh, sample.inputs)
         poison(captured)
-        before = strict.host_copies
+        before = strict.tally.host_copies
         found = captured(inputs)
-        waited, before = strict.host_copies - before, strict.host_copies
+        waited, before = strict.tally.host_copies - before, strict.tally.host_copies
         expected = step(inputs)
-        assert k < 2 or waits or waited <= strict.host_copies - before
-        equal(found, expected)
+        assert k < 2 or waits or waited <= strict.tally.host_copies - before
+        equal(found, expected, exact=backend.default().name != "cupy" or name not in UNORDERED)
+
+
+test_replay_equals_eager = law(SAMPLES)(replay_equals_eager)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.__name__)
@@ -95,7 +110,7 @@ def test_a_replay_makes_the_host_wait_for_nothing(home: str) -> None:
     trainer = Trainer(nn.LSTMCell(5, 5))
     captured = tg.capture(trainer.step)
     for k, (x, target) in enumerate(batches(5)):
-        before = strict.host_copies
+        before = strict.tally.host_copies
         loss, _ = captured(x, target)
-        assert k < 2 or home == "cupy" or strict.host_copies - before == 1
+        assert k < 2 or home == "cupy" or strict.tally.host_copies - before == 1
         assert loss.backend == home

@@ -165,14 +165,14 @@ def test_zero_makes_all_gradients_zero_or_clips_them(kind: str, bad: float, home
 def test_how_often_the_host_waits(kind: str, on_nonfinite: str, waits: int) -> None:
     with strict.registered():
         ps = with_gradients(*(drawn(4, n) for n in range(1, 6)), home="strict")
-        before = strict.host_copies
+        before = strict.tally.host_copies
         report = CLIPS[kind](ps.items(), 0.1, on_nonfinite=on_nonfinite)
-        assert strict.host_copies - before == waits
+        assert strict.tally.host_copies - before == waits
         assert report.clipped
-        assert strict.host_copies - before > waits
-        read = strict.host_copies
+        assert strict.tally.host_copies - before > waits
+        read = strict.tally.host_copies
         assert report.norm > report.clipped_norm
-        assert strict.host_copies == read
+        assert strict.tally.host_copies == read
 
 
 def test_all_that_is_done_to_gradients_is_done_by_operations() -> None:

@@ -12,7 +12,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import streams
+from laws import law
+from samples import SAMPLES
+from sampling import Sample
 from test_capture import OPTIMIZERS, Trainer, agree, batches, equal
+from test_capture_device import replay_equals_eager, without_warning
 from test_every_wrapper import CELLS, WRAPPERS
 
 import tinygrad_rnn as tg
@@ -32,6 +36,12 @@ def device() -> Iterator[streams.Device]:
 
 def counts(device: streams.Device) -> list[int]:
     return [graph.launches for graph in device.graphs]
+
+
+@law(SAMPLES)
+def test_every_op(name: str, sample: Sample) -> None:
+    with without_warning():
+        replay_equals_eager(name, sample)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.__name__)

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import pytest
 import strict
+import strict_memory
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn
@@ -22,7 +23,7 @@ T, B, H = 40, 16, 32
 def room_for(more: int) -> Iterator[None]:
     """Let the device have so many more bytes than are in use."""
     gc.collect()
-    with patch.object(strict, "memory_limit", strict.used_bytes() + more):
+    with patch.object(strict.tally, "limit", strict.used_bytes() + more):
         yield
 
 
@@ -48,7 +49,7 @@ def test_forward(network: Any) -> None:
         r", and bptt.checkpointed\(cell, xs\) keeps about 2 sqrt\(T\) of T steps instead of all\.$",
     ):
         assert re.search(said, message), (said, message)
-    assert isinstance(caught.value.__cause__, strict.OutOfMemoryError)
+    assert isinstance(caught.value.__cause__, strict_memory.OutOfMemoryError)
 
 
 def test_backward(network: Any) -> None:

@@ -60,14 +60,14 @@ def train(layer: str, optimiser: str, clip: str, device: Backend, waits: int = 0
     inputs, targets = tg.tensor(text[:-1], backend=device.name), tg.tensor(text[1:], backend=device.name)
     losses = []
     for _ in range(3):
-        uploads = strict.uploads
+        uploads = strict.tally.uploads
         with waiting(device, waits):
             optimizer.zero_grad()
             loss = nn.cross_entropy(model(inputs), targets)
             loss.backward()
             CLIPS[clip](model.parameters())
             optimizer.step()
-        assert strict.uploads == uploads
+        assert strict.tally.uploads == uploads
         losses.append(loss)
     assert np.isfinite([loss.item() for loss in losses]).all()
 

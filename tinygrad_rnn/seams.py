@@ -108,6 +108,13 @@ class Backend:
         top = x.max(axis=axis, keepdims=True)
         return self.xp.exp(self.xp.subtract(x, top, out=out), out=out), top
 
+    def mean(self, x: Array, axis: Any, keepdims: bool) -> Array:
+        """The mean. NumPy's own method thinks longer than it takes to sum a small array up."""
+        if x.dtype.kind != "f" or x.dtype.itemsize < 4:
+            return x.mean(axis=axis, keepdims=keepdims)  # by way of a wider type
+        total = x.sum(axis=axis, keepdims=keepdims)
+        return total / (x.size // max(1, total.size))
+
     def row_sums(self, a: Array) -> Array:
         """Sums along the last axis, which stays, of length 1."""
         return a.dot(np.ones(a.shape[-1], a.dtype))[..., None]  # short rows are summed in a fifth of the time
@@ -228,6 +235,9 @@ class CupyBackend(Backend):
 
     def row_dots(self, a: Array, b: Array) -> Array:
         return (a * b).sum(axis=-1, keepdims=True)
+
+    def mean(self, x: Array, axis: Any, keepdims: bool) -> Array:
+        return x.mean(axis=axis, keepdims=keepdims)
 
     def row_sums(self, a: Array) -> Array:
         return a.sum(axis=-1, keepdims=True)

@@ -22,9 +22,9 @@ _BLOCK = 2**15  # elements of a block that stays in the cache while several oper
 @op
 def softmax(xp: Any, x: Array, *, axis: Axis = -1, out: Array = None) -> Array:
     """y = e^x / sum e^x along an axis, or over several (a tuple)."""
-    home = backend.of(x)
+    home, axis = backend.of(x), _along(x, axis)
     y, _ = home.exponentials(x, axis, out)
-    y /= home.row_sums(y) if axis == -1 and y.ndim else y.sum(axis=axis, keepdims=True)
+    y /= home.row_sums(y) if axis == -1 else y.sum(axis=axis, keepdims=True)
     return y
 
 
@@ -32,20 +32,26 @@ softmax.op.overwrites = True
 softmax.vjp(x=lambda g, y, axis: _through_softmax(g, y, axis))
 
 
+def _along(x: Any, axis: Axis) -> Axis:
+    """The axis; of a 0-d array, which NumPy lets have axes 0 and -1, and CuPy does not, None."""
+    return None if not x.ndim and axis in (0, -1) else axis
+
+
 def _through_softmax(g: Any, y: Any, axis: Axis) -> Any:
-    return y * (g - sum(g * y, axis=axis, keepdims=True))
+    return y * (g - sum(g * y, axis=_along(y, axis), keepdims=True))
 
 
 @op
 def log_softmax(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Array:
     """y = x - log sum e^x along an axis."""
-    y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
-    y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+    along = _along(x, axis)
+    y = xp.subtract(x, x.max(axis=along, keepdims=True), out=out)
+    y -= xp.log(xp.exp(y).sum(axis=along, keepdims=True))
     return y
 
 
 log_softmax.op.overwrites = True
-log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=axis, keepdims=True))
+log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=_along(y, axis), keepdims=True))
 
 
 @op

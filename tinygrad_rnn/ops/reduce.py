@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import backend
 from ..backend import Array
 from ..op import op
 from .elementwise import sqrt
@@ -24,7 +25,7 @@ sum.vjp(x=lambda g, x_shape, axis, keepdims: spread(g, x_shape, axis, keepdims))
 @op
 def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """y = sum over the axis / number of its elements."""
-    return x.mean(axis=axis, keepdims=keepdims)  # given an ``out`` of float16, NumPy would sum in float16 too
+    return backend.of(x).mean(x, axis, keepdims)
 
 
 mean.vjp(x=lambda g, x_shape, axis, keepdims: spread(g / _count(x_shape, axis), x_shape, axis, keepdims))

@@ -37,14 +37,14 @@ class Classes:
 
     def _role(self, line: Line) -> Any:
         """What a line does with what: classes of its own step, or something from outside, of which the shape counts."""
-        inputs = [
-            _outline(x)
-            if type(x) is not Value
-            else x.shape
-            if x.line is None or x.line.step != line.step
-            else self.of[x.line]
-            for x in line.inputs
-        ]
+        inputs: list[Any] = []
+        for x in line.inputs:
+            if type(x) is not Value:
+                inputs.append(_outline(x))
+            elif x.line is None or x.line.step != line.step:
+                inputs.append(x.shape)
+            else:
+                inputs.append(self.of[x.line])
         return line.phase, line.run, line.function, _attributes(line), line.result.shape, *inputs
 
     def recurs(self, number: int, members: list[Line] | None = None) -> bool:

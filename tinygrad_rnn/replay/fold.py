@@ -124,7 +124,7 @@ class _Folding:
     def _multiplied(self, x: Value, row: Any, like: Line) -> list[Line]:
         """Lines for x times the row."""
         line = x.line
-        turned = line is not None and is_transpose(line) and x not in self.copied
+        turned = line is not None and is_transpose(line)
         row = row[:, None] if turned else row  # quickest in the order in which the numbers lie in memory
         base = line.inputs[0] if turned else x  # type: ignore[union-attr]
         factor = Value(row.shape, row.dtype, "each_gate", row)

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array
 from ..ops.index import layout
 from .program import Line, Value
@@ -60,3 +62,19 @@ def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
     for piece, key in zip(line.inputs, keys, strict=True):
         key = key if isinstance(key, tuple) else (key,)
         yield piece, joined[key if ... in key else (*key, ...)]  # an array, also where a number would be meant
+
+
+def joined_in_place(line: Line, pieces: list[Array], addresses: list[int]) -> Array | None:
+    """What a join along the first axis is, if its pieces, in order and in one block, lie at equal distances."""
+    first = pieces[0]
+    step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
+    if any(piece.strides != first.strides for piece in pieces):
+        return None
+    if any(begin != addresses[0] + k * step for k, begin in enumerate(addresses)):
+        return None
+    strides = (step, *first.strides)
+    if line.name == "concatenate":
+        strides = first.strides
+        if step != len(first) * strides[0] or any(piece.shape != first.shape for piece in pieces):
+            return None
+    return np.lib.stride_tricks.as_strided(first, line.result.shape, strides)

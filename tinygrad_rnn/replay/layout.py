@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array
-from .joins import in_order, is_join, slots, writes
-from .memory import Block, Extent, Outside, Region, address, pack
+from .joins import in_order, is_join, joined_in_place, slots, writes
+from .memory import Block, Extent, Outside, Region, address, lifetimes, pack
 from .program import VIEWS, Line, Program, Value
 
 _LARGE = 2**16  # elements
@@ -61,7 +61,9 @@ class Layout:
         for i, line in enumerate(program.lines):
             self._lay(i, line)
         self.naive = sum(value.nbytes for value in self.place if value in self.index and value not in self.base)
-        self._note_uses()
+        for value, lines in lifetimes(program, self.base).items():
+            if (within := self.block.get(value)) is not None and within.owned:
+                within.used(self.extent[value], lines)
         self.blocks = list(dict.fromkeys(block for block in self.block.values() if block.owned))
         self.size = pack(self.blocks)
 
@@ -154,9 +156,7 @@ class Layout:
             if np.may_share_memory(place, slot) and self._may_lie_in(source, place):
                 self._put(source, place, self.block[joined])
                 self._join(joined, source)
-        for source in self.pieces.get(
-            joined, ()
-        ):  # before another join of the same pieces, which may find them in order
+        for source in self.pieces.get(joined, ()):  # before another join of the same, which may find them in order
             if (inner := source.line) is not None and is_join(inner):
                 self._lay_join(inner)
 
@@ -190,18 +190,7 @@ class Layout:
         pieces = in_order(line)
         if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
             return None
-        first = self.place[pieces[0]]
-        addresses = [self.extent[x].begin for x in pieces]
-        step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
-        for k, x in enumerate(pieces):
-            if self.place[x].strides != first.strides or addresses[k] != addresses[0] + k * step:
-                return None
-        strides = (step, *first.strides)
-        if line.name == "concatenate":
-            strides = first.strides
-            if step != len(first) * strides[0] or any(x.shape != pieces[0].shape for x in pieces):
-                return None
-        return np.lib.stride_tricks.as_strided(first, line.result.shape, strides)
+        return joined_in_place(line, [self.place[x] for x in pieces], [self.extent[x].begin for x in pieces])
 
     def _lie_joined(self, line: Line) -> bool:
         """Let a join be where its pieces are, if they lie as they should already."""
@@ -235,17 +224,6 @@ class Layout:
                 else:
                     own = Block(value)
                     self._put(value, own.whole, own)
-
-    def _note_uses(self) -> None:
-        """Tell the blocks of the arena when each value in them is in use. A view as such is no use."""
-        for value, block in self.block.items():
-            if block.owned:
-                readers = [x.result for x in self.readers.get(value, ()) if self.base.get(x.result) is not value]
-                lines = [self.index[x] for x in readers]
-                lines += [self.index[value]] * (value not in self.base)
-                lines += [len(self.program.lines)] * (value in self.results)
-                if lines:
-                    block.used(self.extent[value], (min(lines), max(lines)))
 
     def _lay_under(self, line: Line) -> None:
         """Put a result for many steps where each step's share will be overwritten by what is made of it."""

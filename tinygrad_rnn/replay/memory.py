@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from .program import Value
+from .program import Program, Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
 _FEW = 8  # values that are looked at one by one sooner than put in order
@@ -50,14 +50,20 @@ class Block:
         return min(use[2] for use in self.uses), max(use[3] for use in self.uses)
 
     def parts(self, size: int) -> np.ndarray:
-        """First byte, byte behind the last, first and last line of each part of this size that is in use, in 4 rows."""
-        offsets = np.arange(0, max(1, self.nbytes), size)
-        first, last = np.full(len(offsets), np.iinfo(int).max), np.full(len(offsets), -1)
-        for low, high, start, stop in self.uses:
-            part = slice(low // size, -(-high // size))
-            np.minimum(first[part], start, out=first[part])
-            np.maximum(last[part], stop, out=last[part])
-        return np.stack([offsets, np.minimum(offsets + size, _aligned(self.nbytes)), first, last])[:, last >= 0]
+        """First byte, byte behind the last, first and last line in use of each part of so many bytes, in 4 rows.
+
+        Parts beside each other that are in use from the same line to the same one are one part.
+        """
+        count = -(-max(1, self.nbytes) // size)
+        first, last = np.full(count, np.iinfo(int).max), np.full(count, -1)
+        low, high, start, stop = np.array(self.uses).T
+        counts = -(-high // size) - low // size  # of the parts that each use touches, which follow each other
+        part = np.repeat(low // size - counts.cumsum() + counts, counts) + np.arange(counts.sum())
+        np.minimum.at(first, part, np.repeat(start, counts))
+        np.maximum.at(last, part, np.repeat(stop, counts))
+        begin = np.flatnonzero(np.concatenate([[True], (first[1:] != first[:-1]) | (last[1:] != last[:-1])]))
+        end = np.minimum(np.append(begin[1:], count) * size, _aligned(self.nbytes))
+        return np.stack([begin * size, end, first[begin], last[begin]])[:, last[begin] >= 0]
 
 
 class Extent(NamedTuple):
@@ -97,6 +103,21 @@ class Region:
         if not self._lows:
             return self._values
         return self._values[bisect_right(self._highs, low) : bisect_left(self._lows, high)]
+
+
+def lifetimes(program: Program, base: dict[Value, Value]) -> dict[Value, tuple[int, int]]:
+    """The first and the last line that use each value. A view, which has a base, is as such no use."""
+    first: dict[Value, int] = {}
+    last: dict[Value, int] = {}
+    for i, line in enumerate(program.lines):
+        if line.result not in base:
+            for value in (*line.reads, *line.results):
+                first.setdefault(value, i)
+                last[value] = i
+    for value in program.results:
+        first.setdefault(value, len(program))
+        last[value] = len(program)
+    return {value: (start, last[value]) for value, start in first.items()}
 
 
 class Outside:

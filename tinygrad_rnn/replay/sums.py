@@ -24,14 +24,18 @@ class _Part(NamedTuple):
 def sum_over_time(program: Program) -> None:
     """sum(x_1) + ... + sum(x_T) as one sum over all x, as they come from parameters that all steps add or multiply."""
     readers = program.uses()
-    new: dict[Line, list[Line]] = {}
+    position = {line: i for i, line in enumerate(program.lines)}
+    before: dict[Line, list[Line]] = {}
+    after: dict[Line, list[Line]] = defaultdict(list)
     for line in program.lines:
         if _adds(line) and not _is_inner(line, readers, program):
             terms = list(_terms(line, readers, program))
             if len(terms) >= _FEWEST:
-                new[line] = _summed(line, terms, readers, program)
-    if new:
-        program.lines = [x for line in program.lines for x in (*new.get(line, ()), line)]
+                before[line], sums = _summed(line, terms, readers, program)
+                for parts, lines in sums:  # as soon as all is there, so that it need not be kept
+                    after[max((part.sum for part in parts), key=position.__getitem__)] += lines
+    if before:
+        program.lines = [x for line in program.lines for x in (*before.get(line, ()), line, *after.get(line, ()))]
 
 
 def _adds(line: Line) -> bool:
@@ -56,8 +60,10 @@ def _terms(line: Line, readers: dict[Value, list[Line]], program: Program) -> It
             yield x
 
 
-def _summed(line: Line, terms: list[Value], readers: dict[Value, list[Line]], program: Program) -> list[Line]:
-    """Lines that sum up terms of one kind at once; the line itself adds up what is left."""
+def _summed(
+    line: Line, terms: list[Value], readers: dict[Value, list[Line]], program: Program
+) -> tuple[list[Line], list[tuple[list[_Part], list[Line]]]]:
+    """Lines that add up sums, the line itself being the last, and those that sum up terms of one kind at once."""
     kinds: dict[Any, list[_Part]] = defaultdict(list)
     others = []
     for x in terms:
@@ -68,21 +74,20 @@ def _summed(line: Line, terms: list[Value], readers: dict[Value, list[Line]], pr
             key = part.x.shape, part.x.dtype, str(part.sum.attributes), part.sum.run
             kinds[key].append(part)
     if not any(len(parts) >= _FEWEST for parts in kinds.values()):
-        return []
-    lines: list[Line] = []
-    for parts in kinds.values():
-        lines += _at_once(parts, line)
-        others.append(lines[-1].result)
+        return [], []
+    sums = [(parts, _at_once(parts, line)) for parts in kinds.values()]
+    others += [lines[-1].result for _, lines in sums]
+    adds: list[Line] = []
     while len(others) > 2:
         total = Value(line.result.shape, line.result.dtype)
-        lines.append(Line("ufunc", "add", np.add, (others.pop(), others.pop()), {}, total, line))
+        adds.append(Line("ufunc", "add", np.add, (others.pop(), others.pop()), {}, total, line))
         others.append(total)
-    if len(others) == 1:  # the line itself becomes the last of these, which gives the sum its shape
-        last = lines.pop()
+    if len(others) == 1:  # the line itself becomes the one that gives the sum its shape
+        last = sums[0][1].pop()
         line.kind, line.name, line.function, line.attributes = last.kind, last.name, last.function, last.attributes
         others = list(last.inputs)
     line.read(tuple(others))
-    return lines
+    return adds, sums
 
 
 def _part(x: Value) -> _Part | None:
