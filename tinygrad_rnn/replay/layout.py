@@ -21,10 +21,7 @@ class Layout:
     """The places of all values of a program whose ports have arrays already."""
 
     def __init__(
-        self,
-        program: Program,
-        ports: dict[Value, Array],
-        kept: dict[Value, tuple[Array, Value | None]],
+        self, program: Program, ports: dict[Value, Array], kept: dict[Value, tuple[Array, Value | None]]
     ) -> None:
         self.program = program
         self.place: dict[Value, Array] = {}  # views of blocks
@@ -238,9 +235,8 @@ class Layout:
             if readers[0].result.shape != item.result.shape or readers[0].result in self.base:
                 return
             after.append(readers[0].result)
-        gathered = Line(
-            "op", "gather", line.function, tuple(after), {"axis": 0}, Value(line.result.shape, line.result.dtype)
-        )
+        whole = Value(line.result.shape, line.result.dtype)
+        gathered = Line("op", "gather", line.function, tuple(after), {"axis": 0}, whole)
         place = self._place_of_pieces(gathered)
         if place is not None and self.block[after[0]].owned:
             self._put(line.result, place, self.block[after[0]])
