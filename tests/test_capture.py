@@ -193,6 +193,20 @@ def test_means_in_half_precision_are_those_of_numpy() -> None:
         equal(captured(tg.tensor(x)), [x.mean(), x.mean(axis=0)])
 
 
+def test_gates_times_numbers_of_a_wider_dtype() -> None:
+    """Which are not rounded to that of the gates, as they are joined into one call."""
+
+    def step(x: tg.Tensor) -> Any:
+        a, b = tg.split(tg.tanh(x), 2, axis=1)
+        return a * np.float64(0.1), b * np.float64(0.3)
+
+    captured = tg.capture(step, exact=True)
+    random = np.random.default_rng(0)
+    for _ in range(4):
+        x = tg.tensor(random.standard_normal((3, 8), dtype=np.float32))
+        equal(captured(x), step(x))
+
+
 def test_a_kernel_does_not_overwrite_what_it_reads_as_another_input() -> None:
     """The gradient's share of each row is a column of the logits in whose place that gradient would go."""
     w = tg.tensor(np.random.default_rng(0).standard_normal((5, 4)), requires_grad=True)

@@ -586,8 +586,9 @@ def test_a_profile_is_of_the_arguments_that_it_is_given() -> None:
         captured.profile(tg.ones(3))
 
 
-def test_zeros_of_both_signs_stay_apart() -> None:
-    captured = tg.capture(lambda x: (1 / (x * 0.0), 1 / (x * -0.0)), exact=True)
+@pytest.mark.parametrize("number", [float, np.float32])
+def test_zeros_of_both_signs_stay_apart(number: Any) -> None:
+    captured = tg.capture(lambda x: (1 / (x * number(0.0)), 1 / (x * number(-0.0))), exact=True)
     for _ in range(4):
         with np.errstate(divide="ignore"):
             equal(captured(tg.ones(2)), [np.full(2, np.inf), np.full(2, -np.inf)])

@@ -99,3 +99,22 @@ def test_columns_are_multiplied_however_a_weight_is_read(axes: tuple[int, int]) 
     for _ in range(4):
         xs = tg.tensor(rng.standard_normal((STEPS, 300, SIZE), dtype=np.float32))
         np.testing.assert_allclose(captured(xs).numpy(), step(xs).numpy(), atol=1e-4)
+
+
+def test_a_factor_of_another_dtype_stays() -> None:
+    rng = np.random.default_rng(0)
+    w, half = tg.tensor(rng.standard_normal((SIZE, SIZE), dtype=np.float32)), np.full((3, SIZE), 0.5)
+
+    def step(xs: tg.Tensor) -> list[tg.Tensor]:
+        scale, h, products = tg.tensor(half), tg.zeros(3, SIZE), []
+        for x in xs:
+            products.append((h @ w + x) * scale)
+            h = tg.tanh(products[-1]).astype("float32")
+        return products
+
+    captured = tg.capture(step)
+    for _ in range(4):
+        xs = tg.tensor(rng.standard_normal((STEPS, 3, SIZE), dtype=np.float32))
+        for found, expected in zip(captured(xs), step(xs), strict=True):
+            assert found.dtype == expected.dtype == np.float64
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)

@@ -57,7 +57,8 @@ def _carriers(line: Line | None, s: Value) -> Sequence[int]:
     elif line.name == "reshape" or (line.name == "getitem" and type(line.attributes["key"]) is int):
         inputs = (0,)
     carried = [line.result, *(line.inputs[k] for k in inputs)]
-    return inputs if all(isinstance(x, Value) and x.shape[-1:] == s.shape[-1:] for x in carried) else ()
+    fit = (isinstance(x, Value) and (x.shape[-1:], x.dtype) == (s.shape[-1:], s.dtype) for x in carried)
+    return inputs if all(fit) else ()
 
 
 class _Folding:

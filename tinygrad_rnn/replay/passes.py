@@ -61,7 +61,7 @@ def _hashable(x: Any) -> Any:
         return slice, x.start, x.stop, x.step
     if isinstance(x, np.ndarray):
         raise TypeError
-    return type(x), repr(x) if type(x) is float else x  # 0.0 and -0.0 are equal, but not alike
+    return type(x), repr(x) if isinstance(x, (float, np.floating)) else x  # 0.0 and -0.0 are equal, but not alike
 
 
 PASSES = {
@@ -80,19 +80,10 @@ PASSES = {
     "draw_first": draw_first,
 }
 
-JOINING = {
-    "hoist",
-    "sum_over_time",
-    "reassociate",
-    "fold",
-    "lay_out_weights",
-}  # these may change the last bits of a result
-
+JOINING = {"hoist", "sum_over_time", "reassociate", "fold", "lay_out_weights"}  # may change the last bits of a result
 FOR_LAUNCHES = {"narrow", "fuse", "draw_first"}  # on a GPU, where the number of launches is what matters
 FOR_THE_CACHE = {"widen", "reassociate", "fold", "batch", "lay_out_weights"}  # on a CPU
 GRAPH = "graph"  # no pass, but can be left out like one: the replay as a CUDA graph
-
-
 _TIDY = {"", "lower", "share", "share_again", "lay_out_weights", "draw_first"}  # these leave no line that nobody needs
 
 

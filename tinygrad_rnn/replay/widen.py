@@ -106,7 +106,7 @@ class _Widening:
                 if of is None or of is base or x.line is None or _columns(x.line, of) != (part.start, part.stop):
                     return None
                 signature.append(of)
-            elif np.ndim(x) == 0 and not hasattr(x, "run"):
+            elif np.ndim(x) == 0 and not hasattr(x, "run") and getattr(x, "dtype", base.dtype) == base.dtype:
                 signature.append("scalar")
             else:
                 return None
