@@ -207,6 +207,29 @@ def test_gates_times_numbers_of_a_wider_dtype() -> None:
         equal(captured(x), step(x))
 
 
+class Wide(nn.Module):
+    """A state of more digits than what it is multiplied by."""
+
+    def initial_state(self, z: tg.Tensor) -> tg.Tensor:
+        return tg.ones(*z.shape, dtype=np.float64)
+
+    def input_projection(self, xs: tg.Tensor) -> tg.Tensor:
+        return xs
+
+    def step(self, z: tg.Tensor, h: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        h = tg.tanh((h * tg.tanh(z)) * tg.sigmoid(z))
+        return h, h
+
+
+def test_what_is_computed_before_the_loop_keeps_the_digits_of_the_state() -> None:
+    cell = Wide()
+    captured = tg.capture(lambda x: bptt.unroll(cell, x).outputs)
+    random = np.random.default_rng(0)
+    for _ in range(4):
+        x = tg.tensor(random.standard_normal((9, 3, 6), dtype=np.float32))
+        np.testing.assert_allclose(captured(x).numpy(), bptt.unroll(cell, x).outputs.numpy(), atol=1e-14)
+
+
 def test_a_kernel_does_not_overwrite_what_it_reads_as_another_input() -> None:
     """The gradient's share of each row is a column of the logits in whose place that gradient would go."""
     w = tg.tensor(np.random.default_rng(0).standard_normal((5, 4)), requires_grad=True)

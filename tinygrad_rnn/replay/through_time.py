@@ -54,6 +54,7 @@ def _late_and_early(
             if (
                 shapes[:2] == [line.result.shape] * 2
                 and shapes[2] is not None
+                and {late.dtype, a.dtype, b.dtype} == {line.result.dtype}  # or a b would have fewer digits
                 and classes.behind.get(late, 0) & bit
                 and not (classes.behind.get(a, 0) | classes.behind.get(b, 0)) & bit
             ):
