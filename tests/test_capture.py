@@ -230,6 +230,20 @@ def test_what_is_computed_before_the_loop_keeps_the_digits_of_the_state() -> Non
         np.testing.assert_allclose(captured(x).numpy(), bptt.unroll(cell, x).outputs.numpy(), atol=1e-14)
 
 
+def test_a_sum_over_time_keeps_the_digits_that_it_is_gathered_in() -> None:
+    def step(x: tg.Tensor) -> tg.Tensor:
+        total = tg.zeros((), dtype=np.float64)
+        for z in x:
+            total = total + (z * z).sum()
+        return total
+
+    captured = tg.capture(step)
+    random = np.random.default_rng(0)
+    for _ in range(4):
+        x = tg.tensor(random.standard_normal((9, 300, 6), dtype=np.float32))
+        np.testing.assert_allclose(captured(x).numpy(), step(x).numpy(), rtol=1e-14)
+
+
 def test_a_kernel_does_not_overwrite_what_it_reads_as_another_input() -> None:
     """The gradient's share of each row is a column of the logits in whose place that gradient would go."""
     w = tg.tensor(np.random.default_rng(0).standard_normal((5, 4)), requires_grad=True)

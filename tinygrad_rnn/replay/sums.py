@@ -67,7 +67,8 @@ def _summed(
     kinds: dict[Any, list[_Part]] = defaultdict(list)
     others = []
     for x in terms:
-        part = _part(x) if len(readers[x]) == 1 and x not in program.results else None
+        alone = len(readers[x]) == 1 and x not in program.results
+        part = _part(x) if alone and x.dtype == line.result.dtype else None
         if part is None:
             others.append(x)
         else:
