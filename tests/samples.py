@@ -204,10 +204,13 @@ SAMPLES: dict[str, list[Sample]] = {
         S(normal(3, 2, 5), integers(4, 1, 2, 5), shape=(3, 1, 4), axis=-1),
         S(normal(0, 2), integers(4, 0, 2), shape=(0, 4), axis=-1),
     ],
-    "cross_entropy": [
-        *(S(normal(*s, 5), integers(5, *s)) for s in ROWS),
-        S(normal(5, 3).T, integers(5, 6)[::-2].astype("i1")),
-    ],
+    **each(
+        "cross_entropy nll",
+        lambda: [
+            *(S(normal(*s, 5), integers(5, *s)) for s in ROWS),
+            S(normal(5, 3).T, integers(5, 6)[::-2].astype("i1")),
+        ],
+    ),
     "cross_entropy_back": [
         *(S(normal(*s, 5), integers(5, *s), normal(*s)) for s in ROWS),
         S(normal(5, 3).T, integers(5, 6)[::-2].astype("i1"), normal(3)),

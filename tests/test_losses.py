@@ -319,3 +319,13 @@ def test_targets_that_do_not_fit_are_refused(name: str) -> None:
 def test_wrong_settings_are_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r"label_smoothing must be|delta must be|the reduction is"):
         make(tg.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_replay_gives_the_same(name: str) -> None:
+    loss, rng = getattr(nn, name), np.random.default_rng(0)
+    step = tg.capture(lambda x, target: loss(x, target), exact=True)
+    for _ in range(4):
+        x = tg.tensor(rng.standard_normal((6, 5)))
+        target = tg.tensor(rng.integers(5, size=6) if name in OF_CLASSES else rng.random((6, 5)))
+        assert step(x, target).item() == loss(x, target).item()

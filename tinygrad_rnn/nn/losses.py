@@ -69,8 +69,7 @@ def nll_loss(
     2.0
     """
     scores, targets, mask = _classes("nll_loss", log_probabilities, targets, ignore_index, mask)
-    backend.of(targets.array).check_indices(targets.array, scores.shape[-1], "nll_loss: the target")
-    losses = -ops.squeeze(ops.take_along_axis(scores, targets[..., None], axis=-1), axis=-1)
+    losses = ops.nll(scores, targets)
     weight, weights = _weights("nll_loss", weight, targets, scores)
     if weight is not None:
         losses = losses * weights

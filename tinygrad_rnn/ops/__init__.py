@@ -43,6 +43,7 @@ from .nn import (
     layer_norm,
     log_softmax,
     logsumexp,
+    nll,
     normalize,
     normalize_back,
     softmax,

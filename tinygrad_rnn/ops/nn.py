@@ -12,9 +12,9 @@ from ..backend import Array, signature
 from ..op import op
 from ..tape import Taped
 from .elementwise import exp, sqrt, where
-from .index import take_along_axis
+from .index import add_along_axis
 from .reduce import Axis, mean, spread, sum, var
-from .shape import Shape, expand_dims, rows, squeeze
+from .shape import Shape, expand_dims, rows
 
 _BLOCK = 2**15  # elements of a block that stays in the cache while several operations pass over it
 
@@ -74,6 +74,22 @@ def _shares(g: Array, x: Array, possible: Array, axis: Axis, keepdims: bool) -> 
 
 
 @op
+def nll(xp: Any, x: Array, targets: Array) -> Array:
+    """y = -x[target] for each row: x (..., classes), integer targets (...)."""
+    home, classes = backend.of(x), x.shape[-1]
+    home.check_indices(targets, classes, "the target")
+    return home.mark_invalid(-xp.take_along_axis(x, targets[..., None], axis=-1)[..., 0], targets, classes)
+
+
+nll.vjp(
+    x=lambda g, targets, x_shape: add_along_axis(
+        -expand_dims(g, axis=-1), expand_dims(targets, axis=-1), shape=x_shape, axis=-1
+    ),
+    targets=None,
+)
+
+
+@op
 def cross_entropy(xp: Any, logits: Array, targets: Array) -> Array:
     """-log softmax(logits)[target] for each row: logits (..., classes), integer targets (...)."""
     if logits.shape[:-1] != targets.shape or targets.dtype.kind not in "iu":
@@ -102,13 +118,9 @@ cross_entropy_back.op.overwrites = True
 cross_entropy.vjp(logits=lambda g, logits, targets: cross_entropy_back(logits, targets, g), targets=None)
 cross_entropy_back.vjp(
     logits=lambda g, logits, v: _through_softmax(g * expand_dims(v, axis=-1), softmax(logits), -1),
-    v=lambda g, logits, targets: sum(g * softmax(logits), axis=-1) - _chosen(g, targets),
+    v=lambda g, logits, targets: sum(g * softmax(logits), axis=-1) + nll(g, targets),
     targets=None,
 )
-
-
-def _chosen(x: Any, targets: Any) -> Any:
-    return squeeze(take_along_axis(x, expand_dims(targets, axis=-1)), axis=-1)
 
 
 @cross_entropy.explain
