@@ -13,6 +13,7 @@ from ..backend import Array
 from .program import Line, Program, Value
 from .weights import is_transpose, products_with
 
+_EXPONENT = 4
 _CALL = 3000  # elements that are multiplied in the time that a call takes by itself
 _SMALL = 2**16  # elements
 
@@ -42,7 +43,9 @@ def _row(x: Value) -> Array | None:
     if not isinstance(c, np.ndarray) or c.dtype.kind != "f" or not c.size or not c.ndim:
         return None
     row = c.reshape(-1, c.shape[-1])[0]
-    return row if (c == row).all() and (np.abs(np.frexp(row)[0]) == 0.5).all() else None
+    mantissas, exponents = np.frexp(row)
+    small = abs(exponents).max() <= _EXPONENT  # so that no weight overflows
+    return row if small and (c == row).all() and (abs(mantissas) == 0.5).all() else None
 
 
 def _carriers(line: Line | None, s: Value) -> Sequence[int]:
