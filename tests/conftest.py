@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # or the threads of several workers wait for each other; before NumPy
+
 from collections.abc import Iterator
 
 import pytest
