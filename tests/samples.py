@@ -75,8 +75,8 @@ SAMPLES: dict[str, list[Sample]] = {
         *(of((0,), limit=1.0, together=t) for t in (False, True)),
     ],
     "scaled": [
-        *(of((3, 4), (2,), index=1), of((), (1,), index=0), of((0, 2), (1,), index=0)),
-        *(S(normal(4, 3).T, normal(6)[::-2], index=2), S(normal(3), np.ones(1), index=0)),
+        *(of(shape, ()) for shape in ((3, 4), (), (0, 2))),
+        *(S(normal(4, 3).T, np.array(0.7)), S(normal(3), np.array(1.0))),
     ],
     "at_most": [S(x, 9.0) for x in (normal(), normal(3, 4).T, normal(0, 3), normal(5)[::-2])],
     "refuse_nonfinite": [

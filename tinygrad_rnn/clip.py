@@ -17,7 +17,7 @@ import numpy as np
 from . import backend
 from .backend import Array, DTypeLike
 from .op import op
-from .ops import clip, less, multiply, scatter, sum, where
+from .ops import clip, less, multiply, sum, where
 from .tape import no_grad
 from .tensor import Tensor
 
@@ -112,7 +112,7 @@ def clip_grad_norm_(
 
     def shrunk(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         scales = factors(before, limit=min(max_norm, sys.float_info.max), together=not per_parameter)
-        return [scaled(g, scales, index=k if per_parameter else 0) for k, g in enumerate(gradients)], [scales]
+        return [scaled(g, scales[k] if per_parameter else scales) for k, g in enumerate(gradients)], [scales]
 
     def measure(before: Tensor, scales: Tensor) -> tuple[list[float], list[float] | None]:
         after = multiply(before, scales).tolist()
@@ -167,8 +167,8 @@ norms.vjp(xs=lambda g, xs, y, k: xs[k] * (g[k] / where(y[k] == 0, 1.0, y[k])))
 
 @op
 def factors(xp: Any, norms: Array, *, limit: float, together: bool) -> Array:
-    """What brings norms down to a limit, y = min(1, limit / norm): for each (n,), or for all together (1,)."""
-    sizes = backend.of(norms).norms([norms]).astype(norms.dtype, copy=False) if together else norms
+    """What brings norms down to a limit, y = min(1, limit / norm): for each (n,), or for all together ()."""
+    sizes = backend.of(norms).norms([norms])[0].astype(norms.dtype, copy=False) if together else norms
     return limit / xp.maximum(sizes, limit)
 
 
@@ -180,16 +180,14 @@ factors.vjp(
 
 
 @op
-def scaled(xp: Any, x: Array, factors: Array, *, index: int, out: Array = None) -> Array:
-    """x times one of the factors, in the dtype of x."""
-    return backend.of(x).scaled(x, factors[index], out)
+def scaled(xp: Any, x: Array, factor: Array, *, out: Array = None) -> Array:
+    """x times a 0-d factor, in the dtype of x."""
+    return backend.of(x).scaled(x, factor, out)
 
 
 scaled.op.overwrites = True
-scaled.vjp(
-    x=lambda g, factors, index: g * factors[index],
-    factors=lambda g, x, factors_shape, index: scatter(sum(g * x), keys=(index,), shape=factors_shape),
-)
+scaled.pointwise("x * factor")
+scaled.vjp(x=lambda g, factor: g * factor, factor=lambda g, x: sum(g * x))
 
 
 @op

@@ -156,6 +156,9 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until all work that was handed to the device is done."""
 
+    def forget(self, streams: Sequence[int]) -> None:
+        """Give back what work on these streams, which are no more, has needed."""
+
     def memory_in_use(self) -> int | None:
         """Bytes that the library's allocator has handed out, or None where it does not count them."""
         return None
@@ -246,7 +249,10 @@ class CupyBackend(Backend):
         return False
 
     def norms(self, arrays: Sequence[Array]) -> Array:
-        return self.scaled_norms(arrays)
+        if any(x.dtype == np.float64 for x in arrays):
+            return self.scaled_norms(arrays)
+        xp = self.xp  # squares of shorter numbers can neither overflow nor vanish in float64
+        return xp.sqrt(_row(xp, [xp.multiply(x, x, dtype=np.float64).sum() for x in arrays]))
 
     def scaled(self, x: Array, factor: Array, out: Array = None) -> Array:
         return self.xp.multiply(x, factor.astype(x.dtype, copy=False), out=out)
@@ -271,6 +277,10 @@ class CupyBackend(Backend):
 
     def memory_in_use(self) -> int:
         return int(self.xp.get_default_memory_pool().used_bytes())
+
+    def forget(self, streams: Sequence[int]) -> None:
+        if isinstance(self.cublas, cublas.Cublas):
+            self.cublas.forget(streams)
 
     def address(self, array: Array) -> int:
         return int(array.data.ptr)
