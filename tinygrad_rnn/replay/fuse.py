@@ -131,7 +131,7 @@ class _Fusion:
             if group in everything and self.groups.get(shape) is group:
                 del self.groups[shape]
                 self._go(group.needs)
-                self.lines += self._fused(group.lines)
+                self.lines += [line for part in _parts(group.lines) for line in self._fused(part)]
                 for line in group.lines:
                     del self.group_of[line]
                 self._release(group)
@@ -158,6 +158,24 @@ class _Fusion:
             if not needs:
                 del self.later[line]
                 self.lines.append(line)
+
+
+def _parts(lines: list[Line]) -> list[list[Line]]:
+    """Lines by what they share, so that the steps of two directions do not become one, and each wait for the other.
+
+    Outside of time steps they stay together.
+    """
+    parts: list[tuple[set[Any], list[Line]]] = []
+    for line in lines:
+        own = {x for x in (*line.reads, *line.results) if x.line is not None and x.shape == line.result.shape}
+        shared: set[Any] = own if line.step is not None else {None, *own}
+        joined: list[Line] = []
+        for part in [part for part in parts if not shared.isdisjoint(part[0])]:
+            parts.remove(part)
+            shared |= part[0]
+            joined += part[1]
+        parts.append((shared, [*joined, line]))
+    return [part for _, part in parts]
 
 
 def _all(groups: set[_Group]) -> set[_Group]:
