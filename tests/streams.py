@@ -1,9 +1,11 @@
 """A stand-in for CUDA's streams, memory pools and graphs, over the strict array module.
 
-Between begin and end of a capture, calls of the array module are noted with their arguments. What they wrote meanwhile
-is taken back when the capture ends, as nothing was to be done yet; what they returned keeps its address. A launch makes
-the same calls on the same arrays, and puts their results to the same addresses. What CUDA or CuPy refuses is refused:
-host copies, cuBLAS through CuPy, joining more than eight arrays, memory from outside of a graph's own pool.
+Between begin and end of a capture, calls of the array module are noted with their arguments, and with the calls that
+must come before: those of the same stream, and those of other streams up to an event that it waited for. What they
+wrote meanwhile is taken back when the capture ends, as nothing was to be done yet; what they returned keeps its
+address. A launch makes the same calls on the same arrays, in any order that what was noted allows, another one each
+time, and puts their results to the same addresses. What CUDA or CuPy refuses is refused: host copies, cuBLAS through
+CuPy, joining more than eight arrays, memory from outside of a graph's own pool, streams that are not joined in the end.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -27,24 +30,58 @@ from tinygrad_rnn.tree import tree_leaves
 class Graph:
     """Calls that were captured."""
 
-    def __init__(self, calls: list[tuple[Callable[..., Any], Any, Any, Any]]) -> None:
-        self.calls = calls
+    def __init__(self) -> None:
+        self.calls: list[tuple[Callable[..., Any], Any, Any, Any]] = []
+        self.after: list[set[int]] = []  # for each call, those that must come before it
+        self.written: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}  # memory, and what was there
         self.launches = 0
 
     def launch(self, stream: Any = None) -> None:
         self.launches += 1
-        for function, args, kwargs, result in self.calls:
+        for k in self.order(Random(self.launches)):
+            function, args, kwargs, result = self.calls[k]
             again = function(*args, **kwargs)
             moved = isinstance(again, StrictArray) and not np.shares_memory(again._numbers, result._numbers)
             if moved and again.size:
                 result._numbers[...] = again._numbers
 
+    def order(self, random: Random) -> Iterator[int]:
+        """Some order in which a device may make the calls."""
+        left = [len(after) for after in self.after]
+        behind: list[list[int]] = [[] for _ in self.after]
+        for k, after in enumerate(self.after):
+            for other in after:
+                behind[other].append(k)
+        ready = [k for k, count in enumerate(left) if not count]
+        while ready:
+            k = ready.pop(random.randrange(len(ready)))
+            yield k
+            for other in behind[k]:
+                left[other] -= 1
+                if not left[other]:
+                    ready.append(other)
+
+    @property
+    def longest_chain(self) -> int:
+        """Calls of which each must wait for the one before it."""
+        depth: list[int] = []
+        for after in self.after:
+            depth.append(1 + max((depth[k] for k in after), default=0))
+        return max(depth, default=0)
+
+
+class Event:
+    """What a stream had been given when it was recorded."""
+
+    def __init__(self, disable_timing: bool = False) -> None:
+        self.ptr, self.graph, self.last = 0, None, frozenset[int]()
+
 
 class Stream:
     def __init__(self, device: Device, ptr: int) -> None:
         self.device, self.ptr = device, ptr
-        self.calls: list[Any] | None = None  # while it captures
-        self.before: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}  # memory, and what was there
+        self.graph: Graph | None = None  # while it captures
+        self.last: frozenset[int] = frozenset()  # calls of the graph that come before the next one
 
     def __enter__(self) -> Stream:
         self.device.streams.append(self)
@@ -54,28 +91,47 @@ class Stream:
         assert self.device.streams.pop() is self
 
     def synchronize(self) -> None:
-        if self.calls is not None:
+        if self.graph is not None:
             raise RuntimeError("cudaErrorStreamCaptureUnsupported")
 
-    def record(self) -> Any:
-        return self.ptr
+    def record(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.ptr, event.graph, event.last = self.ptr, self.graph, self.last
+        return event
 
-    def wait_event(self, event: int) -> None:
-        self.device.order.append((self.ptr, event))
+    def wait_event(self, event: Event) -> None:
+        if event.graph is None and self.graph is not None:
+            raise RuntimeError("cudaErrorStreamCaptureIsolation")
+        if event.graph is not None and self.graph is None:
+            self.device.forked.append(self)
+        self.graph = event.graph
+        self.last |= event.last
+        self.device.order.append((self.ptr, event.ptr))
 
     def begin_capture(self) -> None:
         if self.ptr == 0:
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        self.calls, self.before = [], {}
+        self.graph, self.last = Graph(), frozenset()
 
     def end_capture(self) -> Graph:
-        assert self.calls is not None
-        graph, self.calls = Graph(self.calls), None
+        graph, last = self.graph, self.last
+        assert graph is not None
+        streams, self.device.forked = [self, *self.device.forked], []
+        for stream in streams:
+            stream.graph, stream.last = None, frozenset()
         for *_, result in graph.calls:
             if isinstance(result, StrictArray) and result.dtype.kind == "f" and result._numbers.base is None:
                 result._numbers.fill(np.nan)
-        for memory, was in self.before.values():
+        for memory, was in graph.written.values():
             memory[...] = was
+        joined, ahead = set[int](), list(last)
+        while ahead:
+            k = ahead.pop()
+            if k not in joined:
+                joined.add(k)
+                ahead += graph.after[k]
+        if len(joined) < len(graph.calls):
+            raise RuntimeError("cudaErrorStreamCaptureUnjoined")
         self.device.graphs.append(graph)
         return graph
 
@@ -85,18 +141,25 @@ class Device:
 
     def __init__(self) -> None:
         self.streams = [Stream(self, 0)]
+        self.forked: list[Stream] = []  # that were drawn into a capture by an event
         self.allocators: list[Any] = [None]
         self.graphs: list[Graph] = []
         self.order: list[tuple[int, int]] = []  # which stream waited for which
+        self.made = 0
         self.depth = 0
 
     @property
     def capturing(self) -> Stream | None:
-        return self.streams[-1] if self.streams[-1].calls is not None else None
+        return self.streams[-1] if self.streams[-1].graph is not None else None
+
+    def stream(self, non_blocking: bool) -> Stream:
+        self.made += 1
+        return Stream(self, self.made)
 
     def module(self) -> SimpleNamespace:
         return SimpleNamespace(
-            Stream=lambda non_blocking: Stream(self, len(self.order) + 7),
+            Stream=self.stream,
+            Event=Event,
             Graph=Graph,
             MemoryPool=lambda: SimpleNamespace(malloc=object()),
             using_allocator=self.using_allocator,
@@ -125,7 +188,7 @@ class Device:
             for x in tree_leaves([args, kwargs]):
                 if isinstance(x, StrictArray) and x.nbytes:
                     memory = x.data.mem
-                    stream.before.setdefault((memory.ptr, memory.size), (memory.bytes, memory.bytes.copy()))
+                    stream.graph.written.setdefault((memory.ptr, memory.size), (memory.bytes, memory.bytes.copy()))
             self.depth += 1
             try:
                 result = function(*args, **kwargs)
@@ -133,7 +196,10 @@ class Device:
                 self.depth -= 1
             if self.allocators[-1] is None:
                 raise RuntimeError("memory from outside of the graph's pool")
-            stream.calls.append((function, args, kwargs, result))  # type: ignore[union-attr]
+            graph = stream.graph
+            graph.after.append(set(stream.last))
+            stream.last = frozenset({len(graph.calls)})
+            graph.calls.append((function, args, kwargs, result))
             return result
 
         return call

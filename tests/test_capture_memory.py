@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, backward, bptt, nn, optim
-from tinygrad_rnn.replay.memory import Block, Extent, pack
+from tinygrad_rnn.replay.arena import pack
+from tinygrad_rnn.replay.memory import Block, Extent
 from tinygrad_rnn.replay.program import Value
 
 VOCABULARY = 11

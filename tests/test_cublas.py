@@ -110,6 +110,8 @@ def test_each_stream_has_a_handle_with_its_workspace(blas: Cublas) -> None:
     with patch.object(strict.xp.cuda, "get_current_stream", lambda: other):
         blas.dot(x, x)
     assert list(blas._library.streams.values()) == [7, other.ptr]
+    blas.forget([other.ptr, 2])
+    assert list(blas._library.streams.values()) == [stream for _, stream in blas._handles] == [7]
     with (
         patch.object(strict.xp.cuda.runtime, "getDevice", lambda: 1),
         patch.object(blas._library, "cublasSetStream_v2", columns.SET_STREAM(lambda *_: columns.NOT_INITIALIZED)),

@@ -54,10 +54,11 @@ def test_what_is_missing_leaves_a_row_out_and_a_note() -> None:
     found = {
         "limits": [{"error": "gone"}],
         "tinygrad_rnn": [figure, {"shape": "1 x 8", "precision": "TF32", "error": "RuntimeError: no cuBLAS"}],
+        "torch-cells": [figure | {"ms": [12.0]}],
         "torch-lstm": [figure | {"ms": [6.0], "losses": [1.0, 2.1]}],
     }
     page = gpu.report(found, "cpu", True)
-    assert "| 1 x 8 | float32 | tinygrad_rnn | 3 | 2..4 |  | 0.50 |  | 1.0 |" in page
+    assert "| 1 x 8 | float32 | tinygrad_rnn | 3 | 2..4 | 0.25 | 0.50 |  | 1.0 |" in page
     assert "LOSSES DIFFER: 1 x 8, float32, torch-lstm has [1.0, 2.1], not [1.0, 2.0]" in page
     assert "- tinygrad_rnn: 1 x 8, TF32: RuntimeError: no cuBLAS" in page
     assert "- limits: whole: gone" in page
@@ -72,7 +73,7 @@ def test_the_roofline_counts_the_products() -> None:
     limits = {"flops": 1e3, "bytes": 1e9, "recurrent_s": {"7": 0.5}}
     bounds = gpu.bounds(w, limits)
     assert bounds["FLOPs"] == flops
-    assert bounds["recurrence"] == 2 * 5 * 500.0
+    assert bounds["recurrence"] == 5 * 500.0  # of one layer
 
 
 def test_the_tests_for_a_gpu_are_run_by_one_command(tmp_path: Path) -> None:

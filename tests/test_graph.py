@@ -95,7 +95,7 @@ def test_a_graph_is_captured_on_its_own_stream_with_its_own_memory(
     captured = played(lambda x: (tg.tanh(x) * x.sum()).sum(axis=0))
     ((stream, allocator, collecting),) = seen
     player = captured.replay.player
-    assert (stream, allocator, collecting) == (player._stream.ptr, player._pool.malloc, False)
+    assert (stream, allocator, collecting) == (player._streams[0].ptr, player._pool.malloc, False)
     assert gc.isenabled()
     assert device.order == [(stream, 0), (0, stream)] * 2  # it waits for what was under way, and is waited for
     assert (device.allocators, len(device.streams)) == ([None], 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ _int, _pointer = ctypes.c_int, ctypes.c_void_p
 _MATRIX = [_pointer, _int, _int]  # address, type, leading dimension
 _SIGNATURES = {
     "cublasCreate_v2": [_pointer],
+    "cublasDestroy_v2": [_pointer],
     "cublasSetStream_v2": [_pointer, _pointer],
     "cublasSetWorkspace_v2": [_pointer, _pointer, ctypes.c_size_t],
     # handle, transpose A and B, m, n, k, alpha, A, B, beta, C, compute type, algorithm
@@ -70,6 +71,12 @@ class Cublas:
             self._do("cublasSetWorkspace_v2", handle, workspace.data.ptr, _WORKSPACE)  # last: setting a stream drops it
             self._handles[key] = handle, workspace
         return self._handles[key][0]
+
+    def forget(self, streams: Sequence[int]) -> None:
+        """Give back the handles and the workspaces of streams that are no more."""
+        for key in [key for key in self._handles if key[1] in streams]:
+            handle, _ = self._handles.pop(key)
+            self._do("cublasDestroy_v2", handle)
 
     def _do(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)

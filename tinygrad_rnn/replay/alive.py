@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .layout import Layout
-from .memory import Block, part_size
+from .arena import part_size
+from .lanes import Lanes
+from .memory import Block
 from .program import Line, described
 
 _ROWS = 12
@@ -20,12 +21,13 @@ class Memory(NamedTuple):
     planned: int  # of the arena in which all results lie
     naive: int  # of one array for each result
     kept: int  # of gradients and copies of arguments, which are there beside the arena
-    layout: Layout
+    lanes: Lanes
 
     @property
     def peak(self) -> tuple[Line | None, Counter[Line]]:
         """The line at which most of the arena is in use, and the bytes of each block by the line that made it."""
-        blocks, lines = self.layout.blocks, self.layout.program.lines
+        layout, lines = self.lanes.layout, self.lanes.lines
+        blocks = layout.blocks
         parts = [block.parts(part_size(blocks)) for block in blocks]
         change = np.zeros(len(lines) + 2, int)
         for low, high, first, last in parts:
@@ -35,8 +37,8 @@ class Memory(NamedTuple):
         makers: dict[Block, Line] = {}  # the first line of those with the largest result in a block
         for line in sorted(lines, key=lambda line: -line.result.nbytes):
             for value in line.results:
-                if value not in self.layout.base:
-                    makers.setdefault(self.layout.block[value], line)
+                if value not in layout.base:
+                    makers.setdefault(layout.block[value], line)
         held: Counter[Line] = Counter()
         for block, (low, high, first, last) in zip(blocks, parts, strict=True):
             held[makers[block]] += int((high - low)[(first <= now) & (now <= last)].sum())

@@ -17,7 +17,7 @@ from ..backend import Array
 from ..tensor import Tensor
 from ..tree import tree_map
 from .alive import Memory
-from .passes import GRAPH, JOINING, PASSES
+from .passes import GRAPH, JOINING, LANES, PASSES
 from .recorder import is_recording
 from .recording import Recording
 from .replay import Profile, Replay
@@ -214,9 +214,10 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     be captured, and models be arguments. Within ``detect_anomaly`` and other watchers the step runs as it is.
 
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
-    (``hoist``, ``sum_over_time``, ``reassociate``, ``fold``, ``lay_out_weights``).
+    (``hoist``, ``sum_over_time``, ``reassociate``, ``fold``, ``lay_out_weights``, ``wavefront``).
     without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, fold,
-        batch, lay_out_weights, and on a GPU narrow, fuse, draw_first; also graph, for launches one by one.
+        batch, lay_out_weights, and on a GPU narrow, fuse, wavefront, draw_first; also lanes, for launches one after the
+        other, and graph, for launches one by one.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
     ``.numpy()``), draws random numbers by ``randn`` or ``rand``, or from an iterator, changes Python values, or keeps
@@ -239,7 +240,7 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     >>> step.memory.planned < step.memory.naive
     True
     """
-    unknown = [name for name in without if name not in (*PASSES, GRAPH)]
+    unknown = [name for name in without if name not in (*PASSES, GRAPH, LANES)]
     if unknown:
         raise ValueError(f"capture: there is no pass {unknown[0]!r} to leave out; there are {', '.join(PASSES)}")
     left_out = {*without, *(JOINING if exact else ())}

@@ -6,7 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from ..ops import stack
+from .joins import gather_line
 from .program import Line, Program, Value, slice_line
 
 
@@ -161,17 +161,7 @@ class Columns:
     def _whole(self, number: int, start: int, count: int) -> Value:
         if (number, start, count) not in self.whole:
             values = tuple(self.run(number))[start : start + count]
-            like = self.classes.members[number][0]
-            line = Line(
-                "op",
-                "gather",
-                stack.op.kernel,
-                values,
-                {"axis": 0},
-                Value((len(values), *values[0].shape), values[0].dtype),
-                like,
-            )
-            line.step = None
+            line = gather_line(values, self.classes.members[number][0])
             self.whole[number, start, count] = line.result
             self.lines.append(line)
         return self.whole[number, start, count]

@@ -1,34 +1,46 @@
 """Plays a program as CUDA graphs: one launch in place of one for each call.
 
 A graph holds launches with their addresses, so all that they read and write stays where it is: results in the arena,
-temporaries in a pool of their own, ports and numbers in buffers. What needs the host, and random numbers, come between
-two graphs.
+temporaries in a pool of their own, ports and numbers in buffers. It also holds which launch waits for which: each lane
+is captured on a stream of its own, and only what waits for something in another lane waits for an event there. What
+needs the host, and random numbers, come between two graphs.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 from ..backend import Backend
 from ..tape import collector_resting
-from .layout import Layout
+from .lanes import Lanes
 from .player import Player
-from .program import Line, Program
+from .program import Line
 
 
 class GraphPlayer(Player):
     """The calls of a program: played one by one at first, which makes what a graph may not make, then as graphs."""
 
-    def __init__(self, program: Program, layout: Layout, home: Backend) -> None:
-        super().__init__(program, layout, home)
+    def __init__(self, lanes: Lanes, home: Backend) -> None:
+        super().__init__(lanes, home)
         self._cuda = home.xp.cuda
+        self._lanes = lanes
+        calls: dict[Line, list[partial[Any]]] = {line: [] for line in lanes.lines if line in lanes.of}
+        for line, call in zip(self.lines, self.calls, strict=True):
+            calls[line].append(call)
+        self._plan = list(calls.items())  # those that turned out to be none included, as others may wait for them
         self._pool: Any = None
-        self._stream: Any = None
+        self._streams: list[Any] = []  # of each lane
         self._graphs: list[Callable[[], Any]] | None = None
+
+    @staticmethod
+    def _groups(lines: list[Line]) -> Iterable[list[Line]]:
+        return ([line] for line in lines)  # each line has its lane
 
     def __call__(self) -> None:
         self.set_numbers()
@@ -36,9 +48,11 @@ class GraphPlayer(Player):
             for launch in self._graphs:
                 launch()
         elif self._pool is None:
-            self._pool, self._stream = self._cuda.MemoryPool(), self._cuda.Stream(non_blocking=True)
+            self._pool = self._cuda.MemoryPool()
+            self._streams = [self._cuda.Stream(non_blocking=True) for _ in range(self._lanes.count)]
+            weakref.finalize(self, self.home.forget, [stream.ptr for stream in self._streams]).atexit = False
             with self._aside():
-                self._play()
+                self._issue(self._plan)
         else:
             self._graphs = self._captured()
             for launch in self._graphs:
@@ -46,47 +60,68 @@ class GraphPlayer(Player):
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """On a stream and with a pool of its own, after what is under way, and before all that follows."""
+        """On streams and with a pool of its own, after what is under way, and before all that follows."""
         present = self._cuda.get_current_stream()
-        self._stream.wait_event(present.record())
+        self._streams[0].wait_event(self._event(present))
         try:
-            with self._cuda.using_allocator(self._pool.malloc), self._stream:
+            with self._cuda.using_allocator(self._pool.malloc), self._streams[0]:
                 yield
         finally:
-            present.wait_event(self._stream.record())
+            for stream in self._streams:
+                present.wait_event(self._event(stream))
+
+    def _event(self, stream: Any) -> Any:
+        """What happens when a stream has done all that it was given so far."""
+        return stream.record(self._cuda.Event(disable_timing=True))
+
+    def _issue(self, plan: Iterable[tuple[Line, Iterable[Callable[[], Any]]]]) -> None:
+        """Make calls, each on the stream of its lane, which begin after the first stream and end before it goes on."""
+        first, *others = self._streams
+        begin = self._event(first)
+        for stream in others:
+            stream.wait_event(begin)
+        awaited = {line for lines in self._lanes.waits.values() for line in lines}
+        done: dict[Line, Any] = {}
+        for line, calls in plan:
+            stream = self._streams[self._lanes.of[line]]
+            for other in self._lanes.waits.get(line, ()):
+                if other in done:  # or it was done before these calls
+                    stream.wait_event(done[other])
+            with stream:
+                for call in calls:
+                    call()
+            if line in awaited:
+                done[line] = self._event(stream)
+        for stream in others:
+            first.wait_event(self._event(stream))
 
     def _captured(self) -> list[Callable[[], Any]]:
         """A launch for each graph, and the calls between them; or, where a graph cannot be, just the calls."""
         launches: list[Callable[[], Any]] = []
         with collector_resting(), self._aside():
-            for outside, group in groupby(zip(self.lines, self.calls, strict=True), lambda pair: _is_outside(pair[0])):
-                pairs = list(group)
+            for outside, part in groupby(self._plan, lambda pair: pair[0].needs_host):
                 if outside:
-                    launches += [call for _, call in pairs]
+                    launches += [call for _, calls in part for call in calls]
                     continue
                 try:
-                    launches.append(self._graph(pairs).launch)
+                    launches.append(self._graph(part).launch)
                 except _ImpossibleError as error:
                     warnings.warn(f"capture: {error}. The step is replayed call by call", stacklevel=5)
                     return [self._play]
         return launches
 
-    def _graph(self, pairs: Sequence[tuple[Line, Callable[[], Any]]]) -> Any:
+    def _graph(self, plan: Iterable[tuple[Line, list[partial[Any]]]]) -> Any:
         """A graph of calls."""
-        self._stream.begin_capture()
+        first = self._streams[0]
+        first.begin_capture()
         try:
-            for line, call in pairs:
-                try:
-                    call()
-                except Exception as error:
-                    place = f" ({line.where})" if line.where else ""
-                    raise _ImpossibleError(f"{line.name}{place} cannot be a part of a CUDA graph: {error}") from error
+            self._issue((line, [partial(_captured, line, call) for call in calls]) for line, calls in plan)
         except BaseException:
             with suppress(Exception):  # a capture that went wrong says so once more when it ends
-                self._stream.end_capture()
+                first.end_capture()
             raise
         try:
-            return self._stream.end_capture()
+            return first.end_capture()
         except Exception as error:
             raise _ImpossibleError(f"CUDA makes no graph of this step: {error}") from error
 
@@ -95,6 +130,9 @@ class _ImpossibleError(Exception):
     """What a graph cannot do."""
 
 
-def _is_outside(line: Line) -> bool:
-    """Whether a line is played between graphs: it draws numbers, or the host waits for what it computes."""
-    return line.kind == "random" or ((op := line.operation) is not None and op.waits)
+def _captured(line: Line, call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except Exception as error:
+        place = f" ({line.where})" if line.where else ""
+        raise _ImpossibleError(f"{line.name}{place} cannot be a part of a CUDA graph: {error}") from error

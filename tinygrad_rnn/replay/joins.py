@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
+from .. import ops
 from ..backend import Array
 from ..ops.index import layout
 from .program import Line, Value
@@ -78,3 +80,19 @@ def joined_in_place(line: Line, pieces: list[Array], addresses: list[int]) -> Ar
         if step != len(first) * strides[0] or any(piece.shape != first.shape for piece in pieces):
             return None
     return np.lib.stride_tricks.as_strided(first, line.result.shape, strides)
+
+
+def gather_line(values: Sequence[Value], like: Line) -> Line:
+    """A line that stacks values, which may lie anywhere as long as they lie at equal distances."""
+    whole = Value((len(values), *values[0].shape), values[0].dtype)
+    line = Line("op", "gather", ops.stack.op.kernel, tuple(values), {"axis": 0}, whole, like)
+    line.step = None
+    return line
+
+
+def concatenate_line(values: Sequence[Value], whole: Value, like: Line) -> Line:
+    """A line that puts values one behind the other along their first axis."""
+    bounds = tuple(accumulate((x.shape[0] for x in values), initial=0))
+    return Line(
+        "op", "concatenate", ops.shape.join.op.kernel, tuple(values), {"axis": 0, "bounds": bounds}, whole, like
+    )

@@ -7,11 +7,13 @@ nobody reads any more. What is left gets a block of its own, and blocks that are
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..backend import Array
-from .joins import in_order, is_join, joined_in_place, slots, writes
-from .memory import Block, Extent, Outside, Region, address, lifetimes, pack
+from .joins import gather_line, in_order, is_join, joined_in_place, slots, writes
+from .memory import Block, Extent, Outside, Region, address
 from .program import VIEWS, Line, Program, Value
 
 _LARGE = 2**16  # elements
@@ -58,11 +60,11 @@ class Layout:
         for i, line in enumerate(program.lines):
             self._lay(i, line)
         self.naive = sum(value.nbytes for value in self.place if value in self.index and value not in self.base)
-        for value, lines in lifetimes(program, self.base).items():
-            if (within := self.block.get(value)) is not None and within.owned:
-                within.used(self.extent[value], lines)
         self.blocks = list(dict.fromkeys(block for block in self.block.values() if block.owned))
-        self.size = pack(self.blocks)
+
+    def is_there(self, line: Line) -> bool:
+        """Whether nothing is to be done for a line: it is a view, or a join of what lies in its place."""
+        return line.result in self.base or (is_join(line) and len(self.pieces.get(line.result, ())) == len(line.inputs))
 
     def _put(self, value: Value, place: Array, block: Block) -> None:
         self.place[value] = place
@@ -225,7 +227,8 @@ class Layout:
     def _lay_under(self, line: Line) -> None:
         """Put a result for many steps where each step's share will be overwritten by what is made of it."""
         items = self.readers.get(line.result, [])
-        if len(items) < 2 or any(type(item.attributes.get("key")) is not int for item in items):
+        keys: list[Any] = [item.attributes.get("key") for item in items]
+        if len(keys) < 2 or any(type(key) is not int for key in keys) or sorted(keys) != [*range(line.result.shape[0])]:
             return
         after = []
         for item in sorted(items, key=lambda item: item.attributes["key"]):
@@ -235,9 +238,7 @@ class Layout:
             if readers[0].result.shape != item.result.shape or readers[0].result in self.base:
                 return
             after.append(readers[0].result)
-        whole = Value(line.result.shape, line.result.dtype)
-        gathered = Line("op", "gather", line.function, tuple(after), {"axis": 0}, whole)
-        place = self._place_of_pieces(gathered)
+        place = self._place_of_pieces(gather_line(after, line))
         if place is not None and self.block[after[0]].owned:
             self._put(line.result, place, self.block[after[0]])
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import Backend
 from .fold import fold
 from .fuse import fuse, narrow
 from .lower import lower
 from .program import VIEWS, Line, Program, Value
 from .sums import sum_over_time
 from .through_time import batch, hoist, reassociate
+from .wavefront import wavefront
 from .weights import lay_out_weights
 from .widen import widen
 
@@ -77,14 +79,34 @@ PASSES = {
     "lay_out_weights": lay_out_weights,
     "narrow": narrow,
     "fuse": fuse,
+    "wavefront": wavefront,
     "draw_first": draw_first,
 }
 
-JOINING = {"hoist", "sum_over_time", "reassociate", "fold", "lay_out_weights"}  # may change the last bits of a result
-FOR_LAUNCHES = {"narrow", "fuse", "draw_first"}  # on a GPU, where the number of launches is what matters
+JOINING = {
+    "hoist",
+    "sum_over_time",
+    "reassociate",
+    "fold",
+    "lay_out_weights",
+    "wavefront",
+}  # may change the last bits of a result
+FOR_LAUNCHES = {"narrow", "fuse", "wavefront", "draw_first"}  # on a GPU, where launches are what matters
 FOR_THE_CACHE = {"widen", "reassociate", "fold", "batch", "lay_out_weights"}  # on a CPU
-GRAPH = "graph"  # no pass, but can be left out like one: the replay as a CUDA graph
+GRAPH, LANES = "graph", "lanes"  # no passes, but can be left out like one: the CUDA graph, and what it has side by side
+_NEEDS = {LANES: GRAPH, "wavefront": LANES}  # what is of no use without another
 _TIDY = {"", "lower", "share", "share_again", "lay_out_weights", "draw_first"}  # these leave no line that nobody needs
+
+
+def left_out(without: Collection[str], home: Backend) -> set[str]:
+    """What is to be left out on a backend: what was asked for, what is for other backends, and what needs these."""
+    names = {*without, *(FOR_THE_CACHE if home.cuda else FOR_LAUNCHES)}
+    if not home.cuda or not hasattr(home.xp.cuda, "Graph"):
+        names.add(GRAPH)
+    for name, other in _NEEDS.items():
+        if other in names:
+            names.add(name)
+    return names
 
 
 def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, pairwise
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 from .. import backend
 from ..backend import Array, Backend
 from .joins import is_join, slots, writes
-from .layout import Layout
+from .lanes import Lanes
 from .pointwise import PREAMBLE, Pointwise
-from .program import Line, Program, Value, substitute
+from .program import Line, Value, substitute
 from .straight import straight
 from .symbol import Scalar
 
@@ -24,22 +24,27 @@ _CALLS = 64  # in a row that become one function, at least
 class Player:
     """The calls of a program, with their arrays."""
 
-    def __init__(self, program: Program, layout: Layout, home: Backend) -> None:
+    def __init__(self, lanes: Lanes, home: Backend) -> None:
         self.home = home
         self.xp = home.xp
-        self.arena = self.xp.zeros(layout.size, dtype=np.uint8)
+        self.arena = self.xp.zeros(lanes.arena.size, dtype=np.uint8)
         self.arrays: dict[Value, Array] = {}
         self._by_place: dict[Any, Array] = {}
-        self._layout = layout
+        self._layout = lanes.layout
         self.scalars: list[tuple[Array, Scalar]] = []
         self._numbers: dict[Any, Array] = {}
         self.calls: list[partial[Any]] = []
         self.lines: list[Line] = []  # of each call
-        for group in _siblings(program.lines):
+        for group in self._groups(lanes.lines):
             for call in self._together(group) or [call for line in group for call in self._calls(line)]:
                 self.calls.append(call)
                 self.lines.append(group[0])
         self._play = straight(self._parts())
+
+    @staticmethod
+    def _groups(lines: list[Line]) -> Iterable[list[Line]]:
+        """Lines that may become one call."""
+        return _siblings(lines)
 
     def __call__(self) -> None:
         self.set_numbers()
@@ -108,7 +113,7 @@ class Player:
         return self._numbers[scalar, dtype]
 
     def _calls(self, line: Line) -> list[partial[Any]]:
-        if line.result in self._layout.base:
+        if self._layout.is_there(line):
             return []
         out = self.array(line.result)
         if is_join(line):
@@ -166,9 +171,7 @@ class Player:
         return partial(line.function, *inputs, out)
 
     def _copies(self, line: Line, out: Array) -> list[partial[Any]]:
-        """What it takes to bring the pieces of a join to their places, if they are not there yet."""
-        if len(self._layout.pieces.get(line.result, ())) == len(line.inputs):
-            return []
+        """What it takes to bring the pieces of a join to their places."""
         copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
             source = self._given(piece, line)

@@ -97,6 +97,11 @@ class Line:
         return op if op is not None and op.kernel is self.function else None
 
     @property
+    def needs_host(self) -> bool:
+        """Whether it draws numbers, or the host waits for what it computes: no CUDA graph can hold that."""
+        return self.kind == "random" or ((op := self.operation) is not None and op.waits)
+
+    @property
     def over(self) -> tuple[Any, ...]:
         """The inputs in whose place it can write its result."""
         if self.elementwise:

@@ -17,6 +17,7 @@ from ..tree import tree_map
 from . import passes
 from .alive import Memory
 from .graph import GraphPlayer
+from .lanes import MOST, Lanes
 from .layout import Layout
 from .player import Player, is_same
 from .program import Line, Program, Value
@@ -64,7 +65,7 @@ class Replay:
     def __init__(self, recording: Recording, without: Collection[str]) -> None:
         self.recording = recording
         self.recorded = Program(recording.lines, recording.values())
-        self.without = {*without, *(passes.FOR_THE_CACHE if recording.home.cuda else passes.FOR_LAUNCHES)}
+        self.without = passes.left_out(without, recording.home)
         self.program = self.program_after(None)
         self._private: set[Port] = set()
         self._ready()
@@ -117,9 +118,8 @@ class Replay:
             if isinstance(source, Symbol) and len(over) < 2:
                 kept.setdefault(results[source.value], (array, over[0] if over else None))
         layout = Layout(self.program, arrays, kept)
-        graphs = home.cuda and passes.GRAPH not in self.without and hasattr(home.xp.cuda, "Graph")
-        play_as = GraphPlayer if graphs else Player
-        self.player = play_as(self.program, layout, home)
+        lanes = Lanes(layout, 1 if passes.LANES in self.without else MOST)
+        self.player = (Player if passes.GRAPH in self.without else GraphPlayer)(lanes, home)
         overwritten = {value for array, _ in left for value in owners[id(array)]}
         self.copies: list[tuple[Array, Array]] = []
 
@@ -137,7 +137,7 @@ class Replay:
         self.copies += [(array, source) for array, source in pairs if not is_same(source, array)]
         gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
         grads = sum(g.array.nbytes for g in recording.grads if g.tensor is not None)
-        self.memory = Memory(layout.size, layout.naive, gathered + grads, layout)
+        self.memory = Memory(lanes.arena.size, layout.naive, gathered + grads, lanes)
 
     def fits(self) -> bool:
         """Whether all that the step was recorded with is there still."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..ops import stack
+from .joins import gather_line
 from .program import Line, Program, Value, reshape_line
 
 _FEWEST = 4  # steps for which it is worth while
@@ -101,11 +101,11 @@ def _part(x: Value) -> _Part | None:
 def _at_once(parts: list[_Part], like: Line) -> list[Line]:
     """One sum over what several are sums of, in the order of time."""
     xs = [part.x for part in sorted(parts, key=lambda part: part.sum.step or 0)]
-    whole = Value((len(xs), *xs[0].shape), xs[0].dtype)
-    lines = [Line("op", "gather", stack.op.kernel, tuple(xs), {"axis": 0}, whole, like)]
+    gathered = gather_line(xs, like)
+    whole = gathered.result
     kernel, axis = parts[0].sum.function, parts[0].sum.attributes["axis"]
     axes = range(len(xs[0].shape)) if axis is None else [axis] if isinstance(axis, int) else axis
     over = (0, *(a % len(xs[0].shape) + 1 for a in axes))
     summed = Value(tuple(n for k, n in enumerate(whole.shape) if k not in over), whole.dtype)
-    lines.append(Line("op", "sum", kernel, (whole,), {"axis": over, "keepdims": False}, summed, like))
-    return [*lines, reshape_line(summed, like.result.shape, like)]
+    total = Line("op", "sum", kernel, (whole,), {"axis": over, "keepdims": False}, summed, like)
+    return [gathered, total, reshape_line(summed, like.result.shape, like)]

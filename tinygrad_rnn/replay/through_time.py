@@ -6,7 +6,7 @@ does not recur: its T small calls can become a few large ones, on inputs that li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from heapq import heappop, heappush
 
 import numpy as np
@@ -115,7 +115,7 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
     for line in columns.lines:
         position[line] = -1  # as soon as all is there
         lines[line] = None
-    program.lines = _sorted(list(lines), position)
+    program.lines = in_order_of({line: position[line] for line in lines})
 
 
 def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classes) -> bool:
@@ -132,9 +132,9 @@ def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classe
     return False
 
 
-def _sorted(lines: list[Line], position: dict[Line, int]) -> list[Line]:
+def in_order_of(position: Mapping[Line, float]) -> list[Line]:
     """Lines after those that they read, and otherwise in the order of their positions."""
-    lines = sorted(lines, key=position.__getitem__)
+    lines = sorted(position, key=position.__getitem__)
     rank = {line: i for i, line in enumerate(lines)}
     readers: list[list[int]] = [[] for _ in lines]
     waits = [0] * len(lines)  # for how many values

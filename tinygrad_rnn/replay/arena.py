@@ -1,0 +1,156 @@
+"""The arena: how blocks that are never in use together share memory."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..backend import Array
+from .layout import Layout
+from .memory import Block, aligned
+from .program import Line, Value
+
+_PARTS = 64  # of the largest block, each with lines of its own between which it is in use
+_MANY = 4096  # blocks that are placed one by one, which takes time with the square of their number
+
+
+class Arena:
+    """Memory for the blocks of a layout, each of which is given its offset there.
+
+    Blocks that are used in other lanes than each other lie apart, or one lane would have to wait for the other.
+    """
+
+    def __init__(self, layout: Layout, order: Sequence[Line], lane: Mapping[Line, int]) -> None:
+        self._layout = layout
+        lanes: dict[Block, set[int]] = {block: set() for block in layout.blocks}
+        for value, lines in lifetimes(order, layout).items():
+            if (block := layout.block.get(value)) in lanes:
+                block.used(layout.extent[value], lines)
+        for line, number in lane.items():
+            for value in (*line.reads, *line.results):
+                if (block := layout.block[value]) in lanes:
+                    lanes[block].add(number)
+        apart: dict[frozenset[int], list[Block]] = {}
+        for block, numbers in lanes.items():
+            apart.setdefault(frozenset(numbers), []).append(block)
+        self.size = 0
+        for blocks in apart.values():
+            size = pack(blocks)
+            for block in blocks:
+                block.offset += self.size
+            self.size += aligned(size)
+        self._memory = np.empty(self.size, np.uint8)
+
+    def place(self, value: Value) -> Array:
+        """Where a value lies, in memory of which not a byte is touched."""
+        place, block = self._layout.place[value], self._layout.block[value]
+        if not block.owned or not place.size:
+            return place
+        offset = self._layout.extent[value].begin - block.address + block.offset
+        return np.ndarray(place.shape, place.dtype, self._memory, offset, place.strides)
+
+
+def lifetimes(lines: Sequence[Line], layout: Layout) -> dict[Value, tuple[int, int]]:
+    """The first and the last line that use each value. A view, which has a base, is as such no use."""
+    first: dict[Value, int] = {}
+    last: dict[Value, int] = {}
+    for i, line in enumerate(lines):
+        if line.result not in layout.base:
+            for value in (*line.reads, *line.results):
+                first.setdefault(value, i)
+                last[value] = i
+    for value in layout.program.results:
+        first.setdefault(value, len(lines))
+        last[value] = len(lines)
+    return {value: (start, last[value]) for value, start in first.items()}
+
+
+def part_size(blocks: list[Block]) -> int:
+    """Bytes of the parts of large blocks."""
+    return aligned(max((block.nbytes for block in blocks), default=0) // _PARTS)
+
+
+def pack(blocks: list[Block]) -> int:
+    """Give each block its offset in the arena, and return the bytes of that.
+
+    Large blocks come first, the largest before all, each where the arena grows least, and nothing else lies that is in
+    use at the same time. That is asked of its parts one by one: where a stack dies from its end, as that of the gates
+    on the way back, another one that grows from its end can follow it. Small blocks share the memory behind.
+    """
+    blocks = sorted(blocks, key=lambda block: (-block.nbytes, block.lines))
+    size = part_size(blocks)
+    large = [block for block in blocks[:_MANY] if block.nbytes > size]
+    taken = np.empty((4, sum(-(-block.nbytes // size) for block in large)), int)
+    count = bottom = top = 0
+    for block in large:
+        parts = block.parts(size)
+        block.offset = _free_offset(parts, taken[:, :count], bottom, top)
+        parts[:2] += block.offset
+        taken[:, count : (count := count + parts.shape[1])] = parts
+        bottom, top = min(bottom, block.offset), max(top, int(parts[1, -1]))
+    for block in large:
+        block.offset -= bottom
+    return _sweep(blocks[len(large) :], top - bottom)
+
+
+def _free_offset(parts: np.ndarray, taken: np.ndarray, bottom: int, top: int) -> int:
+    """Of the offsets at which no part lies over one in use at the same time: least new memory, next to the first block.
+
+    The first block is the largest one, and lies at 0.
+    """
+    taken = taken[:, (parts[2].min() <= taken[3]) & (taken[2] <= parts[3].max())]
+    low, high, first, last = parts[:, :, None]
+    clash = (first <= taken[3]) & (taken[2] <= last)
+    starts, stops = (taken[0] - high)[clash], (taken[1] - low)[clash]  # no offset between these will do
+    if not len(starts):
+        return 0
+    order = starts.argsort()
+    starts, stops = starts[order], np.maximum.accumulate(stops[order])
+    gaps = np.flatnonzero(starts[1:] >= stops[:-1])
+    end = parts[1, -1]
+    gap = (
+        np.array([min(starts[0], bottom), *stops[gaps], stops[-1]]),
+        np.array([starts[0], *starts[gaps + 1], top + end]),
+    )
+    found = np.concatenate([np.clip(0, *gap), np.clip(-end, *gap)])
+    new = np.maximum(found + end - top, 0) + np.maximum(bottom - found, 0)
+    return int(found[np.lexsort((np.minimum(abs(found), abs(found + end)), new))[0]])
+
+
+def _sweep(blocks: list[Block], top: int) -> int:
+    """Give each block the smallest gap behind an offset that holds it, at the moment when it is needed."""
+    events: list[tuple[int, int, int]] = []
+    for number, block in enumerate(blocks):
+        start, stop = block.lines
+        events += [(2 * start, 1, number), (2 * stop + 1, 0, number)]
+    free: list[tuple[int, int]] = []  # (offset, bytes), by offset
+    for _, begins, number in sorted(events):
+        block = blocks[number]
+        size = aligned(block.nbytes)
+        if not begins:
+            insort(free, (block.offset, size))
+            _merge(free, block.offset)
+            continue
+        fits = [(length, offset) for offset, length in free if length >= size]
+        if fits:
+            length, block.offset = min(fits)
+            free.remove((block.offset, length))
+            if length > size:
+                insort(free, (block.offset + size, length - size))
+        elif free and free[-1][0] + free[-1][1] == top:
+            block.offset = free.pop()[0]
+            top = block.offset + size
+        else:
+            block.offset, top = top, top + size
+    return top
+
+
+def _merge(free: list[tuple[int, int]], offset: int) -> None:
+    """Join the gap at an offset with those that it touches."""
+    i = next(k for k, gap in enumerate(free) if gap[0] == offset)
+    if i + 1 < len(free) and sum(free[i]) == free[i + 1][0]:
+        free[i : i + 2] = [(free[i][0], free[i][1] + free[i + 1][1])]
+    if i and sum(free[i - 1]) == free[i][0]:
+        free[i - 1 : i + 1] = [(free[i - 1][0], free[i - 1][1] + free[i][1])]
