@@ -26,14 +26,15 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
-from gpu_work import BACKENDS, grid, shapes
+from gpu_work import BACKENDS, CAPTURED, grid, shapes
 from workloads import VOCABULARY, Workload
 
 Figure = dict[str, Any]
 Found = dict[str, list[Figure]]
 
 HERE = Path(__file__).resolve().parent
-ENGINES = ("tinygrad_rnn", "captured", "captured-graph", "torch-cells", "torch-lstm", "jax-scan")
+BESIDE = ("torch-cells", "torch-lstm")
+ENGINES = ("tinygrad_rnn", *CAPTURED, *BESIDE, "jax-scan")
 NEEDED = {"float32": 1e-4, "TF32": 2e-2}  # how near, relative, the losses of two engines must be
 SECONDS = {"whole": 570.0, "engine": 75.0}
 QUICK_SECONDS = {"whole": 170.0, "engine": 30.0}
@@ -87,12 +88,15 @@ def needed(w: Workload) -> tuple[float, float, int]:
 
 
 def bounds(w: Workload, limits: Figure) -> dict[str, float]:
-    """Milliseconds below which a training step cannot go on this device, by what it is that bounds it."""
+    """Milliseconds below which a training step cannot go on this device, by what it is that bounds it.
+
+    The recurrence is that of one layer, as layers can go on side by side.
+    """
     flops, bytes_, _ = needed(w)
     return {
         "FLOPs": flops / limits["flops"] * 1e3,
         "bytes": bytes_ / limits["bytes"] * 1e3,
-        "recurrence": w.layers * w.steps * limits["recurrent_s"][str(w.hidden_size)] * 1e3,
+        "recurrence": w.steps * limits["recurrent_s"][str(w.hidden_size)] * 1e3,
     }
 
 
@@ -129,7 +133,7 @@ def steps_table(found: Found, cases: dict[str, Workload]) -> str:
             for engine, f in have.items():
                 if not all(abs(a - b) <= NEEDED[precision] * abs(b) for a, b in zip(f["losses"], first, strict=True)):
                     notes.append(f"LOSSES DIFFER: {shape}, {precision}, {engine} has {f['losses']}, not {first}")
-                ratios = [f"{medians[engine] / medians[b]:.2f}" if b in medians else "" for b in ENGINES[3:5]]
+                ratios = [f"{medians[engine] / medians[b]:.2f}" if b in medians else "" for b in BESIDE]
                 far = f"{medians[engine] / bound:.1f}" if bound else ""
                 spread = f"{min(f['ms']):.3g}..{max(f['ms']):.3g}"
                 cells = [f"{medians[engine]:.3g}", spread, *ratios, far, f"{f['first_s']:.1f}"]

@@ -115,20 +115,24 @@ def timed(measure: Callable[[Callable[[], Any]], float], call: Callable[[], Any]
 # ---- the parts ----
 
 
-def captured(graph: bool, params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
-    """This engine's recorded step, replayed call by call or, on a GPU, as a CUDA graph."""
+# This engine's recorded step: replayed call by call or, on a GPU, as a CUDA graph, of one lane or of several.
+CAPTURED = {"captured": ["graph"], "captured-graph-one-lane": ["lanes"], "captured-graph": []}
+
+
+def captured(without: list[str], params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
+    """A recorded step."""
     from tinygrad_rnn import backend, capture
 
-    if graph and not backend.default().cuda:
+    if "graph" not in without and not backend.default().cuda:
         raise NotImplementedError("CUDA graphs need a GPU")
     warnings.filterwarnings("error", message="capture")  # that a graph is impossible is no figure of a graph
-    return build_tinygrad_rnn(params, tokens, targets, capture if graph else capture(without=["graph"]))
+    return build_tinygrad_rnn(params, tokens, targets, capture(without=without))
 
 
 def builder(engine: str) -> tuple[str, Callable[..., Any]]:
     """The package of an engine, and what builds its step."""
-    if engine.startswith("captured"):
-        return "tinygrad_rnn", partial(captured, engine == "captured-graph")
+    if engine in CAPTURED:
+        return "tinygrad_rnn", partial(captured, CAPTURED[engine])
     return ENGINES[engine].package, ENGINES[engine].build
 
 
