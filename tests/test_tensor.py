@@ -70,7 +70,7 @@ def test_tensor_copies() -> None:
     np.testing.assert_array_equal(x.data, [0, 1, 0])
 
 
-@pytest.mark.parametrize("data", [None, "a", 1j, [[1], [1, 2]], [object()], {"a": 1}])
+@pytest.mark.parametrize("data", [None, "a", 1j, [[1], [1, 2]], [object()], {"a": 1}, *map(np.array, ([None], "a", 1j))])
 def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
     with pytest.raises(TypeError, match="tensor: "):
         tg.tensor(data)
@@ -89,6 +89,9 @@ def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
         (lambda: tg.full(2, 7, dtype="int32"), np.full(2, 7, np.int32)),
         (lambda: tg.zeros_like(np.ones((1, 2))), np.zeros((1, 2))),
         (lambda: tg.ones_like(tg.zeros(2, dtype="int8")), np.ones(2, np.int8)),
+        (lambda: tg.full((2,), fill_value=1), np.ones(2, np.float32)),
+        (lambda: tg.zeros_like(np.ones((1, 2)), dtype="float32"), np.zeros((1, 2), np.float32)),
+        (lambda: tg.ones_like(tg.zeros(2), int), np.ones(2, int)),
         (lambda: tg.arange(3), np.arange(3)),
         (lambda: tg.arange(1, 7, 2), np.array([1, 3, 5])),
         (lambda: tg.arange(0, 1, 0.25), np.array([0, 0.25, 0.5, 0.75], np.float32)),
@@ -100,6 +103,16 @@ def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
 )
 def test_constructors(made: Callable[[], Tensor], expected: np.ndarray) -> None:
     np.testing.assert_array_equal(made().data, expected, strict=True)
+
+
+def test_all_constructors_make_leaves() -> None:
+    for x in (
+        *(make((2, 2), requires_grad=True) for make in (tg.zeros, tg.ones, tg.rand, tg.randn)),
+        *(make(tg.ones(2), requires_grad=True) for make in (tg.zeros_like, tg.ones_like)),
+        *(tg.full(2, 0.5, requires_grad=True), tg.eye(2, requires_grad=True), tg.arange(2.0, requires_grad=True)),
+    ):
+        assert x.requires_grad
+        assert x.is_leaf
 
 
 @pytest.mark.parametrize("draw", [tg.randn, tg.rand])
