@@ -70,7 +70,9 @@ def test_tensor_copies() -> None:
     np.testing.assert_array_equal(x.data, [0, 1, 0])
 
 
-@pytest.mark.parametrize("data", [None, "a", 1j, [[1], [1, 2]], [object()], {"a": 1}, *map(np.array, ([None], "a", 1j))])
+@pytest.mark.parametrize(
+    "data", [None, "a", 1j, [[1], [1, 2]], [object()], {"a": 1}, *map(np.array, ([None], "a", 1j))]
+)
 def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
     with pytest.raises(TypeError, match="tensor: "):
         tg.tensor(data)
