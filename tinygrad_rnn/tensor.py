@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,12 @@ class Tensor(Operators, Taped):
 
     @property
     def data(self) -> Array:
-        """The bare array. Assigning a new array leaves graphs that used the old one as they were."""
+        """The bare array. Assigning a new array leaves graphs that used the old one as they were.
+
+        Writing into it, x.data[0] = 1, is refused by the backward of a graph that saved it before it was asked for.
+        """
+        if getrefcount(self.array) > 2 or getattr(self.array, "base", None) is not None:  # a graph may have saved it
+            tape.lend(self.array)
         return self.array
 
     @data.setter
