@@ -363,6 +363,23 @@ def test_any_object_with_two_methods_is_a_cell() -> None:
         nn.unroll(Counter(), np.zeros((3, 2, 1)))
 
 
+def test_a_cell_that_says_nothing_of_sizes_goes_on_from_a_given_state() -> None:
+    class Adder(nn.Cell):
+        def input_projection(self, x: Any) -> Any:
+            return x
+
+        def step(self, z: Any, state: Any) -> tuple[Any, Any]:
+            return z + state, z + state
+
+    cell, x, state = Adder(), tg.ones(3, 2, 1), tg.ones(2, 1)
+    assert cell(x[0], state)[0].tolist() == [[2.0], [2.0]]
+    assert nn.unroll(cell, x, state).state.tolist() == [[4.0], [4.0]]
+    assert nn.Recurrent(cell)(x, state).state.tolist() == [[4.0], [4.0]]
+    for call in (lambda: cell(x[0]), lambda: nn.unroll(cell, x)):
+        with pytest.raises(ValueError, match=r"Adder: it has no output_size .*so a state must be given"):
+            call()
+
+
 @pytest.mark.parametrize(
     "wrong", [nn.GRU(2, 3), lambda x, h: (x, h), nn.Linear(2, 2)], ids=["layer", "function", "map"]
 )
