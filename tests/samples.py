@@ -16,6 +16,7 @@ from sampling import (
     exponents,
     integers,
     mask,
+    masks,
     normal,
     of,
     one,
@@ -56,6 +57,8 @@ SAMPLES: dict[str, list[Sample]] = {
     **each("add subtract multiply", two),
     **each("maximum minimum", lambda: two(distinct, shifted)),
     **each("equal not_equal less less_equal greater greater_equal", compared),
+    **each("bitwise_and bitwise_or bitwise_xor", masks),
+    "invert": [*one(mask), S(integers(5, 3, 4))],
     **each("negative exp sin cos tanh sigmoid softplus", one),
     **each("log sqrt", lambda: one(positive)),
     **each("absolute sign relu", lambda: one(distinct)),
@@ -125,6 +128,7 @@ SAMPLES: dict[str, list[Sample]] = {
     **each(
         "argmax argmin", lambda: [S(distinct(3, 4), axis=a, keepdims=k) for a in (None, 0, -1) for k in (False, True)]
     ),
+    **each("any all", lambda: [*reductions(mask), *reductions(distinct)]),
     "var": [*reductions(), of((3, 4), axis=0, ddof=1), of((3, 4), ddof=2, keepdims=True)],
     "logsumexp": [*reductions(), S(300 * normal(3, 4), axis=0)],
     "cumsum": [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), of((3,)), of((2, 0)), S(normal(4, 3).T)],

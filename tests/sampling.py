@@ -99,6 +99,13 @@ def compared() -> list[Sample]:
     return [*two(distinct, shifted), S(*pair), S(integers(3, 4), integers(3, 4))]
 
 
+def masks() -> list[Sample]:
+    """Booleans that broadcast, and integers."""
+    shapes = [((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((0, 4), (4,)), ((3, 4), ()), ((), ())]
+    pairs = [S(mask(*a), mask(*b)) for a, b in shapes]
+    return [*pairs, S(mask(4, 3).T, mask(6, 8)[::-2, ::2]), S(mask(3), True), S(integers(9, 3), integers(9, 3))]
+
+
 def exponents() -> list[Sample]:
     whole = [S(normal(3, 4), b) for b in (2, 3, 1, 0, -1, 2.0, -2)]
     zeros = [S(positive(4), np.array([0.0, 1.0, 2.0, 0.0])), S(np.array([0.0, 2.0]), 2), S(np.array([0.0, 2.0]), 0)]

@@ -90,7 +90,7 @@ def evaluate(home: Backend, function: Callable[..., Any], sample: Sample, dtype:
         ys, zs = (tree_leaves(function(*inputs, **attributes)) for _ in range(2))
         tracked = [y for y in [*ys, *zs] if isinstance(y, Tensor) and y.requires_grad]
         pairs = [(y, put(home, np.asarray(random.standard_normal(y.shape), y.dtype))) for y in tracked]
-        found = list(ys)
+        found = [np.asarray(y) if isinstance(y, np.generic) else y for y in ys]  # as NumPy's 0-d results are
         for record in (False, True) if pairs else ():
             outputs, cotangents = zip(*pairs, strict=True)
             gradients = tg.grad(outputs, xs, cotangents, create_graph=record, retain_graph=True, allow_unused=True)

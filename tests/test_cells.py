@@ -11,7 +11,7 @@ from vectors import assert_gradient, assert_hessian, vector_and_loss
 from waits import waiting
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn
+from tinygrad_rnn import bptt, nn
 from tinygrad_rnn.backend import Backend
 from tinygrad_rnn.tree import tree_leaves
 
@@ -361,6 +361,32 @@ def test_any_object_with_two_methods_is_a_cell() -> None:
     assert outputs.data[:, 0, 0].tolist() == [0.0, 1.0, 2.0]
     with pytest.raises(ValueError, match="Counter: it has no initial_state"):
         nn.unroll(Counter(), np.zeros((3, 2, 1)))
+
+
+def test_a_cell_that_says_nothing_of_sizes_goes_on_from_a_given_state() -> None:
+    class Adder(nn.Cell):
+        def input_projection(self, x: Any) -> Any:
+            return x
+
+        def step(self, z: Any, state: Any) -> tuple[Any, Any]:
+            return z + state, z + state
+
+    cell, x, state = Adder(), tg.ones(3, 2, 1), tg.ones(2, 1)
+    assert cell(x[0], state)[0].tolist() == [[2.0], [2.0]]
+    assert nn.unroll(cell, x, state).state.tolist() == [[4.0], [4.0]]
+    assert nn.Recurrent(cell)(x, state).state.tolist() == [[4.0], [4.0]]
+    for call in (lambda: cell(x[0]), lambda: nn.unroll(cell, x)):
+        with pytest.raises(ValueError, match=r"Adder: it has no output_size .*so a state must be given"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "wrong", [nn.GRU(2, 3), lambda x, h: (x, h), nn.Linear(2, 2)], ids=["layer", "function", "map"]
+)
+@pytest.mark.parametrize("unroll", [nn.unroll, bptt.checkpointed])
+def test_what_is_no_cell_is_refused(unroll: Any, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"unroll: a cell is an object with input_projection\(x\) and step\(z, state\)"):
+        unroll(wrong, tg.ones(4, 1, 2))
 
 
 def test_a_cell_defines_a_step_or_a_full_step() -> None:

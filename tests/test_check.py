@@ -191,6 +191,18 @@ def test_names_that_do_not_exist_are_refused_at_definition() -> None:
 # ---- functions ----
 
 
+def test_a_kernel_with_two_results_is_refused() -> None:
+    """And not made one array of, to which no rule would fit."""
+
+    @tg.op
+    def halves(xp: Any, x: Any) -> Any:
+        return x[: len(x) // 2], x[len(x) // 2 :]
+
+    halves.vjp(x=lambda g: g)
+    with pytest.raises(TypeError, match="halves: a kernel gives one array, not several"):
+        halves(tg.ones(4))
+
+
 def test_functions_of_tensors() -> None:
     check(lambda x: x * x)
     check(lambda x, y: (x @ y.T, {"sum": (x * y).sum()}))

@@ -195,6 +195,7 @@ def test_the_public_face_is_there(module: ModuleType, name: str) -> None:
     ("function", "parameters"),
     [
         (tg.tensor, "data, dtype=None, backend=None, requires_grad=False"),
+        (tg.Tensor.backward, "self, gradient=None, retain_graph=False, create_graph=False, horizon=None"),
         (tg.grad, "outputs, inputs, grad_outputs=None, create_graph=False, retain_graph=None, allow_unused=False"),
         (tg.clip_grad_norm_, "parameters, max_norm, per_parameter=False, on_nonfinite='raise'"),
         (tg.draw, "output, style='text', names=None, backward=False, horizon=None, fold=3, gradients=False"),

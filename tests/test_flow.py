@@ -70,6 +70,17 @@ def test_kept_states_and_a_record_give_the_same_norms(cell: Any) -> None:
         assert (values > 0).all()
 
 
+def test_gradient_norms_are_an_array_over_time() -> None:
+    run = nn.unroll(nn.LSTMCell(2, 3), np.ones((6, 1, 2), np.float32), record=True)
+    found = flow.gradient_norms(run.outputs[-1].sum(), run)
+    assert len(found) == 6
+    assert max(found) == np.asarray(found).max()
+    np.testing.assert_allclose(np.asarray(found) ** 2, found.norms["h"] ** 2 + found.norms["c"] ** 2)
+    hs = [tg.ones(2, requires_grad=True)]
+    hs.append(hs[0] * 3)
+    assert list(flow.gradient_norms(hs[1].sum(), hs)) == pytest.approx([18**0.5, 2**0.5])
+
+
 def test_gradient_norms_equal_those_of_pytorch() -> None:
     torch = pytest.importorskip("torch")
     ours, theirs = nn.LSTMCell(F, H, dtype="float64"), torch.nn.LSTMCell(F, H, dtype=torch.float64)

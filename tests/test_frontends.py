@@ -103,6 +103,19 @@ def test_groups_that_do_not_divide_are_refused() -> None:
         tg.conv2d(tg.ones(1, 4, 5, 5), tg.ones(4, 4, 2, 2), groups=2)
 
 
+@pytest.mark.parametrize("wrong", ["same", 1.5, (1, 2, 3), (1, 0.5)])
+def test_what_is_no_pair_of_integers_is_refused(wrong: Any) -> None:
+    for make in (
+        lambda: nn.Conv2d(1, 1, 3, padding=wrong),
+        lambda: nn.Conv2d(1, 1, wrong),
+        lambda: nn.MaxPool2d(wrong),
+        lambda: tg.conv2d(tg.ones(1, 1, 4, 4), tg.ones(1, 1, 3, 3), stride=wrong),
+    ):
+        with pytest.raises(TypeError, match="integer for height and width, or one for each, is needed, not"):
+            make()
+    assert nn.Conv2d(1, 1, np.int64(3), padding=[1, 1])(tg.ones(1, 1, 4, 4)).shape == (1, 1, 4, 4)
+
+
 def test_a_convolution_over_time_feeds_a_recurrent_network() -> None:
     """(T, B, F) to (B, F, T) and back, and the gradient goes all the way."""
     x = tg.randn(20, 2, 3, requires_grad=True)

@@ -357,3 +357,51 @@ def test_jacobian_of_an_lstm_state_for_the_one_before(torch: Any) -> None:
         torch.ones(1, H, dtype=torch.float64),
     )
     assert_close(actual, expected)
+
+
+# ---- forms of the arguments ----
+
+
+def test_grad_of_nested_tensors_has_their_structure() -> None:
+    model, x = nn.Linear(4, 2).to("float64"), tg.tensor(X, requires_grad=True)
+    loss = (model(x) ** 2).sum()
+    expected = tg.grad(loss, [x, *model.parameters()], retain_graph=True)
+    assert isinstance(expected, tuple)
+
+    by_name = tg.grad(loss, dict(model.named_parameters()), retain_graph=True)
+    nested = tg.grad({"loss": loss}, {"x": x, "model": (model.weight, [model.bias])}, retain_graph=True)
+    in_turn = tg.grad(loss, dict(model.named_parameters()).values(), retain_graph=True)
+    state = tg.grad(loss, nn.LSTMState(model.weight, model.bias), retain_graph=True)
+    assert isinstance(state, nn.LSTMState)
+    for gx, weight, bias in (
+        expected,
+        (nested["x"], nested["model"][0], nested["model"][1][0]),
+        (expected[0], *in_turn),
+        (expected[0], *state),
+        (expected[0], *by_name.values()),
+    ):
+        for found, g in zip((gx, weight, bias), expected, strict=True):
+            np.testing.assert_array_equal(found.data, g.data)
+    assert list(by_name) == ["weight", "bias"]
+    unused = tg.grad(loss, {"x": x, "other": tg.ones(2, requires_grad=True)}, allow_unused=True)
+    assert unused["other"] is None
+
+
+def test_grad_says_what_is_no_tensor() -> None:
+    x = tg.ones(2, requires_grad=True)
+    for wrong, told in ((np.ones(2), "input must be a Tensor, not float64"), ({"w": 1.0}, "not float"), ("w", "str")):
+        with pytest.raises(TypeError, match=f"grad: each .*{told}"):
+            tg.grad(x.sum(), wrong)
+    with pytest.raises(TypeError, match="grad: each output must be a Tensor, not int"):
+        tg.grad(1, x)
+    for outputs, inputs, role in ((x.sum(), [], "inputs"), ([], x, "outputs")):
+        with pytest.raises(GraphError, match=f"grad: there are no {role}"):
+            tg.grad(outputs, inputs)
+
+
+def test_as_many_tangents_as_arguments() -> None:
+    x = tg.ones(2)
+    assert tg.jvp(lambda a: a * a, [x], x)[1].tolist() == [2, 2]
+    assert tg.jvp(lambda a: a * a, x, [1.0, 3.0])[1].tolist() == [2, 6]
+    with pytest.raises(ShapeError, match="jvp: 1 tangents were given for 2 arguments"):
+        tg.jvp(lambda a, b: a * b, (x, x), x)

@@ -193,6 +193,34 @@ def test_a_write_into_a_leaf_whose_values_no_rule_needs_is_allowed(use: Callable
     assert_equal(gradients(w), [np.ones(3)])
 
 
+def test_a_look_at_the_numbers_is_no_write() -> None:
+    w, v = leaf(3), leaf(3)
+    y = (w * v).sum()
+    assert w.data.sum() < 9
+    assert y.data.shape == ()
+    y.backward(retain_graph=True)
+    wide = tg.tensor(np.ones(3, np.longdouble)).reshape(3)
+    assert wide.data.sum() == 3
+    w.data[0] = 7.0
+    with pytest.raises(GraphError, match=r"saved 'a', an array of shape \[3\] that was changed in place"):
+        y.backward()
+    (w * v).sum().backward()
+
+
+def test_a_write_between_two_graphs_is_refused_by_the_older_one_alone() -> None:
+    w = leaf(3)
+    for write in (through_its_elements, through_itself):
+        older = (w * w).sum()
+        write(w)
+        w.grad = None
+        newer = (w * w).sum()
+        w.data.sum()
+        newer.backward()
+        assert_equal(gradients(w), [2 * w.data])
+        with pytest.raises(GraphError, match="changed in place"):
+            older.backward()
+
+
 def test_a_write_before_the_graph_is_allowed() -> None:
     w = leaf(3)
     w.data -= 0.1
@@ -218,7 +246,28 @@ def through_itself(w: Tensor) -> None:
     w.data -= 0.1
 
 
-@pytest.mark.parametrize("write", [through_itself, through_an_alias])
+def through_its_elements(w: Tensor) -> None:
+    w.data[...] -= 0.1
+
+
+def through_a_row(w: Tensor) -> None:
+    w.data[0, 0] = 5.0
+
+
+def through_a_view(w: Tensor) -> None:
+    w.detach().data.T[0] = 5.0
+
+
+def through_numpy(w: Tensor) -> None:
+    array = w.data
+    tg.ones(2).data.sum()  # of no consequence
+    np.copyto(array, 5.0)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [through_itself, through_an_alias, through_its_elements, through_a_row, through_a_view, through_numpy],
+)
 @pytest.mark.parametrize(
     "use",
     [

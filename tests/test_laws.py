@@ -18,7 +18,7 @@ from tinygrad_rnn.tree import tree_leaves, tree_map
 ALL = {**SAMPLES, **COMPOSITES}
 PROMOTING = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")  # with integers, as in NumPy
 EVEN = ("argmax", "argmin", "scatter", "overlap_add", "add_along_axis", "add_rows")
-NO_FLOAT = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "argmax", "argmin")
+NO_FLOAT = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "argmax", "argmin", "any", "all")
 
 
 def test_every_operation_has_samples() -> None:

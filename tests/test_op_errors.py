@@ -54,6 +54,10 @@ def line() -> int:
         (lambda m: tg.concatenate([m, tg.ones(3)]), ShapeError, ["concatenate: xs[0] f32[2,3], xs[1] f32[3]"]),
         (lambda m: tg.split(m, 2, axis=1), ValueError, ["split: ", "length 3", "2 equal parts"]),
         (lambda m: tg.einsum("ij,jk->ik", m, m), ShapeError, ["einsum: ", "f32[2,3]"]),
+        (lambda m: tg.einsum(m, [0, 1]), TypeError, ["einsum: subscripts such as 'ij,jk->ik' come first, not Tensor("]),
+        (lambda m: m @ 3, TypeError, ["matmul: a f32[2,3], b 3: "]),
+        (lambda m: tg.embedding(2, m), TypeError, ["embedding: indices 2, weight f32[2,3]: "]),
+        (lambda m: m.clip(tg.ones(3), 2.0), TypeError, ["clip: low is a Tensor", "low.data"]),
     ],
 )
 def test_errors_show_the_operation_the_shapes_and_the_place(call: Any, error: Any, parts: list[str]) -> None:
@@ -79,8 +83,10 @@ def test_errors_name_the_very_line() -> None:
         lambda m: tg.linear([[1.0, 2.0, 3.0]], m),
         lambda m: tg.embedding([1, 0], m),
         lambda m: tg.cross_entropy(m, [0, 1]),
+        lambda m: tg.concatenate([m, [[1.0, 2.0, 3.0]]]),
+        lambda m: tg.einsum("ij,j", m, [1.0, 2.0, 3.0]),
     ],
-    ids=["matmul", "linear", "embedding", "cross_entropy"],
+    ids=["matmul", "linear", "embedding", "cross_entropy", "concatenate", "einsum"],
 )
 def test_lists_are_taken_or_refused_by_name(call: Any) -> None:
     """A Python list where an array belongs either works or is refused in words, never with a bare AttributeError."""

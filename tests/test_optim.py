@@ -321,6 +321,41 @@ def test_continuing_from_a_state_dict_is_exact(make: Any) -> None:
             np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_state_brings_its_settings(name: str) -> None:
+    """As in PyTorch: an optimiser made with the usual settings goes on as the one that was saved."""
+    p = tg.tensor(np.ones((3, 2)), requires_grad=True)
+    opt = MAKERS[name]([p])
+    run(opt, p, range(3))
+    q = tg.tensor(p, requires_grad=True)
+    other = type(opt)([q], lr=7.0)
+    other.load_state_dict(copy.deepcopy(opt.state_dict()))
+    assert other.settings == opt.settings
+    run(opt, p, range(3, 9))
+    run(other, q, range(3, 9))
+    np.testing.assert_array_equal(q.data, p.data, strict=True)
+
+
+def test_a_state_without_settings_leaves_them() -> None:
+    """Checkpoints that are older than the settings in them can still be read."""
+    opt = optim.SGD(leaves(), lr=0.1, momentum=0.9)
+    old = {name: value for name, value in opt.state_dict().items() if name != "settings"}
+    opt.load_state_dict(old | {"lr": 0.2})
+    assert (opt.lr, opt.momentum) == (0.2, 0.9)
+
+
+def test_a_state_of_another_kind_is_refused_and_changes_nothing() -> None:
+    parameters = leaves()
+    opt, sgd = optim.Adam(parameters), optim.SGD(parameters, lr=7.0, momentum=0.9)
+    descend(opt, parameters, 2)
+    descend(sgd, parameters, 2)
+    before = opt.state_dict()
+    for wrong in (sgd.state_dict(), {"state": {}, "param_groups": []}, {}):
+        with pytest.raises(KeyError, match=r"Adam: the state holds .* another kind"):
+            opt.load_state_dict(wrong)
+    np.testing.assert_equal(opt.state_dict(), before)
+
+
 def test_a_state_of_other_parameters_is_refused_and_changes_nothing() -> None:
     parameters = leaves()
     opt = optim.Adam(parameters)

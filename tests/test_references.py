@@ -17,7 +17,8 @@ from tinygrad_rnn.tree import tree_leaves, tree_map
 
 SAME_NAME = (
     "add subtract multiply divide power negative absolute exp log sqrt sin cos tanh sign maximum minimum equal "
-    "not_equal less less_equal greater greater_equal sum mean max min var argmax argmin where std reshape transpose "
+    "not_equal less less_equal greater greater_equal bitwise_and bitwise_or bitwise_xor invert any all "
+    "sum mean max min var argmax argmin where std reshape transpose "
     "broadcast_to expand_dims squeeze flip concatenate outer matmul einsum split"
 )
 

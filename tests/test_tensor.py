@@ -70,7 +70,9 @@ def test_tensor_copies() -> None:
     np.testing.assert_array_equal(x.data, [0, 1, 0])
 
 
-@pytest.mark.parametrize("data", [None, "a", 1j, [[1], [1, 2]], [object()], {"a": 1}])
+@pytest.mark.parametrize(
+    "data", [None, "a", 1j, [[1], [1, 2]], [object()], {"a": 1}, *map(np.array, ([None], "a", 1j))]
+)
 def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
     with pytest.raises(TypeError, match="tensor: "):
         tg.tensor(data)
@@ -89,6 +91,9 @@ def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
         (lambda: tg.full(2, 7, dtype="int32"), np.full(2, 7, np.int32)),
         (lambda: tg.zeros_like(np.ones((1, 2))), np.zeros((1, 2))),
         (lambda: tg.ones_like(tg.zeros(2, dtype="int8")), np.ones(2, np.int8)),
+        (lambda: tg.full((2,), fill_value=1), np.ones(2, np.float32)),
+        (lambda: tg.zeros_like(np.ones((1, 2)), dtype="float32"), np.zeros((1, 2), np.float32)),
+        (lambda: tg.ones_like(tg.zeros(2), int), np.ones(2, int)),
         (lambda: tg.arange(3), np.arange(3)),
         (lambda: tg.arange(1, 7, 2), np.array([1, 3, 5])),
         (lambda: tg.arange(0, 1, 0.25), np.array([0, 0.25, 0.5, 0.75], np.float32)),
@@ -100,6 +105,16 @@ def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
 )
 def test_constructors(made: Callable[[], Tensor], expected: np.ndarray) -> None:
     np.testing.assert_array_equal(made().data, expected, strict=True)
+
+
+def test_all_constructors_make_leaves() -> None:
+    for x in (
+        *(make((2, 2), requires_grad=True) for make in (tg.zeros, tg.ones, tg.rand, tg.randn)),
+        *(make(tg.ones(2), requires_grad=True) for make in (tg.zeros_like, tg.ones_like)),
+        *(tg.full(2, 0.5, requires_grad=True), tg.eye(2, requires_grad=True), tg.arange(2.0, requires_grad=True)),
+    ):
+        assert x.requires_grad
+        assert x.is_leaf
 
 
 @pytest.mark.parametrize("draw", [tg.randn, tg.rand])
@@ -169,6 +184,37 @@ def test_unary_operators_and_shapes() -> None:
     assert x.transpose(1, 0).shape == x.transpose((1, 0)).shape == x.transpose().shape == (3, 1)
 
 
+def test_a_method_takes_what_its_function_takes() -> None:
+    x = tg.tensor(np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(x.transpose(axes=(1, 0)).data, x.data.T)
+    np.testing.assert_array_equal(x.reshape(shape=(3, -1)).data, x.data.reshape(3, 2))
+    np.testing.assert_array_equal(x.where(x > 2, 0.0).data, np.where(x.data > 2, x.data, 0))
+    np.testing.assert_array_equal(x.less(3.0).data, x.data < 3)
+
+
+def test_masks_combine_as_those_of_numpy() -> None:
+    x = tg.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)
+    a, b = x > 1, x < 4
+    for found, expected in (
+        (a & b, a.data & b.data),
+        (a | b, a.data | b.data),
+        (a ^ b, a.data ^ b.data),
+        (~a, ~a.data),
+        (a.data & b, a.data & b.data),
+        (True ^ a, ~a.data),
+        (tg.tensor([6, 3]) & 5, np.array([4, 1])),
+    ):
+        assert isinstance(found, Tensor)
+        assert not found.requires_grad
+        np.testing.assert_array_equal(found.data, expected)
+    assert (x == x).all()
+    assert not (x < 0).any()
+    assert tg.all(a, axis=1).tolist() == [False, True]
+    assert a.any(axis=0, keepdims=True).shape == (1, 3)
+    with pytest.raises(TypeError, match=r"bitwise_and: a f64\[2,3\], b bool\[2,3\]: "):
+        x & a
+
+
 def test_augmented_assignment_makes_a_new_tensor() -> None:
     x = y = tg.tensor([1.0], requires_grad=True)
     y += 1
@@ -176,10 +222,11 @@ def test_augmented_assignment_makes_a_new_tensor() -> None:
     assert y.requires_grad
 
 
-METHODS = """absolute abs add argmax argmin astype broadcast_to clip cos cumsum divide dropout exp expand_dims flip
-layer_norm linear log log_softmax logsumexp matmul max maximum mean min minimum multiply negative normalize outer pad
-power relu reshape sigmoid sign sin softmax softplus split sqrt squeeze std subtract sum swapaxes take_along_axis tanh
-transpose var"""
+METHODS = """absolute abs add all any argmax argmin astype bitwise_and bitwise_or bitwise_xor broadcast_to clip
+conv2d cos cross_entropy cumsum divide dropout embedding equal exp expand_dims flip greater greater_equal invert
+layer_norm less less_equal linear log log_softmax logsumexp matmul max max_pool2d maximum mean min minimum multiply
+negative normalize not_equal outer pad power relu reshape sigmoid sign sin softmax softplus split sqrt squeeze std
+subtract sum swapaxes take_along_axis tanh transpose var where"""
 
 
 @pytest.mark.parametrize("name", METHODS.split())

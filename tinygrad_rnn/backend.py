@@ -192,6 +192,11 @@ def signature(array: Array) -> str:
     return f"{short_dtype(array.dtype)}[{','.join(map(str, array.shape))}]"
 
 
+def _is_real(array: Array) -> bool:
+    """Whether an array holds real numbers or booleans."""
+    return array.dtype.kind in "fiub"
+
+
 def _has_own_dtype(data: Any) -> bool:
     """Whether the first number of nested lists comes from an array or a NumPy scalar, and not from Python."""
     while isinstance(data, (list, tuple)) and data:
@@ -207,7 +212,7 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
     target = get(backend) if backend else (of(data) if is_array(data) else default())
     if is_array(data):
         source = of(data)
-        if source.name == target.name:
+        if source.name == target.name and _is_real(data):
             return source.xp.array(data, dtype=dtype)  # a copy: no tensor shares memory with its creator's array
         host = source.to_host(data)
     else:
@@ -217,6 +222,6 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
             raise TypeError(f"tensor: the nested lists do not form an array ({error})") from None
         if dtype is None and host.dtype == np.float64 and not _has_own_dtype(data):
             dtype = np.float32
-    if host.dtype.kind not in "fiub":
+    if not _is_real(host):
         raise TypeError(f"tensor: real numbers or booleans are needed, not {type(data).__name__} of dtype {host.dtype}")
     return target.from_host(host.astype(dtype if dtype is not None else host.dtype))

@@ -77,7 +77,7 @@ def walk(
             heappush(heap, -root.id)
         add(root, cotangent)
     step: Step | None = None
-    watchers, last_write = state.watchers, tape.last_write
+    watchers, last_write, written_since = state.watchers, tape.last_write, tape.overwritten()
     try:
         while heap:
             id = -heappop(heap)
@@ -101,7 +101,7 @@ def walk(
                 step = None
                 node = _made_again(node, waiting, retain)
             if id < last_write:
-                _refuse_overwritten(node)
+                _refuse_overwritten(node, written_since)
             arguments = plan.revive(node, wrap) if wrap is not None else list(node) if retain else node
             arguments[0] = g
             for place, step in plan.steps if not plan.variadic else plan.every(node):
@@ -175,11 +175,11 @@ def _freed(node: Node) -> str:
     )
 
 
-def _refuse_overwritten(node: Node) -> None:
+def _refuse_overwritten(node: Node, written_since: Callable[[Any, int], bool]) -> None:
     """Raise if an array that this node saved was changed in place since."""
     for name, value in node.saved.items():
         for array in value if isinstance(value, tuple) else (value,):
-            if tape.written_since(array, node.id):
+            if written_since(array, node.id):
                 raise GraphError(
                     f"backward: {node.origin} saved {name!r}, an array of shape {list(array.shape)} that was changed "
                     "in place since. Change it after backward, or assign a new array, x.data = x.data - step, which "

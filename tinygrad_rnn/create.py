@@ -38,20 +38,20 @@ def ones(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requi
 
 
 def full(
-    shape: Any, value: float, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
+    shape: Any, fill_value: float, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """One value everywhere, float32 unless told otherwise."""
-    return _filled(shape, value, dtype, backend, requires_grad)
+    return _filled(shape, fill_value, dtype, backend, requires_grad)
 
 
-def zeros_like(x: Any, requires_grad: bool = False) -> Tensor:
-    """Zeros of x's shape, dtype and backend."""
-    return tensor(filled_like(as_tensor(x).array, 0), requires_grad=requires_grad)
+def zeros_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of x's shape and backend, and of its dtype unless told otherwise."""
+    return tensor(filled_like(as_tensor(x).array, 0), dtype, requires_grad=requires_grad)
 
 
-def ones_like(x: Any, requires_grad: bool = False) -> Tensor:
-    """Ones of x's shape, dtype and backend."""
-    return tensor(filled_like(as_tensor(x).array, 1), requires_grad=requires_grad)
+def ones_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
+    """Ones of x's shape and backend, and of its dtype unless told otherwise."""
+    return tensor(filled_like(as_tensor(x).array, 1), dtype, requires_grad=requires_grad)
 
 
 def zeros_beside(x: Any, shape: tuple[int, ...]) -> Tensor:
@@ -61,7 +61,12 @@ def zeros_beside(x: Any, shape: tuple[int, ...]) -> Tensor:
 
 
 def arange(
-    start: float, stop: float | None = None, step: float = 1, dtype: DTypeLike = None, backend: str | None = None
+    start: float,
+    stop: float | None = None,
+    step: float = 1,
+    dtype: DTypeLike = None,
+    backend: str | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Numbers from start to before stop; integers if all arguments are, else float32.
 
@@ -70,12 +75,16 @@ def arange(
     """
     start, stop = (0, start) if stop is None else (start, stop)
     numbers = np.arange(start, stop, step)
-    return tensor(numbers, dtype or (np.float32 if numbers.dtype.kind == "f" else None), backend or _default())
+    dtype = dtype or (np.float32 if numbers.dtype.kind == "f" else None)
+    return tensor(numbers, dtype, backend or _default(), requires_grad)
 
 
-def eye(n: int, m: int | None = None, dtype: DTypeLike = None, backend: str | None = None) -> Tensor:
+def eye(
+    n: int, m: int | None = None, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """The identity matrix, float32 unless told otherwise."""
-    return tensor(np.eye(n, m, dtype=np.float32 if dtype is None else dtype), None, backend or _default())
+    numbers = np.eye(n, m, dtype=np.float32 if dtype is None else dtype)
+    return tensor(numbers, None, backend or _default(), requires_grad)
 
 
 def randn(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:

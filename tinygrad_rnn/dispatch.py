@@ -52,6 +52,8 @@ def {name}{signature}:
     if out is not None:
         raise _TypeError("{name}: out= is for bare arrays; the array of a Tensor is never written")
     if _array.__class__ not in _modules:
+        if _isinstance(_array, _sequence):
+            raise _TypeError("{name}: a kernel gives one array, not several; stack them, and take that apart")
         _array = _xp.asarray(_array)  # NumPy makes scalars of 0-d results
     _result = _new(_cls)
     _result.array = _array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from .op import ShapeError
 from .ops import astype, stack
 from .tape import GraphError, enable_grad, is_grad_enabled
 from .tensor import Tensor, as_tensor, seed, tensor
+from .tree import tree_leaves, tree_map
 
 
 def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
+    outputs: Any,
+    inputs: Any,
     grad_outputs: Any = None,
     create_graph: bool = False,
     retain_graph: bool | None = None,
@@ -25,27 +26,23 @@ def grad(
 ) -> Any:
     """Gradients of outputs for inputs, which may be anywhere in the graph; ``.grad`` of no tensor is touched.
 
+    outputs, inputs: a Tensor, several, or nested tuples, lists and dictionaries of them.
     grad_outputs: what to start from, one for each output; 1 for scalars.
     create_graph: record the walk, so that the result can be differentiated again.
     retain_graph: keep what the graph saved; as ``create_graph`` unless given.
     allow_unused: None for an input that no output depends on, instead of a GraphError.
 
-    Returns a Tensor if ``inputs`` is one, else a tuple.
+    Returns a Tensor if ``inputs`` is one, a tuple for several, a dictionary for a dictionary, such as
+    ``dict(model.named_parameters())``.
 
     >>> x = tensor(3.0, requires_grad=True)
     >>> g = grad(x**3, x, create_graph=True)
     >>> g.item(), grad(g, x).item()
     (27.0, 18.0)
     """
-    ys = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    gs = (
-        list(grad_outputs)
-        if isinstance(grad_outputs, (list, tuple))
-        else [grad_outputs] * len(ys)
-        if grad_outputs is None
-        else [grad_outputs]
-    )
+    outputs, inputs = _tree(outputs), _tree(inputs)
+    ys, xs = _tensors("output", outputs), _tensors("input", inputs)
+    gs = [None] * len(ys) if grad_outputs is None else _one_for_each(grad_outputs)
     if len(gs) != len(ys):
         raise ShapeError(f"grad: {len(gs)} grad_outputs were given for {len(ys)} outputs")
     for x in xs:
@@ -53,7 +50,7 @@ def grad(
             raise GraphError(f"grad: the input {x!r} does not require a gradient")
     roots = [(y.node, seed(y, g, create_graph)) for y, g in zip(ys, gs, strict=True) if y.node is not None]
     if not roots:
-        raise GraphError(f"grad: the output {ys[0]!r} has no history" if ys else "grad: there are no outputs")
+        raise GraphError(f"grad: the output {ys[0]!r} has no history")
     arrived = walk(
         roots,
         targets=frozenset(x.node for x in xs if x.node is not None),
@@ -64,8 +61,27 @@ def grad(
     for x, g in zip(xs, found, strict=True):
         if g is None and not allow_unused:
             raise GraphError(f"grad: no output depends on the input {x!r}; allow_unused=True gives None for it")
-    results = tuple(None if g is None else as_tensor(g) for g in found)
-    return results[0] if isinstance(inputs, Tensor) else results
+    results = iter(None if g is None else as_tensor(g) for g in found)
+    return tree_map(lambda _: next(results), inputs)
+
+
+def _tree(given: Any) -> Any:
+    """What was given for tensors; a list or an iterator, such as ``model.parameters()``, as a tuple."""
+    return given if isinstance(given, (Tensor, tuple, dict)) or not isinstance(given, Iterable) else tuple(given)
+
+
+def _tensors(role: str, tree: Any) -> list[Tensor]:
+    leaves = tree_leaves(tree)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"grad: each {role} must be a Tensor, not {type(leaf).__name__}")
+    if not leaves:
+        raise GraphError(f"grad: there are no {role}s")
+    return leaves
+
+
+def _one_for_each(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def _fresh(xs: Sequence[Any]) -> tuple[list[Tensor], bool]:
@@ -113,9 +129,11 @@ def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tenso
     >>> jvp(lambda x: x * x, tensor([1.0, 2.0]), tensor([1.0, 10.0]))[1].numpy()
     array([ 2., 40.], dtype=float32)
     """
-    xs, tangents = ((xs,), (tangents,)) if not isinstance(xs, (list, tuple)) else (xs, tangents)
+    xs, tangents = (xs, _one_for_each(tangents)) if isinstance(xs, (list, tuple)) else ([xs], [tangents])
     fresh, record = _fresh(xs)
     directions = [as_tensor(t) for t in tangents]
+    if len(directions) != len(fresh):
+        raise ShapeError(f"jvp: {len(directions)} tangents were given for {len(fresh)} arguments")
     for x, t in zip(fresh, directions, strict=True):
         if x.shape != t.shape:
             raise ShapeError(f"jvp: the tangent {t!r} does not fit {x!r}")

@@ -192,7 +192,11 @@ class Op:
             cure = f"bring them together with x.to({min(homes.values())!r})"
             raise backend.BackendError(f"{self.name}: arrays of two backends, {listed}; {cure}{where}") from error
         lists = [name for name, a in inputs if isinstance(a, (list, tuple))]
+        bare = isinstance(error, AttributeError) and not all(hasattr(a, "dtype") for _, a in inputs)
+        taped = [name for name, value in attributes.items() if isinstance(value, tape.Taped)]
         told = f"make a tensor of the list {lists[0]!r}, tg.tensor({lists[0]})" if lists else None
+        if taped:
+            told = f"{taped[0]} is a Tensor, but no gradient goes there; give its number or its array, {taped[0]}.data"
         if self.explain and all(hasattr(a, "dtype") for _, a in inputs):
             told = self.explain(*arrays, **attributes)
         if told is None:
@@ -200,7 +204,7 @@ class Op:
             told = f"{_listed(given if len(given) < 8 else [*given[:3], '...', given[-1]])}: {error}"
         message = f"{self.name}: {told}{where}"
         for kind, raised in ((IndexError, IndexError), (ValueError, ShapeError), (TypeError, TypeError)):
-            if isinstance(error, kind) or (lists and raised is TypeError):
+            if isinstance(error, kind) or ((lists or bare) and raised is TypeError):
                 raise raised(message) from error
         raise error
 

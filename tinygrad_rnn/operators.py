@@ -20,16 +20,26 @@ class Operators:
     __pow__ = power = ops.power
     __neg__ = negative = ops.negative
     __abs__ = abs = absolute = ops.absolute
-    __lt__, __le__, __gt__, __ge__ = ops.less, ops.less_equal, ops.greater, ops.greater_equal
-    __eq__, __ne__ = ops.equal, ops.not_equal  # type: ignore[assignment]
+    __lt__ = less = ops.less
+    __le__ = less_equal = ops.less_equal
+    __gt__ = greater = ops.greater
+    __ge__ = greater_equal = ops.greater_equal
+    __eq__ = equal = ops.equal  # type: ignore[assignment]
+    __ne__ = not_equal = ops.not_equal  # type: ignore[assignment]
+    __and__ = __rand__ = bitwise_and = ops.bitwise_and
+    __or__ = __ror__ = bitwise_or = ops.bitwise_or
+    __xor__ = __rxor__ = bitwise_xor = ops.bitwise_xor
+    __invert__ = invert = ops.invert
     exp, log, sqrt, sin, cos, tanh = ops.exp, ops.log, ops.sqrt, ops.sin, ops.cos, ops.tanh
     sigmoid, relu, softplus, sign = ops.sigmoid, ops.relu, ops.softplus, ops.sign
     maximum, minimum, clip, astype = ops.maximum, ops.minimum, ops.clip, ops.astype
     sum, mean, max, min, var = ops.sum, ops.mean, ops.max, ops.min, ops.var
     logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
+    any, all = ops.any, ops.all
     broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
     softmax, log_softmax, take_along_axis = ops.softmax, ops.log_softmax, ops.take_along_axis
-    linear, normalize = ops.linear, ops.normalize
+    linear, normalize, cross_entropy, embedding = ops.linear, ops.normalize, ops.cross_entropy, ops.embedding
+    conv2d, max_pool2d = ops.conv2d, ops.max_pool2d
     __matmul__ = matmul = ops.matmul
     std, split, swapaxes, outer, layer_norm, dropout = (
         ops.std,
@@ -53,13 +63,17 @@ class Operators:
     def __rmatmul__(self, other: Any) -> Any:
         return ops.matmul(other, self)
 
-    def reshape(self, *shape: Any) -> Any:
-        """The same elements in another shape, given as numbers or as a tuple."""
-        return ops.reshape(self, shape=spread(shape))
+    def where(self, condition: Any, other: Any) -> Any:
+        """These elements where the condition holds, and those of the other elsewhere."""
+        return ops.where(condition, self, other)
 
-    def transpose(self, *axes: Any) -> Any:
+    def reshape(self, *numbers: Any, **shape: Any) -> Any:
+        """The same elements in another shape, given as numbers or as a tuple."""
+        return ops.reshape(self, *([spread(numbers)] if numbers else []), **shape)
+
+    def transpose(self, *numbers: Any, **axes: Any) -> Any:
         """Axes in another order, given as numbers or as a tuple; reversed if none are given."""
-        return ops.transpose(self, axes=spread(axes) if axes else None)
+        return ops.transpose(self, *([spread(numbers)] if numbers else []), **axes)
 
     @property
     def T(self) -> Any:

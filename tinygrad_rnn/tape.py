@@ -6,6 +6,7 @@ all of its users, without sorting. The id is also a clock: "how far back in time
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import threading
@@ -131,8 +132,9 @@ class _State(threading.local):
 
 state = _State()
 _writes: list[tuple[weakref.ref[Any], int]] = []  # arrays that were changed in place, and when
+_lent: list[tuple[weakref.ref[Any], int, Any]] = []  # arrays that were handed out, when, and their checksums then
 _writing = threading.Lock()
-last_write = 0  # the latest of those moments: a node with a higher id need not look
+last_write = 0  # the latest of all those moments: a node with a higher id need not look
 
 
 def wrote(*arrays: Array) -> None:
@@ -146,10 +148,37 @@ def wrote(*arrays: Array) -> None:
         _writes.extend((weakref.ref(owner), last_write) for owner in owners.values())
 
 
-def written_since(array: Array, moment: int) -> bool:
-    """Whether the memory of an array was changed in place after a moment."""
-    owner = owner_of(array)
-    return any(when > moment and ref() is owner for ref, when in _writes)
+def lend(array: Array) -> None:
+    """Note what an array holds as it is handed out to someone who may write to it without a word."""
+    global last_write
+    owner, held = owner_of(array), backend.of(array).checksum(array)
+    with _writing:
+        for ref, when, before in _lent:
+            if ref() is array and bool(before != held):
+                _writes[:] = [(known, then) for known, then in _writes if known() is not owner or then > when]
+                _writes.append((weakref.ref(owner), when))
+        last_write = clock()
+        _lent[:] = [entry for entry in _lent if (known := entry[0]()) is not None and known is not array]
+        _lent.append((weakref.ref(array), last_write, held))
+
+
+def overwritten() -> Callable[[Array, int], bool]:
+    """A function that says whether the memory of an array was changed in place after a moment, and before this call."""
+    writes, lent = list(_writes), list(_lent)
+
+    @functools.cache
+    def differs(k: int) -> bool:  # each array is looked at once
+        ref, _, held = lent[k]
+        array = ref()
+        return array is not None and bool(backend.of(array).checksum(array) != held)
+
+    def written_since(array: Array, moment: int) -> bool:
+        owner = owner_of(array)
+        return any(when > moment and ref() is owner for ref, when in writes) or any(
+            when > moment and owner_of(ref()) is owner and differs(k) for k, (ref, when, _) in enumerate(lent)
+        )
+
+    return written_since
 
 
 def owner_of(array: Array) -> Array:

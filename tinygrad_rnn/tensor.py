@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,12 @@ class Tensor(Operators, Taped):
 
     @property
     def data(self) -> Array:
-        """The bare array. Assigning a new array leaves graphs that used the old one as they were."""
+        """The bare array. Assigning a new array leaves graphs that used the old one as they were.
+
+        Writing into it, x.data[0] = 1, is refused by the backward of a graph that saved it before it was asked for.
+        """
+        if getrefcount(self.array) > 2 or getattr(self.array, "base", None) is not None:  # a graph may have saved it
+            tape.lend(self.array)
         return self.array
 
     @data.setter
@@ -183,14 +189,14 @@ class Tensor(Operators, Taped):
     def backward(
         self,
         gradient: Any = None,
-        retain_graph: bool | None = None,
+        retain_graph: bool = False,
         create_graph: bool = False,
         horizon: int | None = None,
     ) -> None:
         """Add the gradient of this tensor to ``.grad`` of every leaf that it was made from.
 
         gradient: what to start from, of this tensor's shape; 1 for a scalar.
-        retain_graph: keep what the graph saved, for another backward; as ``create_graph`` unless given.
+        retain_graph: keep what the graph saved, for another backward; ``create_graph`` keeps it too.
         create_graph: record the walk itself, so that gradients can be differentiated again.
         horizon: a ``tape.mark()``; nothing that was made before it is entered, leaves excepted.
 
@@ -204,7 +210,7 @@ class Tensor(Operators, Taped):
         arrived = walk(
             [(self.node, seed(self, gradient, create_graph))],
             horizon=horizon or 0,
-            retain=create_graph if retain_graph is None else retain_graph,
+            retain=retain_graph or create_graph,
             wrap=Tensor.wrap if create_graph else None,
         )
         accumulate(arrived, create_graph)

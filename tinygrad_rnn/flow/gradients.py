@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +18,24 @@ from ..tree import tree_items
 from .pictures import finish, slide
 
 
-class GradientNorms(NamedTuple):
-    """The norm of the gradient in each state that was given."""
+@dataclass(frozen=True, eq=False)
+class GradientNorms:
+    """The norm of the gradient in each state that was given.
+
+    By itself it is the array (T,) of the norms of whole states, such as h and c of an LSTM together: ``found[t]``,
+    ``len(found)``, ``np.asarray(found)``.
+    """
 
     norms: dict[str, np.ndarray]  # by name of the state, such as "h" and "c": (T,), in units of loss / unit of state
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(reduce(np.hypot, self.norms.values()), dtype)
+
+    def __len__(self) -> int:
+        return len(np.asarray(self))
+
+    def __getitem__(self, t: Any) -> Any:
+        return np.asarray(self)[t]
 
     def plot(self, ax: Any = None, label: str = "") -> Any:
         """Draw the norms over the time steps on a logarithmic scale, and return the figure.

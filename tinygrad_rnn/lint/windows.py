@@ -50,10 +50,11 @@ def freed(case: Case) -> Iterator[Finding]:
 
 def overwritten(case: Case) -> Iterator[Finding]:
     """An array that an operation saved, and that was changed in place since: the first one."""
+    written_since = tape.overwritten()
     for node in case.operations:
         for name, value in node.saved.items() if node.id < tape.last_write else ():
             for array in value if isinstance(value, tuple) else (value,):
-                if hasattr(array, "dtype") and tape.written_since(array, node.id):
+                if hasattr(array, "dtype") and written_since(array, node.id):
                     yield Finding(
                         "an array was changed in place after it was used",
                         f"{name} of {where_made(node)}",

@@ -19,7 +19,7 @@ from ..ops import broadcast_to, concatenate, linear, sigmoid, split, tanh
 from ..tensor import Tensor
 from ..tree import tree_leaves
 from . import init
-from .fit import begin, check_input
+from .fit import NoInitialState, begin, check_input
 from .module import Module, parameter
 
 Gates = dict[str, Tensor]
@@ -64,6 +64,10 @@ class Cell(Module):
 
     def initial_state(self, z: Any) -> Any:
         """Zeros for the batch of one step's projected input z."""
+        if not hasattr(self, "output_size"):
+            raise NoInitialState(
+                f"{type(self).__name__}: it has no output_size to begin with zeros of, so a state must be given"
+            )
         leaf = tree_leaves(z)[0]
         return zeros_beside(leaf, (*leaf.shape[:-1], self.output_size))
 

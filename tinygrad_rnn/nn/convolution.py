@@ -7,15 +7,10 @@ from typing import Any
 from .. import ops
 from ..backend import DTypeLike
 from ..op import ShapeError, whereabouts
+from ..ops.conv import Pair, pair
 from ..tensor import Tensor
 from . import init
 from .module import Module, parameter
-
-Pair = tuple[int, int]
-
-
-def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _part(layer: Any, in_channels: int, out_channels: int, groups: int) -> int:
@@ -120,9 +115,9 @@ class Conv2d(Module):
         dilation: int | Pair = 1,
         groups: int = 1,
     ):
-        (high, wide), channels = _pair(kernel_size), _part(self, in_channels, out_channels, groups)
+        (high, wide), channels = pair(kernel_size), _part(self, in_channels, out_channels, groups)
         fan_in = channels * high * wide
-        self.stride, self.padding, self.dilation, self.groups = _pair(stride), _pair(padding), _pair(dilation), groups
+        self.stride, self.padding, self.dilation, self.groups = pair(stride), pair(padding), pair(dilation), groups
         self.weight = parameter(init.fan_in_uniform((out_channels, channels, high, wide), fan_in), dtype, backend)
         self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
 
@@ -154,8 +149,8 @@ class MaxPool2d(Module):
     """
 
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0):
-        self.kernel_size, self.padding = _pair(kernel_size), _pair(padding)
-        self.stride = self.kernel_size if stride is None else _pair(stride)
+        self.kernel_size, self.padding = pair(kernel_size), pair(padding)
+        self.stride = self.kernel_size if stride is None else pair(stride)
         if any(not 0 <= 2 * p <= k for p, k in zip(self.padding, self.kernel_size, strict=True)):
             raise ValueError(
                 f"MaxPool2d: padding {self.padding} must be at most half of the window {self.kernel_size}, else some "

@@ -143,10 +143,22 @@ class LayerNorm(Module):
 
 
 class Sequential(Module):
-    """Modules (or any functions) applied one after another."""
+    """Modules (or any functions) applied one after another.
+
+    >>> from tinygrad_rnn import nn, tanh
+    >>> model = nn.Sequential(nn.Linear(2, 3), tanh, nn.Linear(3, 1))
+    >>> len(model), model[-1]
+    (3, Linear(3, 1))
+    """
 
     def __init__(self, *layers: Any):
         self.layers = list(layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, k: int) -> Any:
+        return self.layers[k]
 
     def forward(self, x: Any) -> Any:
         for layer in self.layers:

@@ -81,7 +81,7 @@ class Module:
     def to(self, where: str | None = None, dtype: DTypeLike = None) -> Module:
         """Move all Tensors to a backend (``"cupy"``), to a dtype (``"float64"``), or both; gradients are dropped."""
         if where is not None and where not in ("numpy", "cupy") and where not in backend.available_backends():
-            where, dtype = None, where  # to("float64"), to(np.float64)
+            where, dtype = None, _dtype(where)  # to("float64"), to(np.float64)
         moved = [
             (t, backend.as_array(t.array, dtype if t.dtype.kind == "f" else None, where or t.backend))
             for _, t in self.named_tensors()
@@ -134,6 +134,13 @@ def parameter(data: Any, dtype: DTypeLike = None, backend: str | None = None) ->
 def first_tensor(module: Module) -> Tensor | None:
     """A module's first floating-point Tensor, whose dtype and backend further ones should share."""
     return next((t for _, t in module.named_tensors() if t.dtype.kind == "f"), None)
+
+
+def _dtype(name: Any) -> DTypeLike:
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise TypeError(f"to: {name!r} is neither a backend, 'numpy' or 'cupy', nor a dtype") from None
 
 
 def _bare(value: Any) -> Any:

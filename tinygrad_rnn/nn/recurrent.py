@@ -60,6 +60,11 @@ def unroll(
 
 def prepare(cell: Any, xs: Any, mask: Any) -> tuple[Any, Any]:
     """The inputs, and which of their steps are real, (T, B, 1), as states and outputs of most cells are shaped."""
+    if not (hasattr(cell, "input_projection") and hasattr(cell, "step")):
+        raise TypeError(
+            f"unroll: a cell is an object with input_projection(x) and step(z, state), but {cell!r} is none; a layer "
+            "goes over the sequence by itself, layer(xs)"
+        )
     xs, real = time_major("unroll", xs, mask=mask)
     check_features(cell, xs, mask is not None)
     return xs, None if real is None else real[:, :, None]

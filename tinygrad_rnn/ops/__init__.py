@@ -5,6 +5,9 @@ from .elementwise import (
     absolute,
     add,
     astype,
+    bitwise_and,
+    bitwise_or,
+    bitwise_xor,
     clip,
     cos,
     divide,
@@ -12,6 +15,7 @@ from .elementwise import (
     exp,
     greater,
     greater_equal,
+    invert,
     less,
     less_equal,
     log,
@@ -48,7 +52,7 @@ from .nn import (
     normalize_back,
     softmax,
 )
-from .reduce import argmax, argmin, cumsum, max, mean, min, std, sum, var
+from .reduce import all, any, argmax, argmin, cumsum, max, mean, min, std, sum, var
 from .shape import (
     broadcast_to,
     concatenate,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import reduce
+from operator import index
 from typing import Any
 
 from ..backend import Array
@@ -15,8 +16,13 @@ from .shape import Shape, concatenate, expand_dims, pad, reshape
 Pair = tuple[int, int]
 
 
-def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def pair(value: int | Pair) -> Pair:
+    """One number for height and width, or one for each."""
+    try:
+        high, wide = value if isinstance(value, (tuple, list)) else (value, value)
+        return index(high), index(wide)
+    except (TypeError, ValueError):
+        raise TypeError(f"an integer for height and width, or one for each, is needed, not {value!r}") from None
 
 
 def _counts(shape: Shape, size: Pair, stride: Pair, dilation: Pair) -> Pair:
@@ -87,10 +93,10 @@ def conv2d(
             f"conv2d: x {x.shape} must be (batch, channels, height, width), and weight {weight.shape} (out, "
             f"channels{f' / {groups} groups' if groups > 1 else ''}, height, width)"
         )
-    high, wide = _pair(padding)
+    high, wide = pair(padding)
     if high or wide:
         x = pad(x, widths=((0, 0), (0, 0), (high, high), (wide, wide)))
-    seen = windows(x, size=weight.shape[2:], stride=_pair(stride), dilation=_pair(dilation))
+    seen = windows(x, size=weight.shape[2:], stride=pair(stride), dilation=pair(dilation))
     parts = [(seen, weight)]
     if groups > 1:
         parts = list(zip(split(seen, groups, axis=1), split(weight, groups), strict=True))
@@ -104,7 +110,7 @@ def max_pool2d(xp: Any, x: Array, *, size: int | Pair, stride: int | Pair | None
 
     Where several are equal, they share the gradient evenly.
     """
-    (high, wide), (down, right) = _pair(size), _pair(stride or size)
+    (high, wide), (down, right) = pair(size), pair(stride or size)
     _counts(x.shape, (high, wide), (down, right), (1, 1))
     rows = reduce(xp.maximum, _places(x, (high, 1), (down, 1)))
     return reduce(xp.maximum, _places(rows, (1, wide), (1, right)))
@@ -121,7 +127,7 @@ def shares(xp: Any, x: Array, y: Array, *, size: Pair, stride: Pair) -> Array:
 
 
 def _to_maxima(g: Any, x: Any, y: Any, size: int | Pair, stride: int | Pair | None) -> Any:
-    how = {"size": _pair(size), "stride": _pair(stride or size)}
+    how = {"size": pair(size), "stride": pair(stride or size)}
     return overlap_add(expand_dims(g, axis=(-2, -1)) * shares(x, y, **how), shape=x.shape, **how)
 
 

@@ -247,18 +247,31 @@ def _winner(g: Array, a: Array, b: Array) -> Array:
     return where(a > b, g, where(a == b, 0.5 * g, 0))
 
 
-def _comparison(name: str, sign: str) -> Operation:
+def _flat(name: str, told: str) -> Operation:
+    """An operation on two arrays that has no slope; ``told`` says what it gives."""
+
     def kernel(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
         return getattr(xp, name)(a, b, out=out)
 
-    kernel.__name__ = name
-    kernel.__doc__ = f"Whether a {sign} b, element by element."
+    kernel.__name__, kernel.__doc__ = name, f"{told}, element by element."
     return op(kernel).vjp(a=None, b=None)
 
 
-equal = _comparison("equal", "==")
-not_equal = _comparison("not_equal", "!=")
-less = _comparison("less", "<")
-less_equal = _comparison("less_equal", "<=")
-greater = _comparison("greater", ">")
-greater_equal = _comparison("greater_equal", ">=")
+equal = _flat("equal", "Whether a == b")
+not_equal = _flat("not_equal", "Whether a != b")
+less = _flat("less", "Whether a < b")
+less_equal = _flat("less_equal", "Whether a <= b")
+greater = _flat("greater", "Whether a > b")
+greater_equal = _flat("greater_equal", "Whether a >= b")
+bitwise_and = _flat("bitwise_and", "a & b of booleans or integers: both")
+bitwise_or = _flat("bitwise_or", "a | b of booleans or integers: one or both")
+bitwise_xor = _flat("bitwise_xor", "a ^ b of booleans or integers: one and not both")
+
+
+@op
+def invert(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """~x of booleans or integers: not."""
+    return xp.invert(x, out=out)
+
+
+invert.vjp(x=None)

@@ -7,7 +7,7 @@ from string import ascii_letters
 from typing import Any
 
 from ..backend import Array, of, signature
-from ..op import misfit, op
+from ..op import misfit, op, whereabouts
 from .elementwise import multiply
 from .reduce import sum
 from .shape import broadcast_to, expand_dims, reshape, rows, transpose
@@ -160,11 +160,15 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     >>> einsum("ij,j->i", np.eye(2), np.array([1.0, 2.0]))
     array([1., 2.])
     """
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: subscripts such as 'ij,jk->ik' come first, not {subscripts!r}{whereabouts()}")
     given = subscripts.replace(" ", "")
     terms, result = _terms(given)
     if len(terms) != len(operands):
         raise misfit(f"einsum: {subscripts!r} names {len(terms)} operands, but {len(operands)} were given")
     free = [c for c in ascii_letters if c not in given]
+    if not all(hasattr(x, "ndim") for x in operands):
+        contract.op.fail(AttributeError("an array is needed"), operands, {})
     widest = max([x.ndim - len(t) + 3 for t, x in zip(terms, operands, strict=True) if "..." in t], default=0)
     dots = "".join(free[len(free) - widest :])
     terms = [t.replace("...", dots[widest - (x.ndim - len(t) + 3) :]) for t, x in zip(terms, operands, strict=True)]

@@ -93,6 +93,22 @@ def argmin(xp: Any, x: Array, *, axis: int | None = None, keepdims: bool = False
 argmin.vjp(x=None)
 
 
+@op
+def any(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Whether some element is not 0; of no elements, False."""
+    return x.any(axis=axis, keepdims=keepdims)
+
+
+@op
+def all(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Whether no element is 0; of no elements, True."""
+    return x.all(axis=axis, keepdims=keepdims)
+
+
+any.vjp(x=None)
+all.vjp(x=None)
+
+
 def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
     """The axis argument as a tuple of numbers from 0 up."""
     if axis is None:

@@ -100,7 +100,10 @@ def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
     xs = tuple(xs)
     if len(xs) == 1:
         return xs[0]
-    lengths = [x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs]  # a wrong axis fails in the kernel
+    try:
+        lengths = [x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs]  # a wrong axis fails in the kernel
+    except AttributeError as error:
+        join.op.fail(error, xs, {})
     return join(*xs, axis=axis, bounds=tuple(accumulate(lengths, initial=0)))
 
 

@@ -34,8 +34,7 @@ class Optimizer:
             return super().__new__(cls)
         if not all(isinstance(p, dict) and "params" in p for p in parameters):
             raise ValueError(f'{cls.__name__}: each group must be a dictionary that holds "params"')
-        names = list(inspect.signature(cls.__init__).parameters)[2:]
-        shared = dict(zip(names, args, strict=False)) | settings
+        shared = dict(zip(_settings(cls), args, strict=False)) | settings
         own = [{name: value for name, value in p.items() if name != "params"} for p in parameters]
         return Groups(*(cls(p["params"], **(shared | more)) for p, more in zip(parameters, own, strict=True)))
 
@@ -88,26 +87,43 @@ class Optimizer:
             if p.requires_grad:  # it may have been frozen since
                 p.grad = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the constructor was given, as it is now, the learning rate included."""
+        return {name: getattr(self, name) for name in _settings(type(self)) if hasattr(self, name)}
+
     def state_dict(self) -> dict[str, Any]:
-        """The learning rate and all that is remembered, as NumPy arrays and numbers."""
+        """The learning rate, all settings, and all that is remembered, as NumPy arrays and numbers."""
 
         def host(value: Any) -> Any:
             return backend.of(value).to_host(value).copy() if backend.is_array(value) else value
 
-        return {"lr": self.lr, "slots": [{name: host(value) for name, value in slots.items()} for slots in self.slots]}
+        slots = [{name: host(value) for name, value in slots.items()} for slots in self.slots]
+        return {"lr": self.lr, "settings": self.settings, "slots": slots}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a ``state_dict``; raises before anything changes if it belongs to other parameters."""
+        """Continue from a ``state_dict``, with its settings as in PyTorch.
+
+        Raises before anything changes: ValueError for a state of other parameters, ShapeError for one whose arrays do
+        not fit, KeyError for one of another kind of optimiser.
+        """
         states = state.get("groups", [state])
         if len(states) != len(self.groups):
             raise ValueError(f"{type(self).__name__}: the state is of {len(states)} groups, not of {len(self.groups)}")
-        loaded = [group._fitted(state["slots"]) for group, state in zip(self.groups, states, strict=True)]
+        loaded = [group._fitted(state) for group, state in zip(self.groups, states, strict=True)]
         for group, state, slots in zip(self.groups, states, loaded, strict=True):
+            vars(group).update(state.get("settings", {}))  # of a checkpoint from before there were any, none
             group.lr, group.slots = state["lr"], slots
 
-    def _fitted(self, slots: list[Slots]) -> list[Slots]:
-        """Slots of a state, with arrays where the parameters are, if their shapes fit."""
+    def _fitted(self, state: Mapping[str, Any]) -> list[Slots]:
+        """Slots of a state, with arrays where the parameters are, if it is of this kind and their shapes fit."""
         name = type(self).__name__
+        if not {"lr", "slots"} <= state.keys() or state.get("settings", self.settings).keys() != self.settings.keys():
+            raise KeyError(
+                f"{name}: the state holds {list(state)} and the settings {list(state.get('settings', ()))}, but "
+                f"{list(self.settings)} are needed; it belongs to an optimiser of another kind"
+            )
+        slots = state["slots"]
         if len(slots) != len(self.slots):
             raise ValueError(f"{name}: the state is of {len(slots)} parameters, not of {len(self.slots)}")
         for p, given in zip(self.parameters, slots, strict=True):
@@ -163,6 +179,11 @@ class Groups(Optimizer):
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__getattr__(name)
+
+
+def _settings(kind: type[Optimizer]) -> list[str]:
+    """The names of the settings that an optimiser takes after its parameters."""
+    return list(inspect.signature(kind.__init__).parameters)[2:]
 
 
 def _check_distinct(name: str, parameters: list[Any]) -> None:
