@@ -135,8 +135,8 @@ class StrictArray:
         widths = [_axes_taken(part) for part in parts]
         axis, shape = 0, self.shape
         for i, (part, width) in enumerate(zip(parts, widths, strict=True)):
-            if isinstance(part, np.ndarray) and part.dtype == np.bool_:
-                StrictArray(part).get()  # the host must know how many elements are picked
+            if isinstance(part, bool) or getattr(part, "dtype", None) == np.bool_:
+                wrap(part).get()  # the host must know how many elements are picked
             elif isinstance(part, np.ndarray) and shape[axis]:
                 parts[i] = part.astype(np.int64) % shape[axis]
             axis += len(shape) - sum(widths) if part is Ellipsis else width
