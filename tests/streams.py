@@ -88,6 +88,7 @@ class Device:
         self.allocators: list[Any] = [None]
         self.graphs: list[Graph] = []
         self.order: list[tuple[int, int]] = []  # which stream waited for which
+        self.freed: list[bool] = []  # by pools
         self.depth = 0
 
     @property
@@ -98,7 +99,7 @@ class Device:
         return SimpleNamespace(
             Stream=lambda non_blocking: Stream(self, len(self.order) + 7),
             Graph=Graph,
-            MemoryPool=lambda: SimpleNamespace(malloc=object()),
+            MemoryPool=lambda: SimpleNamespace(malloc=object(), free_all_blocks=lambda: self.freed.append(True)),
             using_allocator=self.using_allocator,
             get_current_stream=lambda: self.streams[-1],
             runtime=SimpleNamespace(getDevice=lambda: 0),

@@ -54,22 +54,36 @@ class Cublas:
         self._cupy = cupy
         self._library = library
         self._handles: dict[tuple[int, int], tuple[Any, Array]] = {}  # by device and stream: handle, its workspace
+        self._spare: list[tuple[int, Any]] = []  # devices and handles of streams that are gone
         self.tf32 = os.environ.get("CUPY_TF32", "0") not in ("", "0")  # CuPy's own products heed it too
         for name, types in _SIGNATURES.items():
             getattr(library, name).argtypes = types
 
     def handle(self) -> Any:
         """The handle of the current device and stream. It is made when first wanted, which a graph cannot capture."""
-        stream = self._cupy.cuda.get_current_stream().ptr
-        key = self._cupy.cuda.runtime.getDevice(), stream
+        device, stream = key = self._cupy.cuda.runtime.getDevice(), self._cupy.cuda.get_current_stream().ptr
         if key not in self._handles:
-            handle = _pointer()
             workspace = self._cupy.empty(_WORKSPACE, dtype=np.uint8)
-            self._do("cublasCreate_v2", ctypes.byref(handle))
+            handle = self._spare_or_new(device)
             self._do("cublasSetStream_v2", handle, stream)
             self._do("cublasSetWorkspace_v2", handle, workspace.data.ptr, _WORKSPACE)  # last: setting a stream drops it
             self._handles[key] = handle, workspace
         return self._handles[key][0]
+
+    def forget(self, device: int, stream: int) -> None:
+        """Free the workspace of a stream that will not be used again, and keep the handle for another one."""
+        handle, _ = self._handles.pop((device, stream), (None, None))
+        if handle is not None:  # to destroy it would wait for the device
+            self._spare.append((device, handle))
+
+    def _spare_or_new(self, device: int) -> Any:
+        for k, (place, spare) in enumerate(self._spare):
+            if place == device:
+                del self._spare[k]
+                return spare
+        handle = _pointer()
+        self._do("cublasCreate_v2", ctypes.byref(handle))
+        return handle
 
     def _do(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
