@@ -30,6 +30,7 @@ class GraphPlayer(Player):
         self._cuda = home.xp.cuda
         self._pool: Any = None
         self._stream: Any = None
+        self._has_played = False  # without running out of memory
         self._graphs: list[Callable[[], Any]] | None = None
 
     def __call__(self) -> None:
@@ -37,10 +38,12 @@ class GraphPlayer(Player):
         if self._graphs is not None:
             for launch in self._graphs:
                 launch()
-        elif self._pool is None:
-            self._set_apart()
+        elif not self._has_played:
+            if self._pool is None:
+                self._set_apart()
             with self._aside():
                 self._play()
+            self._has_played = True
         else:
             self._graphs = self._captured()
             for launch in self._graphs:
