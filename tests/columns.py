@@ -18,7 +18,6 @@ NONE, TRANSPOSED = 0, 1
 TYPES = {(0, 68): c_float, (0, 77): c_float, (1, 70): c_double}  # CUDA's type of the matrices, type to compute in
 
 CREATE = ctypes.CFUNCTYPE(c_int, c_void_p)
-DESTROY = ctypes.CFUNCTYPE(c_int, c_void_p)
 SET_STREAM = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p)
 SET_WORKSPACE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 GEMM_EX = ctypes.CFUNCTYPE(
@@ -49,16 +48,9 @@ def library() -> SimpleNamespace:
     calls: list[int] = []
 
     def create(handle: int) -> int:
-        number = 1 + max(streams, default=4095)
+        number = 4096 + len(streams)
         streams[number] = None
         c_void_p.from_address(handle).value = number
-        return SUCCESS
-
-    def destroy(handle: int) -> int:
-        if handle not in streams:
-            return NOT_INITIALIZED
-        workspaces.pop(handle, None)
-        del streams[handle]
         return SUCCESS
 
     def set_stream(handle: int, stream: int) -> int:
@@ -95,7 +87,6 @@ def library() -> SimpleNamespace:
 
     return SimpleNamespace(
         cublasCreate_v2=CREATE(create),
-        cublasDestroy_v2=DESTROY(destroy),
         cublasSetStream_v2=SET_STREAM(set_stream),
         cublasSetWorkspace_v2=SET_WORKSPACE(set_workspace),
         cublasGemmEx=GEMM_EX(gemm_ex),

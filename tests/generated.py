@@ -18,7 +18,7 @@ NAMES: dict[str, Any] = {
     **{name: getattr(np, name) for name in dir(np) if isinstance(getattr(np, name), np.ufunc)},
     **TYPES,
     "where": np.where,
-    "pow": np.power,
+    "pow": lambda a, b: np.power(*(x.copy() for x in np.broadcast_arrays(a, b))),  # without NumPy's short ways
 }
 
 

@@ -145,6 +145,7 @@ class Device:
         self.allocators: list[Any] = [None]
         self.graphs: list[Graph] = []
         self.order: list[tuple[int, int]] = []  # which stream waited for which
+        self.freed: list[bool] = []  # by pools
         self.made = 0
         self.depth = 0
 
@@ -161,7 +162,7 @@ class Device:
             Stream=self.stream,
             Event=Event,
             Graph=Graph,
-            MemoryPool=lambda: SimpleNamespace(malloc=object()),
+            MemoryPool=lambda: SimpleNamespace(malloc=object(), free_all_blocks=lambda: self.freed.append(True)),
             using_allocator=self.using_allocator,
             get_current_stream=lambda: self.streams[-1],
             runtime=SimpleNamespace(getDevice=lambda: 0),

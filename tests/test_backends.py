@@ -85,7 +85,9 @@ def evaluate(home: Backend, function: Callable[..., Any], sample: Sample, dtype:
     xs = [x for x in tree_leaves(inputs) if isinstance(x, Tensor)]
     masks = [x for x in tree_leaves(attributes) if getattr(x, "dtype", None) == np.bool_]
     random = np.random.default_rng(3)
-    waits = masks or function in (OPERATIONS["refuse_nonfinite"], OPERATIONS["at_most"])
+    waits = (
+        masks or attributes.get("key") is True or function in (OPERATIONS["refuse_nonfinite"], OPERATIONS["at_most"])
+    )
     with waiting(HOST if waits else home):  # a mask makes the host wait for the number of elements
         ys, zs = (tree_leaves(function(*inputs, **attributes)) for _ in range(2))
         tracked = [y for y in [*ys, *zs] if isinstance(y, Tensor) and y.requires_grad]

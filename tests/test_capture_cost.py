@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -139,3 +140,8 @@ def test_calls_are_made_in_order_whatever_the_parts() -> None:
     parts = [[partial(said.append, 1)], [], [partial(said.append, k) for k in range(600)], [partial(said.append, 2)]]
     straight.straight(parts)()
     assert said == [1, *range(600), 2]
+
+
+def test_what_is_called_can_import() -> None:
+    """As CuPy's ufuncs do in C when they meet a dtype for the first time: C asks the calling Python code how."""
+    straight.straight([[partial(time.strptime, "2017", "%Y")]])()

@@ -111,7 +111,11 @@ def test_each_stream_has_a_handle_with_its_workspace(blas: Cublas) -> None:
         blas.dot(x, x)
     assert list(blas._library.streams.values()) == [7, other.ptr]
     blas.forget([other.ptr, 2])
-    assert list(blas._library.streams.values()) == [stream for _, stream in blas._handles] == [7]
+    assert [stream for _, stream in blas._handles] == [7]
+    other.ptr += 8
+    with patch.object(strict.xp.cuda, "get_current_stream", lambda: other):
+        blas.dot(x, x)  # on the handle that is left
+    assert list(blas._library.streams.values()) == [7, other.ptr]
     with (
         patch.object(strict.xp.cuda.runtime, "getDevice", lambda: 1),
         patch.object(blas._library, "cublasSetStream_v2", columns.SET_STREAM(lambda *_: columns.NOT_INITIALIZED)),

@@ -196,6 +196,37 @@ def test_an_op_can_say_that_the_host_waits_for_it(device: streams.Device, monkey
     assert counts(device) == [2, 2]
 
 
+def test_a_graph_that_is_dropped_frees_its_memory_and_leaves_its_handle_to_the_next(device: streams.Device) -> None:
+    blas: Any = backend.get("strict").cublas  # type: ignore[attr-defined]
+    before = dict(blas._handles)
+    for k in range(3):
+        captured = played(lambda x: tg.tanh(x) @ x.T)
+        assert len(blas._handles) == len(before) + 1
+        del captured
+        gc.collect()
+        assert blas._handles == before
+        assert len(blas._spare[0]) == 1
+        assert len(device.freed) == k + 1
+
+
+def test_what_a_graph_may_not_make_is_made_again_if_memory_ran_out(
+    device: streams.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured, x = played(lambda x: tg.tanh(x) @ x.T, calls=2), leaves(3, 4)
+    blas: Any = backend.get("strict").cublas  # type: ignore[attr-defined]
+    with monkeypatch.context() as patched:
+        patched.setattr(blas, "handle", short_of_memory)
+        with pytest.raises(MemoryError):
+            captured(x)
+    for _ in range(4):
+        equal(captured(x), tg.tanh(x) @ x.T)
+    assert counts(device) == [3]  # the first of them was played
+
+
+def short_of_memory() -> Any:
+    raise MemoryError
+
+
 def test_the_stand_in_refuses_what_cuda_refuses(device: streams.Device) -> None:
     home = backend.get("strict")
     x, stream = leaves(3, 4).array, home.xp.cuda.Stream(non_blocking=True)

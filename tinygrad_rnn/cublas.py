@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -21,7 +22,6 @@ _int, _pointer = ctypes.c_int, ctypes.c_void_p
 _MATRIX = [_pointer, _int, _int]  # address, type, leading dimension
 _SIGNATURES = {
     "cublasCreate_v2": [_pointer],
-    "cublasDestroy_v2": [_pointer],
     "cublasSetStream_v2": [_pointer, _pointer],
     "cublasSetWorkspace_v2": [_pointer, _pointer, ctypes.c_size_t],
     # handle, transpose A and B, m, n, k, alpha, A, B, beta, C, compute type, algorithm
@@ -55,28 +55,32 @@ class Cublas:
         self._cupy = cupy
         self._library = library
         self._handles: dict[tuple[int, int], tuple[Any, Array]] = {}  # by device and stream: handle, its workspace
+        self._spare: dict[int, list[Any]] = defaultdict(list)  # by device: handles of streams that are gone
         self.tf32 = os.environ.get("CUPY_TF32", "0") not in ("", "0")  # CuPy's own products heed it too
         for name, types in _SIGNATURES.items():
             getattr(library, name).argtypes = types
 
     def handle(self) -> Any:
         """The handle of the current device and stream. It is made when first wanted, which a graph cannot capture."""
-        stream = self._cupy.cuda.get_current_stream().ptr
-        key = self._cupy.cuda.runtime.getDevice(), stream
+        device, stream = key = self._cupy.cuda.runtime.getDevice(), self._cupy.cuda.get_current_stream().ptr
         if key not in self._handles:
-            handle = _pointer()
             workspace = self._cupy.empty(_WORKSPACE, dtype=np.uint8)
-            self._do("cublasCreate_v2", ctypes.byref(handle))
+            handle = self._spare[device].pop() if self._spare[device] else self._created()
             self._do("cublasSetStream_v2", handle, stream)
             self._do("cublasSetWorkspace_v2", handle, workspace.data.ptr, _WORKSPACE)  # last: setting a stream drops it
             self._handles[key] = handle, workspace
         return self._handles[key][0]
 
     def forget(self, streams: Sequence[int]) -> None:
-        """Give back the handles and the workspaces of streams that are no more."""
-        for key in [key for key in self._handles if key[1] in streams]:
-            handle, _ = self._handles.pop(key)
-            self._do("cublasDestroy_v2", handle)
+        """Free the workspaces of streams that are no more, and keep the handles for others."""
+        for device, stream in [key for key in self._handles if key[1] in streams]:
+            handle, _ = self._handles.pop((device, stream))
+            self._spare[device].append(handle)  # to destroy it would wait for the device
+
+    def _created(self) -> Any:
+        handle = _pointer()
+        self._do("cublasCreate_v2", ctypes.byref(handle))
+        return handle
 
     def _do(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)

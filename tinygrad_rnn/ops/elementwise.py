@@ -87,11 +87,18 @@ where.vjp(
 ).pointwise("where(condition, a, b)")
 
 
+# What CuPy's operator ** calls for these Python numbers, which is quicker and rounds in another way. ``power`` itself
+# does not, so the operation does: it then gives what ** gives for an array.
+_POWERS = {(int, 2): "square", (float, 2.0): "square", (float, 0.5): "sqrt", (float, -1.0): "reciprocal"}
+
+
 @op
 def power(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     """y = a ** b. The gradient for b is that of a positive base, and 0 where a = 0."""
-    if type(b) is int and b == 2:
-        return xp.square(a, out=out)  # several times quicker
+    kind = type(b)
+    name = _POWERS.get((kind, b)) if kind is int or kind is float else None
+    if name and (kind is int or a.dtype.kind == "f"):
+        return getattr(xp, name)(a, out=out)
     return xp.power(a, b, out=out)
 
 

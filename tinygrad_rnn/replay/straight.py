@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from types import CodeType, FunctionType
@@ -43,7 +44,8 @@ def _function(calls: Sequence[partial[Any]]) -> Callable[[], None]:
         return f"{name(call)}()" if call.keywords else f"{name(call.func)}({', '.join(map(name, call.args))})"
 
     lines = "\n ".join(map(line, calls))
-    return FunctionType(_code(lines, len(values)), {}, "part", tuple(values))
+    space = {"__builtins__": builtins}  # without which no function written in C could import anything
+    return FunctionType(_code(lines, len(values)), space, "part", tuple(values))
 
 
 @lru_cache(maxsize=256)
