@@ -45,9 +45,12 @@ class ElementwiseKernel:
         self.statements = [statement.strip().split(" = ") for statement in operation.split(";") if statement.strip()]
 
     def __call__(self, *args: Any) -> None:
-        arrays = [x._numbers for x in args]
-        assert len(arrays) == len(self.inputs) + len(self.outputs)
-        for x, (dtype, _) in zip(arrays, [*self.inputs, *self.outputs], strict=True):
+        types = [dtype for dtype, _ in (*self.inputs, *self.outputs)]
+        arrays = [
+            np.asarray(x, dtype) if isinstance(x, (int, float)) else x._numbers
+            for x, dtype in zip(args, types, strict=True)
+        ]
+        for x, dtype in zip(arrays, types, strict=True):
             assert x.dtype == dtype, "Type is mismatched."
         given, results = arrays[: len(self.inputs)], arrays[len(self.inputs) :]
         shape = np.broadcast_shapes(*(x.shape for x in arrays))

@@ -416,3 +416,20 @@ def test_the_rest_of_a_backend(device: Backend) -> None:
     device.add_at(target, (device.from_host(np.array([1, 1])), 0), 5)
     device.add_at(target, device.from_host(np.array([-1], np.int8)), 2)
     assert fetch(device, target).tolist() == [[3, 3], [10, 0], [3, 3]]
+
+
+def test_numbers_are_set_by_few_launches(device: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As learning rates and counters of a captured step are: 50 of two dtypes by three launches, none copied."""
+    arrays = [device.xp.zeros((), np.float64 if k % 3 else np.float32) for k in range(50)]
+    texts: list[str] = []
+    make = device.pointwise
+    monkeypatch.setattr(device, "pointwise", lambda *text: texts.append(text[2]) or make(*text))
+    put = device.setter(arrays)
+    before = strict.tally.uploads
+    for scale in (0.1, -3):
+        put(*[scale * k for k in range(50)])
+        for k, array in enumerate(arrays):
+            assert device.to_host(array) == array.dtype.type(scale * k)
+    assert strict.tally.uploads == before
+    assert len(texts) == 3
+    device.setter([])()

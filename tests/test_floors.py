@@ -19,6 +19,7 @@ ROOT = Path(tg.__file__).parent
 FLOORS = [
     ["cublas", "tree", "extras"],
     ["seams"],
+    ["device"],
     ["backend"],
     ["tape"],
     ["graph", "shortage"],

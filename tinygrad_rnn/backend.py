@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .seams import Array, Backend, CupyBackend
+from .device import CupyBackend
+from .seams import Array, Backend
 
 DTypeLike = Any
 

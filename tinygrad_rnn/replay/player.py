@@ -39,6 +39,7 @@ class Player:
             for call in self._together(group) or [call for line in group for call in self._calls(line)]:
                 self.calls.append(call)
                 self.lines.append(group[0])
+        self._put = home.setter([array for array, _ in self.scalars])
         self._play = straight(self._parts())
 
     @staticmethod
@@ -62,8 +63,7 @@ class Player:
 
     def set_numbers(self) -> None:
         """Take over the numbers that may change between replays."""
-        for array, scalar in self.scalars:
-            array[()] = scalar.run()
+        self._put(*[scalar.run() for _, scalar in self.scalars])
 
     def steps(self) -> Iterator[tuple[Line, partial[Any]]]:
         """Each call with its line; it is to be called before the next one is asked for."""
