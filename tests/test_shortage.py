@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import strict
 import strict_memory
@@ -93,3 +94,29 @@ def test_each_array_is_counted_once(strict_device: str) -> None:
     z = tg.exp(y).reshape(10, 100) * y.reshape(10, 100)  # exp(y) is saved twice, once as a view, and y three times
     with room_for(8), pytest.raises(MemoryError, match=r"Graphs keep 8,000 B of it for backward: .* A smaller batch"):
         z + 1
+
+
+def test_replays(network: Any) -> None:
+    cell, xs = network
+
+    def step(xs: Any) -> Any:
+        outputs, _ = bptt.unroll(cell, xs)
+        loss = (outputs * outputs).sum()
+        loss.backward()
+        return loss
+
+    captured = tg.capture(step)
+    captured(xs)
+    cell.zero_grad()
+    xp = tg.backend.get("strict").xp
+    zeros = xp.zeros
+
+    def short(shape: Any, dtype: Any = float) -> Any:
+        if dtype == np.uint8:  # of which nothing is made but the memory of replays
+            raise MemoryError("Out of memory allocating 4 bytes.")
+        return zeros(shape, dtype=dtype)
+
+    told = r"capture: out of memory\. Out of .* bytes\. The step was done, but its replays take [\d,]+ KiB in one piece"
+    with patch.object(xp, "zeros", short), pytest.raises(MemoryError, match=told):
+        captured(xs)
+    assert captured(xs).shape == ()

@@ -35,6 +35,16 @@ def explained(error: MemoryError, what: str, array: Any, where: str) -> OutOfMem
     return OutOfMemoryError(f"{what}: out of memory{where}. {str(error).rstrip('.')}.{used}{held}{fits}")
 
 
+def of_replay(error: MemoryError, count: int, side_by_side: bool) -> OutOfMemoryError:
+    """The same error, where so many bytes for the replays of a step are not to be had."""
+    lanes = 'without=["lanes"] shares more of it, ' if side_by_side else ""
+    return OutOfMemoryError(
+        f"capture: out of memory. {error} The step was done, but its replays take {readable(count)} in one piece, "
+        f"beside parameters and gradients. {lanes}bptt.checkpointed keeps less, and a smaller batch or a shorter "
+        "window needs less in proportion."
+    )
+
+
 def readable(count: int) -> str:
     """Bytes in the largest unit of which there are ten."""
     size, unit = float(count), "B"

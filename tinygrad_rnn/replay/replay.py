@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import tape
+from .. import shortage, tape
 from ..backend import Array
 from ..tape import Taped, collector_resting
 from ..tensor import Tensor
@@ -119,7 +119,10 @@ class Replay:
                 kept.setdefault(results[source.value], (array, over[0] if over else None))
         layout = Layout(self.program, arrays, kept)
         lanes = Lanes(layout, 1 if passes.LANES in self.without else MOST)
-        self.player = (Player if passes.GRAPH in self.without else GraphPlayer)(lanes, home)
+        try:
+            self.player = (Player if passes.GRAPH in self.without else GraphPlayer)(lanes, home)
+        except MemoryError as error:
+            raise shortage.of_replay(error, lanes.arena.size, lanes.count > 1) from error
         overwritten = {value for array, _ in left for value in owners[id(array)]}
         self.copies: list[tuple[Array, Array]] = []
 
