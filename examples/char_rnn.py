@@ -12,6 +12,11 @@ loss), state.safetensors (all that --resume needs to go on exactly) and curves.p
 
 from __future__ import annotations
 
+import os
+
+# Threads of OpenBLAS wait for each other by spinning: beside another busy process two take 20 times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy
+
 import argparse
 import contextlib
 import hashlib
