@@ -69,6 +69,15 @@ def test_layers_and_dropout(device: streams.Device) -> None:
     assert counts(device) == [3, 3]
 
 
+def test_a_single_sequence_that_is_read_backwards(device: streams.Device) -> None:
+    """Of a batch of one, steps from the last to the first are a matrix whose rows lie backwards."""
+    trainer = Trainer(nn.LSTM(5, 5, bidirectional=True), size=10)
+    captured = tg.capture(trainer.step)
+    for x, target in batches(5):
+        captured(x[:, :1], target[:, :1])
+    assert counts(device) == [2, 2]
+
+
 def leaves(*shape: int) -> tg.Tensor:
     return tg.tensor(np.random.default_rng(0).standard_normal(shape).astype("f4"), backend="strict")
 

@@ -174,6 +174,20 @@ def test_what_is_read_by_others_is_there_in_one_piece(device: streams.Device) ->
     assert "concatenate" in names
 
 
+def test_pieces_of_several_sizes_are_no_steps(device: streams.Device) -> None:
+    """Six rows in three pieces, of 1, 2 and 3 rows: the share of each is not two of them."""
+    weight = leaves(4, 4)
+
+    def step(x: tg.Tensor) -> tg.Tensor:
+        pieces = [tg.tanh(x[:1])]
+        for rows in (2, 3):
+            pieces.append(tg.tanh(pieces[-1].sum(axis=0) * tg.ones(rows, 1)))
+        z = tg.tanh(tg.linear(tg.concatenate(pieces), weight))
+        return tg.tanh(tg.tanh(z[:2]) + z[2:4]) + z[4:]
+
+    played(step)
+
+
 def test_what_products_need_on_a_stream_goes_with_the_recording(device: streams.Device) -> None:
     blas = tg.backend.get("strict").cublas  # type: ignore[attr-defined]
     trainer, before = Trainer(nn.LSTM(5, 5, num_layers=2)), len(blas._handles)

@@ -118,11 +118,17 @@ class Cublas:
         )
 
     def dot(self, a: Array, b: Array, out: Array = None) -> Array:
-        """The array module's ``dot``: by cuBLAS directly where that is possible with nothing copied."""
+        """The array module's ``dot``: by cuBLAS directly where that is possible, or CUDA graphs would have to do without.
+
+        What lies as cuBLAS has no name for, such as steps that follow each other backwards, is copied, as CuPy does.
+        """
         own = self._cupy.ndarray
         if a.__class__ is b.__class__ is own and a.ndim == b.ndim == 2 and (out is None or _is_free(out, own, a, b)):
             target = self._cupy.empty((a.shape[0], b.shape[1]), dtype=a.dtype) if out is None else out
             call = self.product(a, b, target)
+            if call is None:
+                a, b = (x if _lies(x) else self._cupy.ascontiguousarray(x) for x in (a, b))
+                call = self.product(a, b, target)
             if call is not None and call() == 0:
                 return target
         return self._cupy.dot(a, b, out=out)  # which also says what is wrong with anything else

@@ -23,7 +23,7 @@ def wavefront(program: Program) -> None:
     """Compute some steps at a time what is made, row by row, of the results of all steps and is read step by step."""
     index = _Index(program)
     for join in list(program.lines):
-        if is_join(join) and len(steps := in_order(join)) > 2:
+        if is_join(join) and len(steps := in_order(join)) > 2 and len({step.shape for step in steps}) == 1:
             region = _Region(program, index, join, steps)
             if len(region.blocks) > 1 and _recur(steps):
                 region.cut()
