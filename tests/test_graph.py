@@ -232,6 +232,19 @@ def test_what_a_graph_may_not_make_is_made_again_if_memory_ran_out(
     assert counts(device) == [3]  # the first of them was played
 
 
+def test_streams_that_could_not_be_made_are_made_at_the_next_call(
+    device: streams.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured, x = played(tg.tanh, calls=2), leaves(3, 4)
+    with monkeypatch.context() as patched:
+        patched.setattr(backend.get("strict").xp.cuda, "Stream", lambda **_: short_of_memory())
+        with pytest.raises(MemoryError):
+            captured(x)
+    for _ in range(3):
+        equal(captured(x), tg.tanh(x))
+    assert counts(device) == [2]
+
+
 def short_of_memory() -> Any:
     raise MemoryError
 
