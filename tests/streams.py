@@ -171,8 +171,10 @@ class Device:
     @contextmanager
     def using_allocator(self, allocator: Any) -> Iterator[None]:
         self.allocators.append(allocator)
-        yield
-        self.allocators.pop()
+        try:
+            yield
+        finally:
+            self.allocators.pop()
 
     def launching(self, function: Callable[..., Any], refusal: str = "") -> Any:
         """A function of the array module that is noted while a stream captures."""

@@ -22,6 +22,7 @@ from test_every_wrapper import CELLS, WRAPPERS
 import tinygrad_rnn as tg
 from tinygrad_rnn import backend, nn
 from tinygrad_rnn.op import registry
+from tinygrad_rnn.replay import graph
 from tinygrad_rnn.replay.graph import GraphPlayer
 
 
@@ -230,6 +231,37 @@ def test_what_a_graph_may_not_make_is_made_again_if_memory_ran_out(
     for _ in range(4):
         equal(captured(x), tg.tanh(x) @ x.T)
     assert counts(device) == [3]  # the first of them was played
+
+
+def test_streams_that_could_not_be_made_are_made_at_the_next_call(
+    device: streams.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured, x = played(tg.tanh, calls=2), leaves(3, 4)
+    with monkeypatch.context() as patched:
+        patched.setattr(backend.get("strict").xp.cuda, "Stream", lambda **_: short_of_memory())
+        with pytest.raises(MemoryError):
+            captured(x)
+    for _ in range(3):
+        equal(captured(x), tg.tanh(x))
+    assert counts(device) == [2]
+
+
+def test_a_capture_that_is_broken_off_leaves_everything_as_it_was(
+    device: streams.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured, x = played(lambda x: (tg.tanh(x) * x.sum()).sum(axis=0), calls=3), leaves(3, 4)
+    with monkeypatch.context() as patched:
+        patched.setattr(graph, "_captured", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            captured(x)
+    assert (device.allocators, len(device.streams), device.capturing) == ([None], 1, None)
+    for _ in range(3):
+        equal(captured(x), (tg.tanh(x) * x.sum()).sum(axis=0))
+    assert counts(device) == [3]
+
+
+def broken_off(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def short_of_memory() -> Any:

@@ -118,9 +118,10 @@ class Cublas:
         )
 
     def dot(self, a: Array, b: Array, out: Array = None) -> Array:
-        """The array module's ``dot``: by cuBLAS directly where that is possible, or CUDA graphs would have to do without.
+        """The array module's ``dot``, by cuBLAS directly where that is possible.
 
-        What lies as cuBLAS has no name for, such as steps that follow each other backwards, is copied, as CuPy does.
+        What cuBLAS has no name for, such as rows that lie backwards, is copied first, as it is by CuPy, whose products
+        no CUDA graph can hold.
         """
         own = self._cupy.ndarray
         if a.__class__ is b.__class__ is own and a.ndim == b.ndim == 2 and (out is None or _is_free(out, own, a, b)):

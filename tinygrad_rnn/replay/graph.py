@@ -61,8 +61,8 @@ class GraphPlayer(Player):
 
     def _set_apart(self) -> None:
         """Make a pool and streams, of whose memory nothing is to be left when this player is gone."""
-        self._pool = self._cuda.MemoryPool()
         self._streams = [self._cuda.Stream(non_blocking=True) for _ in range(self._lanes.count)]
+        self._pool = self._cuda.MemoryPool()  # last, as who finds it takes all to be there
         streams = [stream.ptr for stream in self._streams]
         weakref.finalize(self, _free, self._pool, self.home, streams).atexit = False
 
