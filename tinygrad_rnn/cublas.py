@@ -73,7 +73,7 @@ class Cublas:
 
     def forget(self, streams: Sequence[int]) -> None:
         """Free the workspaces of streams that are no more, and keep the handles for others."""
-        for device, stream in [key for key in self._handles if key[1] in streams]:
+        for device, stream in [key for key in [*self._handles] if key[1] in streams]:
             handle, _ = self._handles.pop((device, stream))
             self._spare[device].append(handle)  # to destroy it would wait for the device
 

@@ -121,7 +121,7 @@ def _gap(busy: list[tuple[float, float]], ready: float, time: float) -> tuple[fl
 
 
 def _in_order(lines: Sequence[Line], start: Mapping[Line, float]) -> list[Line]:
-    """Lines in the order in which they begin; what is no call has its place behind what it needs."""
+    """Lines in the order in which they begin; what is no call, and so never comes too late, behind what it needs."""
     key: dict[Line, float] = {}
     for line in lines:
         key[line] = start.get(line, max((key[x.line] for x in line.reads if x.line in key), default=0.0))

@@ -159,8 +159,8 @@ class _Region:
         """Let a line take the shares of steps from what is computed for a block of them."""
         steps, each = self.takes[line], self._each(line.inputs[0])
         start, stop = each * (steps.start - block.start), each * (steps.stop - block.start)
-        taken = len(line.result.shape) == len(line.inputs[0].shape)
-        line.attributes = {"key": slice(start, stop) if taken else start}
+        is_slice = len(line.result.shape) == len(line.inputs[0].shape)
+        line.attributes = {"key": slice(start, stop) if is_slice else start}
         line.read((part[line.inputs[0]],))
 
     def _blocks(self) -> Iterator[range]:
