@@ -22,7 +22,7 @@ FLOORS = [
     ["device"],
     ["backend"],
     ["tape"],
-    ["graph", "shortage"],
+    ["graph", "shortage", "whereabouts"],
     ["dispatch"],
     ["op"],
     ["ops/"],

@@ -16,9 +16,9 @@ from recurrences import CELLS, gradients, model, moving_rnn, reached
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, flow, nn, optim, tape
-from tinygrad_rnn.op import ShapeError
 from tinygrad_rnn.tape import GraphError, Node
 from tinygrad_rnn.tree import tree_leaves
+from tinygrad_rnn.whereabouts import ShapeError
 
 # ---- what it computes ----
 

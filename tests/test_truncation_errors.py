@@ -12,9 +12,9 @@ from recurrences import CELLS, Memory, Step, gradients, model, moving_rnn, reach
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, flow, nn, tape
-from tinygrad_rnn.op import ShapeError
 from tinygrad_rnn.tape import GraphError
 from tinygrad_rnn.tree import tree_leaves
+from tinygrad_rnn.whereabouts import ShapeError
 
 # ---- called late, twice, or never ----
 

@@ -14,7 +14,7 @@ from .draw import draw
 from .grad import grad, hvp, jacobian, jvp, vjp
 from .io import CheckpointError, load, save
 from .lint import Finding, Findings, lint
-from .op import ShapeError, op
+from .op import op
 from .ops import (
     absolute,
     add,
@@ -91,3 +91,4 @@ from .record import Watcher, detect_anomaly
 from .replay import Captured, capture
 from .tape import CaptureError, GraphError, enable_grad, is_grad_enabled, no_grad, watching
 from .tensor import Tensor, tensor
+from .whereabouts import ShapeError

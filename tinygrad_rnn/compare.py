@@ -17,11 +17,12 @@ import numpy as np
 from . import backend, tape
 from .backend import as_array, is_array, signature, use_backend
 from .check import CheckError
-from .op import Op, Step, whereabouts
+from .op import Op, Step
 from .record import Watcher
 from .replay.places import Attribute, Place, Reach
 from .tape import Leaf, Node, Taped
 from .tree import tree_items, tree_map
+from .whereabouts import whereabouts
 
 
 class Difference(NamedTuple):

@@ -9,11 +9,11 @@ import numpy as np
 
 from .backward import walk
 from .create import zeros_like
-from .op import ShapeError
 from .ops import astype, stack
 from .tape import GraphError, enable_grad, is_grad_enabled
 from .tensor import Tensor, as_tensor, seed, tensor
 from .tree import tree_leaves, tree_map
+from .whereabouts import ShapeError
 
 
 def grad(

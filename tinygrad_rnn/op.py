@@ -19,11 +19,9 @@ says by the names of its parameters what it needs, and the tape keeps just that:
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from operator import itemgetter
-from types import FrameType
 from typing import Any, NoReturn, Protocol, overload
 
 from . import backend, tape
@@ -31,12 +29,9 @@ from .backend import Array, signature
 from .dispatch import dispatcher, forget, parameters_of
 from .shortage import explained
 from .tape import Leaf, Node
+from .whereabouts import ShapeError, whereabouts
 
 Rule = Callable[..., Any]
-
-
-class ShapeError(ValueError):
-    """Arrays whose shapes do not go together."""
 
 
 class Step:
@@ -292,41 +287,3 @@ registry: dict[str, Op] = {}
 
 def _listed(names: Any) -> str:
     return ", ".join(map(str, names))
-
-
-def misfit(message: str) -> ShapeError:
-    """The error for shapes that do not go together, with the time step and the caller's line."""
-    return ShapeError(message + whereabouts())
-
-
-_ENGINE = {
-    f"{__package__}.{name}"
-    for name in ("op", "ops", "tensor", "tape", "dispatch", "backward", "grad", "record", "compare", "replay")
-}
-
-
-def whereabouts() -> str:
-    """The present time step, the innermost line outside of the engine, and the user's: ``, step 3, cells.py:41``."""
-    step, lines = tape.step_of(sys.maxsize), lines_outside()
-    return ("" if step is None else f", time step {step}") + (", " + ", called from ".join(lines) if lines else "")
-
-
-def lines_outside() -> list[str]:
-    """The innermost line outside of the engine, as ``cells.py:41``, and the user's if that is another one."""
-    frame: FrameType | None = sys._getframe(1)
-    lines: list[str] = []
-    while frame is not None:
-        engine, ours = _belongs_to(frame.f_globals.get("__name__", ""))
-        if not engine and (not lines or not ours):
-            lines.append(f"{frame.f_code.co_filename.replace(chr(92), '/').rpartition('/')[2]}:{frame.f_lineno}")
-            if not ours:
-                break
-        frame = frame.f_back
-    return lines
-
-
-@cache
-def _belongs_to(module: str) -> tuple[bool, bool]:
-    """Whether a module is one of the engine's, and whether one of this package's."""
-    engine = module.rpartition(".")[0] in _ENGINE or module in _ENGINE or module == "contextlib"
-    return engine, module.split(".")[0] == __package__

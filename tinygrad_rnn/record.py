@@ -61,8 +61,9 @@ import numpy as np
 from . import backend, tape
 from .backend import Array, signature
 from .backward import walk
-from .op import Op, Step, whereabouts
+from .op import Op, Step
 from .tape import Leaf, Node, Taped
+from .whereabouts import whereabouts
 
 
 class Watcher:

@@ -11,9 +11,9 @@ import numpy as np
 from . import backend, tape
 from .backend import Array, DTypeLike, as_array
 from .backward import walk
-from .op import ShapeError
 from .operators import Operators
 from .tape import GraphError, Leaf, Node, Taped
+from .whereabouts import ShapeError
 
 
 class Tensor(Operators, Taped):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from .. import backend, tape
 from ..grad import grad
-from ..op import ShapeError
 from ..tape import GraphError
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
+from ..whereabouts import ShapeError
 from .state import detach
 
 

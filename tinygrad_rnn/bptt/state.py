@@ -7,9 +7,9 @@ from typing import Any
 
 from .. import backend
 from ..nn.fit import outline
-from ..op import ShapeError
 from ..tensor import Tensor
 from ..tree import tree_map
+from ..whereabouts import ShapeError
 
 
 def detach(state: Any) -> Any:

@@ -6,9 +6,9 @@ from typing import Any
 
 from .. import ops
 from ..backend import DTypeLike
-from ..op import ShapeError, whereabouts
 from ..ops.conv import Pair, pair
 from ..tensor import Tensor
+from ..whereabouts import ShapeError, whereabouts
 from . import init
 from .module import Module, parameter
 

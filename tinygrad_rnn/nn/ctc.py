@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import backend, ops
-from ..op import ShapeError, whereabouts
 from ..tape import Taped
 from ..tensor import Tensor, as_tensor, tensor
+from ..whereabouts import ShapeError, whereabouts
 from .paths import NEVER, path_sums
 
 

@@ -6,9 +6,9 @@ import threading
 from typing import Any
 
 from ..backend import signature
-from ..op import ShapeError
 from ..tape import Taped
 from ..tree import rebuild
+from ..whereabouts import ShapeError
 
 
 def check_input(cell: Any, x: Any) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 
 from .. import backend
 from ..backend import signature
-from ..op import ShapeError
 from ..tape import Taped
 from ..tensor import Tensor
+from ..whereabouts import ShapeError
 from .cells import GRUCell, LSTMCell, RNNCell, WeightedCell
 from .layers import Sequential
 from .module import Module, _parts

@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import ops
 from ..backend import DTypeLike
-from ..op import ShapeError, whereabouts
 from ..tensor import Tensor, as_tensor
+from ..whereabouts import ShapeError, whereabouts
 from . import init
 from .module import Module, parameter
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import backend, ops
-from ..op import ShapeError, whereabouts
 from ..tensor import Tensor, as_tensor
+from ..whereabouts import ShapeError, whereabouts
 
 
 def cross_entropy(

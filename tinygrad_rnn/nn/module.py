@@ -9,9 +9,9 @@ import numpy as np
 
 from .. import backend
 from ..backend import DTypeLike, signature
-from ..op import ShapeError
 from ..tape import Leaf
 from ..tensor import Tensor, tensor
+from ..whereabouts import ShapeError
 
 
 class Module:

@@ -8,9 +8,9 @@ from operator import itemgetter
 from typing import Any
 
 from ..backend import DTypeLike
-from ..op import ShapeError
 from ..ops import stack
 from ..tree import tree_map
+from ..whereabouts import ShapeError
 from .cells import GRUCell, LSTMCell, RNNCell, WeightedCell
 from .recurrent import Recorded
 from .stacks import Bidirectional, Recurrent, SequenceLayer, Stacked

@@ -12,11 +12,11 @@ import numpy as np
 
 from .. import backend, ops
 from ..backend import signature
-from ..op import ShapeError
 from ..ops import where
 from ..tape import Taped
 from ..tensor import Tensor
 from ..tree import tree_map
+from ..whereabouts import ShapeError
 
 
 def length_mask(lengths: Any, steps: int) -> Any:

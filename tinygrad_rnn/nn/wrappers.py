@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..create import zeros_beside
-from ..op import ShapeError
 from ..ops import concatenate, expand_dims, linear, sigmoid, softmax, sum, tanh, where
 from ..tensor import Tensor
 from ..tree import tree_leaves
+from ..whereabouts import ShapeError
 from . import init
 from .cells import Cell, Gates, WeightedCell
 from .fit import initial_state

@@ -8,7 +8,8 @@ from operator import index
 from typing import Any
 
 from ..backend import Array
-from ..op import misfit, op
+from ..op import op
+from ..whereabouts import misfit
 from .index import split
 from .linear import einsum
 from .shape import Shape, concatenate, expand_dims, pad, reshape

@@ -11,8 +11,9 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..op import misfit, op
+from ..op import op
 from ..tape import Taped
+from ..whereabouts import misfit
 from .shape import Shape
 
 

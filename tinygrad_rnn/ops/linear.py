@@ -7,7 +7,8 @@ from string import ascii_letters
 from typing import Any
 
 from ..backend import Array, of, signature
-from ..op import misfit, op, whereabouts
+from ..op import op
+from ..whereabouts import misfit, whereabouts
 from .elementwise import multiply
 from .reduce import sum
 from .shape import broadcast_to, expand_dims, reshape, rows, transpose

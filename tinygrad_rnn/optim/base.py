@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..op import ShapeError
 from ..tensor import Tensor
+from ..whereabouts import ShapeError
 
 Slots = dict[str, Any]  # what an optimiser remembers of one parameter: arrays, and the count of its steps
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]

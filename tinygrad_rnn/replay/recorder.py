@@ -12,8 +12,9 @@ from typing import Any
 
 from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
-from ..op import Op, lines_outside, registry
+from ..op import Op, registry
 from ..tree import rebuild
+from ..whereabouts import lines_outside
 from .program import TRIED, Line, Value
 from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse, refused
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from .. import backend, tape
 from ..backend import Array, Backend
-from ..op import whereabouts
 from ..tape import CaptureError, Leaf, Node, Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
+from ..whereabouts import whereabouts
 from .places import ArrayOfGradient, Attribute, Place, Reach, state_of
 from .program import Value
 from .recorder import Recorder, recording

@@ -14,9 +14,10 @@ import numpy as np
 
 from .. import backend, ops
 from ..backend import Array
-from ..op import registry, whereabouts
+from ..op import registry
 from ..operators import Operators
 from ..tape import CaptureError
+from ..whereabouts import whereabouts
 from .program import VIEWS, Value
 
 
