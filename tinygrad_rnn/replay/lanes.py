@@ -95,20 +95,21 @@ def spread(before: Mapping[Line, set[Line]], most: int) -> dict[Line, tuple[floa
 
     Nothing, if one lane is hardly slower.
     """
+    cost = {line: _cost(line) for line in before}
     begin: dict[Line, tuple[float, int]] = {}
     busy: list[list[tuple[float, float]]] = [[] for _ in range(most)]
     for line, others in before.items():
         latest = [0.0] * most  # when what this line waits for is done, by lane
         for other in others:
             start, lane = begin[other]
-            latest[lane] = max(latest[lane], start + _cost(other))
+            latest[lane] = max(latest[lane], start + cost[other])
         arrival = [time + _HOP if time else 0.0 for time in latest]
         ready = [max(latest[k], *arrival[:k], *arrival[k + 1 :]) for k in range(most)]
-        start, _, best = min((*_gap(busy[k], ready[k], _cost(line)), k) for k in range(most))
+        start, _, best = min((*_gap(busy[k], ready[k], cost[line]), k) for k in range(most))
         begin[line] = start, best
-        insort(busy[best], (start, start + _cost(line)))
+        insort(busy[best], (start, start + cost[line]))
     total = max((lane[-1][1] for lane in busy if lane), default=0.0)
-    return begin if total < _WORTH_WHILE * sum(map(_cost, before)) else {}
+    return begin if total < _WORTH_WHILE * sum(cost.values()) else {}
 
 
 def _gap(busy: list[tuple[float, float]], ready: float, time: float) -> tuple[float, float]:
