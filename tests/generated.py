@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from strict_array import StrictArray, wrap
 
 TYPES = {"f4": np.float32, "f8": np.float64, "b1": np.bool_, "i4": np.int32, "i8": np.int64}
 NAMES: dict[str, Any] = {
@@ -35,16 +36,19 @@ class ElementwiseKernel:
         operation: str,
         name: str = "kernel",
         preamble: str = "",
-        no_return: bool = False,
         options: tuple[str, ...] = (),
     ) -> None:
-        assert no_return
         assert "-fmad=false" in options
         self.operation, self.preamble = operation, preamble
         self.inputs, self.outputs = ([part.split() for part in text.split(", ")] for text in (in_params, out_params))
         self.statements = [statement.strip().split(" = ") for statement in operation.split(";") if statement.strip()]
 
-    def __call__(self, *args: Any) -> None:
+    def __call__(self, *args: Any) -> Any:
+        if len(args) == len(self.inputs):
+            shape = np.broadcast_shapes(*(x.shape for x in args if isinstance(x, StrictArray)))
+            made = [wrap(np.empty(shape, dtype)) for dtype, _ in self.outputs]
+            self(*args, *made)
+            return made[0] if len(made) == 1 else tuple(made)
         types = [dtype for dtype, _ in (*self.inputs, *self.outputs)]
         arrays = [
             np.asarray(x, dtype) if isinstance(x, (int, float)) else x._numbers

@@ -423,7 +423,7 @@ def test_numbers_are_set_by_few_launches(device: Backend, monkeypatch: pytest.Mo
     arrays = [device.xp.zeros((), np.float64 if k % 3 else np.float32) for k in range(50)]
     texts: list[str] = []
     make = device.pointwise
-    monkeypatch.setattr(device, "pointwise", lambda *text: texts.append(text[2]) or make(*text))
+    monkeypatch.setattr(device, "pointwise", lambda kernel: texts.append(kernel.body) or make(kernel))
     put = device.setter(arrays)
     before = strict.tally.uploads
     for scale in (0.1, -3):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .device import CupyBackend
+from .formula import Formula, functions
 from .seams import Array, Backend
 
 DTypeLike = Any
@@ -25,7 +26,7 @@ class BackendError(RuntimeError):
 
 
 _backends: dict[str, Backend] = {}
-modules: dict[type, Any] = {}  # array type -> its module, read on every dispatch
+modules: dict[type, Any] = {Formula: functions}  # array type -> its module, read on every dispatch
 _by_type: dict[type, Backend] = {}
 _PLAIN = {int, float, bool, str, slice, tuple, list, dict, type(None)}  # what is asked most often, and is no array
 _seed = 0

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import cublas
+from .formula import PREAMBLE, Pointwise, copies
 from .seams import Array, Backend, row
 
 _AT_ONCE = 24  # numbers that a launch takes: all arguments of a kernel must fit into 4096 bytes
@@ -25,7 +26,7 @@ class CupyBackend(Backend):
 
     def __init__(self, cupy: ModuleType) -> None:
         self.xp, self.array_type = cupy, cupy.ndarray
-        self._kernels: dict[tuple[str, str, str], Callable[..., Any]] = {}
+        self._kernels: dict[Pointwise, Callable[..., Any]] = {}
         self.cublas = self._cublas_or_reason()
         if isinstance(self.cublas, cublas.Cublas):
             self.xp = _replaced(cupy, dot=self.cublas.dot)
@@ -87,9 +88,6 @@ class CupyBackend(Backend):
         xp = self.xp  # squares of shorter numbers can neither overflow nor vanish in float64
         return xp.sqrt(row(xp, [xp.multiply(x, x, dtype=np.float64).sum() for x in arrays]))
 
-    def scaled(self, x: Array, factor: Array, out: Array = None) -> Array:
-        return self.xp.multiply(x, factor.astype(x.dtype, copy=False), out=out)
-
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         pass
 
@@ -126,15 +124,7 @@ class CupyBackend(Backend):
 
     def setter(self, arrays: Sequence[Array]) -> Callable[..., None]:
         parts = [arrays[k : k + _AT_ONCE] for k in range(0, len(arrays), _AT_ONCE)]
-        kernels = [
-            self.pointwise(
-                ", ".join(f"{x.dtype.name} a{k}" for k, x in enumerate(part)),
-                ", ".join(f"{x.dtype.name} y{k}" for k, x in enumerate(part)),
-                "\n".join(f"y{k} = a{k};" for k in range(len(part))),
-                "",
-            )
-            for part in parts
-        ]
+        kernels = [self.pointwise(copies([x.dtype.name for x in part])) for part in parts]
 
         def put(*numbers: float) -> None:
             left = iter(numbers)
@@ -143,13 +133,12 @@ class CupyBackend(Backend):
 
         return put
 
-    def pointwise(self, inputs: str, outputs: str, body: str, preamble: str) -> Callable[..., Any]:
-        text = inputs, outputs, body
-        if text not in self._kernels:
-            self._kernels[text] = self.xp.ElementwiseKernel(
-                *text, name="pointwise", preamble=preamble, options=("-fmad=false",), no_return=True
+    def pointwise(self, kernel: Pointwise) -> Callable[..., Any]:
+        if kernel not in self._kernels:
+            self._kernels[kernel] = self.xp.ElementwiseKernel(
+                *kernel.parameters, kernel.body, name="pointwise", preamble=PREAMBLE, options=("-fmad=false",)
             )
-        return self._kernels[text]
+        return self._kernels[kernel]
 
 
 def _replaced(module: Any, **functions: Any) -> ModuleType:

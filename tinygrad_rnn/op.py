@@ -135,7 +135,6 @@ class Op:
         self.merges: dict[str, Rule] = {}
         self.merge_keys: dict[str, object] = {}  # what tells the merges of one input from all others
         self.explain: Callable[..., str | None] | None = None
-        self.expression: str | Callable[..., str] | None = None
         self.waits = False  # whether the host waits for what the kernel is given, to decide something
         self.overwrites = False  # whether ``out`` may be the memory of the first input
         self.plans: dict[int, Plan] = {}
@@ -218,12 +217,6 @@ class Operation(Protocol):
     def merge(self, **merges: Rule) -> Operation:
         """Set for an input how several uses of one array combine: each parameter is a tuple over the uses."""
 
-    def pointwise(self, expression: str | Callable[..., str]) -> Operation:
-        """Set what an op does to each element, in C++ with the names of inputs and attributes, for generated kernels.
-
-        Only a kernel that does more than call functions of the array module needs this. A function gets the attributes.
-        """
-
     def explain(self, function: Callable[..., str | None]) -> Callable[..., str | None]:
         """Set what says, given the inputs and attributes of a call that failed, what is wrong and how to mend it."""
 
@@ -273,12 +266,7 @@ def _operation(kernel: Callable[..., Array], name: str) -> Operation:
         record.explain = told_by
         return told_by
 
-    def pointwise(expression: str | Callable[..., str]) -> Operation:
-        record.expression = expression
-        return function
-
     function.op, function.vjp, function.merge, function.explain = record, vjp, merge, explain
-    function.pointwise = pointwise
     return function
 
 

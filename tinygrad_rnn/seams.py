@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .formula import Pointwise
+
 Array = Any  # a numpy.ndarray, a cupy.ndarray, or whatever a registered backend calls an array
 
 
@@ -136,11 +138,6 @@ class Backend:
         flat = [x / unit[k] for k, x in enumerate(flat)]
         return unit * xp.sqrt(row(xp, [x.dot(x) for x in flat]))
 
-    def scaled(self, x: Array, factor: Array, out: Array = None) -> Array:
-        """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1 and ``out`` nothing else."""
-        number = float(factor)
-        return x if number == 1.0 and (out is None or out is x) else np.multiply(x, number, out=out)
-
     def check_indices(self, indices: Array, size: int, what: str) -> None:
         """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""
         if indices.size and (indices.min() < 0 or indices.max() >= size):
@@ -186,8 +183,8 @@ class Backend:
 
         return put
 
-    def pointwise(self, inputs: str, outputs: str, body: str, preamble: str) -> Callable[..., Any]:
-        """A kernel that computes each element of its outputs by a body in C++."""
+    def pointwise(self, kernel: Pointwise) -> Callable[..., Any]:
+        """A kernel, compiled; it is called with its inputs, then its outputs."""
         raise NotImplementedError
 
 

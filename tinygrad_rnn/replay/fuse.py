@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from .pointwise import Pointwise, is_pointwise, kernel
+from ..formula import Pointwise
+from .pointwise import is_pointwise, kernel
 from .program import Line, Program, Value, slice_line
 from .widen import _columns
 

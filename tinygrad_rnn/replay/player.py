@@ -11,9 +11,9 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array, Backend
+from ..formula import Pointwise
 from .joins import is_join, slots, writes
 from .lanes import Lanes
-from .pointwise import PREAMBLE, Pointwise
 from .program import Line, Value, substitute
 from .straight import straight
 from .symbol import Scalar
@@ -138,7 +138,7 @@ class Player:
             self.array(x) if isinstance(x, Value) else self._number(x, np.dtype(dtype))
             for x, dtype in zip(line.inputs, kernel.inputs, strict=True)
         ]
-        call = self.home.pointwise(*kernel.parameters, kernel.body, PREAMBLE)
+        call = self.home.pointwise(kernel)
         return partial(call, *inputs, *map(self.array, line.results))
 
     def _together(self, lines: list[Line]) -> list[partial[Any]]:
