@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from math import prod
 from typing import Any
 
-from . import tape
+from . import backend, tape
 from .op import Step
 from .ops.shape import unbroadcast
 from .shortage import OutOfMemoryError, explained
@@ -77,6 +77,8 @@ def walk(
             heappush(heap, -root.id)
         add(root, cotangent)
     step: Step | None = None
+    home = backend.of(roots[0][1]) if roots else None
+    together = home.contributions if home is not None and home.cuda and wrap is None else None
     watchers, last_write, written_since = state.watchers, tape.last_write, tape.overwritten()
     try:
         while heap:
@@ -104,7 +106,9 @@ def walk(
                 _refuse_overwritten(node, written_since)
             arguments = plan.revive(node, wrap) if wrap is not None else list(node) if retain else node
             arguments[0] = g
+            ready = iter(found) if together and (found := together(plan, arguments)) else None
             for place, step in plan.steps if not plan.variadic else plan.every(node):
+                contribution = next(ready) if ready else None
                 parent = node[place]
                 parent_id = parent.id
                 if parent.plan is None:
@@ -118,7 +122,8 @@ def walk(
                 if plan.variadic:
                     arguments[1] = place - plan.base
                 if step.merge is None:
-                    contribution = step.function(*step.pick(arguments))
+                    if contribution is None:
+                        contribution = step.function(*step.pick(arguments))
                     for watcher in watchers:
                         watcher.backward(step, node, contribution)
                     add(parent, contribution)

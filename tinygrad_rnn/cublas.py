@@ -1,8 +1,8 @@
 """Matrix products on a GPU by cuBLAS itself, called through ctypes with handles and workspaces of our own.
 
-CuPy's own product costs the host about ten times as much per call, and refuses to be captured in a CUDA graph
-(cupy#6290). cuBLAS stores matrices by columns and we by rows, so each of its matrices is one of ours transposed, and
-C = A B is asked for as C^T = B^T A^T: the operands change places, and nothing is copied.
+CuPy's own product refuses to be captured in a CUDA graph (cupy#6290), and what is captured is to compute what the eager
+step did, to the last bit. cuBLAS stores matrices by columns and we by rows, so each of its matrices is one of ours
+transposed, and C = A B is asked for as C^T = B^T A^T: the operands change places, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -95,26 +95,19 @@ class Cublas:
         It works on the memory that these arrays have now, on the stream that is current now. None if cuBLAS has no
         name for how they lie in memory, or for their dtypes.
         """
-        kinds = _TYPES.get(a.dtype.char)
-        if kinds is None or not a.dtype == b.dtype == out.dtype or not a.ndim == b.ndim == out.ndim == 2:
+        form = _form(*[(x.dtype, x.shape, x.strides) for x in (a, b, out)])
+        if form is None:
             return None
-        (m, k), n = a.shape, b.shape[1]
-        lies_a, lies_b, lies_out = _lies(a), _lies(b), _lies(out)
-        if b.shape[0] != k or out.shape != (m, n) or lies_a is None or lies_b is None or lies_out is None:
-            return None
-        if lies_out[0]:  # by columns: then its transpose lies by rows
-            return self.product(b.T, a.T, out.T, alpha, beta)
-        kind, compute, _ = kinds
+        sizes, steps, by_columns = form
+        first, second = (a, b) if by_columns else (b, a)
+        kind, compute, _ = _TYPES[a.dtype.char]
         if self.tf32 and kind == 0:
             compute = _FAST_TF32
         return partial(
             self._library.cublasGemmEx,
-            self.handle(),
-            *(lies_b[0], lies_a[0], n, m, k),
-            _scalar(a.dtype.char, alpha),
-            *(b.data.ptr, kind, lies_b[1], a.data.ptr, kind, lies_a[1]),
-            _scalar(a.dtype.char, beta),
-            *(out.data.ptr, kind, lies_out[1], compute, _DEFAULT_ALGORITHM),
+            *(self.handle(), *sizes, _scalar(a.dtype.char, alpha)),
+            *(first.data.ptr, kind, steps[0], second.data.ptr, kind, steps[1]),
+            *(_scalar(a.dtype.char, beta), out.data.ptr, kind, steps[2], compute, _DEFAULT_ALGORITHM),
         )
 
     def dot(self, a: Array, b: Array, out: Array = None) -> Array:
@@ -125,19 +118,40 @@ class Cublas:
         """
         own = self._cupy.ndarray
         if a.__class__ is b.__class__ is own and a.ndim == b.ndim == 2 and (out is None or _is_free(out, own, a, b)):
-            target = self._cupy.empty((a.shape[0], b.shape[1]), dtype=a.dtype) if out is None else out
+            target = own((a.shape[0], b.shape[1]), a.dtype) if out is None else out
             call = self.product(a, b, target)
             if call is None:
-                a, b = (x if _lies(x) else self._cupy.ascontiguousarray(x) for x in (a, b))
+                a, b = (x if _lies(x.shape, x.strides, x.itemsize) else self._cupy.ascontiguousarray(x) for x in (a, b))
                 call = self.product(a, b, target)
             if call is not None and call() == 0:
                 return target
         return self._cupy.dot(a, b, out=out)  # which also says what is wrong with anything else
 
 
-def _lies(x: Array) -> tuple[int, int] | None:
+Layout = tuple[Any, tuple[int, ...], tuple[int, ...]]  # dtype, shape, strides
+
+
+@lru_cache(maxsize=1024)
+def _form(a: Layout, b: Layout, out: Layout) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
+    """How cuBLAS is to see out = a b: transpositions and sizes, leading dimensions, and whether by columns, as it does.
+
+    It is worked out once for all matrices that lie alike.
+    """
+    (kind, (*_, k), _), (_, (*_, n), _), (_, size, _) = a, b, out
+    if kind.char not in _TYPES or not kind == b[0] == out[0] or not len(a[1]) == len(b[1]) == len(size) == 2:
+        return None
+    lies = [_lies(shape, strides, kind.itemsize) for _, shape, strides in (a, b, out)]
+    if None in lies or size != (a[1][0], n) or b[1][0] != k:
+        return None
+    (turned_a, step_a), (turned_b, step_b), (by_columns, step) = lies  # type: ignore[misc]
+    if by_columns:
+        return (1 - turned_a, 1 - turned_b, *size, k), (step_a, step_b, step), True
+    return (turned_b, turned_a, *size[::-1], k), (step_b, step_a, step), False
+
+
+def _lies(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> tuple[int, int] | None:
     """How a matrix lies in memory: 0 by rows or 1 by columns, and the elements from one of them to the next."""
-    (rows, columns), (down, along), size = x.shape, x.strides, x.itemsize
+    (rows, columns), (down, along) = shape, strides
     if not rows or not columns:
         return None
     for transposed, count, length, step, unit in ((0, rows, columns, down, along), (1, columns, rows, along, down)):

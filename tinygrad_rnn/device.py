@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from types import ModuleType
 from typing import Any
@@ -10,14 +12,20 @@ from typing import Any
 import numpy as np
 
 from . import cublas
-from .formula import PREAMBLE, Pointwise, copies
+from .formula import PREAMBLE, TYPES, Pointwise, copies, functions, write
 from .seams import Array, Backend, row
 
-_AT_ONCE = 24  # numbers that a launch takes: all arguments of a kernel must fit into 4096 bytes
+_AT_ONCE = 24  # copies that a launch makes: all arguments of a kernel must fit into 4096 bytes
+_PLAIN = {int, float, bool, str, type(None)}  # what an elementwise function is given beside arrays
+_VARIANTS = 16  # kernels for one function: numbers of Python's that it is given are part of the text
 
 
 class CupyBackend(Backend):
-    """CuPy, on the current CUDA device, with cuBLAS called directly for products of matrices where it can be."""
+    """CuPy, on the current CUDA device, with cuBLAS called directly for products of matrices where it can be.
+
+    Each launch costs the host more than most operations cost the device. So what a kernel does to each element, or all
+    rules of a node together, is one generated kernel, as soon as it would otherwise be two launches.
+    """
 
     name = "cupy"
     cuda = True
@@ -27,9 +35,12 @@ class CupyBackend(Backend):
     def __init__(self, cupy: ModuleType) -> None:
         self.xp, self.array_type = cupy, cupy.ndarray
         self._kernels: dict[Pointwise, Callable[..., Any]] = {}
+        self._written: dict[Any, Any] = {}  # by a kernel or plan, and what it is given: how it is launched
+        self._variants: Counter[Any] = Counter()  # how many there are of each
+        self._apart: set[Any] = set()  # kernels and plans of which no launch could be saved
         self.cublas = self._cublas_or_reason()
-        if isinstance(self.cublas, cublas.Cublas):
-            self.xp = _replaced(cupy, dot=self.cublas.dot)
+        own = {"dot": self.cublas.dot} if isinstance(self.cublas, cublas.Cublas) else {}
+        self.xp = _replaced(cupy, run=self.run, **own)
         super().__init__()
 
     def _cublas_or_reason(self) -> cublas.Cublas | str:
@@ -133,12 +144,68 @@ class CupyBackend(Backend):
 
         return put
 
+    def run(self, kernel: Callable[..., Array], *arrays: Any, **attributes: Any) -> Array:
+        """What an operation's kernel gives; if it calls several functions of elements, by one launch."""
+        if kernel not in self._apart:
+            call = partial(_called, kernel, len(arrays), tuple(attributes))
+            if found := self._at_once(kernel, call, (*arrays, *attributes.values())):
+                return found[0]
+        return kernel(self.xp, *arrays, **attributes)
+
+    def contributions(self, plan: Any, node: Sequence[Any]) -> Sequence[Array] | None:
+        return None if plan in self._apart else self._at_once(plan, plan.contributions, [node[0], *node[2 : plan.base]])
+
+    def _at_once(self, owner: Any, call: Callable[..., Any], values: Sequence[Any]) -> list[Array] | None:
+        """What a call makes of values, by one generated kernel; None if it is not to be had so."""
+        own: Any = self.array_type
+        key = owner, *[x.dtype if x.__class__ is own else _kind(x) for x in values]
+        if key not in self._written:
+            self._written[key] = self._launch(owner, call, values)
+        if (known := self._written[key]) is None:
+            return None
+        launch, inputs, results = known
+        made = launch(*[values[k] for k in inputs])
+        found = (*values, *made) if made.__class__ is tuple else (*values, made)
+        return [found[k] for k in results]
+
+    def _launch(self, owner: Any, call: Callable[..., Any], values: Sequence[Any]) -> Any:
+        """A generated kernel, which values are its inputs, and where among these and its outputs the results are."""
+        own: Any = self.array_type
+        self._variants[owner] += 1
+        if self._variants[owner] <= _VARIANTS and all(type(x) is own or type(x) in _PLAIN for x in values):
+            written = write(call, values, own)
+            if written is not None:
+                return self.pointwise(written.kernel), written.inputs, written.results
+        if all(type(x) is own and x.dtype.name in TYPES for x in values if hasattr(x, "dtype")):
+            self._apart.add(owner)  # whatever it is given
+        return None
+
+    def put(self, target: Array, keys: Sequence[Any], values: Sequence[Array]) -> None:
+        places = [target[key] for key in keys]
+        alike = all(x.shape == values[0].shape and x.dtype == target.dtype for x in (*places, *values))
+        if len(values) == 1 or not alike or target.dtype.name not in TYPES:
+            super().put(target, keys, values)
+            return
+        for k in range(0, len(values), _AT_ONCE):
+            part = values[k : k + _AT_ONCE]
+            self.pointwise(copies([target.dtype.name] * len(part)))(*part, *places[k : k + _AT_ONCE])
+
     def pointwise(self, kernel: Pointwise) -> Callable[..., Any]:
         if kernel not in self._kernels:
             self._kernels[kernel] = self.xp.ElementwiseKernel(
                 *kernel.parameters, kernel.body, name="pointwise", preamble=PREAMBLE, options=("-fmad=false",)
             )
         return self._kernels[kernel]
+
+
+def _called(kernel: Callable[..., Array], count: int, names: tuple[str, ...], given: Sequence[Any]) -> list[Array]:
+    """What a kernel makes of so many formulas and of attributes with these names, as a list of one."""
+    return [kernel(functions, *given[:count], **dict(zip(names, given[count:], strict=True)))]
+
+
+def _kind(x: Any) -> Any:
+    """All of a number or a word that the text of a kernel can depend on. What is neither is in no kernel."""
+    return x.__class__, repr(x) if x.__class__ in _PLAIN else ""
 
 
 def _replaced(module: Any, **functions: Any) -> ModuleType:

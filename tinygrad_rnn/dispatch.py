@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .backend import Array, modules, namespace
 from .tape import Node, Taped, clock, state
 
@@ -46,7 +48,7 @@ def {name}{signature}:
     try:
         if _cls is None:
             return {bare}
-        _array = _kernel(_xp, {arguments})
+        _array = (_kernel if _xp is _numpy else _elsewhere)(_xp, {arguments})
     except _Exception as _error:
         _op.fail(_error, {inputs}, {attributes})
     if out is not None:
@@ -87,10 +89,11 @@ def dispatcher(op: Op) -> Any:
         "_by_position": lambda values: dict(zip(op.attributes, values, strict=False)),
         "_deliver": _deliver,
         "_isinstance": isinstance,
-        "_kernel": op.kernel,
+        **_kernels(op),
         "_modules": modules,
         "_namespace": namespace,
         "_new": object.__new__,
+        "_numpy": np,
         "_op": op,
         "_plans": op.plans,
         "_sequence": (list, tuple),
@@ -119,6 +122,18 @@ def dispatcher(op: Op) -> Any:
     return function
 
 
+def _kernels(op: Op) -> dict[str, Callable[..., Any]]:
+    """What runs an op on NumPy's arrays, and on others."""
+    return {"_kernel": op.kernel, "_elsewhere": functools.partial(_elsewhere, op.kernel)}
+
+
+def _elsewhere(kernel: Callable[..., Any], xp: Any, *arrays: Any, **attributes: Any) -> Any:
+    """A kernel, as its array module would have it run."""
+    if run := getattr(xp, "run", None):
+        return run(kernel, *arrays, **attributes)
+    return kernel(xp, *arrays, **attributes)
+
+
 def _first_call(*args: Any, **attributes: Any) -> Any:
     return _write_out()(*args, **attributes)  # type: ignore[name-defined]  # noqa: F821  (a name in each op's space)
 
@@ -138,11 +153,12 @@ def intercepted(ops: Iterable[Op], stand_in: Callable[..., Any]) -> Iterator[Non
     with _intercepting:
         try:
             for op in ops:
-                op.function.__globals__["_kernel"] = functools.partial(stand_in, op)
+                space = op.function.__globals__
+                space["_kernel"] = space["_elsewhere"] = functools.partial(stand_in, op)
             yield
         finally:
             for op in ops:
-                op.function.__globals__["_kernel"] = op.kernel
+                op.function.__globals__.update(_kernels(op))
 
 
 @functools.cache

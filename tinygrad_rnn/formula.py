@@ -9,7 +9,7 @@ such that Python could read it too, but for the types.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +76,34 @@ class Pointwise(NamedTuple):
             ", ".join(f"{dtype} {letter}{k}" for k, dtype in enumerate(dtypes))
             for letter, dtypes in (("a", self.inputs), ("y", self.outputs))
         )  # type: ignore[return-value]
+
+
+class Written(NamedTuple):
+    """A call as one kernel."""
+
+    kernel: Pointwise
+    inputs: tuple[int, ...]  # which of the values are read
+    results: tuple[int, ...]  # where they are found among all values, followed by the outputs
+
+
+def write(call: Callable[[list[Any]], Sequence[Any]], values: Sequence[Any], kind: Any) -> Written | None:
+    """What a call makes of values, arrays of a kind among them, as one kernel.
+
+    None if that would save no launch, or if it is no formula of all of the arrays.
+    """
+    text = Text()
+    given = [Formula(text, x.dtype, k) if type(x) is kind else x for k, x in enumerate(values)]
+    try:
+        results = call(given)
+        own = {id(x): k for k, x in enumerate(given)}
+        outputs = list({id(y): y for y in results if id(y) not in own}.values())
+        kernel = text.kernel(outputs)
+    except Exception:  # it does more than a formula can follow
+        return None
+    if text.computed < 2 or len(text.inputs) < sum(type(x) is kind for x in values):
+        return None
+    own |= {id(y): len(values) + k for k, y in enumerate(outputs)}
+    return Written(kernel, tuple(text.inputs), tuple(own[id(y)] for y in results))
 
 
 def copies(dtypes: Sequence[str]) -> Pointwise:
@@ -185,7 +213,7 @@ def _literal(x: Any, kind: str) -> str:
     number = x.item() if hasattr(x, "item") else x
     if number in (math.inf, -math.inf):
         return f"({kind}({int(math.copysign(1, number))}) / {kind}(0))"
-    return f"({kind}(0) / {kind}(0))" if number != number else f"{kind}({number + 0!r})"  # + 0: True as 1
+    return f"({kind}(0) / {kind}(0))" if number != number else f"{kind}({+number!r})"  # +True is 1
 
 
 class _Functions:

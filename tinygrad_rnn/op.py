@@ -98,6 +98,13 @@ class Plan:
         ((_, step),) = self.steps
         return [(i, step) for i in range(self.base, len(node)) if node[i] is not None]
 
+    def contributions(self, content: Sequence[Any]) -> list[Any]:
+        """What the rules make of the content of a node, less k and the parents."""
+        if self.variadic or any(step.merge for _, step in self.steps):
+            raise TypeError(f"{self.op.name}: these rules are not for one use of each input alone")
+        node = [content[0], 0, *content[1:]]
+        return [step.function(*step.pick(node)) for _, step in self.steps]
+
     def revive(self, node: Node, wrap: Callable[..., Any]) -> list[Any]:
         """A copy of a node in which arrays are tensors that know where they came from: for gradients of gradients."""
 

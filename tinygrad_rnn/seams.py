@@ -183,6 +183,15 @@ class Backend:
 
         return put
 
+    def contributions(self, plan: Any, node: Sequence[Any]) -> Sequence[Array] | None:
+        """What the rules of a plan make of a node's content, where that takes fewer launches than one by one."""
+        return None
+
+    def put(self, target: Array, keys: Sequence[Any], values: Sequence[Array]) -> None:
+        """Write each value at its key."""
+        for key, value in zip(keys, values, strict=True):
+            target[key] = value
+
     def pointwise(self, kernel: Pointwise) -> Callable[..., Any]:
         """A kernel, compiled; it is called with its inputs, then its outputs."""
         raise NotImplementedError

@@ -24,13 +24,15 @@ def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: A
     buffer = out if out is not None else xp.empty(shape, dtype=values[0].dtype)
     if not covering:
         buffer.fill(0)
+    home = backend.of(buffer)
+    if apart:
+        home.put(buffer, keys, values)
+        return buffer
     for value, key in zip(values, keys, strict=True):
-        if apart:
-            buffer[key] = value
-        elif _is_basic(key):
+        if _is_basic(key):
             buffer[key] += value
         else:
-            backend.of(buffer).add_at(buffer, key, value)
+            home.add_at(buffer, key, value)
     return buffer
 
 

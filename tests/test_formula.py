@@ -1,0 +1,257 @@
+"""Elementwise functions as text: what becomes of kernels and rules on a device, where each launch counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import generated
+import numpy as np
+import pytest
+import strict
+from strict_array import Ufunc
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import bptt, nn
+from tinygrad_rnn.device import _VARIANTS
+from tinygrad_rnn.formula import Formula, Text, functions, write
+from tinygrad_rnn.op import registry
+
+F4 = np.dtype("f4")
+
+
+@pytest.fixture
+def device() -> Iterator[Any]:
+    """New tensors are made on the stand-in for CuPy."""
+    with strict.registered() as home, tg.use_backend(home.name):
+        yield home
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Operations of a test are no part of the registry afterwards."""
+    with patch.dict(registry):
+        yield
+
+
+@contextmanager
+def launches() -> Iterator[list[str]]:
+    """The functions and generated kernels that are launched meanwhile."""
+    found: list[str] = []
+
+    def noting(kind: type, name: Callable[[Any], str]) -> Any:
+        original = kind.__call__  # type: ignore[operator]
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if kind is Ufunc or len(args) > len(self.inputs):  # without outputs it makes them, and calls itself
+                found.append(name(self))
+            return original(self, *args, **kwargs)
+
+        return patch.object(kind, "__call__", call)
+
+    with (
+        noting(Ufunc, lambda f: f.ufunc.__name__),
+        noting(generated.ElementwiseKernel, lambda kernel: kernel.operation),
+    ):
+        yield found
+
+
+def there(values: Any, dtype: str = "f4", **options: Any) -> tg.Tensor:
+    """A tensor on the stand-in."""
+    return tg.tensor(np.array(values, dtype), backend="strict", **options)
+
+
+def body(function: Callable[..., Any], *dtypes: Any) -> list[str]:
+    """The statements of a function of elements."""
+    text = Text()
+    result = function(*[Formula(text, np.dtype(dtype), k) for k, dtype in enumerate(dtypes)])
+    return text.kernel([result]).body.splitlines()
+
+
+# ---- the text ----
+
+
+def test_each_function_is_a_statement_that_rounds_as_it_does_alone() -> None:
+    assert body(lambda g, y: g * (1 - y * y), "f4", "f4") == [
+        "f4 v0 = a0;",
+        "f4 v3 = a1;",
+        "f4 v1 = v0 * v0;",
+        "f4 v2 = f4(1) - v1;",
+        "f4 v4 = v3 * v2;",
+        "y0 = v4;",
+    ]
+
+
+def test_dtypes_are_those_of_numpy() -> None:
+    assert body(lambda x, n: x * n, "f4", "i4")[2:] == ["f8 v2 = f8(v0) * f8(v1);", "y0 = v2;"]
+    assert body(lambda x: x * 2, "f4")[1] == "f4 v1 = v0 * f4(2);"
+    assert body(lambda x: (x > 0) * x, "f8")[1:3] == ["b1 v1 = v0 > f8(0);", "f8 v2 = f8(v1) * v0;"]
+    assert body(lambda n: n / 2, "i8")[1] == "f8 v1 = f8(v0) / f8(2);"
+    assert body(lambda x: functions.where(x > 0, x, -np.inf), "f4")[2] == "f4 v2 = where(v1, v0, (f4(-1) / f4(0)));"
+    assert body(lambda x: x.astype("f8"), "f4")[1] == "f8 v1 = f8(v0);"
+
+
+def test_what_is_written_in_place_is_seen_by_all_its_names() -> None:
+    def function(x: Any) -> Any:
+        y = same = x * 0.5
+        y += x
+        return same * y
+
+    assert body(function, "f4")[1:] == [
+        "f4 v1 = v0 * f4(0.5);",
+        "f4 v2 = v1 + v0;",
+        "f4 v3 = v2 * v2;",
+        "y0 = v3;",
+    ]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.sum(),
+        lambda x: x[0],
+        lambda x: x.reshape(-1),
+        lambda x: np.vdot(x, x),
+        lambda x: np.concatenate([x, x]),
+        lambda x: x if x > 0 else -x,
+        lambda x: float(x),
+        lambda x: functions.dot(x, x),
+        lambda x: np.add.reduce(x),
+        lambda x: np.frexp(x)[0],
+        lambda x: x.astype("f2"),
+        lambda x: tg.softmax(x),
+        lambda x: tg.reshape(x, (-1,)),
+        lambda x: [x, 2.0],
+    ],
+)
+def test_what_is_no_function_of_elements_is_none(function: Callable[..., Any]) -> None:
+    assert write(lambda given: [function(given[0] * 2 + 1)], [np.zeros(3, F4)], np.ndarray) is None
+
+
+def test_only_what_saves_launches_and_has_the_shape_of_all_inputs_is_written() -> None:
+    x, y = np.zeros(3, F4), np.zeros((2, 3), F4)
+    assert write(lambda given: [given[0] * given[1], given[1]], [x, y], np.ndarray) is None  # one launch as it is
+    assert write(lambda given: [given[0] * 2 + 1], [x, y], np.ndarray) is None  # y would be left out
+    written = write(lambda given: [given[1], given[0] * given[2], given[1] * given[0]], [x, y, 2.0], np.ndarray)
+    assert written is not None
+    assert written.results == (1, 3, 4)  # the second value itself, and two outputs
+    assert [(x, y, 2.0)[k] is v for k, v in zip(written.inputs, (x, y), strict=True)] == [True, True]
+
+
+# ---- on a device ----
+
+
+def test_a_kernel_and_a_rule_are_one_launch_each_yours_included(device: Any, forgotten: None) -> None:
+    @tg.op
+    def softsign(xp: Any, x: Any, scale: Any) -> Any:
+        return x / (1 + abs(x)) * scale
+
+    softsign.vjp(
+        x=lambda g, x, scale: g * scale / (1 + abs(x)) ** 2,
+        scale=lambda g, x: tg.where(x == 0, 0, g * x / (1 + abs(x))),
+    )
+    values = np.linspace(-2, 2, 12, dtype="f4").reshape(3, 4), np.array([1, 0.5, -1, 3], "f4")
+    results = []
+    for name in ("numpy", "strict"):
+        x, scale = (tg.tensor(v, backend=name, requires_grad=True) for v in values)
+        with launches() as forward:
+            y = softsign(x, scale)
+        with launches() as backward:
+            y.backward(tg.tensor(values[0] + 1, backend=name))
+        results.append([y.numpy(), x.grad.numpy(), scale.grad.numpy()])
+        assert [len(forward), len(backward)] == ([0, 0] if name == "numpy" else [1, 1])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def per_step(run: Callable[[int], Any]) -> float:
+    """Launches that one more time step takes."""
+    counts = []
+    for steps in (6, 6, 12):
+        with launches() as found:
+            run(steps)
+        counts.append(len(found))
+    return (counts[2] - counts[1]) / 6
+
+
+@pytest.mark.parametrize(("cell", "forward", "back"), [(nn.LSTMCell, 10, 11), (nn.GRUCell, 9, 10), (nn.RNNCell, 2, 2)])
+def test_an_eager_step_takes_few_launches(cell: Any, forward: int, back: int, device: Any) -> None:
+    """PyTorch's cells of ordinary operations take as many forward, and for an LSTM 15 on the way back."""
+    made = cell(3, 4)
+
+    def unrolled(steps: int) -> Any:
+        return bptt.unroll(made, tg.ones(steps, 2, 3))[0]
+
+    with tg.no_grad():
+        assert per_step(unrolled) <= forward
+    assert per_step(lambda steps: unrolled(steps).sum().backward()) <= forward + back + 0.5
+
+
+def test_a_slice_is_put_back_with_the_others_at_once(device: Any) -> None:
+    x = tg.ones(50, 2, requires_grad=True)
+    parts = [part * (k + 1) for k, part in enumerate(x)]
+    with launches() as found:
+        sum(parts[1:], parts[0]).sum().backward()
+    copies = [text for text in found if text.startswith("y0 = a0;")]
+    assert [text.count("=") for text in copies] == [24, 24, 2]
+    np.testing.assert_array_equal(x.grad.numpy(), np.arange(1, 51, dtype="f4")[:, None] * np.ones(2, "f4"))
+
+
+@pytest.mark.parametrize("pair", [(0.0, -0.0), (1, 1.0), (True, 1), (2, 2.0), (float("nan"), 1.0)])
+def test_numbers_that_are_equal_are_still_told_apart(pair: tuple[Any, Any], device: Any, forgotten: None) -> None:
+    @tg.op
+    def turned(xp: Any, x: Any, *, by: Any) -> Any:
+        return xp.reciprocal(x * by) + (x > by)
+
+    x = np.array([-1, 0, 1, 2], "f4")
+    with np.errstate(all="ignore"):
+        for by in pair:
+            np.testing.assert_array_equal(turned(there(x), by=by).numpy(), turned(x, by=by))
+
+
+def test_a_number_that_changes_time_and_again_makes_few_kernels(device: Any, forgotten: None) -> None:
+    @tg.op
+    def decayed(xp: Any, x: Any, *, rate: float) -> Any:
+        return xp.exp(x * -rate)
+
+    x = np.ones(3, "f4")
+    before = len(device._kernels)
+    for k in range(40):
+        np.testing.assert_allclose(decayed(there(x), rate=k / 40).numpy(), np.exp(x * -k / 40), rtol=1e-6)
+    assert len(device._kernels) - before == _VARIANTS
+
+
+def test_dtypes_that_no_kernel_knows_are_left_to_the_array_module(device: Any) -> None:
+    for dtype, launched in (("f2", 4), ("f4", 1)):
+        with launches() as found:
+            y = tg.sigmoid(there([-1, 0.5], dtype))
+        assert (y.dtype, len(found)) == (dtype, launched)
+
+
+def test_gradients_of_gradients_and_watchers_see_what_they_always_did(device: Any) -> None:
+    x = there([0.5, -1.0], requires_grad=True)
+    (first,) = tg.grad(tg.tanh(x).sum(), [x], create_graph=True)
+    (second,) = tg.grad(first.sum(), [x])
+    y = np.tanh(np.array([0.5, -1.0], "f4"))
+    np.testing.assert_allclose(second.numpy(), -2 * y * (1 - y * y), rtol=1e-5)
+    with pytest.raises(FloatingPointError, match=r"backward: the rule of tanh"), tg.detect_anomaly():
+        tg.tanh(x * 1).backward(there([np.inf, 1.0]))
+    report = tg.compare_backends(lambda x: (tg.tanh(x) * x).sum().backward(), x, backends=("numpy", "strict"))
+    report.check()
+
+
+@pytest.mark.skipif(generated.COMPILER is None, reason="no C++ compiler on this machine")
+def test_a_compiler_agrees(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.xp, "ElementwiseKernel", generated.CompiledKernel)
+    gradients = []
+    for name in ("numpy", "strict"):
+        tg.manual_seed(0)
+        cell = nn.GRUCell(3, 4, backend=name)
+        x = tg.randn(5, 2, 3, backend=name)
+        (bptt.unroll(cell, x)[0] ** 2).sum().backward()
+        gradients.append([p.grad.numpy() for p in cell.parameters()])
+    assert device._kernels
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
