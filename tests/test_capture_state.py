@@ -253,8 +253,10 @@ def test_arrays_can_be_written_in_place() -> None:
             loss = s.step(x * extra)
             extra.data -= 0.5 * extra.grad.data
             array = s.model.bias.data
-            array *= 0.5
+            array *= 50.0
             array /= 2.0
+            array //= 0.5
+            array %= 3.0
             return loss
 
         step = wrap(step)

@@ -16,16 +16,17 @@ from tinygrad_rnn.tensor import Tensor
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
 SAME_NAME = (
-    "add subtract multiply divide power negative absolute exp log sqrt sin cos tanh sign maximum minimum equal "
-    "not_equal less less_equal greater greater_equal bitwise_and bitwise_or bitwise_xor invert any all "
-    "sum mean max min var argmax argmin where std reshape transpose "
-    "broadcast_to expand_dims squeeze flip concatenate outer matmul einsum split"
+    "add subtract multiply divide floor_divide remainder power negative absolute square reciprocal exp expm1 log "
+    "log1p sqrt sin cos tanh sign floor ceil round isnan isinf isfinite maximum minimum equal not_equal less "
+    "less_equal greater greater_equal bitwise_and bitwise_or bitwise_xor invert any all sum mean max min var argmax "
+    "argmin where std reshape transpose broadcast_to expand_dims squeeze flip concatenate outer matmul einsum split"
 )
 
 # What computes the same in NumPy, as a function of the same arguments.
 NUMPY: dict[str, Callable[..., Any]] = {
     **{name: getattr(np, name) for name in SAME_NAME.split()},
-    "clip": lambda x, low=None, high=None: np.clip(x, low, high),
+    "clip": lambda x, low=None, min=None, max=None: np.clip(x, low if min is None else min, max),
+    "hold": lambda x, low=None, high=None: np.clip(x, low, high),
     "cumsum": lambda x, axis=-1: np.cumsum(x, axis=axis),
     "getitem": lambda x, key: x[key],
     "index": lambda x, key: x[tree_map(lambda k: k.array if isinstance(k, Tensor) else k, key)],

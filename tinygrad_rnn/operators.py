@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from . import ops
@@ -17,6 +18,8 @@ class Operators:
     __sub__ = subtract = ops.subtract
     __mul__ = __rmul__ = multiply = ops.multiply
     __truediv__ = divide = ops.divide
+    __floordiv__ = floor_divide = ops.floor_divide
+    __mod__ = remainder = ops.remainder
     __pow__ = power = ops.power
     __neg__ = negative = ops.negative
     __abs__ = abs = absolute = ops.absolute
@@ -30,8 +33,11 @@ class Operators:
     __or__ = __ror__ = bitwise_or = ops.bitwise_or
     __xor__ = __rxor__ = bitwise_xor = ops.bitwise_xor
     __invert__ = invert = ops.invert
+    __round__ = round = ops.round
     exp, log, sqrt, sin, cos, tanh = ops.exp, ops.log, ops.sqrt, ops.sin, ops.cos, ops.tanh
+    expm1, log1p, square, reciprocal = ops.expm1, ops.log1p, ops.square, ops.reciprocal
     sigmoid, relu, softplus, sign = ops.sigmoid, ops.relu, ops.softplus, ops.sign
+    floor, ceil, isnan, isinf, isfinite = ops.floor, ops.ceil, ops.isnan, ops.isinf, ops.isfinite
     maximum, minimum, clip, astype = ops.maximum, ops.minimum, ops.clip, ops.astype
     sum, mean, max, min, var = ops.sum, ops.mean, ops.max, ops.min, ops.var
     logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
@@ -51,11 +57,26 @@ class Operators:
     )
     __getitem__ = ops.index
 
+    def __pos__(self) -> Any:
+        return copy(self)
+
     def __rsub__(self, other: Any) -> Any:
         return ops.subtract(other, self)
 
     def __rtruediv__(self, other: Any) -> Any:
         return ops.divide(other, self)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return ops.floor_divide(other, self)
+
+    def __rmod__(self, other: Any) -> Any:
+        return ops.remainder(other, self)
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
+        return other // self, other % self
 
     def __rpow__(self, other: Any) -> Any:
         return ops.power(other, self)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from ..op import Operation, op
+from ..op import op
 from ..tape import Taped
+from .flat import floor_divide, sign
 
 
 @op
@@ -48,6 +49,24 @@ divide.vjp(a=lambda g, b: g / b, b=lambda g, b, y: -g * y / b)
 
 
 @op
+def remainder(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """What division to a whole number leaves, y = a - b floor(a / b), with the sign of b."""
+    return xp.remainder(a, b, out=out)
+
+
+remainder.vjp(a=lambda g: g, b=lambda g, a, b: -g * floor_divide(a, b))
+
+
+@op
+def reciprocal(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = 1 / x."""
+    return xp.reciprocal(x, out=out)
+
+
+reciprocal.vjp(x=lambda g, y: -g * y * y)
+
+
+@op
 def negative(xp: Any, x: Array, *, out: Array = None) -> Array:
     """y = -x."""
     return xp.negative(x, out=out)
@@ -57,21 +76,21 @@ negative.vjp(x=lambda g: -g)
 
 
 @op
-def sign(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """-1, 0 or 1; its slope is 0."""
-    return xp.sign(x, out=out)
-
-
-sign.vjp(x=None)
-
-
-@op
 def log(xp: Any, x: Array, *, out: Array = None) -> Array:
     """Natural logarithm."""
     return xp.log(x, out=out)
 
 
 log.vjp(x=lambda g, x: g / x)
+
+
+@op
+def log1p(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = log(1 + x), exact where x is small."""
+    return xp.log1p(x, out=out)
+
+
+log1p.vjp(x=lambda g, x: g / (1 + x))
 
 
 @op
@@ -85,6 +104,15 @@ where.vjp(
     a=lambda g, condition: where(condition, g, 0),
     b=lambda g, condition: where(condition, 0, g),
 ).pointwise("where(condition, a, b)")
+
+
+@op
+def square(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = x^2."""
+    return xp.square(x, out=out)
+
+
+square.vjp(x=lambda g, x: g * (2 * x))
 
 
 # What CuPy's operator ** calls for these Python numbers, which is quicker and rounds in another way. ``power`` itself
@@ -128,6 +156,15 @@ def exp(xp: Any, x: Array, *, out: Array = None) -> Array:
 
 
 exp.vjp(x=lambda g, y: g * y)
+
+
+@op
+def expm1(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = e^x - 1, exact where x is small."""
+    return xp.expm1(x, out=out)
+
+
+expm1.vjp(x=lambda g, y: g * (1 + y))
 
 
 @op
@@ -218,19 +255,26 @@ def minimum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
 minimum.vjp(a=lambda g, a, b: _winner(g, b, a), b=lambda g, a, b: _winner(g, a, b))
 
 
-@op
-def clip(xp: Any, x: Array, *, low: float | None = None, high: float | None = None, out: Array = None) -> Array:
-    """x held between low and high (None: no bound). The slope is 1 within, bounds included, and 0 outside."""
+@op(name="clip")
+def hold(xp: Any, x: Array, *, low: float | None = None, high: float | None = None, out: Array = None) -> Array:
+    """The kernel of ``clip``."""
     return xp.clip(x, low, high, out=out)
 
 
-clip.vjp(x=lambda g, x, y: g * (x == y))
+hold.vjp(x=lambda g, x, y: g * (x == y))
 
 
-@clip.pointwise
+@hold.pointwise
 def _(low: float | None, high: float | None) -> str:
     above = "x" if low is None else "maximum(x, low)"
     return above if high is None else f"minimum({above}, high)"
+
+
+def clip(x: Any, low: Any = None, high: Any = None, *, min: Any = None, max: Any = None, out: Array = None) -> Any:
+    """x held between low and high, or min and max (None: no bound). The slope is 1 within, bounds included, else 0."""
+    if (low is not None and min is not None) or (high is not None and max is not None):
+        raise TypeError("clip: low and min are one bound, and so are high and max; give each once")
+    return hold(x, min if low is None else low, max if high is None else high, out=out)
 
 
 @op(name="astype")
@@ -252,33 +296,3 @@ def astype(x: Any, dtype: Any) -> Any:
 def _winner(g: Array, a: Array, b: Array) -> Array:
     """The gradient for a of "the larger of a and b": all of g where a is larger, half where they are equal."""
     return where(a > b, g, where(a == b, 0.5 * g, 0))
-
-
-def _flat(name: str, told: str) -> Operation:
-    """An operation on two arrays that has no slope; ``told`` says what it gives."""
-
-    def kernel(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-        return getattr(xp, name)(a, b, out=out)
-
-    kernel.__name__, kernel.__doc__ = name, f"{told}, element by element."
-    return op(kernel).vjp(a=None, b=None)
-
-
-equal = _flat("equal", "Whether a == b")
-not_equal = _flat("not_equal", "Whether a != b")
-less = _flat("less", "Whether a < b")
-less_equal = _flat("less_equal", "Whether a <= b")
-greater = _flat("greater", "Whether a > b")
-greater_equal = _flat("greater_equal", "Whether a >= b")
-bitwise_and = _flat("bitwise_and", "a & b of booleans or integers: both")
-bitwise_or = _flat("bitwise_or", "a | b of booleans or integers: one or both")
-bitwise_xor = _flat("bitwise_xor", "a ^ b of booleans or integers: one and not both")
-
-
-@op
-def invert(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """~x of booleans or integers: not."""
-    return xp.invert(x, out=out)
-
-
-invert.vjp(x=None)

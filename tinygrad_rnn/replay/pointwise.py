@@ -35,7 +35,7 @@ _WRITTEN_BETWEEN = {
     "bitwise_or": "|",
     "bitwise_xor": "^",
 }
-_OF_ONE = "tanh exp log sqrt sin cos tan expm1 log1p log2 floor rint sign isnan isinf isfinite"
+_OF_ONE = "tanh exp log sqrt sin cos tan expm1 log1p log2 floor ceil rint sign isnan isinf isfinite"
 EXPRESSIONS = {
     **{name: f"a {sign} b" for name, sign in _WRITTEN_BETWEEN.items()},
     **{name: f"{name}(a)" for name in _OF_ONE.split()},

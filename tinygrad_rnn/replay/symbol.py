@@ -128,7 +128,7 @@ def _in_place(function: Callable[..., Any]) -> Callable[..., Symbol]:
     return lambda self, other: self.become(function(self, other))
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow"):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     setattr(Symbol, f"__i{_name}__", _in_place(getattr(operator, _name)))
 
 
