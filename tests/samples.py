@@ -126,6 +126,10 @@ SAMPLES: dict[str, list[Sample]] = {
         *(S(x, widths=2, value=1.5) for x in (normal(), normal(3), normal(0, 2), normal(4, 3).T)),
     ],
     **each("sum mean", reductions),
+    "prod": [
+        *(*reductions(), *(S(normal(n)) for n in (1, 2, 7, 8))),
+        *(S(np.array(x)) for x in ([2.0, 0.0, 3.0], [0.0, 2.0, 0.0, 3.0], [[0.0, 2.0], [3.0, 4.0]])),
+    ],
     **each("max min", lambda: reductions(distinct)),
     **each(
         "argmax argmin", lambda: [S(distinct(3, 4), axis=a, keepdims=k) for a in (None, 0, -1) for k in (False, True)]
@@ -279,6 +283,7 @@ COMPOSITES: dict[str, list[Sample]] = {
     "clip": [S(distinct(3, 4), **bounds) for bounds in ({"min": -0.6}, {"max": 0.6}, {"low": -0.6, "max": 0.6})],
     "std": [of((3, 4)), of((3, 4), axis=0), of((2, 3, 4), axis=(0, -1), keepdims=True, ddof=1)],
     "outer": [of((3,), (4,)), of((0,), (2,)), S(normal(6)[::-2], normal(3))],
+    "flatten": [of((2, 3, 4), **dims) for dims in ({}, {"start_dim": 1}, {"end_dim": -2})] + [of(()), of((0, 3))],
     "swapaxes": [of((2, 3, 4), a=a, b=b) for a, b in ((0, 1), (-1, -2), (0, -1), (1, 1))],
     "conv2d": [
         *(of((2, 3, 5, 6), (4, 3, 2, 3)), of((2, 3, 5, 6), (4, 3, 2, 3), (4,), stride=2)),

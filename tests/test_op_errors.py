@@ -36,6 +36,8 @@ def line() -> int:
         (lambda m: tg.linear(m, tg.ones(3)), ShapeError, ["linear: weight f32[3] needs two axes"]),
         (lambda m: m + tg.ones(4), ShapeError, ["add: a f32[2,3], b f32[4]", "broadcast"]),
         (lambda m: m.reshape(4, 2), ShapeError, ["reshape: x f32[2,3]", "(4,2)"]),
+        (lambda m: m.flatten(0, 2), ShapeError, ["flatten: x f32[2,3] has no axes from 0 to 2"]),
+        (lambda m: m.flatten(1, 0), ShapeError, ["flatten: x f32[2,3] has no axes from 1 to 0"]),
         (lambda m: m[5], IndexError, ["x f32[2,3]", "index 5 is out of bounds for axis 0 with size 2"]),
         (lambda m: m[:, 7], IndexError, ["x f32[2,3]", "index 7", "axis 1"]),
         (lambda m: tg.embedding(tg.tensor([1, 2]), m), IndexError, ["embedding: ", "index 2", "from 0 to 1"]),

@@ -264,10 +264,10 @@ def test_augmented_assignment_makes_a_new_tensor() -> None:
 
 
 METHODS = """abs absolute add all any argmax argmin astype bitwise_and bitwise_or bitwise_xor broadcast_to ceil clip
-conv2d cos cross_entropy cumsum divide dropout embedding equal exp expand_dims expm1 flip floor
+conv2d cos cross_entropy cumsum divide dropout embedding equal exp expand_dims expm1 flatten flip floor
 floor_divide greater greater_equal invert isfinite isinf isnan layer_norm less less_equal linear log log1p
 log_softmax logsumexp matmul max max_pool2d maximum mean min minimum multiply negative normalize not_equal
-outer pad power reciprocal relu remainder reshape round sigmoid sign sin softmax softplus split sqrt square
+outer pad power prod reciprocal relu remainder reshape round sigmoid sign sin softmax softplus split sqrt square
 squeeze std subtract sum swapaxes take_along_axis tanh transpose var where"""
 
 

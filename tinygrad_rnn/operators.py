@@ -39,7 +39,7 @@ class Operators:
     sigmoid, relu, softplus, sign = ops.sigmoid, ops.relu, ops.softplus, ops.sign
     floor, ceil, isnan, isinf, isfinite = ops.floor, ops.ceil, ops.isnan, ops.isinf, ops.isfinite
     maximum, minimum, clip, astype = ops.maximum, ops.minimum, ops.clip, ops.astype
-    sum, mean, max, min, var = ops.sum, ops.mean, ops.max, ops.min, ops.var
+    sum, prod, mean, max, min, var = ops.sum, ops.prod, ops.mean, ops.max, ops.min, ops.var
     logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
     any, all = ops.any, ops.all
     broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
@@ -47,10 +47,11 @@ class Operators:
     linear, normalize, cross_entropy, embedding = ops.linear, ops.normalize, ops.cross_entropy, ops.embedding
     conv2d, max_pool2d = ops.conv2d, ops.max_pool2d
     __matmul__ = matmul = ops.matmul
-    std, split, swapaxes, outer, layer_norm, dropout = (
+    std, split, swapaxes, flatten, outer, layer_norm, dropout = (
         ops.std,
         ops.split,
         ops.swapaxes,
+        ops.flatten,
         ops.outer,
         ops.layer_norm,
         ops.dropout,

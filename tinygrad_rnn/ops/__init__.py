@@ -66,11 +66,12 @@ from .nn import (
     normalize_back,
     softmax,
 )
-from .reduce import all, any, argmax, argmin, cumsum, max, mean, min, std, sum, var
+from .reduce import all, any, argmax, argmin, cumsum, max, mean, min, prod, std, sum, var
 from .shape import (
     broadcast_to,
     concatenate,
     expand_dims,
+    flatten,
     flip,
     join,
     pad,
