@@ -249,10 +249,14 @@ def op(kernel: Callable[..., Array] | None = None, *, name: str = "") -> Any:
     """
     if kernel is None:
         return partial(_operation, name=name)
-    return _operation(kernel, kernel.__name__)
+    return _operation(kernel, getattr(kernel, "__name__", ""))
 
 
 def _operation(kernel: Callable[..., Array], name: str) -> Operation:
+    if not inspect.isfunction(kernel):
+        raise TypeError(f"op: a kernel is a function of the array module and of arrays, kernel(xp, x), not {kernel!r}")
+    if not name.isidentifier():
+        raise TypeError(f"op: {name!r} is no name for an operation; define the kernel with def, or say @op(name=...)")
     record = registry[kernel.__name__] = Op(kernel, name)
     function = record.function
     function.__doc__, function.__module__, function.__qualname__ = (
