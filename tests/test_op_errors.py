@@ -54,6 +54,7 @@ def line() -> int:
         (lambda m: m.sum(axis=2), (IndexError, ShapeError), ["sum: x f32[2,3]", "axis 2"]),
         (lambda m: tg.stack([m, tg.ones(3)]), ShapeError, ["stack: xs[0] f32[2,3], xs[1] f32[3]"]),
         (lambda m: tg.concatenate([m, tg.ones(3)]), ShapeError, ["concatenate: xs[0] f32[2,3], xs[1] f32[3]"]),
+        (lambda m: tg.concatenate(m, m), ValueError, ["concatenate: axis is a Tensor"]),
         (lambda m: tg.split(m, 2, axis=1), ValueError, ["split: ", "length 3", "2 equal parts"]),
         (lambda m: tg.einsum("ij,jk->ik", m, m), ShapeError, ["einsum: ", "f32[2,3]"]),
         (lambda m: tg.einsum(m, [0, 1]), TypeError, ["einsum: subscripts such as 'ij,jk->ik' come first, not Tensor("]),
@@ -76,6 +77,8 @@ def test_errors_name_the_very_line() -> None:
     x = tg.ones(2, 3)
     with pytest.raises(ShapeError, match=rf", test_op_errors\.py:{line() + 1}$"):
         x + tg.ones(4)
+    with pytest.raises(ShapeError, match=rf"size 6 into shape \(4,4\), test_op_errors\.py:{line() + 1}$"):
+        x.reshape(4, 4)
 
 
 @pytest.mark.parametrize(

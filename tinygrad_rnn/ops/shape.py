@@ -116,8 +116,8 @@ def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
         return xs[0]
     try:
         lengths = [x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs]  # a wrong axis fails in the kernel
-    except AttributeError as error:
-        join.op.fail(error, xs, {})
+    except (AttributeError, TypeError, ValueError) as error:  # a list of numbers, or an array for an axis
+        join.op.fail(error, xs, {"axis": axis})
     return join(*xs, axis=axis, bounds=tuple(accumulate(lengths, initial=0)))
 
 
