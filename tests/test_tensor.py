@@ -99,6 +99,10 @@ def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
         (lambda: tg.arange(0, 1, 0.25), np.array([0, 0.25, 0.5, 0.75], np.float32)),
         (lambda: tg.arange(3.0), np.array([0, 1, 2], np.float32)),
         (lambda: tg.arange(3, dtype="float64"), np.arange(3.0)),
+        (lambda: tg.full_like(tg.zeros(2, dtype="int8"), 3), np.full(2, 3, np.int8)),
+        (lambda: tg.full_like(np.ones((1, 2), int), 0.5, dtype="float32"), np.full((1, 2), 0.5, np.float32)),
+        (lambda: tg.linspace(0, 1, 5), np.array([0, 0.25, 0.5, 0.75, 1], np.float32)),
+        (lambda: tg.linspace(1.0, -1.0, num=3, dtype="float64"), np.array([1.0, 0.0, -1.0])),
         (lambda: tg.eye(2), np.eye(2, dtype=np.float32)),
         (lambda: tg.eye(2, 3, dtype="float64"), np.eye(2, 3)),
     ],
@@ -111,6 +115,7 @@ def test_all_constructors_make_leaves() -> None:
     for x in (
         *(make((2, 2), requires_grad=True) for make in (tg.zeros, tg.ones, tg.rand, tg.randn)),
         *(make(tg.ones(2), requires_grad=True) for make in (tg.zeros_like, tg.ones_like)),
+        *(tg.full_like(tg.ones(2), 3, requires_grad=True), tg.linspace(0, 1, 3, requires_grad=True)),
         *(tg.full(2, 0.5, requires_grad=True), tg.eye(2, requires_grad=True), tg.arange(2.0, requires_grad=True)),
     ):
         assert x.requires_grad

@@ -9,7 +9,7 @@ from .backend import BackendError, available_backends, manual_seed, set_backend,
 from .check import CheckError, check
 from .clip import ClipReport, clip_grad_norm_, clip_grad_value_, clip_message
 from .compare import Comparison, compare_backends
-from .create import arange, eye, full, ones, ones_like, rand, randn, zeros, zeros_like
+from .create import arange, eye, full, full_like, linspace, ones, ones_like, rand, randn, zeros, zeros_like
 from .draw import draw
 from .grad import grad, hvp, jacobian, jvp, vjp
 from .io import CheckpointError, load, save
