@@ -257,7 +257,10 @@ def _operation(kernel: Callable[..., Array], name: str) -> Operation:
         raise TypeError(f"op: a kernel is a function of the array module and of arrays, kernel(xp, x), not {kernel!r}")
     if not name.isidentifier():
         raise TypeError(f"op: {name!r} is no name for an operation; define the kernel with def, or say @op(name=...)")
-    record = registry[kernel.__name__] = Op(kernel, name)
+    key = kernel.__name__
+    if key in registry and registry[key].kernel.__module__ != kernel.__module__:
+        key = f"{kernel.__module__}.{key}"  # a capture must know the other one too, which may be the engine's
+    record = registry[key] = Op(kernel, name)
     function = record.function
     function.__doc__, function.__module__, function.__qualname__ = (
         kernel.__doc__,
