@@ -59,7 +59,7 @@ class Operators:
     __getitem__ = ops.index
 
     def __pos__(self) -> Any:
-        return copy(self)
+        return copy(self)  # and not itself, which ``x += 1`` may change where an array is meant
 
     def __rsub__(self, other: Any) -> Any:
         return ops.subtract(other, self)
