@@ -56,15 +56,17 @@ PRODUCTS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
 SAMPLES: dict[str, list[Sample]] = {
     **each("add subtract multiply", two),
     **each("maximum minimum", lambda: two(distinct, shifted)),
+    **each("floor_divide remainder", lambda: two(distinct, positive)),
     **each("equal not_equal less less_equal greater greater_equal", compared),
     **each("bitwise_and bitwise_or bitwise_xor", masks),
     "invert": [*one(mask), S(integers(5, 3, 4))],
-    **each("negative exp sin cos tanh sigmoid softplus", one),
-    **each("log sqrt", lambda: one(positive)),
-    **each("absolute sign relu", lambda: one(distinct)),
+    **each("negative square exp expm1 sin cos tanh sigmoid softplus", one),
+    **each("log log1p sqrt reciprocal", lambda: one(positive)),
+    **each("absolute sign relu floor ceil isnan isinf isfinite", lambda: one(distinct)),
+    "round": [*one(distinct), S(distinct(3, 4), decimals=1), S(distinct(4), decimals=-1), S(integers(90, 4))],
     "divide": two(normal, positive),
     "power": exponents(),
-    "clip": [
+    "hold": [
         *one(distinct, low=-0.6, high=0.6),
         *(S(distinct(3, 4), **bounds) for bounds in ({"low": 0.0}, {"high": 0.0}, {"low": -9, "high": 9})),
     ],
@@ -124,6 +126,10 @@ SAMPLES: dict[str, list[Sample]] = {
         *(S(x, widths=2, value=1.5) for x in (normal(), normal(3), normal(0, 2), normal(4, 3).T)),
     ],
     **each("sum mean", reductions),
+    "prod": [
+        *(*reductions(), *(S(normal(n)) for n in (1, 2, 7, 8))),
+        *(S(np.array(x)) for x in ([2.0, 0.0, 3.0], [0.0, 2.0, 0.0, 3.0], [[0.0, 2.0], [3.0, 4.0]])),
+    ],
     **each("max min", lambda: reductions(distinct)),
     **each(
         "argmax argmin", lambda: [S(distinct(3, 4), axis=a, keepdims=k) for a in (None, 0, -1) for k in (False, True)]
@@ -274,8 +280,10 @@ COMPOSITES: dict[str, list[Sample]] = {
         *(S([normal(2, 3), normal(1, 3)]), S((normal(2, 3), normal(2, 1), normal(2, 0)), axis=-1)),
         *(S([normal(3)]), S([normal(0, 2), normal(2, 2).T])),
     ],
+    "clip": [S(distinct(3, 4), **bounds) for bounds in ({"min": -0.6}, {"max": 0.6}, {"low": -0.6, "max": 0.6})],
     "std": [of((3, 4)), of((3, 4), axis=0), of((2, 3, 4), axis=(0, -1), keepdims=True, ddof=1)],
     "outer": [of((3,), (4,)), of((0,), (2,)), S(normal(6)[::-2], normal(3))],
+    "flatten": [of((2, 3, 4), **dims) for dims in ({}, {"start_dim": 1}, {"end_dim": -2})] + [of(()), of((0, 3))],
     "swapaxes": [of((2, 3, 4), a=a, b=b) for a, b in ((0, 1), (-1, -2), (0, -1), (1, 1))],
     "conv2d": [
         *(of((2, 3, 5, 6), (4, 3, 2, 3)), of((2, 3, 5, 6), (4, 3, 2, 3), (4,), stride=2)),

@@ -134,6 +134,7 @@ xp = SimpleNamespace(
     ones=lambda shape, dtype=float: wrap(np.ones(shape, dtype)),
     ones_like=lambda a, dtype=None: wrap(np.ones_like(numbers_of(a), dtype)),
     random=SimpleNamespace(default_rng=Generator),
+    round=lambda a, decimals=0, out=None: call(np.round, numbers_of(a), decimals, out=out),
     squeeze=lambda a, axis=None: a.squeeze(axis),
     stack=_stack,
     take_along_axis=_take_along_axis,

@@ -293,7 +293,7 @@ class Power(Ufunc):
 
 
 _UFUNCS = """
-    absolute add bitwise_and bitwise_or bitwise_xor cos divide equal exp expm1 floor floor_divide greater
+    absolute add bitwise_and bitwise_or bitwise_xor ceil cos divide equal exp expm1 floor floor_divide greater
     greater_equal hypot invert isfinite isinf isnan less less_equal log log1p log2 logaddexp logical_and logical_not
     logical_or matmul maximum minimum multiply negative not_equal power reciprocal remainder rint sign sin sqrt
     square subtract tan tanh

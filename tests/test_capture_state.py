@@ -253,9 +253,12 @@ def test_arrays_can_be_written_in_place() -> None:
             loss = s.step(x * extra)
             extra.data -= 0.5 * extra.grad.data
             array = s.model.bias.data
-            array *= 0.5
+            before = +array
+            array *= 50.0
             array /= 2.0
-            return loss
+            array //= 0.5
+            array %= 3.0
+            return loss + before.sum()
 
         step = wrap(step)
         return lambda k: (step(batch(k + 1)), s.parameters, extra, s.optimizer.slots[0]["velocity"])

@@ -188,6 +188,21 @@ def test_names_that_do_not_exist_are_refused_at_definition() -> None:
         softsign_with().merge(z=lambda g: g)
 
 
+@pytest.mark.parametrize("define", [tg.op, tg.op(name="three")])
+def test_what_is_no_kernel_is_refused_at_definition(define: Any) -> None:
+    known = set(registry)
+    for wrong in (3, "three", np.tanh):
+        with pytest.raises(TypeError, match=r"op: a kernel is a function .*, kernel\(xp, x\), not"):
+            define(wrong)
+    assert set(registry) == known
+
+
+def test_an_operation_needs_a_name() -> None:
+    for define in (tg.op, tg.op(name="three things")):
+        with pytest.raises(TypeError, match=r"op: '(<lambda>|three things)' is no name for an operation"):
+            define(lambda xp, x: 3 * x)
+
+
 # ---- functions ----
 
 

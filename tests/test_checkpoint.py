@@ -435,6 +435,12 @@ def test_what_does_not_fit_is_said() -> None:
     for segments in (0, 8):
         with pytest.raises(ValueError, match=f"segments run from 1 to 7, the number of time steps, not {segments}"):
             bptt.checkpointed(cell, xs, segments=segments)
+    for wrong in (2.5, "2"):
+        with pytest.raises(TypeError, match=f"segments says how many, a whole number, and cannot be {wrong!r}"):
+            bptt.checkpointed(cell, xs, segments=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the budget is a number of bytes, and cannot be '1 MB'"):
+        bptt.checkpointed(cell, xs, budget="1 MB")  # type: ignore[arg-type]
+    assert bptt.checkpointed(cell, xs, segments=np.int64(2)).outputs.shape == (7, 2, H)
     with pytest.raises(ValueError, match="segments or a budget, not both"):
         bptt.checkpointed(cell, xs, segments=2, budget=10**6)
     with pytest.raises(ValueError, match="the smallest budget that would do is") as error:

@@ -16,9 +16,14 @@ from tinygrad_rnn.tensor import Tensor
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
 ALL = {**SAMPLES, **COMPOSITES}
-PROMOTING = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")  # with integers, as in NumPy
+PROMOTING = (  # with integers, as in NumPy
+    *("add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "maximum", "minimum"),
+)
 EVEN = ("argmax", "argmin", "scatter", "overlap_add", "add_along_axis", "add_rows")
-NO_FLOAT = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "argmax", "argmin", "any", "all")
+NO_FLOAT = (
+    *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "argmax", "argmin", "any", "all"),
+    *("isnan", "isinf", "isfinite"),
+)
 
 
 def test_every_operation_has_samples() -> None:

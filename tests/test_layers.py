@@ -262,6 +262,11 @@ def test_repr_tells_what_differs_from_the_usual() -> None:
     assert repr(nn.Recurrent(nn.RNNCell(3, 5), reverse=True)) == "Recurrent(RNNCell(3, 5), reverse=True)"
 
 
+def test_a_layer_tells_its_sizes() -> None:
+    layer = nn.LSTM(3, 5, num_layers=2, bidirectional=True, proj_size=4)
+    assert (layer.input_size, layer.hidden_size, layer.output_size) == (3, 5, 8)
+
+
 def test_parameters_have_names_that_say_where_they_are() -> None:
     names = [name for name, _ in nn.RNN(3, 5, 2, bidirectional=True, h0="learned").named_parameters()]
     assert names[:4] == [

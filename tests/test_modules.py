@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,47 @@ def test_sequential_applies_functions_too() -> None:
     assert model(np.ones((5, 2), np.float32)).shape == (5, 1)
     assert len(model) == 3
     assert [model[0], model[1], model[-1]] == list(model) == model.layers
+
+
+class Stack(nn.Module):
+    """Blocks in a list of some kind."""
+
+    def __init__(self, kind: Any) -> None:
+        self.blocks = kind(nn.Linear(3, 3) for _ in range(2))
+        self.blocks.append(nn.Dropout(0.5))
+
+    def forward(self, x: Any) -> Any:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_a_module_list_is_a_list_and_a_module() -> None:
+    model, plain = Stack(nn.ModuleList), Stack(list)
+    blocks = model.blocks
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert list(nn.torch_state_dict(model)) == list(plain.state_dict())
+    assert [name for name, _ in blocks.named_parameters()] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert repr(blocks) == "ModuleList(0: Linear(3, 3), 1: Linear(3, 3), 2: Dropout(0.5))"
+    assert list(model.modules()) == [model, blocks, *blocks]
+    assert (len(blocks), blocks[-1], blocks[:1]) == (3, blocks[2], [blocks[0]])
+    assert not blocks.eval()[2].training
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert isinstance(other.blocks, nn.ModuleList)
+        assert other.blocks != blocks
+        np.testing.assert_array_equal(other(tg.ones(1, 3)).data, model(tg.ones(1, 3)).data)
+    with pytest.raises(NotImplementedError, match="ModuleList defines no forward"):
+        blocks(1)
+
+
+def test_a_captured_step_notices_what_is_added_to_a_module_list() -> None:
+    model = Stack(nn.ModuleList).eval()
+    step = tg.capture(lambda x: model(x))
+    x = tg.ones(1, 3)
+    for k in range(6):
+        if k == 3:
+            model.blocks.append(nn.Linear(3, 1))
+        np.testing.assert_allclose(step(x).data, model(x).data, rtol=1e-6)
 
 
 def test_zero_grad_forgets() -> None:

@@ -36,6 +36,8 @@ def line() -> int:
         (lambda m: tg.linear(m, tg.ones(3)), ShapeError, ["linear: weight f32[3] needs two axes"]),
         (lambda m: m + tg.ones(4), ShapeError, ["add: a f32[2,3], b f32[4]", "broadcast"]),
         (lambda m: m.reshape(4, 2), ShapeError, ["reshape: x f32[2,3]", "(4,2)"]),
+        (lambda m: m.flatten(0, 2), ShapeError, ["flatten: x f32[2,3] has no axes from 0 to 2"]),
+        (lambda m: m.flatten(1, 0), ShapeError, ["flatten: x f32[2,3] has no axes from 1 to 0"]),
         (lambda m: m[5], IndexError, ["x f32[2,3]", "index 5 is out of bounds for axis 0 with size 2"]),
         (lambda m: m[:, 7], IndexError, ["x f32[2,3]", "index 7", "axis 1"]),
         (lambda m: tg.embedding(tg.tensor([1, 2]), m), IndexError, ["embedding: ", "index 2", "from 0 to 1"]),
@@ -52,6 +54,7 @@ def line() -> int:
         (lambda m: m.sum(axis=2), (IndexError, ShapeError), ["sum: x f32[2,3]", "axis 2"]),
         (lambda m: tg.stack([m, tg.ones(3)]), ShapeError, ["stack: xs[0] f32[2,3], xs[1] f32[3]"]),
         (lambda m: tg.concatenate([m, tg.ones(3)]), ShapeError, ["concatenate: xs[0] f32[2,3], xs[1] f32[3]"]),
+        (lambda m: tg.concatenate(m, m), ValueError, ["concatenate: axis is a Tensor"]),
         (lambda m: tg.split(m, 2, axis=1), ValueError, ["split: ", "length 3", "2 equal parts"]),
         (lambda m: tg.einsum("ij,jk->ik", m, m), ShapeError, ["einsum: ", "f32[2,3]"]),
         (lambda m: tg.einsum(m, [0, 1]), TypeError, ["einsum: subscripts such as 'ij,jk->ik' come first, not Tensor("]),
@@ -74,6 +77,8 @@ def test_errors_name_the_very_line() -> None:
     x = tg.ones(2, 3)
     with pytest.raises(ShapeError, match=rf", test_op_errors\.py:{line() + 1}$"):
         x + tg.ones(4)
+    with pytest.raises(ShapeError, match=rf"size 6 into shape \(4,4\), test_op_errors\.py:{line() + 1}$"):
+        x.reshape(4, 4)
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,14 @@ def descend(opt: Any, parameters: list[Tensor], steps: int) -> None:
         opt.step()
 
 
+def test_reprs_show_the_settings() -> None:
+    p, q = tg.ones(2, requires_grad=True), tg.ones(3, requires_grad=True)
+    opt = optim.SGD([{"params": [p]}, {"params": [q], "lr": 0.5}], lr=0.1, momentum=0.9)
+    opt.groups[0].lr = 0.01
+    rest = "momentum=0.9, nesterov=False, weight_decay=0.0, dampening=0.0"
+    assert repr(opt) == f"Groups(SGD(lr=0.01, {rest}), SGD(lr=0.5, {rest}))"
+
+
 def test_optimisers_refuse_what_they_cannot_hold() -> None:
     p = tg.ones(2, requires_grad=True)
     generator = (q for q in [p])
@@ -237,6 +245,8 @@ def test_optimisers_refuse_what_they_cannot_hold() -> None:
     for wrong in (tg.ones(2), p * 2, np.ones(2), "weight"):
         with pytest.raises(TypeError, match="leaf tensors that require a gradient"):
             optim.SGD([p, wrong], lr=0.1)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"as model\.parameters\(\) gives them, not Linear\(2, 3\)"):
+        optim.SGD(nn.Linear(2, 3), lr=0.1)  # type: ignore[arg-type]
     for options in (
         {"lr": -0.1},
         {"lr": math.nan},

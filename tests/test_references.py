@@ -16,17 +16,20 @@ from tinygrad_rnn.tensor import Tensor
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
 SAME_NAME = (
-    "add subtract multiply divide power negative absolute exp log sqrt sin cos tanh sign maximum minimum equal "
-    "not_equal less less_equal greater greater_equal bitwise_and bitwise_or bitwise_xor invert any all "
-    "sum mean max min var argmax argmin where std reshape transpose "
-    "broadcast_to expand_dims squeeze flip concatenate outer matmul einsum split"
+    "add subtract multiply divide floor_divide remainder power negative absolute square reciprocal exp expm1 log "
+    "log1p sqrt sin cos tanh sign floor ceil round isnan isinf isfinite maximum minimum equal not_equal less "
+    "less_equal greater greater_equal bitwise_and bitwise_or bitwise_xor invert any all sum prod mean max min var "
+    "argmax argmin where std reshape transpose broadcast_to expand_dims squeeze flip concatenate outer matmul "
+    "einsum split"
 )
 
 # What computes the same in NumPy, as a function of the same arguments.
 NUMPY: dict[str, Callable[..., Any]] = {
     **{name: getattr(np, name) for name in SAME_NAME.split()},
-    "clip": lambda x, low=None, high=None: np.clip(x, low, high),
+    "clip": lambda x, low=None, min=None, max=None: np.clip(x, low if min is None else min, max),
+    "hold": lambda x, low=None, high=None: np.clip(x, low, high),
     "cumsum": lambda x, axis=-1: np.cumsum(x, axis=axis),
+    "flatten": lambda x, start_dim=0, end_dim=-1: x.reshape(*x.shape[:start_dim], -1, *x.shape[end_dim:][1:]),
     "getitem": lambda x, key: x[key],
     "index": lambda x, key: x[tree_map(lambda k: k.array if isinstance(k, Tensor) else k, key)],
     "linear": lambda x, weight, bias=0.0: x @ weight.T + bias,
@@ -150,6 +153,8 @@ def test_slopes_at_corners() -> None:
     assert gradient(lambda x: x**2, [0.0, 2.0]) == [0, 4]
     assert gradient(lambda x: 0.0**x, [1.0, 2.0]) == [0, 0]
     assert gradient(lambda x: x**0.0 + 0.0 * x, [0.0]) == [0]
+    assert gradient(tg.prod, [2.0, 0.0, 3.0]) == [0, 6, 0]
+    assert gradient(tg.prod, [2.0, 0.0, 0.0]) == [0, 0, 0]
 
 
 def test_a_cast_to_integers_sends_nothing_back() -> None:

@@ -99,6 +99,10 @@ def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
         (lambda: tg.arange(0, 1, 0.25), np.array([0, 0.25, 0.5, 0.75], np.float32)),
         (lambda: tg.arange(3.0), np.array([0, 1, 2], np.float32)),
         (lambda: tg.arange(3, dtype="float64"), np.arange(3.0)),
+        (lambda: tg.full_like(tg.zeros(2, dtype="int8"), 3), np.full(2, 3, np.int8)),
+        (lambda: tg.full_like(np.ones((1, 2), int), 0.5, dtype="float32"), np.full((1, 2), 0.5, np.float32)),
+        (lambda: tg.linspace(0, 1, 5), np.array([0, 0.25, 0.5, 0.75, 1], np.float32)),
+        (lambda: tg.linspace(1.0, -1.0, num=3, dtype="float64"), np.array([1.0, 0.0, -1.0])),
         (lambda: tg.eye(2), np.eye(2, dtype=np.float32)),
         (lambda: tg.eye(2, 3, dtype="float64"), np.eye(2, 3)),
     ],
@@ -111,6 +115,7 @@ def test_all_constructors_make_leaves() -> None:
     for x in (
         *(make((2, 2), requires_grad=True) for make in (tg.zeros, tg.ones, tg.rand, tg.randn)),
         *(make(tg.ones(2), requires_grad=True) for make in (tg.zeros_like, tg.ones_like)),
+        *(tg.full_like(tg.ones(2), 3, requires_grad=True), tg.linspace(0, 1, 3, requires_grad=True)),
         *(tg.full(2, 0.5, requires_grad=True), tg.eye(2, requires_grad=True), tg.arange(2.0, requires_grad=True)),
     ):
         assert x.requires_grad
@@ -134,11 +139,11 @@ def test_random_numbers(draw: Any) -> None:
 # ---- operators ----
 
 OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow]
-COMPARISONS = [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne]
+WITHOUT_SLOPE = [operator.floordiv, operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne]
 A = np.array([[1.0, 2.0, 0.5]])
 
 
-@pytest.mark.parametrize("apply", [*OPERATORS, *COMPARISONS])
+@pytest.mark.parametrize("apply", [*OPERATORS, operator.mod, *WITHOUT_SLOPE])
 @pytest.mark.parametrize(
     "other",
     [2, 2.0, True, np.float64(2), np.float32(2), np.int64(2), np.array(2.0), np.array([[1.0], [2.0]]), [1.0, 2.0, 3.0]],
@@ -152,7 +157,7 @@ def test_operators_do_what_numpy_does_on_both_sides(apply: Any, other: Any, dtyp
     for result, expected in ((apply(x, other), numpy(a, other)), (apply(other, x), numpy(other, a))):
         assert isinstance(result, Tensor)
         np.testing.assert_array_equal(result.data, expected, strict=True)
-        assert result.requires_grad is (apply in OPERATORS)
+        assert result.requires_grad is (apply not in WITHOUT_SLOPE)
 
 
 @pytest.mark.parametrize("apply", OPERATORS)
@@ -180,8 +185,49 @@ def test_unary_operators_and_shapes() -> None:
     x = tg.tensor(np.array([[1.0, -2.0, 3.0]]))
     np.testing.assert_array_equal((-x).data, -x.data)
     np.testing.assert_array_equal(abs(x).data, abs(x.data))
+    np.testing.assert_array_equal((+x).data, x.data)
+    np.testing.assert_array_equal(round(x * 0.75).data, [[1, -2, 2]])
+    np.testing.assert_array_equal(round(x / 3, 2).data, [[0.33, -0.67, 1]])
     assert x.T.shape == x.mT.shape == x.reshape(3, 1).shape == x.reshape((3, -1)).shape == (3, 1)
     assert x.transpose(1, 0).shape == x.transpose((1, 0)).shape == x.transpose().shape == (3, 1)
+
+
+def test_a_plus_sign_changes_nothing() -> None:
+    x = tg.tensor([1.0, 2.0], requires_grad=True)
+    (+x * (+x).detach()).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1, 2]
+    assert +x is not x
+
+
+def test_a_place_in_a_matrix_from_its_number_in_a_row() -> None:
+    i = tg.tensor([3, 0, 11])
+    for found, expected in ((divmod(i, 4), divmod(i.data, 4)), (divmod(7, i + 1), divmod(7, i.data + 1))):
+        np.testing.assert_array_equal(found[0].data, expected[0])
+        np.testing.assert_array_equal(found[1].data, expected[1])
+
+
+def test_what_is_no_number() -> None:
+    x = tg.tensor([1.0, np.nan, np.inf, -np.inf], requires_grad=True)
+    for found, expected in (
+        (x.isnan(), [False, True, False, False]),
+        (x.isinf(), [False, False, True, True]),
+        (x.isfinite(), [True, False, False, False]),
+    ):
+        assert found.tolist() == expected
+        assert not found.requires_grad
+
+
+@pytest.mark.parametrize("kind", [tg.tensor, np.array])
+def test_the_bounds_of_clip_have_two_names(kind: Any) -> None:
+    x = kind([-2.0, 0.5, 2.0])
+    for bounds in ({"low": 0, "high": 1}, {"min": 0, "max": 1}, {"low": 0, "max": 1}):
+        assert tg.clip(x, **bounds).tolist() == tg.clip(x, 0, 1).tolist() == [0, 0.5, 1]
+    assert (tg.clip(x, min=0).tolist(), x.clip(max=0).tolist()) == ([0, 0.5, 2], [-2, 0, 0])
+    assert np.clip(x, 0, 1).tolist() == [0, 0.5, 1]
+    for twice in ({"low": 0, "min": 0}, {"high": 1, "max": 2}):
+        with pytest.raises(TypeError, match="clip: low and min are one bound, and so are high and max"):
+            tg.clip(x, **twice)
 
 
 def test_a_method_takes_what_its_function_takes() -> None:
@@ -222,11 +268,12 @@ def test_augmented_assignment_makes_a_new_tensor() -> None:
     assert y.requires_grad
 
 
-METHODS = """absolute abs add all any argmax argmin astype bitwise_and bitwise_or bitwise_xor broadcast_to clip
-conv2d cos cross_entropy cumsum divide dropout embedding equal exp expand_dims flip greater greater_equal invert
-layer_norm less less_equal linear log log_softmax logsumexp matmul max max_pool2d maximum mean min minimum multiply
-negative normalize not_equal outer pad power relu reshape sigmoid sign sin softmax softplus split sqrt squeeze std
-subtract sum swapaxes take_along_axis tanh transpose var where"""
+METHODS = """abs absolute add all any argmax argmin astype bitwise_and bitwise_or bitwise_xor broadcast_to ceil clip
+conv2d cos cross_entropy cumsum divide dropout embedding equal exp expand_dims expm1 flatten flip floor
+floor_divide greater greater_equal invert isfinite isinf isnan layer_norm less less_equal linear log log1p
+log_softmax logsumexp matmul max max_pool2d maximum mean min minimum multiply negative normalize not_equal
+outer pad power prod reciprocal relu remainder reshape round sigmoid sign sin softmax softplus split sqrt square
+squeeze std subtract sum swapaxes take_along_axis tanh transpose var where"""
 
 
 @pytest.mark.parametrize("name", METHODS.split())

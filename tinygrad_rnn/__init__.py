@@ -9,7 +9,7 @@ from .backend import BackendError, available_backends, manual_seed, set_backend,
 from .check import CheckError, check
 from .clip import ClipReport, clip_grad_norm_, clip_grad_value_, clip_message
 from .compare import Comparison, compare_backends
-from .create import arange, eye, full, ones, ones_like, rand, randn, zeros, zeros_like
+from .create import arange, eye, full, full_like, linspace, ones, ones_like, rand, randn, zeros, zeros_like
 from .draw import draw
 from .grad import grad, hvp, jacobian, jvp, vjp
 from .io import CheckpointError, load, save
@@ -27,6 +27,7 @@ from .ops import (
     bitwise_or,
     bitwise_xor,
     broadcast_to,
+    ceil,
     clip,
     concatenate,
     conv2d,
@@ -40,15 +41,23 @@ from .ops import (
     equal,
     exp,
     expand_dims,
+    expm1,
+    flatten,
     flip,
+    floor,
+    floor_divide,
     greater,
     greater_equal,
     invert,
+    isfinite,
+    isinf,
+    isnan,
     layer_norm,
     less,
     less_equal,
     linear,
     log,
+    log1p,
     log_softmax,
     logsumexp,
     matmul,
@@ -65,8 +74,12 @@ from .ops import (
     outer,
     pad,
     power,
+    prod,
+    reciprocal,
     relu,
+    remainder,
     reshape,
+    round,
     sigmoid,
     sign,
     sin,
@@ -74,6 +87,7 @@ from .ops import (
     softplus,
     split,
     sqrt,
+    square,
     squeeze,
     stack,
     std,

@@ -54,6 +54,12 @@ def ones_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> T
     return tensor(filled_like(as_tensor(x).array, 1), dtype, requires_grad=requires_grad)
 
 
+def full_like(x: Any, fill_value: float, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
+    """One value everywhere, with x's shape and backend, and its dtype unless told otherwise."""
+    array = as_tensor(x).array
+    return tensor(backends.of(array).xp.full_like(array, fill_value, dtype=dtype), requires_grad=requires_grad)
+
+
 def zeros_beside(x: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of another shape, with x's dtype and backend."""
     array = x.array if isinstance(x, Taped) else x
@@ -77,6 +83,23 @@ def arange(
     numbers = np.arange(start, stop, step)
     dtype = dtype or (np.float32 if numbers.dtype.kind == "f" else None)
     return tensor(numbers, dtype, backend or _default(), requires_grad)
+
+
+def linspace(
+    start: float,
+    stop: float,
+    num: int,
+    dtype: DTypeLike = None,
+    backend: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """So many numbers from start to stop, both included, at equal distances; float32 unless told otherwise.
+
+    >>> linspace(0, 1, 5).numpy()
+    array([0.  , 0.25, 0.5 , 0.75, 1.  ], dtype=float32)
+    """
+    numbers = np.linspace(start, stop, num, dtype=np.float32 if dtype is None else dtype)
+    return tensor(numbers, None, backend or _default(), requires_grad)
 
 
 def eye(

@@ -33,7 +33,7 @@ _WRITTEN_BETWEEN = {
     "bitwise_or": "|",
     "bitwise_xor": "^",
 }
-_OF_ONE = "tanh exp log sqrt sin cos tan expm1 log1p log2 floor rint sign isnan isinf isfinite"
+_OF_ONE = "tanh exp log sqrt sin cos tan expm1 log1p log2 floor ceil rint sign isnan isinf isfinite"
 EXPRESSIONS = {
     **{name: f"{{a}} {sign} {{b}}" for name, sign in _WRITTEN_BETWEEN.items()},
     **{name: f"{name}({{a}})" for name in _OF_ONE.split()},
@@ -46,6 +46,8 @@ EXPRESSIONS = {
 }
 _ALSO_OF_INTEGERS = {"add", "subtract", "multiply", "negative", "maximum", "minimum", "square"}
 _OF_BITS = {"bitwise_and", "bitwise_or", "bitwise_xor"}
+
+_SHORT = {(int, 2): "square", (float, 2.0): "square", (float, 0.5): "sqrt", (float, -1.0): "reciprocal"}
 
 PREAMBLE = """
 typedef float f4; typedef double f8; typedef bool b1; typedef int i4; typedef long long i8;
@@ -173,6 +175,10 @@ class Formula(NDArrayOperatorsMixin):
         """Whether it is a number of Python's, which takes the dtype of what it meets."""
         return isinstance(self.dtype, type)
 
+    def __pow__(self, other: Any) -> Any:
+        short = short_power(self, other)
+        return getattr(np, short)(self) if short else np.power(self, other)
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         if method != "__call__" or kwargs or ufunc.__name__ not in EXPRESSIONS:
             return NotImplemented
@@ -193,6 +199,13 @@ class Formula(NDArrayOperatorsMixin):
 
     def __bool__(self) -> bool:
         raise TypeError("a function that depends on values is no formula")
+
+
+def short_power(a: Any, b: Any) -> str | None:
+    """What CuPy's operator ** calls for this exponent, if it is one of a few numbers: it rounds in another way."""
+    kind = type(b)
+    name = _SHORT.get((kind, b)) if kind is int or kind is float else None
+    return name if name and (kind is int or a.dtype.kind == "f") else None
 
 
 def _is_written(name: str, taken: np.dtype[Any], given: np.dtype[Any]) -> bool:

@@ -249,11 +249,18 @@ def op(kernel: Callable[..., Array] | None = None, *, name: str = "") -> Any:
     """
     if kernel is None:
         return partial(_operation, name=name)
-    return _operation(kernel, kernel.__name__)
+    return _operation(kernel, getattr(kernel, "__name__", ""))
 
 
 def _operation(kernel: Callable[..., Array], name: str) -> Operation:
-    record = registry[kernel.__name__] = Op(kernel, name)
+    if not inspect.isfunction(kernel):
+        raise TypeError(f"op: a kernel is a function of the array module and of arrays, kernel(xp, x), not {kernel!r}")
+    if not name.isidentifier():
+        raise TypeError(f"op: {name!r} is no name for an operation; define the kernel with def, or say @op(name=...)")
+    key, other = _keys(kernel)
+    if key in registry and registry[key].kernel.__module__ != kernel.__module__:
+        key = other  # a capture must know the first one too, which may be the engine's
+    record = registry[key] = Op(kernel, name)
     function = record.function
     function.__doc__, function.__module__, function.__qualname__ = (
         kernel.__doc__,
@@ -278,6 +285,18 @@ def _operation(kernel: Callable[..., Array], name: str) -> Operation:
 
 
 registry: dict[str, Op] = {}
+
+
+def _keys(kernel: Any) -> tuple[str, str]:
+    """Where an operation is in the registry: by the name of its kernel, or with its module if that is taken."""
+    name = getattr(kernel, "__name__", "")
+    return name, f"{getattr(kernel, '__module__', '')}.{name}"
+
+
+def op_of(kernel: Any) -> Op | None:
+    """The operation that a kernel belongs to."""
+    found = (registry.get(key) for key in _keys(kernel))
+    return next((op for op in found if op is not None and op.kernel is kernel), None)
 
 
 def _listed(names: Any) -> str:

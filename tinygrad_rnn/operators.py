@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from . import ops
@@ -17,6 +18,8 @@ class Operators:
     __sub__ = subtract = ops.subtract
     __mul__ = __rmul__ = multiply = ops.multiply
     __truediv__ = divide = ops.divide
+    __floordiv__ = floor_divide = ops.floor_divide
+    __mod__ = remainder = ops.remainder
     __pow__ = power = ops.power
     __neg__ = negative = ops.negative
     __abs__ = abs = absolute = ops.absolute
@@ -30,10 +33,13 @@ class Operators:
     __or__ = __ror__ = bitwise_or = ops.bitwise_or
     __xor__ = __rxor__ = bitwise_xor = ops.bitwise_xor
     __invert__ = invert = ops.invert
+    __round__ = round = ops.round
     exp, log, sqrt, sin, cos, tanh = ops.exp, ops.log, ops.sqrt, ops.sin, ops.cos, ops.tanh
+    expm1, log1p, square, reciprocal = ops.expm1, ops.log1p, ops.square, ops.reciprocal
     sigmoid, relu, softplus, sign = ops.sigmoid, ops.relu, ops.softplus, ops.sign
+    floor, ceil, isnan, isinf, isfinite = ops.floor, ops.ceil, ops.isnan, ops.isinf, ops.isfinite
     maximum, minimum, clip, astype = ops.maximum, ops.minimum, ops.clip, ops.astype
-    sum, mean, max, min, var = ops.sum, ops.mean, ops.max, ops.min, ops.var
+    sum, prod, mean, max, min, var = ops.sum, ops.prod, ops.mean, ops.max, ops.min, ops.var
     logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
     any, all = ops.any, ops.all
     broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
@@ -41,21 +47,37 @@ class Operators:
     linear, normalize, cross_entropy, embedding = ops.linear, ops.normalize, ops.cross_entropy, ops.embedding
     conv2d, max_pool2d = ops.conv2d, ops.max_pool2d
     __matmul__ = matmul = ops.matmul
-    std, split, swapaxes, outer, layer_norm, dropout = (
+    std, split, swapaxes, flatten, outer, layer_norm, dropout = (
         ops.std,
         ops.split,
         ops.swapaxes,
+        ops.flatten,
         ops.outer,
         ops.layer_norm,
         ops.dropout,
     )
     __getitem__ = ops.index
 
+    def __pos__(self) -> Any:
+        return copy(self)  # and not itself, which ``x += 1`` may change where an array is meant
+
     def __rsub__(self, other: Any) -> Any:
         return ops.subtract(other, self)
 
     def __rtruediv__(self, other: Any) -> Any:
         return ops.divide(other, self)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return ops.floor_divide(other, self)
+
+    def __rmod__(self, other: Any) -> Any:
+        return ops.remainder(other, self)
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
+        return other // self, other % self
 
     def __rpow__(self, other: Any) -> Any:
         return ops.power(other, self)

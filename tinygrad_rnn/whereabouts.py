@@ -23,6 +23,7 @@ _ENGINE = {
     for name in (
         "whereabouts",
         "op",
+        "operators",
         "ops",
         "tensor",
         "tape",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from math import ceil, sqrt
+from numbers import Integral, Real
 from operator import itemgetter
 from typing import Any
 
@@ -57,8 +58,9 @@ def checkpointed(
     the results and gradients are bit for bit those of ``unroll`` called for one segment after another.
     A projection that draws random numbers, such as that of ``CellDropout(input=...)``, draws them by segments.
 
-    Raises ValueError for segments out of range, or a budget that is too small, with the smallest that would do; on the
-    way back GraphError if a segment does not repeat itself, because something that it needs was changed in place.
+    Raises TypeError for segments that are no whole number, and a budget that is no number; ValueError for segments out
+    of range, or a budget that is too small, with the smallest that would do; on the way back GraphError if a segment
+    does not repeat itself, because something that it needs was changed in place.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell, xs = nn.LSTMCell(3, 5), ones(100, 2, 3)
@@ -67,6 +69,10 @@ def checkpointed(
     >>> outputs.shape, cell.weight_hh.grad.shape
     ((100, 2, 5), (20, 5))
     """
+    if not isinstance(segments, Integral | None):
+        raise TypeError(f"checkpointed: segments says how many, a whole number, and cannot be {segments!r}")
+    if not isinstance(budget, Real | None):
+        raise TypeError(f"checkpointed: the budget is a number of bytes, and cannot be {budget!r}")
     xs, real = prepare(cell, xs, mask)
     steps = xs.shape[0]
     if segments is not None and budget is not None:
@@ -80,7 +86,7 @@ def checkpointed(
         z = project(cell, xs[:1], None if real is None else real[:1])
     state = begin(cell, tree_map(itemgetter(0), z), state)
     if budget is None:
-        schedule = even(steps, ceil(sqrt(steps)) if segments is None else segments)
+        schedule = even(steps, ceil(sqrt(steps)) if segments is None else int(segments))
     else:
         with repeatable(run.homes):
             schedule = best(steps, *costs(cell, xs[:1], state, real), budget)

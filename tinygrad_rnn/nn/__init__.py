@@ -7,7 +7,7 @@ from .ctc import ctc_greedy_decode, ctc_loss
 from .decode import Beams, Written, beam_search, greedy, repeat_rows, roll_out, sample, take_rows, teacher_forced
 from .gated import CoupledLSTMCell, IndRNNCell, LeakyRNNCell, MGUCell, PeepholeLSTMCell, RHNCell
 from .interop import load_torch_state_dict, torch_state_dict
-from .layers import Dropout, Embedding, LayerNorm, Linear, Sequential
+from .layers import Dropout, Embedding, LayerNorm, Linear, ModuleList, Sequential
 from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss, nll_loss
 from .module import Module, parameter
 from .noise import CellDropout, RecurrentDropout, VariationalDropout, VariationalState, Zoneout
@@ -47,6 +47,7 @@ __all__ = [
     "MGUCell",
     "MaxPool2d",
     "Module",
+    "ModuleList",
     "PeepholeLSTMCell",
     "RHNCell",
     "RNNCell",

@@ -164,3 +164,16 @@ class Sequential(Module):
         for layer in self.layers:
             x = layer(x)
         return x
+
+
+class ModuleList(Module, list[Any]):
+    """A list of modules that is a module itself; in an attribute of a module, a plain list does as well.
+
+    >>> from tinygrad_rnn import nn
+    >>> layers = nn.ModuleList([nn.Linear(2, 3)])
+    >>> layers.append(nn.Linear(3, 1, bias=False))
+    >>> [name for name, _ in layers.named_parameters()]
+    ['0.weight', '0.bias', '1.weight']
+    """
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[assignment]  # as for any module, its identity

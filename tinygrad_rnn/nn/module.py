@@ -157,12 +157,10 @@ def _replace(t: Tensor, array: Any) -> None:
 
 def _parts(holder: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     """Modules and Tensors that an object, or a container in it, holds directly."""
-    if isinstance(holder, Module):
-        items: Any = vars(holder).items()
-    elif isinstance(holder, dict):
-        items = holder.items()
+    if isinstance(holder, (list, tuple)):
+        items: Any = enumerate(holder)
     else:
-        items = enumerate(holder)
+        items = (holder if isinstance(holder, dict) else vars(holder)).items()
     for name, value in items:
         path = f"{prefix}{name}"
         if isinstance(value, (Module, Tensor)):

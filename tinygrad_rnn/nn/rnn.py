@@ -45,7 +45,8 @@ class DeepLayer(Stacked):
             layers.append(Bidirectional(cell, make_cell(size), h0) if bidirectional else Recurrent(cell, h0))
             size = cell.output_size * (2 if bidirectional else 1)
         super().__init__(layers, dropout, batch_first)
-        self.num_layers, self.bidirectional, self.output_size = num_layers, bidirectional, size
+        self.num_layers, self.bidirectional = num_layers, bidirectional
+        self.hidden_size, self.output_size = cell.hidden_size, size
 
     def cells(self) -> Iterator[tuple[str, WeightedCell]]:
         """All cells in the order of the state, each with what PyTorch puts behind the names of its parameters."""
@@ -74,11 +75,10 @@ class DeepLayer(Stacked):
         return list(zip(cells[::2], cells[1::2], strict=True)) if self.bidirectional else cells
 
     def __repr__(self) -> str:
-        _, cell = next(self.cells())
         options = {"num_layers": (self.num_layers, 1), "dropout": (self.dropout.p, 0)}
         options |= {"bidirectional": (self.bidirectional, False), "batch_first": (self.batch_first, False)}
         told = "".join(f", {name}={value}" for name, (value, usual) in options.items() if value != usual)
-        return f"{type(self).__name__}({cell.input_size}, {cell.hidden_size}{told})"
+        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{told})"
 
 
 class RNN(DeepLayer):

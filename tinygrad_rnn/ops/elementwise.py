@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from ..op import Operation, op
+from ..formula import short_power
+from ..op import op
 from ..tape import Taped
+from .flat import floor_divide, sign
 
 
 @op
@@ -48,6 +50,24 @@ divide.vjp(a=lambda g, b: g / b, b=lambda g, b, y: -g * y / b)
 
 
 @op
+def remainder(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """What division to a whole number leaves, y = a - b floor(a / b), with the sign of b."""
+    return xp.remainder(a, b, out=out)
+
+
+remainder.vjp(a=lambda g: g, b=lambda g, a, b: -g * floor_divide(a, b))
+
+
+@op
+def reciprocal(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = 1 / x."""
+    return xp.reciprocal(x, out=out)
+
+
+reciprocal.vjp(x=lambda g, y: -g * y * y)
+
+
+@op
 def negative(xp: Any, x: Array, *, out: Array = None) -> Array:
     """y = -x."""
     return xp.negative(x, out=out)
@@ -57,21 +77,21 @@ negative.vjp(x=lambda g: -g)
 
 
 @op
-def sign(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """-1, 0 or 1; its slope is 0."""
-    return xp.sign(x, out=out)
-
-
-sign.vjp(x=None)
-
-
-@op
 def log(xp: Any, x: Array, *, out: Array = None) -> Array:
     """Natural logarithm."""
     return xp.log(x, out=out)
 
 
 log.vjp(x=lambda g, x: g / x)
+
+
+@op
+def log1p(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = log(1 + x), exact where x is small."""
+    return xp.log1p(x, out=out)
+
+
+log1p.vjp(x=lambda g, x: g / (1 + x))
 
 
 @op
@@ -87,19 +107,20 @@ where.vjp(
 )
 
 
-# What CuPy's operator ** calls for these Python numbers, which is quicker and rounds in another way. ``power`` itself
-# does not, so the operation does: it then gives what ** gives for an array.
-_POWERS = {(int, 2): "square", (float, 2.0): "square", (float, 0.5): "sqrt", (float, -1.0): "reciprocal"}
+@op
+def square(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = x^2."""
+    return xp.square(x, out=out)
+
+
+square.vjp(x=lambda g, x: g * (2 * x))
 
 
 @op
 def power(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     """y = a ** b. The gradient for b is that of a positive base, and 0 where a = 0."""
-    kind = type(b)
-    name = _POWERS.get((kind, b)) if kind is int or kind is float else None
-    if name and (kind is int or a.dtype.kind == "f"):
-        return getattr(xp, name)(a, out=out)
-    return xp.power(a, b, out=out)
+    short = short_power(a, b)  # ``power`` itself takes no short way, so that y is what a ** b gives for arrays
+    return getattr(xp, short)(a, out=out) if short else xp.power(a, b, out=out)
 
 
 power.vjp(a=lambda g, a, b: g * _power_slope(a, b), b=lambda g, a, y: g * y * log(where(a == 0, 1, a)))
@@ -128,6 +149,15 @@ def exp(xp: Any, x: Array, *, out: Array = None) -> Array:
 
 
 exp.vjp(x=lambda g, y: g * y)
+
+
+@op
+def expm1(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = e^x - 1, exact where x is small."""
+    return xp.expm1(x, out=out)
+
+
+expm1.vjp(x=lambda g, y: g * (1 + y))
 
 
 @op
@@ -218,13 +248,20 @@ def minimum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
 minimum.vjp(a=lambda g, a, b: _winner(g, b, a), b=lambda g, a, b: _winner(g, a, b))
 
 
-@op
-def clip(xp: Any, x: Array, *, low: float | None = None, high: float | None = None, out: Array = None) -> Array:
-    """x held between low and high (None: no bound). The slope is 1 within, bounds included, and 0 outside."""
+@op(name="clip")
+def hold(xp: Any, x: Array, *, low: float | None = None, high: float | None = None, out: Array = None) -> Array:
+    """The kernel of ``clip``."""
     return xp.clip(x, low, high, out=out)
 
 
-clip.vjp(x=lambda g, x, y: g * (x == y))
+hold.vjp(x=lambda g, x, y: g * (x == y))
+
+
+def clip(x: Any, low: Any = None, high: Any = None, *, min: Any = None, max: Any = None, out: Array = None) -> Any:
+    """x held between low and high, or min and max (None: no bound). The slope is 1 within, bounds included, else 0."""
+    if (low is not None and min is not None) or (high is not None and max is not None):
+        raise TypeError("clip: low and min are one bound, and so are high and max; give each once")
+    return hold(x, min if low is None else low, max if high is None else high, out=out)
 
 
 @op(name="astype")
@@ -246,33 +283,3 @@ def astype(x: Any, dtype: Any) -> Any:
 def _winner(g: Array, a: Array, b: Array) -> Array:
     """The gradient for a of "the larger of a and b": all of g where a is larger, half where they are equal."""
     return where(a > b, g, where(a == b, 0.5 * g, 0))
-
-
-def _flat(name: str, told: str) -> Operation:
-    """An operation on two arrays that has no slope; ``told`` says what it gives."""
-
-    def kernel(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-        return getattr(xp, name)(a, b, out=out)
-
-    kernel.__name__, kernel.__doc__ = name, f"{told}, element by element."
-    return op(kernel).vjp(a=None, b=None)
-
-
-equal = _flat("equal", "Whether a == b")
-not_equal = _flat("not_equal", "Whether a != b")
-less = _flat("less", "Whether a < b")
-less_equal = _flat("less_equal", "Whether a <= b")
-greater = _flat("greater", "Whether a > b")
-greater_equal = _flat("greater_equal", "Whether a >= b")
-bitwise_and = _flat("bitwise_and", "a & b of booleans or integers: both")
-bitwise_or = _flat("bitwise_or", "a | b of booleans or integers: one or both")
-bitwise_xor = _flat("bitwise_xor", "a ^ b of booleans or integers: one and not both")
-
-
-@op
-def invert(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """~x of booleans or integers: not."""
-    return xp.invert(x, out=out)
-
-
-invert.vjp(x=None)

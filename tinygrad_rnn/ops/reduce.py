@@ -8,7 +8,7 @@ from .. import backend
 from ..backend import Array
 from ..op import op
 from .elementwise import sqrt
-from .shape import broadcast_to, expand_dims, flip
+from .shape import between, broadcast_to, concatenate, expand_dims, flip
 
 Axis = int | tuple[int, ...] | None
 
@@ -29,6 +29,38 @@ def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Arr
 
 
 mean.vjp(x=lambda g, x_shape, axis, keepdims: spread(g / _count(x_shape, axis), x_shape, axis, keepdims))
+
+
+@op
+def prod(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Array = None) -> Array:
+    """y = product over the axis. The gradient needs no division: it is exact where elements are 0."""
+    return x.prod(axis=axis, keepdims=keepdims, out=out)
+
+
+prod.vjp(x=lambda g, x, axis, keepdims: _times_others(spread(g, x.shape, axis, keepdims), x, _axes(x.ndim, axis)))
+
+
+def _times_others(g: Array, x: Array, axes: tuple[int, ...]) -> Array:
+    """g times, for each element of x, the product of all others along the axes.
+
+    These n - 1 follow it, counted round, and come in runs of 1, 2, 4, ..., as the binary digits of n - 1 say.
+    """
+    for axis in axes:
+        rest, length, start, runs = x.shape[axis] - 1, 1, 1, x
+        while rest > 0:
+            if rest % 2:
+                g = g * _ahead(runs, start, axis)
+                start += length
+            rest //= 2
+            if rest:
+                runs, length = runs * _ahead(runs, length, axis), 2 * length
+        x = prod(x, axis=axis, keepdims=True)
+    return g
+
+
+def _ahead(x: Array, steps: int, axis: int) -> Array:
+    """For each element the one that comes so many steps later along an axis, counted round."""
+    return concatenate([between(x, axis, steps, x.shape[axis]), between(x, axis, 0, steps)], axis)
 
 
 @op

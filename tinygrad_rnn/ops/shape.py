@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, signature
 from ..op import op
+from ..whereabouts import misfit
 
 Shape = tuple[int, ...]
 
@@ -22,6 +23,19 @@ def reshape(xp: Any, x: Array, *, shape: Shape) -> Array:
 
 
 reshape.vjp(x=lambda g, x_shape: g.reshape(x_shape))
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """The axes from start_dim to end_dim, both included, as one; all of them unless told otherwise.
+
+    >>> flatten(np.ones((5, 2, 3)), 0, 1).shape
+    (10, 3)
+    """
+    shape = tuple(x.shape) or (1,)
+    start, end = (dim + len(shape) if dim < 0 else dim for dim in (start_dim, end_dim))
+    if not 0 <= start <= end < len(shape):
+        raise misfit(f"flatten: x {signature(x)} has no axes from {start_dim} to {end_dim}")
+    return reshape(x, (*shape[:start], prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
 @op
@@ -102,8 +116,8 @@ def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
         return xs[0]
     try:
         lengths = [x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs]  # a wrong axis fails in the kernel
-    except AttributeError as error:
-        join.op.fail(error, xs, {})
+    except (AttributeError, TypeError, ValueError) as error:  # a list of numbers, or an array for an axis
+        join.op.fail(error, xs, {"axis": axis})
     return join(*xs, axis=axis, bounds=tuple(accumulate(lengths, initial=0)))
 
 

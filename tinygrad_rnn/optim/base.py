@@ -39,13 +39,16 @@ class Optimizer:
         return Groups(*(cls(p["params"], **(shared | more)) for p, more in zip(parameters, own, strict=True)))
 
     def __init__(self, parameters: Parameters, lr: float, weight_decay: float = 0.0, **settings: float):
-        self.parameters: list[Any] = list(parameters)
+        self.parameters: list[Any] = list(parameters) if isinstance(parameters, Iterable) else [parameters]
         name = type(self).__name__
         if not self.parameters:
             raise ValueError(f"{name}: there are no parameters (a generator can be read only once)")
         for p in self.parameters:
             if not isinstance(p, Tensor) or not p.requires_grad or not p.is_leaf:
-                raise TypeError(f"{name}: parameters are leaf tensors that require a gradient, not {p!r}")
+                raise TypeError(
+                    f"{name}: parameters are leaf tensors that require a gradient, as model.parameters() gives them, "
+                    f"not {p!r}"
+                )
         _check_distinct(name, self.parameters)
         for setting, value in {"lr": lr, "weight_decay": weight_decay, **settings}.items():
             if not value >= 0:
@@ -91,6 +94,9 @@ class Optimizer:
     def settings(self) -> dict[str, Any]:
         """What the constructor was given, as it is now, the learning rate included."""
         return {name: getattr(self, name) for name in _settings(type(self)) if hasattr(self, name)}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
 
     def state_dict(self) -> dict[str, Any]:
         """The learning rate, all settings, and all that is remembered, as NumPy arrays and numbers."""
@@ -169,6 +175,9 @@ class Groups(Optimizer):
         """Update every parameter that has a gradient, in one group after the other."""
         for group in self.groups:
             group.step()
+
+    def __repr__(self) -> str:
+        return f"Groups({', '.join(map(repr, self.optimizers))})"
 
     def state_dict(self) -> dict[str, Any]:
         """Those of all groups."""

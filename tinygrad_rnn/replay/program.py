@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from ..backend import Array, is_array, signature
-from ..op import Op, registry
+from ..op import Op, op_of
 
 # Operations whose result may lie where their input does.
 VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
@@ -93,8 +93,7 @@ class Line:
     @property
     def operation(self) -> Op | None:
         """The operation whose kernel it calls."""
-        op = registry.get(getattr(self.function, "__name__", ""))
-        return op if op is not None and op.kernel is self.function else None
+        return op_of(self.function)
 
     @property
     def needs_host(self) -> bool:

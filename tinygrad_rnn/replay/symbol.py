@@ -128,8 +128,8 @@ def _in_place(function: Callable[..., Any]) -> Callable[..., Symbol]:
     return lambda self, other: self.become(function(self, other))
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow"):
-    setattr(Symbol, f"__i{_name}__", _in_place(getattr(operator, _name)))
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
+    setattr(Symbol, f"__i{_name}__", _in_place(getattr(operator, f"__{_name}__")))
 
 
 class Scalar:
