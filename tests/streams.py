@@ -162,7 +162,9 @@ class Device:
             Stream=self.stream,
             Event=Event,
             Graph=Graph,
-            MemoryPool=lambda: SimpleNamespace(malloc=object(), free_all_blocks=lambda: self.freed.append(True)),
+            MemoryPool=lambda: SimpleNamespace(
+                malloc=object(), free_all_blocks=lambda: self.freed.append(True), total_bytes=lambda: 1 << 20
+            ),
             using_allocator=self.using_allocator,
             get_current_stream=lambda: self.streams[-1],
             runtime=SimpleNamespace(getDevice=lambda: 0),

@@ -174,6 +174,7 @@ def fallback(step: Any, match: str, device: streams.Device) -> None:
     assert warning.filename == __file__
     assert device.capturing is None
     assert (device.allocators, len(device.streams)) == ([None], 1)
+    assert (device.freed, backend.get("strict")._pools) == ([True], [])  # type: ignore[attr-defined]
     assert gc.isenabled()
 
 
@@ -209,8 +210,11 @@ def test_an_op_can_say_that_the_host_waits_for_it(device: streams.Device, monkey
 def test_a_graph_that_is_dropped_frees_its_memory_and_leaves_its_handle_to_the_next(device: streams.Device) -> None:
     blas: Any = backend.get("strict").cublas  # type: ignore[attr-defined]
     before = dict(blas._handles)
+    home = backend.get("strict")
+    used = home.memory_in_use()
     for k in range(3):
         captured = played(lambda x: tg.tanh(x) @ x.T)
+        assert home.memory_in_use() >= used + (1 << 20)  # type: ignore[operator]  # the pool counts
         assert len(blas._handles) == len(before) + 1
         del captured
         gc.collect()

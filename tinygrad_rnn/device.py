@@ -34,6 +34,7 @@ class CupyBackend(Backend):
 
     def __init__(self, cupy: ModuleType) -> None:
         self.xp, self.array_type = cupy, cupy.ndarray
+        self._pools: list[Any] = []
         self._kernels: dict[Pointwise, Callable[..., Any]] = {}
         self._written: dict[Any, Any] = {}  # by a kernel or plan, and what it is given: how it is launched
         self._variants: Counter[Any] = Counter()  # how many there are of each
@@ -118,11 +119,18 @@ class CupyBackend(Backend):
         self.xp.cuda.get_current_stream().synchronize()
 
     def memory_in_use(self) -> int:
-        return int(self.xp.get_default_memory_pool().used_bytes())
+        apart = [pool.total_bytes() for pool in self._pools]  # a graph needs it all, though nobody holds it
+        return sum(apart, int(self.xp.get_default_memory_pool().used_bytes()))
 
-    def forget(self, streams: Sequence[int]) -> None:
+    def pool(self) -> Any:
+        self._pools.append(self.xp.cuda.MemoryPool())
+        return self._pools[-1]
+
+    def forget(self, streams: Sequence[int], pool: Any) -> None:
         if isinstance(self.cublas, cublas.Cublas):
             self.cublas.forget(streams)
+        self._pools.remove(pool)
+        pool.free_all_blocks()  # a pool of CuPy 14 that is just dropped leaves its free blocks to nobody
 
     def address(self, array: Array) -> int:
         return int(array.data.ptr)

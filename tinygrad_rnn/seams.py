@@ -153,8 +153,12 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until all work that was handed to the device is done."""
 
-    def forget(self, streams: Sequence[int]) -> None:
-        """Give back what work on these streams, which are no more, has needed."""
+    def pool(self) -> Any:
+        """A pool of memory apart, for work that is done again and again at the same addresses."""
+        raise NotImplementedError
+
+    def forget(self, streams: Sequence[int], pool: Any) -> None:
+        """Give back what work on these streams, which are no more, has needed, and the memory of a pool of its own."""
 
     def memory_in_use(self) -> int | None:
         """Bytes that the library's allocator has handed out, or None where it does not count them."""

@@ -55,7 +55,7 @@ scatter.vjp(values=lambda g, k, keys: g[keys[k]])
 def getitem(xp: Any, x: Array, *, key: Any) -> Array:
     """x[key], for integers, slices, ..., None, integer arrays and boolean arrays."""
     y = x[key]
-    if xp is not np and type(key) is not int and (home := backend.of(x)).wraps:
+    if xp is not np and type(key) not in (int, Cut) and (home := backend.of(x)).wraps:
         for indices, size in _index_arrays(key, x.shape):
             y = home.mark_invalid(y, indices, size, lowest=-size, everywhere=isinstance(key, tuple))
     return y

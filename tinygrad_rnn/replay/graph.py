@@ -55,16 +55,22 @@ class GraphPlayer(Player):
                 self._issue(self._plan)
             self._has_played = True
         else:
-            self._graphs = self._captured()
+            try:
+                self._graphs = self._captured()
+            except _ImpossibleError as error:
+                warnings.warn(f"capture: {error}. The step is replayed call by call", stacklevel=4)
+                self._graphs = [self._play]
+                self._part()  # the pool is for graphs alone
             for launch in self._graphs:
                 launch()
 
     def _set_apart(self) -> None:
         """Make a pool and streams, of whose memory nothing is to be left when this player is gone."""
         self._streams = [self._cuda.Stream(non_blocking=True) for _ in range(self._lanes.count)]
-        self._pool = self._cuda.MemoryPool()  # last, as who finds it takes all to be there
+        self._pool = self.home.pool()  # last, as who finds it takes all to be there
         streams = [stream.ptr for stream in self._streams]
-        weakref.finalize(self, _free, self._pool, self.home, streams).atexit = False
+        self._part = weakref.finalize(self, self.home.forget, streams, self._pool)
+        self._part.atexit = False
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -104,18 +110,14 @@ class GraphPlayer(Player):
             first.wait_event(self._event(stream))
 
     def _captured(self) -> list[Callable[[], Any]]:
-        """A launch for each graph, and the calls between them; or, where a graph cannot be, just the calls."""
+        """A launch for each graph, and the calls between them."""
         launches: list[Callable[[], Any]] = []
         with collector_resting(), self._aside():
             for outside, part in groupby(self._plan, lambda pair: pair[0].needs_host):
                 if outside:
                     launches += [call for _, calls in part for call in calls]
-                    continue
-                try:
+                else:
                     launches.append(self._graph(part).launch)
-                except _ImpossibleError as error:
-                    warnings.warn(f"capture: {error}. The step is replayed call by call", stacklevel=5)
-                    return [self._play]
         return launches
 
     def _graph(self, plan: Iterable[tuple[Line, list[partial[Any]]]]) -> Any:
@@ -132,12 +134,6 @@ class GraphPlayer(Player):
             return first.end_capture()
         except Exception as error:
             raise _ImpossibleError(f"CUDA makes no graph of this step: {error}") from error
-
-
-def _free(pool: Any, home: Backend, streams: list[int]) -> None:
-    """Give memory back to the driver. A pool of CuPy 14 that is just dropped leaves its free blocks to nobody."""
-    home.forget(streams)
-    pool.free_all_blocks()
 
 
 class _ImpossibleError(Exception):
