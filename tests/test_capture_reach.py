@@ -254,3 +254,31 @@ def test_results_that_are_kept_anywhere_are_refused_and_stay_sound(keep: Any) ->
     equal(s.parameters, before)
     for kept in (*RECENT, LAST, LOG.kept):
         assert kept is None or np.isfinite(kept.item())
+
+
+class Statistics:
+    """What a user's own code may keep in arrays that no tensor holds."""
+
+    def __init__(self) -> None:
+        self.total = np.zeros(3, "f4")
+        self.order = np.arange(3)
+
+    def add(self, x: Any) -> None:
+        self.total += 1
+
+    def turn(self, x: Any) -> None:
+        self.order[:] = np.roll(self.order, 1)  # the same numbers in another order
+
+
+@pytest.mark.parametrize(("write", "path"), [(Statistics.add, "total"), (Statistics.turn, "order")])
+def test_a_bare_array_that_the_step_writes_into_is_refused(write: Any, path: str) -> None:
+    kept = Statistics()
+
+    @tg.capture
+    def step(x: Any) -> Any:
+        write(kept, x)
+        return x * 2
+
+    step(tg.ones(3))
+    with pytest.raises(tg.CaptureError, match=rf"the step changes kept\.{path}, which a replay would not do"):
+        step(tg.ones(3))

@@ -258,6 +258,10 @@ def through_a_view(w: Tensor) -> None:
     w.detach().data.T[0] = 5.0
 
 
+def through_an_exchange(w: Tensor) -> None:
+    w.data[...] = w.data[::-1].copy()  # after which the same numbers are there
+
+
 def through_numpy(w: Tensor) -> None:
     array = w.data
     tg.ones(2).data.sum()  # of no consequence
@@ -266,7 +270,15 @@ def through_numpy(w: Tensor) -> None:
 
 @pytest.mark.parametrize(
     "write",
-    [through_itself, through_an_alias, through_its_elements, through_a_row, through_a_view, through_numpy],
+    [
+        through_itself,
+        through_an_alias,
+        through_its_elements,
+        through_a_row,
+        through_a_view,
+        through_numpy,
+        through_an_exchange,
+    ],
 )
 @pytest.mark.parametrize(
     "use",

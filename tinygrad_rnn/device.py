@@ -75,6 +75,11 @@ class CupyBackend(Backend):
     def to_host(self, array: Array) -> np.ndarray:
         return self.xp.asnumpy(array)
 
+    def checksum(self, array: Array) -> Any:
+        if array.dtype.itemsize > 8:  # there are no integers as wide
+            array = array.astype(np.float64)
+        return array.view(f"u{array.dtype.itemsize}").sum(dtype=np.uint64)
+
     def add_at(self, target: Array, index: Any, values: Array) -> None:
         index = tuple(map(_widened, index)) if isinstance(index, tuple) else _widened(index)
         self.xp.add.at(target, index, values)

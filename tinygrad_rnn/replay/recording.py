@@ -52,7 +52,8 @@ class Gradient(NamedTuple):
 class Recording:
     """What a step did in one run. That run's results are real: parameters are updated, and ``output`` is there.
 
-    If the step cannot be recorded, CaptureError says why, and every array and number is as it was before.
+    If the step cannot be recorded, CaptureError says why, and every array and number is as it was before, but for bare
+    arrays into which the step itself has written.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Recording:
         self.inputs: list[tuple[Symbol, Value]] = []  # of the arguments
         self.floats: list[float] = []  # arguments too
         self.grads_before = {leaf: leaf.grad for leaf in self.reach.leaves}
-        drawn = _random_states(self.reach)
+        drawn, held = _random_states(self.reach), _contents(self.reach)
         places: list[tuple[Place, Place]] = []
         for tensor, path in self.reach.tensors.items():
             places.append((Attribute(tensor, "array", path),) * 2)
@@ -97,7 +98,7 @@ class Recording:
                 _check_output(output)
                 for place, value in before[len(places) + len(numbers) :]:
                     place.put(value)
-                self._check(reach(), drawn, recorder, output)
+                self._check(reach(), drawn, held, recorder, output)
             except BaseException as error:
                 if isinstance(error, CaptureError):  # others come from the step, which has drawn what it has drawn
                     backend.set_random_state(recorder.start)
@@ -131,7 +132,7 @@ class Recording:
             return port
         return tree
 
-    def _check(self, after: Reach, drawn: Any, recorder: Recorder, output: Any) -> None:
+    def _check(self, after: Reach, drawn: Any, held: dict[str, Any], recorder: Recorder, output: Any) -> None:
         """Raise if the step did what a replay would not do again."""
         if _random_states(self.reach) != drawn:
             raise CaptureError(
@@ -162,7 +163,8 @@ class Recording:
                         f"capture: the step keeps a result, {tensor!r}, in an object that a replay would not reach; "
                         "return it, or, if it belongs to a model, pass the model in as an argument"
                     )
-        changed = self.reach.changed()
+        now = _contents(self.reach)
+        changed = [*self.reach.changed(), *(path for path in held if now[path] != held[path])]
         if changed:
             raise CaptureError(
                 f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new "
@@ -303,6 +305,12 @@ def _home(values: list[Any], arguments: Any) -> Backend:
     arrays = [x for x in map(_array, [*tree_leaves(arguments), *values]) if backend.is_array(x)]
     homes = [backend.of(x) for x in arrays]
     return next((home for home in homes if home.name != "numpy"), homes[0] if homes else backend.default())
+
+
+def _contents(reach: Reach) -> dict[str, Any]:
+    """What the arrays hold that are reached, but by no tensor: a replay knows nothing of what is written there."""
+    arrays = [(place.path, x) for place, x in reach.fixed if backend.is_array(x) and x.dtype.kind in "fiub"]
+    return {path: backend.of(x).checksum(x) for path, x in arrays}
 
 
 def _random_states(reach: Reach) -> Any:
