@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +10,7 @@ import generated
 import numpy as np
 import pytest
 import strict
-from strict_array import Ufunc
+from launched import launches
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn
@@ -34,28 +33,6 @@ def forgotten() -> Iterator[None]:
     """Operations of a test are no part of the registry afterwards."""
     with patch.dict(registry):
         yield
-
-
-@contextmanager
-def launches() -> Iterator[list[str]]:
-    """The functions and generated kernels that are launched meanwhile."""
-    found: list[str] = []
-
-    def noting(kind: type, name: Callable[[Any], str]) -> Any:
-        original = kind.__call__  # type: ignore[operator]
-
-        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if kind is Ufunc or len(args) > len(self.inputs):  # without outputs it makes them, and calls itself
-                found.append(name(self))
-            return original(self, *args, **kwargs)
-
-        return patch.object(kind, "__call__", call)
-
-    with (
-        noting(Ufunc, lambda f: f.ufunc.__name__),
-        noting(generated.ElementwiseKernel, lambda kernel: kernel.operation),
-    ):
-        yield found
 
 
 def there(values: Any, dtype: str = "f4", **options: Any) -> tg.Tensor:
@@ -176,9 +153,9 @@ def per_step(run: Callable[[int], Any]) -> float:
     return (counts[2] - counts[1]) / 6
 
 
-@pytest.mark.parametrize(("cell", "forward", "back"), [(nn.LSTMCell, 10, 11), (nn.GRUCell, 9, 10), (nn.RNNCell, 2, 2)])
+@pytest.mark.parametrize(("cell", "forward", "back"), [(nn.LSTMCell, 11, 12), (nn.GRUCell, 10, 11), (nn.RNNCell, 3, 3)])
 def test_an_eager_step_takes_few_launches(cell: Any, forward: int, back: int, device: Any) -> None:
-    """PyTorch's cells of ordinary operations take as many forward, and for an LSTM 15 on the way back."""
+    """Products included; PyTorch's cells take as many forward, and for an LSTM 17 back (``benchmarks/launches.py``)."""
     made = cell(3, 4)
 
     def unrolled(steps: int) -> Any:
@@ -186,7 +163,7 @@ def test_an_eager_step_takes_few_launches(cell: Any, forward: int, back: int, de
 
     with tg.no_grad():
         assert per_step(unrolled) <= forward
-    assert per_step(lambda steps: unrolled(steps).sum().backward()) <= forward + back + 0.5
+    assert per_step(lambda steps: unrolled(steps).sum().backward()) <= forward + back
 
 
 def test_a_slice_is_put_back_with_the_others_at_once(device: Any) -> None:

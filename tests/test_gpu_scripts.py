@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import gpu
+import launches
 import pytest
 from workloads import Workload, parameter_shapes
 
@@ -94,3 +95,9 @@ def test_the_tests_for_a_gpu_are_run_by_one_command(tmp_path: Path) -> None:
         done = run()
         assert done.returncode == 2
         assert "nothing was run" in done.stdout
+
+
+def test_launches_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    launches.main()
+    rows = [line.strip("| ").split(" | ")[:3] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [["lstm", "11", "12"], ["gru", "10", "11"], ["rnn", "3", "3"]]

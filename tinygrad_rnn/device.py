@@ -115,10 +115,10 @@ class CupyBackend(Backend):
         if values.dtype.kind != "f":
             return values
         indices = _widened(indices)
-        valid = (indices >= lowest) & (indices < size)
-        valid = valid.all() if everywhere else valid
-        valid = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim))
-        return self.xp.where(valid, values, values.dtype.type(np.nan))
+        if everywhere:
+            return self.xp.where(((indices >= lowest) & (indices < size)).all(), values, values.dtype.type(np.nan))
+        indices = indices.reshape(indices.shape + (1,) * (values.ndim - indices.ndim))
+        return self.run(_marked, values, indices, lowest=lowest, size=size)
 
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
@@ -209,6 +209,11 @@ class CupyBackend(Backend):
                 *kernel.parameters, kernel.body, name="pointwise", preamble=PREAMBLE, options=("-fmad=false",)
             )
         return self._kernels[kernel]
+
+
+def _marked(xp: Any, values: Array, indices: Array, *, lowest: int, size: int) -> Array:
+    """Values, but NaN where an index is out of range."""
+    return xp.where((indices >= lowest) & (indices < size), values, np.nan)
 
 
 def _called(kernel: Callable[..., Array], count: int, names: tuple[str, ...], given: Sequence[Any]) -> list[Array]:
