@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -15,7 +17,7 @@ from launched import launches
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn
 from tinygrad_rnn.device import _VARIANTS
-from tinygrad_rnn.formula import Formula, Text, functions, write
+from tinygrad_rnn.formula import Formula, Text, functions, is_settled, write
 from tinygrad_rnn.op import registry
 
 F4 = np.dtype("f4")
@@ -217,6 +219,45 @@ def test_gradients_of_gradients_and_watchers_see_what_they_always_did(device: An
         tg.tanh(x * 1).backward(there([np.inf, 1.0]))
     report = tg.compare_backends(lambda x: (tg.tanh(x) * x).sum().backward(), x, backends=("numpy", "strict"))
     report.check()
+
+
+SCALE = 2.0
+KEPT = {"scale": 2.0}
+
+
+def test_what_a_kernel_reads_out_of_its_surroundings_may_change(
+    device: Any, forgotten: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a kernel, or rule, is run as it is: its text would keep the number that was there at first."""
+    factor = 2.0
+
+    def helped(x: Any) -> Any:
+        return x * SCALE + 1
+
+    ways = {
+        "global": (lambda xp, x: x * SCALE + 1, lambda g, x: g * SCALE * x),
+        "container": (lambda xp, x: x * KEPT["scale"] + 1, lambda g, x: g * KEPT["scale"] * x),
+        "closure": (lambda xp, x: x * factor + 1, lambda g, x: g * factor * x),
+        "helper": (lambda xp, x: helped(x), lambda g, x: g * (helped(x) - 1)),
+        "module": (lambda xp, x: x * sys.modules[__name__].SCALE + 1, lambda g, x: g * x * inspect.SCALE),
+    }
+    monkeypatch.setattr(inspect, "SCALE", 2.0, raising=False)
+    for name, (kernel, rule) in ways.items():
+        kernel.__name__ = f"surrounded_{name}"
+        operation = tg.op(kernel).vjp(x=rule)
+        assert not is_settled(kernel)
+        assert not is_settled(rule)
+        for value in (2.0, 3.0):
+            factor = value
+            monkeypatch.setitem(globals(), "SCALE", value)
+            monkeypatch.setitem(KEPT, "scale", value)
+            monkeypatch.setattr(inspect, "SCALE", value)
+            x = there([1.0, 2.0], requires_grad=True)
+            y = operation(x)
+            y.sum().backward()
+            assert (y.numpy().tolist(), x.grad.numpy().tolist()) == ([value + 1, 2 * value + 1], [value, 2 * value])
+    for op in [op for op in registry.values() if op.kernel.__module__.startswith("tinygrad_rnn")]:
+        assert all(map(is_settled, (op.kernel, *filter(None, op.rules.values()))))
 
 
 @pytest.mark.skipif(generated.COMPILER is None, reason="no C++ compiler on this machine")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import cublas
-from .formula import PREAMBLE, TYPES, Pointwise, copies, functions, write
+from .formula import PREAMBLE, TYPES, Pointwise, copies, functions, is_settled, write
 from .seams import Array, Backend, row
 
 _AT_ONCE = 24  # copies that a launch makes: all arguments of a kernel must fit into 4096 bytes
@@ -186,7 +186,7 @@ class CupyBackend(Backend):
         own: Any = self.array_type
         self._variants[owner] += 1
         if self._variants[owner] <= _VARIANTS and all(type(x) is own or type(x) in _PLAIN for x in values):
-            written = write(call, values, own)
+            written = write(call, values, own) if all(map(is_settled, _functions(owner))) else None
             if written is not None:
                 return self.pointwise(written.kernel), written.inputs, written.results
         if all(type(x) is own and x.dtype.name in TYPES for x in values if hasattr(x, "dtype")):
@@ -214,6 +214,11 @@ class CupyBackend(Backend):
 def _marked(xp: Any, values: Array, indices: Array, *, lowest: int, size: int) -> Array:
     """Values, but NaN where an index is out of range."""
     return xp.where((indices >= lowest) & (indices < size), values, np.nan)
+
+
+def _functions(owner: Any) -> list[Callable[..., Any]]:
+    """A kernel, or the rules of a plan."""
+    return [step.function for _, step in owner.steps] if hasattr(owner, "steps") else [owner]
 
 
 def _called(kernel: Callable[..., Array], count: int, names: tuple[str, ...], given: Sequence[Any]) -> list[Array]:
