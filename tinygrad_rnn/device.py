@@ -158,7 +158,6 @@ class CupyBackend(Backend):
         return put
 
     def run(self, kernel: Callable[..., Array], *arrays: Any, **attributes: Any) -> Array:
-        """What an operation's kernel gives; if it calls several functions of elements, by one launch."""
         if kernel not in self._apart:
             call = partial(_called, kernel, len(arrays), tuple(attributes))
             if found := self._at_once(kernel, call, (*arrays, *attributes.values())):

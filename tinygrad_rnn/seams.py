@@ -133,7 +133,7 @@ class Backend:
         xp = self.xp
         flat = [x.reshape(-1).astype(np.float64) if x.size else xp.zeros(1) for x in arrays]
         largest = row(xp, [xp.abs(x).max() for x in flat])
-        unit = xp.where((largest > 0) & (largest < np.inf), largest, 1.0)
+        unit = self.run(_unit, largest)
         flat = [x / unit[k] for k, x in enumerate(flat)]
         return unit * xp.sqrt(row(xp, [x.dot(x) for x in flat]))
 
@@ -186,6 +186,10 @@ class Backend:
 
         return put
 
+    def run(self, kernel: Callable[..., Array], *arrays: Any, **attributes: Any) -> Array:
+        """What an operation's kernel gives; if it calls several functions of elements, by one launch."""
+        return kernel(self.xp, *arrays, **attributes)
+
     def contributions(self, plan: Any, node: Sequence[Any]) -> Sequence[Array] | None:
         """What the rules of a plan make of a node's content, where that takes fewer launches than one by one."""
         return None
@@ -198,6 +202,11 @@ class Backend:
     def pointwise(self, kernel: Pointwise) -> Callable[..., Any]:
         """A kernel, compiled; it is called with its inputs, then its outputs."""
         raise NotImplementedError
+
+
+def _unit(xp: Any, largest: Array) -> Array:
+    """What to divide an array by whose largest element this is: 1 where there is none, or no finite one."""
+    return xp.where((largest > 0) & (largest < np.inf), largest, 1.0)
 
 
 def row(xp: Any, numbers: Sequence[Array]) -> Array:
