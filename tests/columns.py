@@ -7,7 +7,7 @@ argument at the wrong place, is found here as it would be on a GPU.
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_double, c_float, c_int, c_size_t, c_void_p
+from ctypes import c_double, c_float, c_int, c_longlong, c_size_t, c_void_p
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +31,19 @@ GEMM_EX = ctypes.CFUNCTYPE(
     c_void_p,  # beta
     *(c_void_p, c_int, c_int),  # C
     *(c_int, c_int),  # the type to compute in, the algorithm
+)
+GEMM_STRIDED_BATCHED_EX = ctypes.CFUNCTYPE(
+    c_int,
+    c_void_p,
+    *(c_int, c_int),
+    *(c_int, c_int, c_int),
+    c_void_p,
+    *(c_void_p, c_int, c_int, c_longlong),  # A, its type, its leading dimension, elements to the next A
+    *(c_void_p, c_int, c_int, c_longlong),
+    c_void_p,
+    *(c_void_p, c_int, c_int, c_longlong),
+    c_int,  # how many
+    *(c_int, c_int),
 )
 
 
@@ -85,11 +98,25 @@ def library() -> SimpleNamespace:
         calls.append(compute)
         return SUCCESS
 
+    def gemm_strided_batched_ex(*arguments: Any) -> int:
+        start, beta, count, rest = arguments[:7], arguments[15], arguments[20], arguments[21:]
+        (a, *in_a, jump_a), (b, *in_b, jump_b), (c, *in_c, jump_c) = (arguments[k : k + 4] for k in (7, 11, 16))
+        if count < 1 or (count > 1 and jump_c == 0):
+            return INVALID_VALUE  # products would be written over each other
+        size = ctypes.sizeof(TYPES.get((in_c[0], rest[0]), c_float))
+        for i in range(count):
+            places = [address + i * jump * size for address, jump in ((a, jump_a), (b, jump_b), (c, jump_c))]
+            own = places[0], *in_a, places[1], *in_b, beta, places[2], *in_c
+            if status := gemm_ex(*start, *own, *rest):
+                return status
+        return SUCCESS
+
     return SimpleNamespace(
         cublasCreate_v2=CREATE(create),
         cublasSetStream_v2=SET_STREAM(set_stream),
         cublasSetWorkspace_v2=SET_WORKSPACE(set_workspace),
         cublasGemmEx=GEMM_EX(gemm_ex),
+        cublasGemmStridedBatchedEx=GEMM_STRIDED_BATCHED_EX(gemm_strided_batched_ex),
         calls=calls,
         streams=streams,
     )

@@ -261,6 +261,6 @@ def registered() -> Iterator[Device]:
         patch.dict(backend.modules),
     ):
         home = backend.register(strict.StrictBackend(module))  # type: ignore[arg-type]
-        home.xp.dot = device.launching(home.xp.dot)
+        home.xp.dot, home.xp.matmul = map(device.launching, (home.xp.dot, home.xp.matmul))
         home.uniform = device.launching(home.uniform, "random numbers")  # type: ignore[method-assign]
         yield device

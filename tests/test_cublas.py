@@ -135,6 +135,54 @@ def test_each_stream_has_a_handle_with_its_workspace(blas: Cublas) -> None:
         blas.product(x, x, strict.StrictArray(np.empty_like(SQUARE)))
 
 
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_stacks_of_all_layouts(data: st.DataObject) -> None:
+    """Stacks that broadcast, of parts of larger arrays, with axes in any order, against NumPy."""
+    m, k, n = (data.draw(st.integers(1, 4)) for _ in range(3))
+    stack = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=3))
+    numbers = np.random.default_rng(0)
+
+    def operand(*matrix: int) -> np.ndarray:
+        kept = stack[data.draw(st.integers(0, len(stack))) :]
+        shape = [1 if data.draw(st.booleans()) and data.draw(st.booleans()) else size for size in kept] + [*matrix]
+        order = data.draw(st.permutations(range(len(shape))))
+        whole = numbers.standard_normal([shape[axis] + data.draw(st.integers(0, 1)) for axis in order]).astype("f4")
+        turned = whole.transpose(np.argsort(order))[tuple(slice(0, size) for size in shape)]
+        return turned[..., ::-1, :] if data.draw(st.integers(0, 9)) == 0 else turned
+
+    a, b = operand(m, k), operand(k, n)
+    blas = Cublas(columns.library(), strict.xp)
+    found = blas.matmul(strict.StrictArray(a), strict.StrictArray(b))
+    np.testing.assert_allclose(found.get(), np.matmul(a, b), rtol=1e-5, atol=1e-6)
+    assert bool(blas._library.calls) == bool(found.size)
+    out = strict.StrictArray(np.full_like(found.get(), NAN))
+    assert blas.matmul(strict.StrictArray(a), strict.StrictArray(b), out=out) is out
+    np.testing.assert_array_equal(out.get(), found.get())
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes"),
+    [
+        ("ij,jk->ik", ((3, 4), (4, 2))),
+        ("ji,jk->ki", ((3, 4), (3, 2))),
+        ("bij,bkj->bik", ((2, 3, 4), (2, 5, 4))),
+        ("bhd,btd->bth", ((2, 3, 4), (2, 5, 4))),
+        ("abij,abj->abi", ((2, 2, 3, 4), (2, 2, 4))),
+        ("ij,ij->i", ((3, 4), (3, 4))),
+        ("ij,jk->i", ((3, 4), (4, 2))),
+        ("i,j->ij", ((3,), (4,))),
+        ("ij,jk->ik", ((3, 1), (4, 2))),
+        ("ij,jk->ik", ((3, 4), (1, 2))),
+        ("ij,kj,k->i", ((3, 4), (2, 4), (2,))),
+    ],
+)
+def test_einsum_by_products(subscripts: str, shapes: Any, device: Backend) -> None:
+    values = [np.random.default_rng(k).standard_normal(shape) for k, shape in enumerate(shapes)]
+    found = tg.einsum(subscripts, *(tg.tensor(x, backend=device.name) for x in values))
+    np.testing.assert_allclose(found.numpy(), np.einsum(subscripts, *values), rtol=1e-10, atol=1e-12)
+
+
 def test_tf32_is_a_choice(blas: Cublas, monkeypatch: pytest.MonkeyPatch) -> None:
     single, double = strict.StrictArray(SQUARE), strict.StrictArray(SQUARE.astype(np.float64))
     monkeypatch.setenv("CUPY_TF32", "1")

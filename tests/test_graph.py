@@ -182,12 +182,39 @@ def fallback(step: Any, match: str, device: streams.Device) -> None:
     ("step", "match"),
     [
         (lambda x: peeked(tg.tanh(x)) * 2, "peeked (test_graph.py:"),
-        (lambda x: tg.einsum("ij,kj->ik", tg.tanh(x), x), "einsum (test_graph.py:"),
-        (lambda x: tg.tanh(x).reshape(3, 1, 4) @ x.reshape(3, 4, 1), "matmul (test_graph.py:"),
+        (lambda x: tg.einsum("ij,kj,lj->ikl", tg.tanh(x), x, x), "einsum (test_graph.py:"),
     ],
 )
 def test_where_no_graph_can_be_the_calls_are_played(step: Any, match: str, device: streams.Device) -> None:
     fallback(step, match, device)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x: tg.tanh(x).reshape(3, 1, 4) @ x.reshape(3, 4, 1),
+        lambda x: tg.tanh(x).reshape(3, 2, 2) @ x[:2, :2],
+        lambda x: tg.tanh(x).reshape(3, 1, 2, 2) @ tg.stack([x[:2, :2], x[1:, 1:3]]),
+        lambda x: tg.einsum("ij,kj->ik", tg.tanh(x), x),
+        lambda x: tg.einsum("bij,bjk->bki", tg.tanh(x).reshape(3, 2, 2), x.reshape(3, 2, 2)),
+    ],
+)
+def test_products_of_stacks_are_part_of_a_graph(step: Any, device: streams.Device) -> None:
+    """As attention makes them."""
+    w = tg.randn(3, 4, backend="strict", requires_grad=True)
+
+    def trained(x: Any) -> Any:
+        w.grad = None
+        loss = (step(x) * step(w)).sum()
+        loss.backward()
+        return loss, w.grad
+
+    captured = tg.capture(trained, exact=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for k in range(5):
+            equal(captured(leaves(3, 4) * k), trained(leaves(3, 4) * k))
+    assert len(device.graphs) == 1
 
 
 def test_a_capture_that_fails_at_its_end_falls_back(device: streams.Device, monkeypatch: pytest.MonkeyPatch) -> None:

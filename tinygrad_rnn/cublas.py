@@ -12,6 +12,8 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,15 @@ Array = Any
 
 _int, _pointer = ctypes.c_int, ctypes.c_void_p
 _MATRIX = [_pointer, _int, _int]  # address, type, leading dimension
+_STACK = [*_MATRIX, ctypes.c_longlong]  # and the elements from one matrix to the next
 _SIGNATURES = {
     "cublasCreate_v2": [_pointer],
     "cublasSetStream_v2": [_pointer, _pointer],
     "cublasSetWorkspace_v2": [_pointer, _pointer, ctypes.c_size_t],
     # handle, transpose A and B, m, n, k, alpha, A, B, beta, C, compute type, algorithm
     "cublasGemmEx": [_pointer, *[_int] * 5, _pointer, *_MATRIX, *_MATRIX, _pointer, *_MATRIX, _int, _int],
+    # the same with stacks, and how many matrices there are before the compute type
+    "cublasGemmStridedBatchedEx": [_pointer, *[_int] * 5, _pointer, *_STACK, *_STACK, _pointer, *_STACK, *[_int] * 3],
 }
 _TYPES: dict[str, tuple[int, int, Any]] = {  # by NumPy's character: CUDA's type, the type to compute in, alpha's type
     "f": (0, 68, ctypes.c_float),  # CUDA_R_32F, CUBLAS_COMPUTE_32F
@@ -92,61 +97,94 @@ class Cublas:
     ) -> Callable[[], int] | None:
         """What does out = alpha a b + beta out whenever it is called, and returns cuBLAS's status, 0 if all is well.
 
-        It works on the memory that these arrays have now, on the stream that is current now. None if cuBLAS has no
-        name for how they lie in memory, or for their dtypes.
+        a and b are matrices, or stacks that broadcast. It works on the memory that these arrays have now, on the stream
+        that is current now. None if cuBLAS has no name for how they lie in memory, or for their dtypes.
         """
         form = _form(*[(x.dtype, x.shape, x.strides) for x in (a, b, out)])
         if form is None:
             return None
-        sizes, steps, by_columns = form
+        sizes, steps, count, by_columns = form
         first, second = (a, b) if by_columns else (b, a)
         kind, compute, _ = _TYPES[a.dtype.char]
         if self.tf32 and kind == 0:
             compute = _FAST_TF32
         return partial(
-            self._library.cublasGemmEx,
+            self._library.cublasGemmStridedBatchedEx if count else self._library.cublasGemmEx,
             *(self.handle(), *sizes, _scalar(a.dtype.char, alpha)),
-            *(first.data.ptr, kind, steps[0], second.data.ptr, kind, steps[1]),
-            *(_scalar(a.dtype.char, beta), out.data.ptr, kind, steps[2], compute, _DEFAULT_ALGORITHM),
+            *(first.data.ptr, kind, *steps[0], second.data.ptr, kind, *steps[1]),
+            *(_scalar(a.dtype.char, beta), out.data.ptr, kind, *steps[2], *count, compute, _DEFAULT_ALGORITHM),
         )
 
     def dot(self, a: Array, b: Array, out: Array = None) -> Array:
-        """The array module's ``dot``, by cuBLAS directly where that is possible.
+        """The array module's ``dot``, by cuBLAS directly where that is possible."""
+        return self._multiplied(self._cupy.dot, a, b, out, a.ndim == b.ndim == 2)
 
-        What cuBLAS has no name for, such as rows that lie backwards, is copied first, as it is by CuPy, whose products
-        no CUDA graph can hold.
+    def matmul(self, a: Array, b: Array, out: Array = None) -> Array:
+        """The array module's ``matmul``, by cuBLAS directly where that is possible."""
+        return self._multiplied(self._cupy.matmul, a, b, out, a.ndim > 1 < b.ndim)
+
+    def _multiplied(self, otherwise: Callable[..., Array], a: Array, b: Array, out: Array, of_matrices: bool) -> Array:
+        """A product. What cuBLAS has no name for, such as rows that lie backwards, is copied first, as it is by CuPy,
+        whose products no CUDA graph can hold.
         """
         own = self._cupy.ndarray
-        if a.__class__ is b.__class__ is own and a.ndim == b.ndim == 2 and (out is None or _is_free(out, own, a, b)):
-            target = own((a.shape[0], b.shape[1]), a.dtype) if out is None else out
+        known = of_matrices and a.__class__ is b.__class__ is own and a.dtype == b.dtype and a.dtype.char in _TYPES
+        if known and (out is None or _is_free(out, own, a, b)):
+            stack = () if a.ndim == b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+            target = own((*stack, a.shape[-2], b.shape[-1]), a.dtype) if out is None else out
             call = self.product(a, b, target)
             if call is None:
-                a, b = (x if _lies(x.shape, x.strides, x.itemsize) else self._cupy.ascontiguousarray(x) for x in (a, b))
+                a, b = (self._copied(x, stack) for x in (a, b))  # which must be there until the call is made
                 call = self.product(a, b, target)
             if call is not None and call() == 0:
                 return target
-        return self._cupy.dot(a, b, out=out)  # which also says what is wrong with anything else
+        return otherwise(a, b, out=out)  # which also says what is wrong with anything else
+
+    def _copied(self, x: Array, stack: tuple[int, ...]) -> Array:
+        """A matrix, or a whole stack of them, as cuBLAS can read it."""
+        if x.ndim == 2 and _lies(x.shape, x.strides, x.itemsize):
+            return x
+        whole = self._cupy.broadcast_to(x, (*stack, *x.shape[-2:])) if stack else x
+        return self._cupy.ascontiguousarray(whole)
 
 
 Layout = tuple[Any, tuple[int, ...], tuple[int, ...]]  # dtype, shape, strides
+Form = tuple[tuple[int, ...], list[tuple[int, ...]], tuple[int, ...], bool]
 
 
 @lru_cache(maxsize=1024)
-def _form(a: Layout, b: Layout, out: Layout) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
-    """How cuBLAS is to see out = a b: transpositions and sizes, leading dimensions, and whether by columns, as it does.
+def _form(a: Layout, b: Layout, out: Layout) -> Form | None:
+    """How cuBLAS is to see out = a b, worked out once for all that lie alike.
 
-    It is worked out once for all matrices that lie alike.
+    Transpositions and sizes; for each of its matrices the leading dimension, and in stacks the step to the next one;
+    how many are in a stack; and whether out lies by columns, as it does for cuBLAS.
     """
-    (kind, (*_, k), _), (_, (*_, n), _), (_, size, _) = a, b, out
-    if kind.char not in _TYPES or not kind == b[0] == out[0] or not len(a[1]) == len(b[1]) == len(size) == 2:
+    (kind, (*_, m, k), _), (_, (*_, inner, n), _), (_, (*stack, rows, columns), _) = a, b, out
+    if kind.char not in _TYPES or not kind == b[0] == out[0] or (m, n, k) != (rows, columns, inner):
         return None
-    lies = [_lies(shape, strides, kind.itemsize) for _, shape, strides in (a, b, out)]
-    if None in lies or size != (a[1][0], n) or b[1][0] != k:
+    lies = [_lies(shape[-2:], strides[-2:], kind.itemsize) for _, shape, strides in (a, b, out)]
+    jumps = [_jump(shape[:-2], strides[:-2], tuple(stack), kind.itemsize) for _, shape, strides in (a, b, out)]
+    if None in lies or None in jumps or not (count := prod(stack)):
         return None
     (turned_a, step_a), (turned_b, step_b), (by_columns, step) = lies  # type: ignore[misc]
+    steps: Any = [pair if stack else pair[:1] for pair in zip((step_a, step_b, step), jumps, strict=True)]
+    several = (count,) if stack else ()
     if by_columns:
-        return (1 - turned_a, 1 - turned_b, *size, k), (step_a, step_b, step), True
-    return (turned_b, turned_a, *size[::-1], k), (step_b, step_a, step), False
+        return (1 - turned_a, 1 - turned_b, m, n, k), steps, several, True
+    return (turned_b, turned_a, n, m, k), [steps[1], steps[0], steps[2]], several, False
+
+
+def _jump(shape: tuple[int, ...], strides: tuple[int, ...], stack: tuple[int, ...], size: int) -> int | None:
+    """The elements from each matrix of a stack to the next, if they are always as many; 0 where it is the same one."""
+    missing = len(stack) - len(shape)
+    if missing < 0 or any(n not in (1, m) for n, m in zip(shape, stack[missing:], strict=True)):
+        return None
+    steps = [*[0] * missing, *(0 if n == 1 else step for n, step in zip(shape, strides, strict=True))]
+    along = [(n, step) for n, step in zip(stack, steps, strict=True) if n != 1] or [(1, 0)]
+    if any(step != m * inner for (_, step), (m, inner) in pairwise(along)):
+        return None
+    last = along[-1][1]
+    return last // size if last >= 0 and last % size == 0 else None
 
 
 def _lies(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> tuple[int, int] | None:

@@ -40,8 +40,9 @@ class CupyBackend(Backend):
         self._variants: Counter[Any] = Counter()  # how many there are of each
         self._apart: set[Any] = set()  # kernels and plans of which no launch could be saved
         self.cublas = self._cublas_or_reason()
-        own = {"dot": self.cublas.dot} if isinstance(self.cublas, cublas.Cublas) else {}
-        self.xp = _replaced(cupy, run=self.run, **own)
+        blas = self.cublas
+        products = {} if isinstance(blas, str) else {"dot": blas.dot, "matmul": blas.matmul}
+        self.xp = _replaced(cupy, run=self.run, **products)
         super().__init__()
 
     def _cublas_or_reason(self) -> cublas.Cublas | str:

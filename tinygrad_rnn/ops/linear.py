@@ -6,12 +6,14 @@ from math import prod
 from string import ascii_letters
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array, of, signature
 from ..op import op
 from ..whereabouts import misfit, whereabouts
 from .elementwise import multiply
 from .reduce import sum
-from .shape import broadcast_to, expand_dims, reshape, rows, transpose
+from .shape import Shape, broadcast_to, expand_dims, reshape, rows, transpose
 
 
 def mT(x: Any) -> Any:
@@ -127,7 +129,32 @@ def contract(xp: Any, *xs: Array, subscripts: str) -> Array:
     """The kernel of ``einsum``, for subscripts in their full form, in which no operand repeats a letter."""
     if any(of(x) is not of(xs[0]) for x in xs):
         raise TypeError("operands live in different places")  # CuPy would copy those of NumPy to the device unasked
+    if xp is not np and len(xs) == 2 and (y := _as_product(xp, *xs, *_terms(subscripts))) is not None:
+        return y  # CuPy's own cannot be captured
     return xp.einsum(subscripts, *xs, optimize=True)
+
+
+def _as_product(xp: Any, a: Array, b: Array, terms: list[str], result: str) -> Array | None:
+    """The contraction of two operands as a product of stacks of matrices, if something is left and something summed."""
+    of_a, of_b = terms
+    size = dict(zip(of_a + of_b, a.shape + b.shape, strict=True))
+    both = [c for c in of_a if c in of_b]
+    stack, summed = [c for c in both if c in result], [c for c in both if c not in result]
+    left, right = ([c for c in of if c not in both] for of in (of_a, of_b))
+    one_length = all(size[c] == n for c, n in zip(of_a, a.shape, strict=True))  # or one operand repeats along an axis
+    if not summed or not (left or right) or not one_length or not {*left, *right} <= {*result}:
+        return None
+
+    def lengths(letters: list[str]) -> Shape:
+        return tuple(size[c] for c in letters)
+
+    def matrices(x: Array, of: str, rows: list[str], columns: list[str]) -> Array:
+        turned = x.transpose([of.index(c) for c in (*stack, *rows, *columns)])
+        return turned.reshape((*lengths(stack), prod(lengths(rows)), prod(lengths(columns))))
+
+    y = product.op.kernel(xp, matrices(a, of_a, left, summed), matrices(b, of_b, summed, right))
+    letters = [*stack, *left, *right]
+    return xp.ascontiguousarray(y.reshape(lengths(letters)).transpose([letters.index(c) for c in result]))
 
 
 contract.vjp(xs=lambda g, xs, k, subscripts: _contract_back(g, xs, k, subscripts))
