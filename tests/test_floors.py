@@ -209,3 +209,9 @@ def test_parameters_have_the_promised_names_and_defaults(function: object, param
     signature = inspect.signature(function)  # type: ignore[arg-type]
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
     assert ", ".join(map(str, bare)) == parameters
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert f'version = "{tg.__version__}"' in (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    with pytest.raises(AttributeError, match="module 'tinygrad_rnn' has no attribute 'tensors'"):
+        tg.tensors  # noqa: B018

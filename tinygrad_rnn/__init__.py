@@ -106,3 +106,11 @@ from .replay import Captured, capture
 from .tape import CaptureError, GraphError, enable_grad, is_grad_enabled, no_grad, watching
 from .tensor import Tensor, tensor
 from .whereabouts import ShapeError
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # read when asked for: to import this would double the time to import all the rest
+        from importlib.metadata import version
+
+        return version("tinygrad-rnn")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
