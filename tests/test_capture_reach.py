@@ -282,3 +282,50 @@ def test_a_bare_array_that_the_step_writes_into_is_refused(write: Any, path: str
     step(tg.ones(3))
     with pytest.raises(tg.CaptureError, match=rf"the step changes kept\.{path}, which a replay would not do"):
         step(tg.ones(3))
+
+
+def adder() -> Any:
+    """A function that counts in an array."""
+    kept = np.zeros(1)
+
+    def add(x: Any, by: int) -> Any:
+        kept[0] += by
+        return x * 2
+
+    return add
+
+
+def test_arrays_are_told_apart_by_themselves_and_found_wherever_they_are() -> None:
+    """Two closures may give two arrays one name, and a default argument or a tuple may hold one."""
+    one, other = adder(), adder()
+    held = (np.zeros(1),)
+
+    def by_closures(x: Any) -> Any:
+        return other(one(x, 1), 0) + one(other(x, 0), 1)
+
+    def by_default(x: Any, kept: Any = np.zeros(1)) -> Any:  # noqa: B008
+        kept += 1
+        return x * 2
+
+    def in_a_tuple(x: Any) -> Any:
+        held[0][...] += 1
+        return x * 2
+
+    for function in (by_closures, by_default, in_a_tuple):
+        captured = tg.capture(function)
+        captured(tg.ones(3))
+        with pytest.raises(tg.CaptureError, match="which a replay would not do"):
+            captured(tg.ones(3))
+
+
+def test_a_list_of_modules_with_attributes_of_its_own_is_seen_as_a_whole() -> None:
+    class Scaled(nn.ModuleList):
+        def __init__(self, *layers: Any) -> None:
+            super().__init__(layers)
+            self.gain, self.scale = 2.0, nn.parameter(1.0)
+
+    layers = Scaled(nn.Linear(2, 2))
+    assert [name for name, _ in layers.named_parameters()] == ["0.weight", "0.bias", "scale"]
+    captured = tg.capture(lambda x: x * layers.gain)
+    for layers.gain in (2.0, 2.0, 2.0, 4.0, 8.0):
+        assert captured(tg.ones(1)).item() == layers.gain

@@ -57,7 +57,7 @@ def test_each_function_is_a_statement_that_rounds_as_it_does_alone() -> None:
         "f4 v0 = a0;",
         "f4 v3 = a1;",
         "f4 v1 = v0 * v0;",
-        "f4 v2 = f4(1) - v1;",
+        "f4 v2 = f4(1.0) - v1;",
         "f4 v4 = v3 * v2;",
         "y0 = v4;",
     ]
@@ -65,9 +65,9 @@ def test_each_function_is_a_statement_that_rounds_as_it_does_alone() -> None:
 
 def test_dtypes_are_those_of_numpy() -> None:
     assert body(lambda x, n: x * n, "f4", "i4")[2:] == ["f8 v2 = f8(v0) * f8(v1);", "y0 = v2;"]
-    assert body(lambda x: x * 2, "f4")[1] == "f4 v1 = v0 * f4(2);"
-    assert body(lambda x: (x > 0) * x, "f8")[1:3] == ["b1 v1 = v0 > f8(0);", "f8 v2 = f8(v1) * v0;"]
-    assert body(lambda n: n / 2, "i8")[1] == "f8 v1 = f8(v0) / f8(2);"
+    assert body(lambda x: x * 2, "f4")[1] == "f4 v1 = v0 * f4(2.0);"
+    assert body(lambda x: (x > 0) * x, "f8")[1:3] == ["b1 v1 = v0 > f8(0.0);", "f8 v2 = f8(v1) * v0;"]
+    assert body(lambda n: n / 2, "i8")[1] == "f8 v1 = f8(v0) / f8(2.0);"
     assert body(lambda x: functions.where(x > 0, x, -np.inf), "f4")[2] == "f4 v2 = where(v1, v0, (f4(-1) / f4(0)));"
     assert body(lambda x: x.astype("f8"), "f4")[1] == "f8 v1 = f8(v0);"
 
@@ -219,6 +219,62 @@ def test_gradients_of_gradients_and_watchers_see_what_they_always_did(device: An
         tg.tanh(x * 1).backward(there([np.inf, 1.0]))
     report = tg.compare_backends(lambda x: (tg.tanh(x) * x).sum().backward(), x, backends=("numpy", "strict"))
     report.check()
+
+
+def test_rules_that_give_shapes_of_their_own_are_run_one_by_one(device: Any, forgotten: None) -> None:
+    @tg.op
+    def energy(xp: Any, x: Any, scale: Any) -> Any:
+        return (x * x).sum(axis=-1, keepdims=True) * scale
+
+    energy.vjp(x=lambda g, x, scale: 2 * g * scale * x, scale=lambda g, y, scale: g * y / scale)
+    results = []
+    for name in ("numpy", "strict"):
+        x, scale = (tg.tensor(np.array(v, "f4"), backend=name, requires_grad=True) for v in ([[1, 2, 3], [4, 5, 6]], 2))
+        energy(x, scale).sum().backward()
+        results.append([x.grad.numpy().tolist(), scale.grad.item()])
+    assert results[0] == results[1] == [[[4, 8, 12], [16, 20, 24]], 91]
+
+
+def test_rules_that_compute_and_return_an_input_make_no_kernel(device: Any, forgotten: None) -> None:
+    @tg.op
+    def same(xp: Any, x: Any) -> Any:
+        _ = (x * 2 + 1) * 3
+        return x
+
+    def passed_on(g: Any, x: Any) -> Any:
+        _ = g * x + 1
+        return g
+
+    same.vjp(x=passed_on)
+    x = there([1, 2], requires_grad=True)
+    same(x).sum().backward()
+    assert x.grad.numpy().tolist() == [1, 1]
+
+
+def test_numbers_that_no_operand_can_hold_are_not_written() -> None:
+    n, x = np.zeros(3, "i4"), np.zeros(3, "f4")
+    assert body(lambda x: x * 10**20 + 1, "f4")[1] == "f4 v1 = v0 * f4(1e+20);"
+    for function in (lambda n: n * 2 + 2**40, lambda n: functions.where(n * 2 < 2**40, n, -1)):
+        assert write(lambda given, f=function: [f(given[0])], [n], np.ndarray) is None
+    assert write(lambda given: [(given[0] * 2 + 1) * x], [x], np.ndarray) is None  # an array is no number
+
+
+@pytest.mark.parametrize("name", ["isnan", "isinf", "isfinite", "absolute", "sign"])
+def test_functions_of_floats_alone_are_not_written_for_others(name: str) -> None:
+    """C++ has several of integers and booleans to choose from, or none."""
+    for dtype in ("i4", "i8", "b1"):
+        values = [np.zeros(3, dtype)]
+        assert write(lambda given: [getattr(np, name)(given[0]) * 2.0 + 1], values, np.ndarray) is None
+
+
+def test_what_is_known_of_strange_dtypes_does_not_grow(device: Any, forgotten: None) -> None:
+    @tg.op
+    def decayed(xp: Any, x: Any, *, rate: float) -> Any:
+        return xp.exp(x * -rate)
+
+    for k in range(40):
+        decayed(there([1, 2], "f2"), rate=float(k))
+    assert len(device._written) <= _VARIANTS + 1
 
 
 SCALE = 2.0

@@ -77,8 +77,8 @@ def test_a_kernel_keeps_to_itself_what_nobody_else_reads() -> None:
     assert line.function.body.splitlines() == [
         "f4 v0 = a0;",
         "f4 v1 = tanh(v0);",
-        "f4 v2 = v1 * f4(2);",
-        "f4 v3 = v2 + f4(1);",
+        "f4 v2 = v1 * f4(2.0);",
+        "f4 v3 = v2 + f4(1.0);",
         "f4 v4 = v3 * v0;",
         "y0 = v4;",
     ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import ShapeError, Tensor, bptt, nn
+from tinygrad_rnn.op import registry
 
 M = np.zeros((2, 3), np.float32)
 
@@ -128,3 +130,32 @@ def test_an_error_within_unroll_says_which_step() -> None:
     message = str(caught.value)
     assert message.startswith("linear: x f32[2,2] does not fit weight f32[4,4] (last axis 2, weight expects 4)")
     assert re.search(r", time step 3, cells\.py:\d+, called from test_op_errors\.py:\d+$", message)
+
+
+def with_k(xp: Any, x: Any, *, k: float = 1.0) -> Any:
+    """A kernel with an attribute of a name that rules know as something else."""
+    return x * k
+
+
+def with_g(xp: Any, g: Any) -> Any:
+    """A kernel with such an input."""
+    return g
+
+
+@pytest.mark.parametrize("kernel", [with_k, with_g])
+def test_names_that_have_a_meaning_of_their_own_in_rules_are_refused(kernel: Any) -> None:
+    with pytest.raises(TypeError, match=f"'{kernel.__name__[-1]}' has a meaning of its own in rules"):
+        tg.op(kernel)
+
+
+def test_an_input_may_be_called_as_the_output_is() -> None:
+    with patch.dict(registry):
+
+        @tg.op
+        def times(xp: Any, x: Any, y: Any) -> Any:
+            return x * y
+
+    times.vjp(x=lambda g, y: g * y, y=lambda g, x: g * x)
+    x, y = (tg.tensor(v, requires_grad=True) for v in (3.0, 5.0))
+    (dx,) = tg.grad(times(times(x, y), y), [x], create_graph=True)
+    assert [d.item() for d in tg.grad(dx, [y])] == [10.0]  # of x y^2 first y^2, then 2 y

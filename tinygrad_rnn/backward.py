@@ -106,9 +106,8 @@ def walk(
                 _refuse_overwritten(node, written_since)
             arguments = plan.revive(node, wrap) if wrap is not None else list(node) if retain else node
             arguments[0] = g
-            ready = iter(found) if together and (found := together(plan, arguments)) else None
+            ready = together(plan, arguments) if together else None
             for place, step in plan.steps if not plan.variadic else plan.every(node):
-                contribution = next(ready) if ready else None
                 parent = node[place]
                 parent_id = parent.id
                 if parent.plan is None:
@@ -122,8 +121,7 @@ def walk(
                 if plan.variadic:
                     arguments[1] = place - plan.base
                 if step.merge is None:
-                    if contribution is None:
-                        contribution = step.function(*step.pick(arguments))
+                    contribution = ready[place] if ready else step.function(*step.pick(arguments))
                     for watcher in watchers:
                         watcher.backward(step, node, contribution)
                     add(parent, contribution)

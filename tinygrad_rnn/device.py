@@ -165,8 +165,16 @@ class CupyBackend(Backend):
                 return found[0]
         return kernel(self.xp, *arrays, **attributes)
 
-    def contributions(self, plan: Any, node: Sequence[Any]) -> Sequence[Array] | None:
-        return None if plan in self._apart else self._at_once(plan, plan.contributions, [node[0], *node[2 : plan.base]])
+    def contributions(self, plan: Any, node: Sequence[Any]) -> dict[int, Array] | None:
+        if plan in self._apart:
+            return None
+        found = self._at_once(plan, plan.contributions, [node[0], *node[2 : plan.base]])
+        if found is None:
+            return None
+        if any(x.shape != node[0].shape for x in found):
+            self._apart.add(plan)  # its rules have shapes of their own, as those of a sum times a factor
+            return None
+        return {place: x for (place, _), x in zip(plan.steps, found, strict=True)}
 
     def _at_once(self, owner: Any, call: Callable[..., Any], values: Sequence[Any]) -> list[Array] | None:
         """What a call makes of values, by one generated kernel; None if it is not to be had so."""
@@ -189,9 +197,14 @@ class CupyBackend(Backend):
             written = write(call, values, own) if all(map(is_settled, _functions(owner))) else None
             if written is not None:
                 return self.pointwise(written.kernel), written.inputs, written.results
-        if all(type(x) is own and x.dtype.name in TYPES for x in values if hasattr(x, "dtype")):
+        if self._variants[owner] > _VARIANTS or not any(map(self._matters, values)):
             self._apart.add(owner)  # whatever it is given
         return None
+
+    def _matters(self, x: Any) -> bool:
+        """Whether another value in its place might make a formula of what is none: a number, or a strange dtype."""
+        kind: Any = type(x)
+        return kind in _PLAIN or (hasattr(x, "dtype") and not (kind is self.array_type and x.dtype.name in TYPES))
 
     def put(self, target: Array, keys: Sequence[Any], values: Sequence[Array]) -> None:
         places = [target[key] for key in keys]

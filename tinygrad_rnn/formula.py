@@ -46,7 +46,6 @@ EXPRESSIONS = {
     "reciprocal": "{T}(1) / {a}",
 }
 _ALSO_OF_INTEGERS = {"add", "subtract", "multiply", "negative", "maximum", "minimum", "square"}
-_OF_BITS = {"bitwise_and", "bitwise_or", "bitwise_xor"}
 
 _SHORT = {(int, 2): "square", (float, 2.0): "square", (float, 0.5): "sqrt", (float, -1.0): "reciprocal"}
 
@@ -103,7 +102,7 @@ def write(call: Callable[[list[Any]], Sequence[Any]], values: Sequence[Any], kin
         kernel = text.kernel(outputs)
     except Exception:  # it does more than a formula can follow
         return None
-    if text.computed < 2 or len(text.inputs) < sum(type(x) is kind for x in values):
+    if not outputs or text.computed < 2 or len(text.inputs) < sum(type(x) is kind for x in values):
         return None
     own |= {id(y): len(values) + k for k, y in enumerate(outputs)}
     return Written(kernel, tuple(text.inputs), tuple(own[id(y)] for y in results))
@@ -175,7 +174,7 @@ class Text:
         """What is written for an operand that is to have this dtype."""
         kind = TYPES[dtype.name]
         if not isinstance(x, Formula):
-            return _literal(x, kind)
+            return _literal(x, dtype)
         own = dtype if x.is_number else x.dtype
         key = (x, dtype) if x.is_number else x
         if key not in self._names:
@@ -191,7 +190,17 @@ class Text:
         return target
 
 
-class Formula(NDArrayOperatorsMixin):
+class Operators(NDArrayOperatorsMixin):
+    """NumPy's operators for what stands for an array, with its short ways to a power."""
+
+    __slots__ = ()
+
+    def __pow__(self, other: Any) -> Any:
+        short = short_power(self, other)
+        return getattr(np, short)(self) if short else super().__pow__(other)
+
+
+class Formula(Operators):
     """Stands for an element of an array, or for a number that may change, whose dtype is then a Python type."""
 
     __slots__ = ("dtype", "source", "text")
@@ -206,10 +215,6 @@ class Formula(NDArrayOperatorsMixin):
     def is_number(self) -> bool:
         """Whether it is a number of Python's, which takes the dtype of what it meets."""
         return isinstance(self.dtype, type)
-
-    def __pow__(self, other: Any) -> Any:
-        short = short_power(self, other)
-        return getattr(np, short)(self) if short else np.power(self, other)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         if method != "__call__" or kwargs or ufunc.__name__ not in EXPRESSIONS:
@@ -242,9 +247,7 @@ def short_power(a: Any, b: Any) -> str | None:
 
 def _is_written(name: str, taken: np.dtype[Any], given: np.dtype[Any]) -> bool:
     """Whether C++ does to these dtypes what NumPy does."""
-    if given.kind == "b":
-        return taken.kind == "b" or name not in _OF_BITS
-    return given.kind == "f" or (given.kind == "i" and name in _ALSO_OF_INTEGERS)
+    return taken.kind == "f" or name in _ALSO_OF_INTEGERS or (given.kind == "b" and name in _WRITTEN_BETWEEN)
 
 
 def _dtypes(ufunc: Any, inputs: Sequence[Any]) -> Any:
@@ -253,9 +256,11 @@ def _dtypes(ufunc: Any, inputs: Sequence[Any]) -> Any:
     return ufunc.resolve_dtypes((*kinds, None))
 
 
-def _literal(x: Any, kind: str) -> str:
+def _literal(x: Any, dtype: np.dtype[Any]) -> str:
     """A number that is the same each time, where not every compiler has a name for infinity."""
-    number = x.item() if hasattr(x, "item") else x
+    if not isinstance(x, (int, float, np.generic, np.ndarray)):
+        raise TypeError("an array on a device may hold another number the next time")
+    kind, number = TYPES[dtype.name], float(x) if dtype.kind == "f" else np.array(x, dtype).item()  # OverflowError
     if number in (math.inf, -math.inf):
         return f"({kind}({int(math.copysign(1, number))}) / {kind}(0))"
     return f"({kind}(0) / {kind}(0))" if number != number else f"{kind}({+number!r})"  # +True is 1

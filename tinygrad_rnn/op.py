@@ -113,13 +113,13 @@ class Plan:
 
         revived = list(node)
         for i, name in enumerate(self.names, start=2):
-            if name == "y":
-                revived[i] = tensor(node[i], node)
-            elif name in self.op.inputs:
+            if name in self.op.inputs:
                 if self.variadic:
                     revived[i] = tuple(map(tensor, node[i], node[self.base :]))
                 else:
                     revived[i] = tensor(node[i], node[self.base + self.op.inputs.index(name)])
+            elif name == "y":
+                revived[i] = tensor(node[i], node)
         return revived
 
 
@@ -130,6 +130,8 @@ class Op:
         self.name = name
         self.kernel = kernel
         _, *parameters = inspect.signature(kernel).parameters.values()  # the first one is xp
+        if taken := sorted({"g", "k"}.intersection(p.name for p in parameters)):
+            raise TypeError(f"{self.name}: {taken[0]!r} has a meaning of its own in rules; call it something else")
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.inputs = tuple(p.name for p in inputs)
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)

@@ -190,8 +190,8 @@ class Backend:
         """What an operation's kernel gives; if it calls several functions of elements, by one launch."""
         return kernel(self.xp, *arrays, **attributes)
 
-    def contributions(self, plan: Any, node: Sequence[Any]) -> Sequence[Array] | None:
-        """What the rules of a plan make of a node's content, where that takes fewer launches than one by one."""
+    def contributions(self, plan: Any, node: Sequence[Any]) -> dict[int, Array] | None:
+        """What a node's rules send to each place in it, where that takes fewer launches at once than one by one."""
         return None
 
     def put(self, target: Array, keys: Sequence[Any], values: Sequence[Array]) -> None:

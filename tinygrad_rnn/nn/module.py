@@ -157,10 +157,9 @@ def _replace(t: Tensor, array: Any) -> None:
 
 def _parts(holder: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     """Modules and Tensors that an object, or a container in it, holds directly."""
-    if isinstance(holder, (list, tuple)):
-        items: Any = enumerate(holder)
-    else:
-        items = (holder if isinstance(holder, dict) else vars(holder)).items()
+    items: Any = vars(holder).items() if isinstance(holder, Module) else ()
+    if isinstance(holder, (list, tuple, dict)):
+        items = [*(holder.items() if isinstance(holder, dict) else enumerate(holder)), *items]
     for name, value in items:
         path = f"{prefix}{name}"
         if isinstance(value, (Module, Tensor)):

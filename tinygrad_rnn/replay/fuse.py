@@ -186,7 +186,7 @@ def _all(groups: set[_Group]) -> set[_Group]:
 
 def _is_quiet(line: Line) -> bool:
     """Whether a line can be done later: one that may raise, or draws numbers, keeps its place among the others."""
-    module = getattr(line.function, "__module__", "")
+    module = getattr(line.function, "__module__", None) or ""
     return line.kind in ("ufunc", "dot") or module.startswith(_QUIET)
 
 

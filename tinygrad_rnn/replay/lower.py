@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..backend import Array
+from ..formula import Operators
 from .program import Line, Program, Value
 from .symbol import Scalar
 
 
-class _Traced(NDArrayOperatorsMixin):
+class _Traced(Operators):
     """Stands for an array inside a kernel. It notes NumPy's functions that are called with it, and knows few others."""
 
     def __init__(self, lowering: _Lowering, array: Array, value: Value) -> None:

@@ -134,6 +134,7 @@ class Reach:
         self.iterators: list[Place] = []
         self.ports: list[Place] = []  # arrays and numbers that change from call to call
         self.fixed: list[tuple[Place, Any]] = []  # everything else, with what is there
+        self.arrays: dict[int, tuple[str, Any]] = {}  # that no tensor holds, by id, with a path to each
         self.sizes: list[tuple[Any, int, str]] = []  # of lists, dictionaries and sets
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # what was seen stays alive, or another object may get its id
@@ -176,7 +177,10 @@ class Reach:
         self._ahead.append((value, place.path, is_port))
 
     def _visit(self, x: Any, path: str, is_port: bool) -> None:
-        if isinstance(x, (*_PLAIN, *_OPAQUE)) or backend.is_array(x) or id(x) in self._seen:
+        if backend.is_array(x):
+            self.arrays.setdefault(id(x), (path, x))
+            return
+        if isinstance(x, (*_PLAIN, *_OPAQUE)) or id(x) in self._seen:
             return
         self._seen.add(id(x))
         self._kept.append(x)
@@ -193,6 +197,8 @@ class Reach:
             self._items(x, x, path, False)
         elif isinstance(x, (list, deque)):
             self._items(x, range(len(x)), path, is_port)
+            if hasattr(x, "__dict__"):  # a class of its own, such as ModuleList
+                self._object(x, path)
         elif isinstance(x, (tuple, set, frozenset)):
             self.sizes.append((x, len(x), path))
             self._ahead += [(child, f"{path}[{i}]", is_port) for i, child in enumerate(x)]

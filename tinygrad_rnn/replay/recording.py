@@ -132,7 +132,7 @@ class Recording:
             return port
         return tree
 
-    def _check(self, after: Reach, drawn: Any, held: dict[str, Any], recorder: Recorder, output: Any) -> None:
+    def _check(self, after: Reach, drawn: Any, held: dict[int, Any], recorder: Recorder, output: Any) -> None:
         """Raise if the step did what a replay would not do again."""
         if _random_states(self.reach) != drawn:
             raise CaptureError(
@@ -164,7 +164,7 @@ class Recording:
                         "return it, or, if it belongs to a model, pass the model in as an argument"
                     )
         now = _contents(self.reach)
-        changed = [*self.reach.changed(), *(path for path in held if now[path] != held[path])]
+        changed = [*self.reach.changed(), *(self.reach.arrays[id][0] for id in held if now[id] != held[id])]
         if changed:
             raise CaptureError(
                 f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new "
@@ -307,10 +307,9 @@ def _home(values: list[Any], arguments: Any) -> Backend:
     return next((home for home in homes if home.name != "numpy"), homes[0] if homes else backend.default())
 
 
-def _contents(reach: Reach) -> dict[str, Any]:
+def _contents(reach: Reach) -> dict[int, Any]:
     """What the arrays hold that are reached, but by no tensor: a replay knows nothing of what is written there."""
-    arrays = [(place.path, x) for place, x in reach.fixed if backend.is_array(x) and x.dtype.kind in "fiub"]
-    return {path: backend.of(x).checksum(x) for path, x in arrays}
+    return {id: backend.of(x).checksum(x) for id, (_, x) in reach.arrays.items() if x.dtype.kind in "fiub"}
 
 
 def _random_states(reach: Reach) -> Any:
