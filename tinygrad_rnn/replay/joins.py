@@ -72,6 +72,8 @@ def joined_in_place(line: Line, pieces: list[Array], addresses: list[int]) -> Ar
     step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
     if any(piece.strides != first.strides for piece in pieces):
         return None
+    if step < 0 and first.shape and first.size == first.shape[-1] and line.name != "gather":
+        return None  # rows that lie backwards, of which products make a copy, and round otherwise
     if any(begin != addresses[0] + k * step for k, begin in enumerate(addresses)):
         return None
     strides = (step, *first.strides)

@@ -123,7 +123,8 @@ class Layout:
                 self.index[r.result] <= self.index[value] and r.result not in self.base and not is_join(r)
                 for r in self.readers[x]
             )
-            if last and x.shape == value.shape and x not in self.results and self._may_lie_in(x, place):
+            alone = x.line is not None and not is_join(x.line)  # the pieces of a join may be read later
+            if last and alone and x.shape == value.shape and x not in self.results and self._may_lie_in(x, place):
                 self._put(x, place, self.block[value])
                 return self._lay_operand(x)
 
@@ -230,6 +231,8 @@ class Layout:
         keys: list[Any] = [item.attributes.get("key") for item in items]
         if len(keys) < 2 or any(type(key) is not int for key in keys) or sorted(keys) != [*range(line.result.shape[0])]:
             return
+        if not self.results.isdisjoint([line.result, *(item.result for item in items)]):
+            return
         after = []
         for item in sorted(items, key=lambda item: item.attributes["key"]):
             readers = self.readers.get(item.result, [])
@@ -237,10 +240,15 @@ class Layout:
                 return
             if readers[0].result.shape != item.result.shape or readers[0].result in self.base:
                 return
+            if any(x in self.place and self._meet(x, readers[0].result) for x in readers[0].reads):
+                return  # another operand has been put there already
             after.append(readers[0].result)
         place = self._place_of_pieces(gather_line(after, line))
         if place is not None and self.block[after[0]].owned:
             self._put(line.result, place, self.block[after[0]])
+
+    def _meet(self, a: Value, b: Value) -> bool:
+        return self.block[a] is self.block[b] and np.shares_memory(self.place[a], self.place[b])
 
     def _dying(self, i: int, line: Line, result: Value) -> Value | None:
         """An operand whose place a result can take, of several the one in the largest block, which lives longest.

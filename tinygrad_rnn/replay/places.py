@@ -100,10 +100,11 @@ class Attribute(Place):
 
 
 class ArrayOfGradient(Place):
-    """The array of the gradient that a leaf holds."""
+    """The array of the gradient that a leaf holds; of the one given as key, where a step has let it go."""
 
     def get(self) -> Any:
-        return self.holder.grad.array
+        gradient = self.holder.grad
+        return (self.key if gradient is None else gradient).array
 
     def put(self, value: Any) -> None:
         self.holder.grad.array = value

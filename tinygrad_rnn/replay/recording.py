@@ -71,7 +71,7 @@ class Recording:
         for leaf, path in self.reach.leaves.items():
             if leaf.grad is not None:
                 path = f"{path}.grad"
-                places.append((Attribute(leaf.grad, "array", path), ArrayOfGradient(leaf, None, path)))
+                places.append((Attribute(leaf.grad, "array", path), ArrayOfGradient(leaf, leaf.grad, path)))
         numbers = []
         for place in self.reach.ports:
             if backend.is_array(place.get()):

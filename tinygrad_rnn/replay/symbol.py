@@ -150,17 +150,26 @@ class Scalar:
         return NotImplemented  # an array knows how
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
-    __array_ufunc__ = _recorded
+    __array_ufunc__ = None  # an array's operators, a device's too, leave the work to those of the number
     __bool__ = refused("asks whether a number that may change is true", NumberError)
     __hash__ = object.__hash__
     __float__ = __int__ = __index__ = refused("makes a constant of a number that may change", NumberError)
 
 
+_OF_ARRAYS = {
+    operator.add: ops.add,
+    operator.sub: ops.subtract,
+    operator.mul: ops.multiply,
+    operator.truediv: ops.divide,
+    operator.pow: ops.power,
+}
+
+
 def _arithmetic(function: Callable[..., Any], swapped: bool = False) -> Callable[..., Any]:
     def method(self: Scalar, *others: Any) -> Any:
-        if any(not isinstance(other, (int, float, Scalar)) for other in others):
-            return NotImplemented
         operands = (*others, self) if swapped else (self, *others)
+        if any(not isinstance(other, (int, float, Scalar)) for other in others):
+            return _OF_ARRAYS[function](*operands) if all(map(backend.is_array, others)) else NotImplemented
 
         def run() -> float:
             return function(*[x.run() if isinstance(x, Scalar) else x for x in operands])
