@@ -190,7 +190,7 @@ class Text:
         return target
 
 
-class Operators(NDArrayOperatorsMixin):
+class ArrayOperators(NDArrayOperatorsMixin):
     """NumPy's operators for what stands for an array, with its short ways to a power."""
 
     __slots__ = ()
@@ -200,7 +200,7 @@ class Operators(NDArrayOperatorsMixin):
         return getattr(np, short)(self) if short else super().__pow__(other)
 
 
-class Formula(Operators):
+class Formula(ArrayOperators):
     """Stands for an element of an array, or for a number that may change, whose dtype is then a Python type."""
 
     __slots__ = ("dtype", "source", "text")

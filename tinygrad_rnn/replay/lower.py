@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from ..formula import Operators
+from ..formula import ArrayOperators
 from .program import Line, Program, Value
 from .symbol import Scalar
 
 
-class _Traced(Operators):
+class _Traced(ArrayOperators):
     """Stands for an array inside a kernel. It notes NumPy's functions that are called with it, and knows few others."""
 
     def __init__(self, lowering: _Lowering, array: Array, value: Value) -> None:
