@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -171,3 +172,18 @@ def test_nothing_lies_over_what_is_in_use(uses: list[list[tuple[int, int, int, i
                 assert not over or last < begin or end < first
     assert all(block.offset + high <= top for block in blocks for _, high, _, _ in block.uses)
     assert top <= sum(block.nbytes + 64 for block in blocks)
+
+
+def test_captured_steps_that_are_dropped_do_not_pile_up() -> None:
+    """A recording counts as old at once, and the collector does not look at old objects by itself."""
+
+    def trial() -> int:
+        cell = nn.LSTMCell(2, 2)
+        captured = tg.capture(lambda x: bptt.unroll(cell, x).outputs)
+        for _ in range(3):
+            captured(tg.ones(10, 1, 2))
+        return len(gc.get_objects())
+
+    counts = [trial() for _ in range(64)]
+    first, last = (max(counts[k : k + 16]) for k in (16, 48))
+    assert last < first + 1000

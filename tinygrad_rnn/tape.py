@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _ids = itertools.count(1)
 clock = _ids.__next__  # the next id; calling it is atomic
 
+_pauses = itertools.count(1)  # of the collector, after which something stays
+_PAUSES = 16  # until it is called
+
 _MARKS_KEPT = 1 << 20  # time steps that are remembered per thread (16 MB); older ones are forgotten
 
 
@@ -253,7 +256,8 @@ def is_grad_enabled() -> bool:
 def collector_resting(lasting: bool = False) -> Iterator[None]:
     """Pause Python's cyclic collector: a graph has no cycles, and while it grows it would be walked in vain.
 
-    lasting: what is made will stay, so it counts as old at once, instead of being walked when the pause is over.
+    lasting: what is made will stay, so it counts as old at once, instead of being walked when the pause is over. As the
+    collector then does not know how much there is, it is called now and again: what was made may be gone by then.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -261,7 +265,9 @@ def collector_resting(lasting: bool = False) -> Iterator[None]:
         yield
     finally:
         if collecting:
-            if lasting and not gc.get_freeze_count():  # what the user froze is to stay so
+            if lasting and next(_pauses) % _PAUSES == 0:
+                gc.collect()
+            elif lasting and not gc.get_freeze_count():  # what the user froze is to stay so
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
