@@ -29,7 +29,7 @@ _ids = itertools.count(1)
 clock = _ids.__next__  # the next id; calling it is atomic
 
 _pauses = itertools.count(1)  # of the collector, after which something stays
-_PAUSES = 16  # until it is called
+_PAUSES = 48  # until it is called: a captured step takes three
 
 _MARKS_KEPT = 1 << 20  # time steps that are remembered per thread (16 MB); older ones are forgotten
 
