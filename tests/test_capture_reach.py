@@ -74,6 +74,13 @@ def _reloaded(x: Any) -> Any:
     return x
 
 
+def _with_a_class(x: Any) -> Any:
+    class Here:
+        scale = SCALE
+
+    return x * Here.scale
+
+
 def _times(x: Any, scale: float = 2.0) -> Any:
     return x * scale
 
@@ -92,6 +99,7 @@ def _set_mode(value: float) -> None:
 model = Scaled()
 CHANGES: dict[str, tuple[Any, Any]] = {
     "a global in a method": (lambda x: model(x), _set_global),
+    "a global in a class in a function": (_with_a_class, _set_global),
     "an attribute of a class": (lambda x: x * Settings.scale, lambda v: setattr(Settings, "scale", v)),
     "an attribute that an instance gets": (lambda x: x * instance.scale, lambda v: setattr(instance, "scale", v)),
     "a slot": (lambda x: x * slots.scale, lambda v: setattr(slots, "scale", v)),

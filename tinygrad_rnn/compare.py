@@ -19,7 +19,8 @@ from .backend import as_array, is_array, signature, use_backend
 from .check import CheckError
 from .op import Op, Step
 from .record import Watcher
-from .replay.places import Attribute, Place, Reach
+from .replay.places import Attribute, Place
+from .replay.reach import Reach
 from .tape import Leaf, Node, Taped
 from .tree import tree_items, tree_map
 from .whereabouts import whereabouts

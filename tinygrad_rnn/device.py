@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from . import cublas
-from .formula import PREAMBLE, TYPES, Pointwise, copies, functions, is_settled, write
+from .formula import PREAMBLE, TYPES, Pointwise, copies, functions, write
 from .seams import Array, Backend, row
+from .surroundings import is_settled
 
 _AT_ONCE = 24  # copies that a launch makes: all arguments of a kernel must fit into 4096 bytes
 _PLAIN = {int, float, bool, str, type(None)}  # what an elementwise function is given beside arrays
@@ -194,6 +195,7 @@ class CupyBackend(Backend):
         own: Any = self.array_type
         self._variants[owner] += 1
         if self._variants[owner] <= _VARIANTS and all(type(x) is own or type(x) in _PLAIN for x in values):
+            # The text of one that reads a number out of its surroundings would keep the number that is there now.
             written = write(call, values, own) if all(map(is_settled, _functions(owner))) else None
             if written is not None:
                 return self.pointwise(written.kernel), written.inputs, written.results

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,37 +105,6 @@ def write(call: Callable[[list[Any]], Sequence[Any]], values: Sequence[Any], kin
         return None
     own |= {id(y): len(values) + k for k, y in enumerate(outputs)}
     return Written(kernel, tuple(text.inputs), tuple(own[id(y)] for y in results))
-
-
-_SETTLED = {__name__.partition(".")[0], "numpy", "math", "builtins", "operator"}  # modules of which nothing changes
-
-
-def is_settled(function: Any, known: frozenset[Any] = frozenset()) -> bool:
-    """Whether a function depends on its arguments alone: what else its code names are functions and such modules.
-
-    Of one that reads a number out of its surroundings the text would keep the number that was there at first.
-    """
-    if isinstance(function, ModuleType):
-        return _root(function.__name__) in _SETTLED
-    function = function.op.kernel if hasattr(function, "op") else function
-    if _root(type(function).__module__) not in ("builtins", "numpy") or not callable(function):
-        return False
-    if _root(function.__module__) in _SETTLED or function in known:
-        return True
-    if not isinstance(function, FunctionType):
-        return False
-    around = [cell.cell_contents for cell in function.__closure__ or ()]
-    around += [function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__]
-    return all(is_settled(x, known | {function}) for x in around)
-
-
-def _root(module: str | None) -> str:
-    return (module or "").partition(".")[0]
-
-
-def _names(code: CodeType) -> set[str]:
-    """The names in a function's code, and in that of functions within it."""
-    return set(code.co_names).union(*(_names(part) for part in code.co_consts if isinstance(part, CodeType)))
 
 
 def copies(dtypes: Sequence[str]) -> Pointwise:

@@ -18,8 +18,9 @@ from ..tape import CaptureError, Leaf, Node, Taped, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
 from ..whereabouts import whereabouts
-from .places import ArrayOfGradient, Attribute, Place, Reach, state_of
+from .places import ArrayOfGradient, Attribute, Place
 from .program import Value
+from .reach import Reach, state_of
 from .recorder import Recorder, recording
 from .symbol import Scalar, Symbol
 

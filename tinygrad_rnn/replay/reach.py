@@ -1,0 +1,220 @@
+"""What a step can reach: the tensors that it uses, and the Python values that it was recorded with.
+
+From the function through its closure, the globals and attributes that it names, its arguments, and on from there.
+An object can list in ``ports`` the attributes that hold what changes from call to call, such as an optimiser's ``lr``.
+"""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections import deque
+from functools import cached_property, partial
+from itertools import repeat
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from ..surroundings import is_installed, is_ours, is_users, names_in
+from ..tape import Leaf
+from ..tensor import Tensor
+from ..tree import tree_items
+from .places import ABSENT, PLAIN, Attribute, Place
+
+_OPAQUE = (str, bytes, CodeType, np.dtype, np.generic)
+_WRAPPED = (BuiltinFunctionType, MethodType, partial, staticmethod, classmethod, property)
+_PARTS = ("__self__", "__func__", "func", "args", "keywords", "fget")  # of those
+_PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # what the engine calls of any object
+_ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may mean any attribute
+_HOLDERS = {"ChainMap", "Namespace", "SimpleNamespace", "UserDict", "UserList"}  # Python's own, of what users put there
+_MAKING = {"__init__", "__new__", "__post_init__", "__del__", "__repr__", "__str__"}
+
+
+class Reach:
+    """All that a function can reach, and that is reached through some arguments.
+
+    Of objects, classes and modules of the user those attributes count whose names occur in code that is reached; of
+    objects of the engine's classes, and of those derived from them, all.
+    """
+
+    def __init__(self, function: Any, arguments: Any = ()) -> None:
+        self._root = function
+        self._mentioned = set(_PROTOCOL)
+        known = 0
+        while known < len(self._mentioned):  # until no code is found that mentions more
+            known = len(self._mentioned)
+            self._walk([(function, "", False), *_objects(arguments)])
+
+    def _walk(self, ahead: list[tuple[Any, str, bool]]) -> None:
+        self.tensors: dict[Tensor, str] = {}  # with a path to each
+        self.leaves: dict[Leaf, str] = {}
+        self.generators: list[Any] = []  # of random numbers
+        self.iterators: list[Place] = []
+        self.ports: list[Place] = []  # arrays and numbers that change from call to call
+        self.fixed: list[tuple[Place, Any]] = []  # everything else, with what is there
+        self.arrays: dict[int, tuple[str, Any]] = {}  # that no tensor holds, by id, with a path to each
+        self.sizes: list[tuple[Any, int, str]] = []  # of lists, dictionaries and sets
+        self._seen: set[int] = set()
+        self._kept: list[Any] = []  # what was seen stays alive, or another object may get its id
+        self._ahead = ahead
+        while self._ahead:
+            self._visit(*self._ahead.pop())
+
+    def unchanged(self) -> bool:
+        """Whether all that a step was recorded with is there still."""
+        containers, sizes, columns = self._columns
+        if not all(map(operator.eq, map(len, containers), sizes)):
+            return False
+        for read, holders, keys, values in columns:  # nearly always all is, which is seen soonest many at a time
+            if not all(map(operator.is_, map(read, holders, keys, repeat(ABSENT)), values)):
+                return all(place.holds(value) for place, value in self.fixed)
+        return True
+
+    @cached_property
+    def _columns(self) -> Any:
+        """Containers and their lengths; and for each way to read a place holders, keys, and what was there."""
+        columns: dict[Any, list[Any]] = {}
+        for place, value in self.fixed:
+            columns.setdefault(place.read, []).append((place.holder, place.key, value))
+        containers, sizes, _ = zip(*self.sizes, strict=True) if self.sizes else ((), (), ())
+        return containers, sizes, [(read, *zip(*rows, strict=True)) for read, rows in columns.items()]
+
+    def changed(self) -> list[str]:
+        """The paths of what is no longer as it was."""
+        paths = [place.path for place, value in self.fixed if not place.holds(value)]
+        return paths + [f"the length of {path}" for container, size, path in self.sizes if len(container) != size]
+
+    def _look(self, place: Place, is_port: bool = False) -> None:
+        value = place.get()
+        if is_port and (backend.is_array(value) or type(value) in (int, float)):
+            self.ports.append(place)
+            return
+        self.fixed.append((place, value))
+        if hasattr(type(value), "__next__") and not hasattr(value, "write") and place.is_open():  # files are iterators
+            self.iterators.append(place)
+        self._ahead.append((value, place.path, is_port))
+
+    def _visit(self, x: Any, path: str, is_port: bool) -> None:
+        if backend.is_array(x):
+            self.arrays.setdefault(id(x), (path, x))
+            return
+        if isinstance(x, (*PLAIN, *_OPAQUE)) or id(x) in self._seen:
+            return
+        self._seen.add(id(x))
+        self._kept.append(x)
+        if isinstance(x, Tensor):
+            self.tensors[x] = path
+            self.fixed.append((Attribute(x, "node", f"{path}.requires_grad"), x.node))
+            if isinstance(x.node, Leaf):
+                self.leaves[x.node] = path
+        elif state_of(x) is not None:
+            self.generators.append(x)
+        elif isinstance(x, (dict, MappingProxyType)):
+            self._items(x, x, path, is_port)
+        elif type(x) is set:
+            self._items(x, x, path, False)
+        elif isinstance(x, (list, deque)):
+            self._items(x, range(len(x)), path, is_port)
+            if hasattr(x, "__dict__"):  # a class of its own, such as ModuleList
+                self._object(x, path)
+        elif isinstance(x, (tuple, set, frozenset)):
+            self.sizes.append((x, len(x), path))
+            self._ahead += [(child, f"{path}[{i}]", is_port) for i, child in enumerate(x)]
+        elif isinstance(x, (FunctionType, *_WRAPPED)):
+            self._function(x, path)
+        elif isinstance(x, ModuleType):
+            if is_users(x.__name__):
+                self._namespace(vars(x), path)
+        elif "__wrapped__" in getattr(x, "__dict__", {}):
+            self._ahead.append((x.__wrapped__, path, False))  # another captured step
+        elif isinstance(x, type):
+            for c in _own_classes(x):
+                self._namespace(vars(c), path)
+        elif not is_installed(type(x).__module__):
+            self._object(x, path)
+        elif type(x).__name__ in _HOLDERS:
+            self._namespace(vars(x), path, ("data", "maps"))
+
+    def _items(self, container: Any, keys: Any, path: str, is_port: bool) -> None:
+        if not is_port:
+            self.sizes.append((container, len(container), path))
+        for key in list(keys):
+            self._look(Place(container, key, f"{path}[{key!r}]"), is_port)
+
+    def _namespace(self, names: Any, path: str, also: Any = ()) -> list[str]:
+        """Look at what is mentioned of the attributes of an object, a class or a module."""
+        every = not _ANY.isdisjoint(self._mentioned)
+        found = [name for name in list(names) if every or name in self._mentioned or name in also]
+        for name in found:
+            self._look(Place(names, name, f"{path}.{name}".lstrip(".")))
+        return found
+
+    def _object(self, x: Any, path: str) -> None:
+        held, derived = getattr(x, "__dict__", {}), [c for c in type(x).__mro__ if is_ours(c.__module__)]
+        if derived:
+            ports = getattr(type(x), "ports", ())
+            self.sizes.append((held, len(held), path))
+            for name in list(held):
+                self._look(Place(held, name, f"{path}.{name}".lstrip(".")), name in ports)
+        else:
+            self._namespace(held, path)
+        before: list[Any] = [held]  # where a name is looked for first
+        hooks = {name for c in derived for name in vars(c)} - _MAKING  # the engine may call what it defines itself
+        for c in _own_classes(type(x)):
+            special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])} - _MAKING
+            for name in self._namespace(vars(c), path, hooks | special):
+                if isinstance(vars(c)[name], MemberDescriptorType):
+                    self._look(Attribute(x, name, f"{path}.{name}"))
+                else:
+                    missing = [Place(names, name, f"{path}.{name}") for names in before if name not in names]
+                    self.fixed += [(place, ABSENT) for place in missing]
+            before.append(vars(c))
+
+    def _function(self, f: Any, path: str) -> None:
+        if not isinstance(f, FunctionType):
+            self._ahead += [(part, path, False) for part in (getattr(f, name, None) for name in _PARTS)]
+        elif not (f is self._root or is_users(f.__module__)):
+            return
+        elif hasattr(f, "op"):  # an operation of the user's: what the engine made of it is not theirs
+            self._ahead += [(rule, path, False) for rule in (f.op.kernel, *f.op.rules.values(), *f.op.merges.values())]
+        else:
+            read, mentioned = names_in(f.__code__)
+            self._mentioned |= mentioned
+            for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
+                self._look(Attribute(cell, "cell_contents", name))
+            for name in read:
+                if name in f.__globals__:
+                    self._look(Place(f.__globals__, name, name))
+            for name in ("__code__", "__defaults__", "__kwdefaults__"):  # a notebook that reloads code replaces them
+                self._look(Attribute(f, name, f"{path}.{name}"))
+
+
+def state_of(generator: Any) -> Any:
+    """Where a generator of random numbers stands, NumPy's of both kinds or Python's; None for what is none."""
+    if type(generator).__name__ == "Generator" and hasattr(generator, "bit_generator"):
+        return repr(generator.bit_generator.state)
+    if type(generator).__name__ == "RandomState":
+        return repr(generator.get_state(legacy=False))
+    return generator.getstate() if isinstance(generator, random.Random) else None
+
+
+def _objects(arguments: Any) -> list[tuple[Any, str, bool]]:
+    """What of a call's arguments can change: objects, but for tensors and arrays."""
+    args, kwargs = arguments or ((), {})
+    items = [(f"argument {path}", x) for path, x in tree_items((*args, kwargs))]
+    return [(x, path, False) for path, x in items if not (isinstance(x, Tensor) or backend.is_array(x))]
+
+
+def _own_classes(c: type) -> list[type]:
+    """A class and its bases, as far as they are the user's."""
+    return [base for base in c.__mro__ if is_users(base.__module__)]

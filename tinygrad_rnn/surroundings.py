@@ -1,0 +1,73 @@
+"""What a function finds around it: the names in its code, and whose code it is."""
+
+from __future__ import annotations
+
+import dis
+import sys
+from functools import lru_cache
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+_OURS = __name__.partition(".")[0]
+_SETTLED = {_OURS, "numpy", "math", "builtins", "operator"}  # modules of which nothing changes
+_INSTALLED = {*sys.stdlib_module_names, "numpy", "cupy", "tqdm", "matplotlib"} - {"__main__"}
+
+
+class Names(NamedTuple):
+    """The globals that code may read, in order, and all names in it; of the functions within it too."""
+
+    read: tuple[str, ...]
+    mentioned: frozenset[str]
+
+
+@lru_cache(maxsize=1024)
+def names_in(code: CodeType) -> Names:
+    """The names in code.
+
+    >>> names_in((lambda x: len(x.parts)).__code__).read
+    ('len',)
+    """
+    read = [i.argval for i in dis.get_instructions(code) if i.opname in _READING]
+    inner = [names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    read += [name for names in inner for name in names.read]
+    # As a dictionary and not a set, or a program would depend on the hash seed.
+    return Names(tuple(dict.fromkeys(read)), frozenset(code.co_names).union(*(names.mentioned for names in inner)))
+
+
+_READING = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the latter two in the body of a class
+
+
+def is_settled(function: Any, known: frozenset[Any] = frozenset()) -> bool:
+    """Whether a function depends on its arguments alone: what else its code names are functions and such modules."""
+    if isinstance(function, ModuleType):
+        return root(function.__name__) in _SETTLED
+    function = function.op.kernel if hasattr(function, "op") else function
+    if root(type(function).__module__) not in ("builtins", "numpy") or not callable(function):
+        return False
+    if root(function.__module__) in _SETTLED or function in known:
+        return True
+    if not isinstance(function, FunctionType):
+        return False
+    around = [cell.cell_contents for cell in function.__closure__ or ()]
+    around += [function.__globals__[name] for name in names_in(function.__code__).read if name in function.__globals__]
+    return all(is_settled(x, known | {function}) for x in around)
+
+
+def root(module: str | None) -> str:
+    """The package at the root of a module."""
+    return (module or "").partition(".")[0]
+
+
+def is_ours(module: str | None) -> bool:
+    """Whether code is the engine's."""
+    return root(module) == _OURS
+
+
+def is_installed(module: str | None) -> bool:
+    """Whether code comes from Python's library or NumPy's, which hold nothing of a user's step."""
+    return root(module) in _INSTALLED
+
+
+def is_users(module: str | None) -> bool:
+    """Whether code is neither."""
+    return not (is_installed(module) or is_ours(module))
