@@ -92,6 +92,14 @@ class Trainer:
         return loss.detach(), bptt.detach(state)
 
 
+class NoisyCell(nn.LSTMCell):
+    """Draws from the host's generator in each step, between masks of dropout."""
+
+    def step(self, z: Any, state: Any) -> Any:
+        h, state = super().step(tg.dropout(z, 0.2) + 0.1 * tg.randn(*z.shape, backend=z.backend), state)
+        return h * tg.dropout(tg.rand(*h.shape, backend=z.backend), 0.1), state
+
+
 def batches(count: int, steps: int = 6, size: int = 5) -> Iterator[tuple[tg.Tensor, tg.Tensor]]:
     random, home = np.random.default_rng(1), backend.default().name
     for _ in range(count):
@@ -125,7 +133,7 @@ def agree(make: Callable[[], Trainer], exact: bool, calls: int = 50, carry: bool
 
 
 @pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cell", [*CELLS, NoisyCell], ids=lambda c: c.__name__)
 def test_every_cell(cell: Any, exact: bool) -> None:
     agree(lambda: Trainer(cell(5, 5)), exact, carry=True)
 
@@ -145,6 +153,7 @@ def test_every_wrapper(wrap: Any, cell: Any, exact: bool) -> None:
     "wrap",
     [
         lambda cell: cell,
+        lambda _: NoisyCell(5, 5),
         nn.Zoneout,
         partial(nn.VariationalDropout, recurrent=0.3),
         partial(nn.CellDropout, input=0.3),  # whose masks for a whole segment are other than those of the first step
@@ -307,3 +316,21 @@ def test_every_optimizer(name: str) -> None:
 def test_layers(layer: Any, exact: bool) -> None:
     wide = layer(5, 5)
     agree(lambda: Trainer(layer(5, 5), size=10 if getattr(wide, "bidirectional", False) else 5), exact, carry=True)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_teacher_forcing_is_drawn_anew(exact: bool) -> None:
+    cell, tokens = nn.GRUCell(5, 5), np.arange(20).reshape(10, 2) % 5
+
+    def step(state: Any) -> Any:
+        return nn.teacher_forced(lambda x, state: cell(tg.eye(5)[x], state), state, [0, 1], tokens, 0.5).outputs
+
+    captured, found = tg.capture(step, exact=exact), []
+    for k in range(6):
+        pair = []
+        for run in (step, captured):
+            tg.manual_seed(k)
+            pair.append(run(tg.zeros(2, 5)))
+        equal(*pair, exact)
+        found.append(pair[0].numpy())
+    assert len({x.tobytes() for x in found}) == 6

@@ -14,7 +14,7 @@ import strict
 from laws import function, law, leaf
 from samples import SAMPLES
 from sampling import Sample
-from test_capture import OPTIMIZERS, Trainer, agree, batches, equal, poison
+from test_capture import OPTIMIZERS, NoisyCell, Trainer, agree, batches, equal, poison
 from test_every_wrapper import CELLS, WRAPPERS
 
 import tinygrad_rnn as tg
@@ -103,6 +103,11 @@ def test_every_optimizer(name: str) -> None:
 def test_layers(exact: bool) -> None:
     layer = partial(nn.LSTM, num_layers=2, bidirectional=True, dropout=0.3)
     agree(lambda: Trainer(layer(5, 5), size=10), exact, carry=True, calls=5)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_numbers_that_the_host_draws_are_drawn_anew(exact: bool) -> None:
+    agree(lambda: Trainer(NoisyCell(5, 5)), exact, carry=True, calls=6)
 
 
 def test_a_replay_makes_the_host_wait_for_nothing(home: str) -> None:

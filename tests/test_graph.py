@@ -127,7 +127,9 @@ def test_an_op_that_needs_the_host_comes_between_two_graphs(device: streams.Devi
 
 
 def test_random_numbers_are_drawn_before_the_graph(device: streams.Device) -> None:
-    step = lambda x: tg.dropout(tg.tanh(tg.dropout(x)), 0.2)  # noqa: E731
+    def step(x: tg.Tensor) -> tg.Tensor:
+        return tg.dropout(tg.tanh(tg.dropout(x) + tg.randn(3, 4)) * tg.rand(4), 0.2)
+
     results = []
     for run in (step, tg.capture(step)):
         tg.manual_seed(0)

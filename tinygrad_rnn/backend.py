@@ -40,7 +40,7 @@ def register(backend: Backend) -> Backend:
     return backend
 
 
-_numpy = register(Backend())
+_numpy = Backend.host = register(Backend())
 
 
 @functools.cache

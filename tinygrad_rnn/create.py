@@ -112,11 +112,16 @@ def eye(
 
 def randn(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Standard normal numbers, drawn on the host on every backend."""
-    numbers = backends.host_generator().standard_normal(spread(shape))
-    return tensor(numbers, np.float32 if dtype is None else dtype, backend or _default(), requires_grad)
+    return _drawn("standard_normal", spread(shape), dtype, backend, requires_grad)
 
 
 def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Uniform numbers from [0, 1), drawn on the host on every backend."""
-    numbers = backends.host_generator().random(spread(shape))
-    return tensor(numbers, np.float32 if dtype is None else dtype, backend or _default(), requires_grad)
+    return _drawn("random", spread(shape), dtype, backend, requires_grad)
+
+
+def _drawn(method: str, shape: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
+    home = backends.get(backend or _default())
+    made = Tensor.wrap(home.numbers(method, shape, np.dtype(np.float32 if dtype is None else dtype)))
+    made.requires_grad = requires_grad
+    return made

@@ -25,6 +25,7 @@ class Backend:
     xp: ModuleType | Any = np
     array_type: type = np.ndarray
     cuda = False  # whether kernels can be generated, and graphs captured
+    host: Any = None  # NumPy's backend
     wraps = False  # whether an index that is out of range counts from the other end, instead of raising IndexError
 
     def __init__(self) -> None:
@@ -56,6 +57,10 @@ class Backend:
     def uniform(self, shape: tuple[int, ...]) -> Array:
         """Draw float32 numbers from [0, 1) where this backend's arrays live."""
         return self.generator.random(shape, dtype=np.float32)
+
+    def numbers(self, method: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Draw by a method of the host's generator, so that CPU and GPU get the same numbers."""
+        return self.from_host(getattr(self.host.generator, method)(shape).astype(dtype, copy=False))
 
     def from_host(self, array: np.ndarray) -> Array:
         """Bring a NumPy array here."""

@@ -96,12 +96,14 @@ def teacher_forced(
             f"teacher_forced: targets of shape {tuple(targets.shape)} must be (T, B), with start {tuple(start.shape)}"
         )
     home = _home(targets, state)
-    forced = (generator or backend.host_generator()).random(tuple(targets.shape)) < ratio
+    size = tuple(targets.shape)
+    drawn = home.from_host(generator.random(size)) if generator else home.numbers("random", size, np.float64)
+    forced = drawn < ratio
 
     def feed(logits: Any, t: int) -> Any:
         if ratio == 1:
             return targets[t]
-        return ops.where(home.from_host(forced[t]), targets[t], ops.argmax(logits.detach(), axis=-1))
+        return ops.where(forced[t], targets[t], ops.argmax(logits.detach(), axis=-1))
 
     return roll_out(step, state, _moved(home, start), targets.shape[0], feed)
 

@@ -208,10 +208,11 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     is done at once, memory is planned). Later calls play it, without Python's part in it.
 
     Everything that the step uses may change between calls: tensors, and arrays, floats and nested states among the
-    arguments; an optimiser's learning rate and buffers; masks of dropout are drawn anew, from the same generator as
-    ever. Parameters and gradients are written in place. Other shapes, dtypes, structures or plain arguments, and other
-    Python values that the step reaches (``model.training``), are recorded anew; eight recordings are kept. Methods can
-    be captured, and models be arguments. Within ``detect_anomaly`` and other watchers the step runs as it is.
+    arguments; an optimiser's learning rate and buffers. ``randn``, ``rand`` and masks of dropout are drawn anew, from
+    the same generators as ever. Parameters and gradients are written in place. Other shapes, dtypes, structures or
+    plain arguments, and other Python values that the step reaches (``model.training``), are recorded anew; eight
+    recordings are kept. Methods can be captured, and models be arguments. Within ``detect_anomaly`` and other watchers
+    the step runs as it is.
 
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
     (``hoist``, ``sum_over_time``, ``reassociate``, ``fold``, ``lay_out_weights``, ``wavefront``).
@@ -220,9 +221,9 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
         other, and graph, for launches one by one.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
-    ``.numpy()``), draws random numbers by ``randn`` or ``rand``, or from an iterator, changes Python values, or keeps
-    results anywhere but in its return value. What it returns are copies without history. Printing and counting in
-    Python happen only while recording.
+    ``.numpy()``), draws random numbers in another way, or from an iterator, changes Python values, or keeps results
+    anywhere but in its return value. What it returns are copies without history. Printing and counting in Python happen
+    only while recording.
 
     >>> from tinygrad_rnn import nn, ones, optim
     >>> model = nn.Linear(3, 1)

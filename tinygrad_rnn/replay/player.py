@@ -124,7 +124,7 @@ class Player:
         if line.kind in ("ufunc", "dot"):
             return [self._into(line, inputs, out)]
         if line.kind == "random":
-            return [partial(_fill, out, line.function, **line.attributes)]
+            return [partial(_fill, out, line.function, *line.inputs)]
         new = {value: self.array(value) for value in line.reads}
         attributes = {name: substitute(value, new) for name, value in line.attributes.items()}
         inputs = [substitute(x, new) if isinstance(x, (tuple, list)) else x for x in inputs]

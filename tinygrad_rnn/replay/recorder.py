@@ -80,7 +80,10 @@ class _Recording(Backend):
         return _current().home.name
 
     def uniform(self, shape: tuple[int, ...]) -> Any:
-        return _current().draw(shape)
+        return _current().draw("uniform", shape)
+
+    def numbers(self, method: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        return _current().draw("numbers", method, shape, dtype)
 
     def from_host(self, array: Array) -> Array:
         return _current().home.from_host(array)
@@ -91,7 +94,7 @@ class _Recording(Backend):
     def random_state(self) -> int:
         recorder = _current()
         if recorder.drawn == len(recorder.draws):  # else the generator is further on
-            recorder.states[recorder.drawn] = recorder.home.random_state()
+            recorder.states[recorder.drawn] = recorder.home.random_state(), backend.random_state()
         return recorder.drawn
 
     def set_random_state(self, state: int) -> None:
@@ -128,7 +131,7 @@ class Recorder:
     def __init__(self, home: Backend) -> None:
         self.home = home
         self.xp = home.xp
-        self.uniform = home.uniform
+        self.sources = {name: getattr(home, name) for name in ("uniform", "numbers")}  # of random numbers
         self.kind = Symbol if home.name == "numpy" else DeviceSymbol
         self.made: list[weakref.ref[Symbol]] = []
         self.lines: list[Line] = []
@@ -150,15 +153,15 @@ class Recorder:
         self.made.append(weakref.ref(symbol))
         return symbol
 
-    def draw(self, shape: tuple[int, ...]) -> Symbol:
+    def draw(self, source: str, *how: Any) -> Symbol:
         """Random numbers, drawn anew in each replay."""
         self.check_draws()
-        if self.drawn < len(self.draws) and self.draws[self.drawn].shape != shape:
+        if self.drawn < len(self.draws) and _way(self.draws[self.drawn]) != (source, how):
             self._take_back()
         if self.drawn == len(self.draws):
-            array = self.uniform(shape)
+            array = self.sources[source](*how)
             self._drawn = repr(backend.random_state())
-            self.draws.append(self._write("random", "uniform", self.uniform, (), {"shape": shape}, array))
+            self.draws.append(self._write("random", source, self.sources[source], how, {}, array))
         self.drawn += 1
         return self.draws[self.drawn - 1]
 
@@ -169,9 +172,12 @@ class Recorder:
             symbol.value.line.name = TRIED
         del self.draws[self.drawn :]
         start = max(drawn for drawn in self.states if drawn <= self.drawn)
-        self.home.set_random_state(self.states[start])
+        of_home, of_host = self.states[start]
+        self.home.set_random_state(of_home)
+        backend.set_random_state(of_host)
         for symbol in self.draws[start:]:
-            self.uniform(symbol.shape)
+            source, how = _way(symbol)
+            self.sources[source](*how)
 
     def run_again(self, drawn: int) -> None:
         """Note that what follows runs once more, from where so many random numbers had been drawn."""
@@ -181,7 +187,7 @@ class Recorder:
     def check_draws(self) -> None:
         """Raise if the step drew numbers that a replay would not draw."""
         if repr(backend.random_state()) != self._drawn:
-            refuse("drew random numbers by randn, rand or teacher forcing, which would be the same in each replay")
+            refuse("drew random numbers from the generator of parameters, which would be the same in each replay")
 
     def call(self, op: Op, *inputs: Any, **attributes: Any) -> Any:
         """Run a kernel on this run's values, and write the call down."""
@@ -269,11 +275,13 @@ def recording(home: Backend) -> Iterator[Recorder]:
     try:
         with dispatch.intercepted(registry.values(), _stand_in), tape.watching(recorder):
             _active.recorder = recorder
-            vars(home)["uniform"] = functools.partial(_drawn, recorder)  # masks for constants are random too
+            for source in recorder.sources:  # masks for constants are random too
+                vars(home)[source] = functools.partial(_drawn, recorder, source)
             yield recorder
     finally:
         _active.recorder = None
-        vars(home).pop("uniform", None)
+        for source in recorder.sources:
+            vars(home).pop(source, None)
 
 
 def is_recording() -> bool:
@@ -281,6 +289,13 @@ def is_recording() -> bool:
     return _active.recorder is not None
 
 
-def _drawn(recorder: Recorder, shape: tuple[int, ...]) -> Any:
+def _drawn(recorder: Recorder, source: str, *how: Any) -> Any:
     """Random numbers, written down if it is the recording thread that asks."""
-    return recorder.draw(shape) if _active.recorder is recorder else recorder.uniform(shape)
+    return recorder.draw(source, *how) if _active.recorder is recorder else recorder.sources[source](*how)
+
+
+def _way(drawn: Symbol) -> tuple[str, Any]:
+    """From which source, and how, random numbers were drawn."""
+    line = drawn.value.line
+    assert line is not None
+    return line.name, line.inputs

@@ -137,8 +137,8 @@ class Recording:
         """Raise if the step did what a replay would not do again."""
         if _random_states(self.reach) != drawn:
             raise CaptureError(
-                "capture: the step drew random numbers that a replay would not draw again (by randn, rand, or its own "
-                "generator); draw them outside and pass them in, or use tg.dropout"
+                "capture: the step drew random numbers from a generator of its own, which a replay would not do; draw "
+                "them outside and pass them in, or use tg.randn, tg.rand or tg.dropout"
             )
         if any(symbol.value is not value for symbol, value in self.inputs):
             raise CaptureError("capture: the step writes into an argument; copy it first")
