@@ -409,3 +409,14 @@ def test_a_cell_defines_a_step_or_a_full_step() -> None:
 def test_every_cell_is_tested_here() -> None:
     cells = {value for value in vars(nn).values() if isinstance(value, type) and issubclass(value, nn.WeightedCell)}
     assert {type(case.make()) for case in CASES.values()} == cells - {nn.WeightedCell}
+
+
+def test_a_step_that_forgets_the_state_is_refused() -> None:
+    """A Tensor of two rows would be taken apart, one as the output and one as the state."""
+
+    class Forgetful(nn.WeightedCell):
+        def step(self, z: Any, state: Any) -> Any:
+            return tg.tanh(z + state)
+
+    with pytest.raises(TypeError, match=r"Forgetful\.step must return \(output, next state\), not Tensor"):
+        bptt.unroll(Forgetful(3, 4), tg.ones(5, 2, 3))

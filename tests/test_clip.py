@@ -396,3 +396,12 @@ def test_clipping_leaves_the_weights_of_a_graph_alone() -> None:
 def test_what_is_no_parameters_is_refused_with_the_cure(parameters: Any) -> None:
     with pytest.raises(TypeError, match=r"such as model\.parameters\(\), not a (Linear|str|float)"):
         tg.clip_grad_norm_(parameters, 1.0)
+
+
+def test_a_report_is_its_norm_where_a_number_is_wanted() -> None:
+    w = tg.tensor([3.0, 4.0], requires_grad=True)
+    (w * w / 2).sum().backward()
+    report = tg.clip_grad_norm_([w], 1.0)
+    assert float(report) == 5.0
+    assert f"{report:.2f}" == "5.00"
+    assert f"{report}" == repr(report)

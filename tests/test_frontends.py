@@ -64,7 +64,7 @@ def test_conv1d(
 ) -> None:  # fmt: skip
     length = max(dilation * (size - 1) + 1 - 2 * padding, 1) + extra
     ends = channels * groups, out * groups, size, stride, padding
-    ours = nn.Conv1d(*ends, bias, dtype="float64", dilation=dilation, groups=groups)
+    ours = nn.Conv1d(*ends, dilation, groups, bias, dtype="float64")
     theirs = torch.nn.Conv1d(*ends, dilation, groups, bias, dtype=torch.float64)
     assert_layer(ours, theirs, normal(batch, channels * groups, length))
 
@@ -79,7 +79,7 @@ def test_conv2d(
     channels: int, out: int, size: Any, stride: Any, padding: Any, bias: bool, dilation: Any, groups: int
 ) -> None:
     ends = channels * groups, out * groups, size, stride, padding
-    ours = nn.Conv2d(*ends, bias, dtype="float64", dilation=dilation, groups=groups)
+    ours = nn.Conv2d(*ends, dilation, groups, bias, dtype="float64")
     theirs = torch.nn.Conv2d(*ends, dilation, groups, bias, dtype=torch.float64)
     assert_layer(ours, theirs, normal(2, channels * groups, 7, 5))
 

@@ -328,3 +328,73 @@ def test_detach_keeps_the_structure() -> None:
     assert not state["layers"][0].h.requires_grad
     assert state["layers"][1] is None
     assert state["step"] == 3
+
+
+def test_functional_call_equals_pytorchs_and_leaves_the_module_alone() -> None:
+    torch = pytest.importorskip("torch")
+    model = nn.Sequential(nn.Linear(3, 4, dtype="float64"), tg.tanh, nn.Linear(4, 2, dtype="float64"))
+    theirs = torch.nn.Sequential(
+        torch.nn.Linear(3, 4, dtype=torch.float64), torch.nn.Tanh(), torch.nn.Linear(4, 2, dtype=torch.float64)
+    )
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    names = [name.removeprefix("layers.") for name, _ in model.named_parameters()]
+    with torch.no_grad():
+        for name, p in zip(names, model.parameters(), strict=True):
+            theirs.get_parameter(name).copy_(torch.from_numpy(p.numpy()))
+
+    def ours_after_a_step() -> Any:  # a step of gradient descent that is differentiated itself (MAML)
+        weights = dict(model.named_parameters())
+        inner = (nn.functional_call(model, weights, tg.tensor(x)) ** 2).sum()
+        grads = tg.grad(inner, [*weights.values()], create_graph=True)
+        after = {name: p - 0.1 * g for (name, p), g in zip(weights.items(), grads, strict=True)}
+        return (nn.functional_call(model, after, tg.tensor(x)) ** 2).mean()
+
+    weights = dict(theirs.named_parameters())
+    inner = (torch.func.functional_call(theirs, weights, torch.from_numpy(x)) ** 2).sum()
+    grads = torch.autograd.grad(inner, [*weights.values()], create_graph=True)
+    after = {name: p - 0.1 * g for (name, p), g in zip(weights.items(), grads, strict=True)}
+    expected = (torch.func.functional_call(theirs, after, torch.from_numpy(x)) ** 2).mean()
+    expected.backward()
+    before = model.state_dict()
+    loss = ours_after_a_step()
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), expected.item(), rtol=1e-12)
+    for name, p in zip(names, model.parameters(), strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), theirs.get_parameter(name).grad.numpy(), rtol=1e-9, atol=1e-12)
+    assert all((before[name] == now).all() for name, now in model.state_dict().items())
+
+
+def test_functional_call_refuses_what_does_not_fit() -> None:
+    model = nn.Linear(2, 3)
+    before = model.weight.array
+    with pytest.raises(KeyError, match=r"has no.*gain.*it has.*weight"):
+        nn.functional_call(model, {"gain": tg.ones(1)}, tg.ones(1, 2))
+    for wrong in (tg.ones(3), np.ones((3, 2))):
+        with pytest.raises(ShapeError, match="weight is Tensor"):
+            nn.functional_call(model, {"weight": wrong}, tg.ones(1, 2))  # type: ignore[dict-item]
+    with pytest.raises(ShapeError):
+        nn.functional_call(model, {"weight": tg.ones(3, 2)}, tg.ones(1, 5))
+    assert model.weight.array is before
+
+
+def test_a_parameter_is_not_lost_to_an_array() -> None:
+    model = nn.Linear(2, 2)
+    for lost in (np.zeros((2, 2)), 1.0):
+        with pytest.raises(TypeError, match=r"Linear\.weight is a parameter.*weight\.data"):
+            model.weight = lost  # type: ignore[assignment]
+    with tg.no_grad():
+        model.weight -= 1.0
+    model.bias = None
+    assert [name for name, _ in model.named_parameters()] == ["weight"]
+
+
+def test_what_is_no_layer_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match=r"Sequential\(\*layers\).*not a list"):
+        nn.Sequential([nn.Linear(2, 2)])
+    assert repr(nn.Sequential(nn.Linear(2, 2), tg.tanh)) == "Sequential(Linear(2, 2), tanh)"
+    with pytest.raises(TypeError, match=r"x is a Unrolled.*outputs, state"):
+        nn.Sequential(nn.LSTM(3, 4), nn.Linear(4, 2))(tg.ones(5, 2, 3))
+    with pytest.raises(TypeError, match="padding is a number of zeros"):
+        nn.Conv1d(2, 3, 3, padding="same")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="bias is True or False, not 'relu'"):
+        nn.RNN(2, 3, 1, "relu")  # type: ignore[arg-type]  # where PyTorch has the nonlinearity

@@ -159,3 +159,11 @@ def test_an_input_may_be_called_as_the_output_is() -> None:
     x, y = (tg.tensor(v, requires_grad=True) for v in (3.0, 5.0))
     (dx,) = tg.grad(times(times(x, y), y), [x], create_graph=True)
     assert [d.item() for d in tg.grad(dx, [y])] == [10.0]  # of x y^2 first y^2, then 2 y
+
+
+def test_a_kernel_without_arrays_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"forgot: a kernel takes the array module and then arrays, forgot\(xp, x\)"):
+
+        @tg.op
+        def forgot(x: Any) -> Any:
+            return x

@@ -229,7 +229,7 @@ def test_reprs_show_the_settings() -> None:
     p, q = tg.ones(2, requires_grad=True), tg.ones(3, requires_grad=True)
     opt = optim.SGD([{"params": [p]}, {"params": [q], "lr": 0.5}], lr=0.1, momentum=0.9)
     opt.groups[0].lr = 0.01
-    rest = "momentum=0.9, nesterov=False, weight_decay=0.0, dampening=0.0"
+    rest = "momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False"
     assert repr(opt) == f"Groups(SGD(lr=0.01, {rest}), SGD(lr=0.5, {rest}))"
 
 

@@ -240,7 +240,7 @@ def test_layer_norm(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("padding", [0, 1, (0, 2)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_conv2d(kernel: Any, stride: Any, padding: Any, bias: bool) -> None:
-    ours = nn.Conv2d(2, 4, kernel, stride, padding, bias, dtype="float64")
+    ours = nn.Conv2d(2, 4, kernel, stride, padding, bias=bias, dtype="float64")
     theirs = torch.nn.Conv2d(2, 4, kernel, stride, padding, bias=bias, dtype=torch.float64)
     assert_layer(ours, theirs, both(3, 2, 6, 7))
 

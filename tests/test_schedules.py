@@ -259,3 +259,8 @@ def test_a_schedule_that_has_run_is_not_warmed_up() -> None:
 def test_a_plateau_without_a_metric_says_so() -> None:
     with pytest.raises(TypeError, match="step needs the metric"):
         optim.ReduceLROnPlateau(optimizer()).step()
+
+
+def test_a_warm_up_of_no_schedule_says_what_it_wraps() -> None:
+    with pytest.raises(TypeError, match="it wraps a schedule, such as LambdaLR"):
+        optim.Warmup(optimizer(1.0), 10)  # type: ignore[arg-type]

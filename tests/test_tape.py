@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import weakref
@@ -239,6 +240,33 @@ def test_grad_mode_as_a_decorator() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert tg.is_grad_enabled()
+
+
+def test_grad_mode_of_a_generator_holds_while_it_runs() -> None:
+    told: list[Any] = []
+
+    @tg.no_grad
+    def steps(n: int) -> Any:
+        for k in range(n):
+            try:
+                told.append((yield (k, tg.is_grad_enabled())))
+            except KeyError:
+                told.append("thrown")
+        return "done"
+
+    def all_of() -> Any:
+        told.append((yield from steps(4)))
+
+    walk = all_of()
+    assert [next(walk), walk.send("sent"), walk.throw(KeyError())] == [(0, False), (1, False), (2, False)]
+    assert tg.is_grad_enabled()
+    assert next(walk) == (3, False)
+    assert list(walk) == []
+    assert told == ["sent", "thrown", None, None, "done"]
+    with contextlib.closing(steps(2)) as walk:
+        next(walk)
+    assert tg.is_grad_enabled()
+    assert tg.enable_grad(tg.is_grad_enabled)() is True
 
 
 def test_one_grad_mode_object_used_within_itself() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import ShapeError, Tensor, dispatch
+from tinygrad_rnn import ShapeError, Tensor, dispatch, hints
 from tinygrad_rnn.op import registry
 from tinygrad_rnn.tape import GraphError
 
@@ -268,6 +268,23 @@ def test_augmented_assignment_makes_a_new_tensor() -> None:
     assert y.requires_grad
 
 
+def test_augmented_assignment_within_no_grad_updates_a_leaf() -> None:
+    """The loop of every tutorial: it must not train a copy."""
+    w = tg.tensor([1.0, 2.0], requires_grad=True)
+    loss = (w * w).sum()
+    loss.backward()
+    kept, before = w, w.data
+    with tg.no_grad():
+        w -= 0.5 * w.grad * np.float64(0.5)
+        w *= 2
+        w /= 4
+        w += 1
+    assert kept is w
+    assert (w.tolist(), w.dtype, before.tolist()) == ([1.25, 1.5], np.float32, [1.0, 2.0])
+    with tg.no_grad(), pytest.raises(tg.ShapeError, match="can only take"):
+        w += tg.ones(3, 2)
+
+
 METHODS = """abs absolute add all any argmax argmin astype bitwise_and bitwise_or bitwise_xor broadcast_to ceil clip
 conv2d cos cross_entropy cumsum divide dropout embedding equal exp expand_dims expm1 flatten flip floor
 floor_divide greater greater_equal invert isfinite isinf isnan layer_norm less less_equal linear log log1p
@@ -321,7 +338,7 @@ def test_a_scalar_is_formatted_like_its_number() -> None:
     """``f"{loss:.4f}"`` is what every training loop prints."""
     assert f"{tg.tensor(1.25, requires_grad=True):.1f} {tg.tensor(3):>3d}" == "1.2   3"
     x = tg.ones(3)
-    assert f"{x}" == repr(x)
+    assert f"{x}" == str(x) == "[1. 1. 1.]"
 
 
 def test_an_integer_tensor_serves_as_an_index() -> None:
@@ -366,6 +383,7 @@ def test_tensors_are_keys_by_identity() -> None:
 
 
 def test_numpy_does_not_take_tensors_unasked() -> None:
+    assert np.asarray(tg.ones(2)).tolist() == np.concatenate([tg.ones(1), tg.ones(1)]).tolist() == [1, 1]  # constants
     x = tg.ones(3, requires_grad=True)
     for use in (np.asarray, np.sin, lambda x: np.concatenate([x, x]), lambda x: np.array([x, x])):
         with pytest.raises(TypeError):
@@ -374,7 +392,41 @@ def test_numpy_does_not_take_tensors_unasked() -> None:
 
 def test_a_list_of_tensors_says_what_to_do() -> None:
     with pytest.raises(TypeError, match="stack"):
-        tg.tensor([tg.tensor(1.0), tg.tensor(2.0)])
+        tg.tensor([tg.tensor(1.0, requires_grad=True), tg.tensor(2.0)])
+
+
+@pytest.mark.parametrize(
+    ("ask", "match"),
+    [
+        (lambda: tg.ones(2).permute, "a Tensor has no attribute 'permute'; here that is transpose"),
+        (lambda: tg.ones(2).nonsense, "a Tensor has no attribute 'nonsense'$"),
+        (lambda: tg.cat, "here that is concatenate"),
+        (lambda: tg.nn.ReLU, "here that is tg.relu"),
+        (lambda: tg.nn.Linear(2, 2).register_buffer, "class Linear has no attribute.*an attribute that holds a Tensor"),
+        (lambda: tg.nn.SequenceLayer().input_size, "defines no input_size"),
+    ],
+)
+def test_a_name_of_another_library_is_answered_with_ours(ask: Any, match: str) -> None:
+    with pytest.raises((AttributeError, NotImplementedError), match=match):
+        ask()
+
+
+def test_what_is_suggested_exists() -> None:
+    for names, owners in ((hints.TENSORS, (tg, tg.Tensor)), (hints.LAYERS, (tg.nn,)), (hints.MODULES, (tg.nn.Module,))):
+        for name, cure in names.items():
+            assert not all(hasattr(owner, name) for owner in owners), name
+            for word in re.findall(r"(?:^|(?:tg|nn|x)\.)([a-z_0-9]{2,})(?:$|\((?!x, tg))", cure):
+                assert any(hasattr(owner, word) for owner in (tg, tg.Tensor, tg.nn, tg.nn.Module)), cure
+
+
+def test_arrays_of_another_library_are_refused() -> None:
+    class Foreign:
+        def __dlpack__(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Foreign is no array of NumPy or CuPy.*x\.numpy\(\)"):
+        tg.linear(Foreign(), tg.ones(2, 2))
+    with pytest.raises(TypeError, match="chooses between two"):
+        tg.where(tg.tensor([True]), tg.ones(1), None)
 
 
 def test_writing_into_a_tensor_is_refused_with_the_cure() -> None:

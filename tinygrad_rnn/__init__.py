@@ -113,4 +113,6 @@ def __getattr__(name: str) -> str:
         from importlib.metadata import version
 
         return version("tinygrad-rnn")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .hints import TENSORS, missing
+
+    raise missing(None, name, TENSORS, f"module {__name__!r}")

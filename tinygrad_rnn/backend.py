@@ -113,6 +113,9 @@ def namespace(values: Any) -> Any:
         xp = modules.get(type(value))
         if xp is not None:
             return xp
+        if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray) and not is_array(value):
+            told = f"a {type(value).__module__}.{type(value).__qualname__} is no array of NumPy or CuPy"
+            raise TypeError(f"{told}; bring it there first, as x.numpy() or np.asarray(x) does")
     return next((modules[type(value)] for value in values if is_array(value)), np)  # CuPy's first array, perhaps
 
 

@@ -170,12 +170,13 @@ def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:
 
 
 def _freed(node: Node) -> str:
-    return (
-        f"backward: the graph behind {node.origin} was freed by an earlier backward. A tensor that was made there was "
-        "used again, most likely a state that was carried into the next window. Cut it at the window's end, "
-        "state = bptt.detach(state) (or x.detach()); to go through one graph twice, call the first backward with "
-        "retain_graph=True"
-    )
+    told = f"backward: the graph behind {node.origin} was freed by an earlier backward. "
+    if tape.step_of(node.id) is not None:
+        told += (
+            "A tensor that was made there was used again, most likely a state that was carried into the next window. "
+            "Cut it at the window's end, state = bptt.detach(state) (or x.detach()). "
+        )
+    return told + "To go through one graph twice, call the first backward with retain_graph=True"
 
 
 def _refuse_overwritten(node: Node, written_since: Callable[[Any, int], bool]) -> None:

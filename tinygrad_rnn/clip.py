@@ -75,6 +75,12 @@ class ClipReport(Sequence[Any]):
         """Whether anything changed."""
         return self.clipped_norm < self.norm
 
+    def __float__(self) -> float:
+        return self.norm
+
+    def __format__(self, spec: str) -> str:
+        return format(self.norm, spec) if spec else repr(self)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, (tuple, ClipReport)) and self[:] == other[:]
 

@@ -134,6 +134,8 @@ class Op:
             raise TypeError(f"{self.name}: {taken[0]!r} has a meaning of its own in rules; call it something else")
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.inputs = tuple(p.name for p in inputs)
+        if not inputs:
+            raise TypeError(f"{name}: a kernel takes the array module and then arrays, {name}(xp, x)")
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
         if self.variadic and len(inputs) > 1:
             raise TypeError(f"{self.name}: a kernel takes either named arrays or *{self.inputs[-1]}, not both")
@@ -198,6 +200,9 @@ class Op:
         bare = isinstance(error, AttributeError) and not all(hasattr(a, "dtype") for _, a in inputs)
         taped = [name for name, value in attributes.items() if isinstance(value, tape.Taped)]
         told = f"make a tensor of the list {lists[0]!r}, tg.tensor({lists[0]})" if lists else None
+        for name, a in inputs:
+            if hasattr(a, "_fields"):
+                told = f"{name} is a {type(a).__name__}, of which one field is meant: {_listed(a._fields)}"
         if taped:
             told = f"{taped[0]} is a Tensor, but no gradient goes there; give its number or its array, {taped[0]}.data"
         if self.explain and all(hasattr(a, "dtype") for _, a in inputs):

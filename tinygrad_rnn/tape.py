@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import itertools
 import threading
 import weakref
@@ -15,7 +16,7 @@ from array import array as int_array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import backend
 from .backend import Array
@@ -219,12 +220,36 @@ def unmark(since: int, before: int) -> None:
     del state.marks[first:last], state.steps[first:last]
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
 class _GradMode(ContextDecorator):
     """Switches recording on or off for a block or for a function, and back again however it ends."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
         self._before: list[bool] = []
+
+    def __call__(self, function: F) -> F:
+        if not inspect.isgeneratorfunction(function):
+            return super().__call__(function)
+
+        @functools.wraps(function)
+        def steps(*args: Any, **kwargs: Any) -> Any:
+            generator = function(*args, **kwargs)
+            go_on = functools.partial(generator.send, None)
+            while True:
+                with _GradMode(self._enabled):  # while it runs, and not while its user does
+                    try:
+                        value = go_on()
+                    except StopIteration as stop:
+                        return stop.value
+                try:
+                    go_on = functools.partial(generator.send, (yield value))
+                except BaseException as error:
+                    go_on = functools.partial(generator.throw, error)
+
+        return steps  # type: ignore[return-value]
 
     def _recreate_cm(self) -> _GradMode:
         return _GradMode(self._enabled)  # a decorated function may run in several threads
@@ -237,14 +262,22 @@ class _GradMode(ContextDecorator):
         state.enabled = self._before.pop()
 
 
-def no_grad() -> _GradMode:
+@overload
+def no_grad() -> _GradMode: ...
+@overload
+def no_grad(function: F) -> F: ...
+def no_grad(function: Any = None) -> Any:
     """Record nothing inside this block: for evaluation, and for updates of parameters. Works as a decorator too."""
-    return _GradMode(False)
+    return _GradMode(False) if function is None else _GradMode(False)(function)
 
 
-def enable_grad() -> _GradMode:
+@overload
+def enable_grad() -> _GradMode: ...
+@overload
+def enable_grad(function: F) -> F: ...
+def enable_grad(function: Any = None) -> Any:
     """Record inside this block, even within ``no_grad``."""
-    return _GradMode(True)
+    return _GradMode(True) if function is None else _GradMode(True)(function)
 
 
 def is_grad_enabled() -> bool:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import wraps
 from sys import getrefcount
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import backend, tape
 from .backend import Array, DTypeLike, as_array
 from .backward import walk
+from .hints import TENSORS, missing
 from .operators import Operators
-from .tape import GraphError, Leaf, Node, Taped
+from .tape import CaptureError, GraphError, Leaf, Node, Taped
 from .whereabouts import ShapeError
+
+
+def _in_place(operator: Any) -> Any:
+    """``w -= step`` within ``no_grad`` updates a leaf that requires a gradient; elsewhere it is ``w = w - step``."""
+
+    @wraps(operator)
+    def change(self: Tensor, other: Any) -> Any:
+        if tape.is_grad_enabled() or not isinstance(self.node, Leaf):
+            return NotImplemented
+        self.data = operator(self, other).astype(self.dtype)
+        return self
+
+    return change
 
 
 class Tensor(Operators, Taped):
@@ -31,6 +46,9 @@ class Tensor(Operators, Taped):
 
     __slots__ = ("__weakref__",)
     __array_ufunc__ = None  # so that ndarray * Tensor asks Tensor
+
+    __iadd__, __isub__ = _in_place(Operators.__add__), _in_place(Operators.__sub__)
+    __imul__, __itruediv__ = _in_place(Operators.__mul__), _in_place(Operators.__truediv__)
 
     # ---- what it is ----
 
@@ -141,8 +159,20 @@ class Tensor(Operators, Taped):
             raise TypeError(f"{self!r} is not an index; one integer is")
         return int(self.item())
 
+    def __str__(self) -> str:
+        """The numbers, as NumPy shows them; ``repr`` shows what a tensor is, without waiting for a device."""
+        try:
+            return str(self.numpy())
+        except CaptureError:  # while a step is recorded
+            return repr(self)
+
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else repr(self)
+        return format(self.item(), spec) if spec else str(self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(self, name, TENSORS, "a Tensor")
 
     def __copy__(self) -> Tensor:
         return Tensor.wrap(self.array, self.node)
@@ -157,6 +187,8 @@ class Tensor(Operators, Taped):
         return tensor, (self.numpy(), None, self.backend, isinstance(self.node, Leaf))
 
     def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+        if self.node is None and isinstance(self.array, np.ndarray):
+            return np.array(self.array, dtype)  # a copy: what somebody writes there is no business of ours
         raise TypeError(f"{self!r} does not turn into a NumPy array unasked; call x.numpy(), or tg.stack for a list")
 
     def __setitem__(self, key: Any, value: Any) -> None:

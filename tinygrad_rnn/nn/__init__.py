@@ -9,7 +9,7 @@ from .gated import CoupledLSTMCell, IndRNNCell, LeakyRNNCell, MGUCell, PeepholeL
 from .interop import load_torch_state_dict, torch_state_dict
 from .layers import Dropout, Embedding, LayerNorm, Linear, ModuleList, Sequential
 from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss, nll_loss
-from .module import Module, parameter
+from .module import Module, functional_call, parameter
 from .noise import CellDropout, RecurrentDropout, VariationalDropout, VariationalState, Zoneout
 from .normalized import LayerNormBasicLSTMCell, LayerNormGRUCell, LayerNormLSTMCell, LayerNormPerGateGRUCell
 from .recurrent import Recorded, Unrolled, unroll
@@ -73,6 +73,7 @@ __all__ = [
     "cross_entropy",
     "ctc_greedy_decode",
     "ctc_loss",
+    "functional_call",
     "greedy",
     "huber_loss",
     "init",
@@ -92,3 +93,9 @@ __all__ = [
     "torch_state_dict",
     "unroll",
 ]
+
+
+def __getattr__(name: str) -> object:
+    from ..hints import LAYERS, missing
+
+    raise missing(None, name, LAYERS, f"module {__name__!r}")

@@ -56,13 +56,14 @@ class Conv1d(Module):
         kernel_size: int,
         stride: int = 1,
         padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
         bias: bool = True,
         dtype: DTypeLike = None,
         backend: str | None = None,
-        *,
-        dilation: int = 1,
-        groups: int = 1,
     ):
+        if not isinstance(padding, int):
+            raise TypeError(f"Conv1d: padding is a number of zeros at each end, not {padding!r}")
         channels = _part(self, in_channels, out_channels, groups)
         fan_in = channels * kernel_size
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
@@ -108,12 +109,11 @@ class Conv2d(Module):
         kernel_size: int | Pair,
         stride: int | Pair = 1,
         padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
         bias: bool = True,
         dtype: DTypeLike = None,
         backend: str | None = None,
-        *,
-        dilation: int | Pair = 1,
-        groups: int = 1,
     ):
         (high, wide), channels = pair(kernel_size), _part(self, in_channels, out_channels, groups)
         fan_in = channels * high * wide

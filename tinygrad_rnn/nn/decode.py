@@ -143,6 +143,8 @@ def sample(
     (7, 2)
     """
     _check_steps("sample", steps)
+    if np.ndim(_host(start)) != 1:
+        raise ValueError(f"sample: start holds a token for each row, (B,), and not {start!r}")
     if temperature < 0:
         raise ValueError(f"sample: the temperature must not be negative, as {temperature} is")
     home, tokens = _home(state, start), _host(start)

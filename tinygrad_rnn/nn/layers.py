@@ -152,6 +152,12 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers: Any):
+        for layer in layers:
+            if not callable(layer):
+                raise TypeError(
+                    f"Sequential: layers are modules or functions, one after another, as in Sequential(*layers), and "
+                    f"not a {type(layer).__name__}"
+                )
         self.layers = list(layers)
 
     def __len__(self) -> int:
@@ -164,6 +170,9 @@ class Sequential(Module):
         for layer in self.layers:
             x = layer(x)
         return x
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(getattr(layer, '__name__', repr(layer)) for layer in self.layers)})"
 
 
 class ModuleList(Module, list[Any]):

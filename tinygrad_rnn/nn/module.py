@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import backend
 from ..backend import DTypeLike, signature
+from ..hints import MODULES, missing
 from ..tape import Leaf
 from ..tensor import Tensor, tensor
 from ..whereabouts import ShapeError
@@ -30,6 +31,21 @@ class Module:
     """
 
     training = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign, unless that would lose a parameter to a bare array or number."""
+        held = vars(self).get(name)
+        if isinstance(held, Tensor) and held.requires_grad and not isinstance(value, (Tensor, type(None))):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a parameter, and {_outline(value)} would be none; assign numbers to "
+                f"{name}.data, or another Tensor to {name}"
+            )
+        super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(self, name, MODULES, f"a module of class {type(self).__name__}")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
@@ -131,6 +147,35 @@ def parameter(data: Any, dtype: DTypeLike = None, backend: str | None = None) ->
     return tensor(data, dtype, backend or default().name, requires_grad=True)
 
 
+def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+    """What a module gives with other tensors in place of its own, which are named as in ``named_tensors``.
+
+    The others are not changed, and gradients go to those that are given: for weights that are the result of a
+    computation, such as a step of gradient descent that is itself to be differentiated (Finn, Abbeel and Levine 2017).
+
+    Raises KeyError for names that the module does not have, and ShapeError for tensors that do not fit.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> model = nn.Linear(2, 1)
+    >>> nn.functional_call(model, {"weight": ones(1, 2), "bias": ones(1)}, ones(3, 2)).tolist()
+    [[3.0], [3.0], [3.0]]
+    """
+    own = dict(module.named_tensors())
+    if unknown := [name for name in tensors if name not in own]:
+        raise KeyError(f"functional_call: {type(module).__name__} has no {unknown}; it has {list(own)}")
+    for name, t in tensors.items():
+        if not isinstance(t, Tensor) or t.shape != own[name].shape:
+            raise ShapeError(f"functional_call: {name} is {own[name]!r}, in place of which {_outline(t)} cannot be")
+    before = [(own[name], own[name].array, own[name].node) for name in tensors]
+    try:
+        for name, t in tensors.items():
+            own[name].array, own[name].node = t.array, t.node
+        return module(*args, **kwargs)
+    finally:
+        for t, array, node in before:
+            t.array, t.node = array, node
+
+
 def first_tensor(module: Module) -> Tensor | None:
     """A module's first floating-point Tensor, whose dtype and backend further ones should share."""
     return next((t for _, t in module.named_tensors() if t.dtype.kind == "f"), None)
@@ -141,6 +186,10 @@ def _dtype(name: Any) -> DTypeLike:
         return np.dtype(name)
     except TypeError:
         raise TypeError(f"to: {name!r} is neither a backend, 'numpy' or 'cupy', nor a dtype") from None
+
+
+def _outline(value: Any) -> str:
+    return repr(value) if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _bare(value: Any) -> Any:

@@ -89,7 +89,10 @@ def advance(
             if record:
                 output, after, gates = step_and_gates(cell, z, state)
             else:
-                output, after = cell.step(z, state)
+                taken = cell.step(z, state)
+                if not isinstance(taken, tuple):  # a Tensor of two rows could be taken apart, silently
+                    raise TypeError(f"{type(cell).__name__}.step must return (output, next state), not {taken!r}")
+                output, after = taken
             if real is not None:
                 after = tree_map(lambda new, old, now=real[t]: where(over(now, new), new, old), after, state)
             outputs.append(output)

@@ -97,6 +97,8 @@ log1p.vjp(x=lambda g, x: g / (1 + x))
 @op
 def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
     """a where the condition holds, and b elsewhere."""
+    if a is None or b is None:
+        raise TypeError("it chooses between two arrays or numbers")
     return xp.where(condition if hasattr(condition, "dtype") else xp.asarray(condition), a, b)  # CuPy takes no bool
 
 

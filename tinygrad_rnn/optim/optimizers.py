@@ -48,9 +48,9 @@ class SGD(Optimizer):
         parameters: Parameters,
         lr: float,
         momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
         dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
     ):
         super().__init__(parameters, lr, weight_decay, momentum=momentum)
         if nesterov and (not momentum > 0 or dampening):
@@ -70,7 +70,7 @@ class SGD(Optimizer):
 class Adagrad(Optimizer):
     """Adagrad (Duchi, Hazan and Singer 2011): s <- s + g^2, p <- p - lr g / (sqrt(s) + eps)."""
 
-    def __init__(self, parameters: Parameters, lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0):
+    def __init__(self, parameters: Parameters, lr: float = 1e-2, *, weight_decay: float = 0.0, eps: float = 1e-10):
         super().__init__(parameters, lr, weight_decay, eps=eps)
         self.eps = float(eps)
 
@@ -96,9 +96,9 @@ class RMSprop(Optimizer):
         lr: float = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
-        weight_decay: float = 0.0,
     ):
         super().__init__(parameters, lr, weight_decay, alpha=alpha, eps=eps, momentum=momentum)
         self.alpha, self.eps, self.momentum, self.centered = float(alpha), float(eps), float(momentum), centered
@@ -135,10 +135,10 @@ class GravesRMSprop(RMSprop):
         lr: float = 1e-4,
         alpha: float = 0.95,
         eps: float = 1e-4,
-        momentum: float = 0.9,
         weight_decay: float = 0.0,
+        momentum: float = 0.9,
     ):
-        super().__init__(parameters, lr, alpha, eps, momentum, True, weight_decay)
+        super().__init__(parameters, lr, alpha, eps, weight_decay, momentum, True)
 
     def scale(self, variance: Array) -> Array:
         return (variance + self.eps) ** 0.5

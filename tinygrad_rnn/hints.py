@@ -1,0 +1,93 @@
+"""What to use in place of a name that another library has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TENSORS = {
+    "arctan": "sin, cos and tanh are there; any other function is a kernel and a rule, see tg.op",
+    "cat": "concatenate",
+    "chunk": "split",
+    "clone": "x.detach() shares the array, +x is another Tensor with the same history, tg.tensor(x) copies",
+    "contiguous": "nothing is needed: every operation takes arrays in any order",
+    "copy": "x.detach() shares the array, +x is another Tensor with the same history, tg.tensor(x) copies",
+    "cpu": "to('numpy')",
+    "cuda": "to('cupy')",
+    "device": "backend",
+    "dim": "ndim",
+    "double": "astype('float64')",
+    "expand": "broadcast_to",
+    "float": "astype('float32')",
+    "from_numpy": "tensor",
+    "gather": "take_along_axis",
+    "hstack": "concatenate",
+    "is_tensor": "isinstance(x, tg.Tensor)",
+    "long": "astype('int64')",
+    "masked_fill": "where",
+    "movedim": "transpose",
+    "moveaxis": "transpose",
+    "narrow": "a slice, x[start:stop]",
+    "ndimension": "ndim",
+    "norm": "(x * x).sum().sqrt()",
+    "numel": "size",
+    "one_hot": "eye(n)[x]",
+    "permute": "transpose",
+    "randn_like": "randn(*x.shape)",
+    "ravel": "flatten",
+    "register_hook": "tg.watching(watcher) sees every gradient, and flow.gradient_norms those of states",
+    "repeat_interleave": "repeat",
+    "retain_grad": "tg.grad(loss, x) gives the gradient of any x",
+    "requires_grad_": "x.requires_grad = True",
+    "set_grad_enabled": "no_grad and enable_grad",
+    "t": "T",
+    "type": "astype",
+    "unbind": "iteration: a, b = x",
+    "unsqueeze": "expand_dims",
+    "view": "reshape",
+    "vstack": "concatenate",
+    "zero_": "x.data = ..., or x.grad = None",
+}
+LAYERS = {
+    "CrossEntropyLoss": "cross_entropy",
+    "Flatten": "tg.flatten",
+    "GELU": "tg.gelu",
+    "Identity": "lambda x: x",
+    "L1Loss": "abs(x - y).mean()",
+    "MSELoss": "mse_loss",
+    "ModuleDict": "a dictionary in an attribute: it is searched for modules",
+    "Parameter": "parameter",
+    "ReLU": "tg.relu, which Sequential takes as it is",
+    "Sigmoid": "tg.sigmoid, which Sequential takes as it is",
+    "Softmax": "tg.softmax",
+    "Tanh": "tg.tanh, which Sequential takes as it is",
+    "functional": "the functions are here, and those without parameters in tg itself",
+    "l1_loss": "abs(x - y).mean()",
+    "utils": "tg.clip_grad_norm_ and tg.clip_grad_value_; lengths= in place of packed sequences",
+}
+MODULES = {
+    "add_module": "an attribute that holds the module",
+    "apply": "for module in model.modules()",
+    "children": "modules()",
+    "cuda": "to('cupy')",
+    "cpu": "to('numpy')",
+    "double": "to('float64')",
+    "float": "to('float32')",
+    "named_children": "modules()",
+    "named_modules": "modules()",
+    "register_buffer": "an attribute that holds a Tensor without a gradient: it is saved and moved like a parameter",
+    "register_forward_hook": "tg.watching(watcher) sees every operation, and record=True the gates and states",
+    "register_parameter": "an attribute that holds nn.parameter(...)",
+    "requires_grad_": "for p in model.parameters(): p.requires_grad = False",
+}
+
+
+def missing(owner: Any, name: str, known: dict[str, str], called: str) -> AttributeError:
+    """The error for a name that an object, or a module if that is None, lacks, with what does the same here.
+
+    >>> print(missing(None, "cat", TENSORS, "tinygrad_rnn"))
+    tinygrad_rnn has no attribute 'cat'; here that is concatenate
+    """
+    if hasattr(type(owner), name):
+        object.__getattribute__(owner, name)  # a property, which says itself what is wrong
+    cure = f"; here that is {known[name]}" if name in known else ""
+    return AttributeError(f"{called} has no attribute {name!r}{cure}", name=name, obj=owner)
