@@ -116,15 +116,11 @@ class Columns:
             return None
         item, cut = x.line, None
         if item.name == "getitem" and isinstance(item.attributes["key"], tuple):
-            inner = item.inputs[0].line
-            if (
-                inner is not None
-                and _is_item(inner)
-                and all(isinstance(part, slice) for part in item.attributes["key"])
-            ):
-                item, cut = inner, item.attributes["key"]
+            inner, key = item.inputs[0].line, item.attributes["key"]
+            if inner is not None and _is_item(inner) and all(isinstance(part, slice) for part in key):
+                item, cut = inner, key
         if _is_item(item):
-            return item.inputs[0], None if cut is None else _Cut(cut), item.attributes["key"]
+            return item.inputs[0], cut, item.attributes["key"]
         number = self.classes.of.get(x.line)
         return None if number is None else (number, None, self.run(number)[x])
 
@@ -150,7 +146,7 @@ class Columns:
             else:
                 whole = source
             if whole.shape[0] > len(members) or cut is not None:
-                key = (slice(start, start + len(members)), *(cut.key if cut is not None else ()))
+                key = (slice(start, start + len(members)), *(cut or ()))
                 shape = (len(members), *first.shape)
                 part = slice_line(whole, key, shape, members[0])
                 lines.append(part)
@@ -165,19 +161,6 @@ class Columns:
             self.whole[number, start, count] = line.result
             self.lines.append(line)
         return self.whole[number, start, count]
-
-
-class _Cut:
-    """A key that can be compared."""
-
-    def __init__(self, key: tuple[slice, ...]) -> None:
-        self.key = key
-        self.bounds = [(part.start, part.stop, part.step) for part in key]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Cut) and self.bounds == other.bounds
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _is_item(line: Line) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backend import Array
 from ..formula import ArrayOperators
-from .program import Line, Program, Value
+from .program import Line, Program, Value, reshape
 from .symbol import Scalar
 
 
@@ -57,10 +57,10 @@ class _Traced(ArrayOperators):
 
     @property
     def T(self) -> Any:
-        return self._view(_transpose)
+        return self._view(transpose)
 
     def reshape(self, *shape: Any) -> Any:
-        return self._view(_reshape, shape=shape if len(shape) > 1 else shape[0])
+        return self._view(reshape, shape=shape if len(shape) > 1 else shape[0])
 
     def __bool__(self) -> bool:
         raise TypeError("a kernel that depends on values stays whole")
@@ -69,15 +69,9 @@ class _Traced(ArrayOperators):
         return id(self)
 
 
-def _transpose(xp: Any, x: Array) -> Array:
+def transpose(xp: Any, x: Array) -> Array:
+    """x.T."""
     return x.T
-
-
-def _reshape(xp: Any, x: Array, *, shape: Any) -> Array:
-    return x.reshape(shape)
-
-
-_NAMES: dict[Any, str] = {_transpose: "transpose", _reshape: "reshape"}
 
 
 class _Lowering:
@@ -109,8 +103,8 @@ class _Lowering:
         else:
             array = self._broadcast(function, arrays)
         values = tuple(x._value if isinstance(x, _Traced) else x for x in inputs)
-        name = _NAMES.get(function, getattr(function, "__name__", ""))
-        line = Line(kind, name, function, values, attributes, Value(array.shape, array.dtype), like=self.line)
+        result = Value(array.shape, array.dtype)
+        line = Line(kind, function.__name__, function, values, attributes, result, like=self.line)
         self.lines.append(line)
         return _Traced(self, array, line.result)
 
