@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from .order import in_order_of
 from .program import Line, Program, Value
 from .weights import is_transpose, products_with
 
@@ -114,15 +115,14 @@ class _Folding:
                     places[part].append((line, k))
         if any(line.result not in changed for x in changed if x not in self.products for line in self.readers[x]):
             return  # somebody else wants it as it was
-        before: dict[Line, list[Line]] = defaultdict(list)
-        order = {line: i for i, line in enumerate(self.program.lines)}
+        position = {line: i for i, line in enumerate(self.program.lines)}
         for x, found in places.items():
-            first = min((line for line, _ in found), key=order.__getitem__)
+            first = min((line for line, _ in found), key=position.__getitem__)
             made = self._multiplied(x, row, first)
-            before[first] += made
+            position |= dict.fromkeys(made, position[first])
             for line, k in found:
                 line.read((*line.inputs[:k], made[-1].result, *line.inputs[k + 1 :]))
-        self.program.lines = [y for line in self.program.lines for y in (*before.get(line, ()), line)]
+        self.program.lines = in_order_of(position)
         self.program.replace(self.products)
 
     def _multiplied(self, x: Value, row: Any, like: Line) -> list[Line]:

@@ -6,12 +6,12 @@ does not recur: its T small calls can become a few large ones, on inputs that li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from .classes import Classes, Columns
+from .order import AT_ONCE, in_order_of
 from .program import Line, Program, Value, getitem, reshape_line
 
 BLOCK = 2**16  # elements of a block of steps, which stays in the cache while several lines pass over it
@@ -100,22 +100,14 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
         chosen.append((at_once, [line for run in runs for line in run]))
     if not chosen:
         return
-    lines = dict.fromkeys(program.lines)
     for at_once, candidates in chosen:
         # What was joined before lies in blocks of steps by now, which the runs follow.
         for run in columns.runs(candidates):
             for members in (run[k : k + at_once] for k in range(0, len(run), at_once)):
                 made = join(members, columns) if len(members) > 1 else []
-                place = min(position[line] for line in members)
-                for line in made:
-                    position[line] = place
-                    lines[line] = None
-                for line in members if made else ():
-                    del lines[line]
-    for line in columns.lines:
-        position[line] = -1  # as soon as all is there
-        lines[line] = None
-    program.lines = in_order_of({line: position[line] for line in lines})
+                if made:
+                    position |= dict.fromkeys(made, min(position.pop(line) for line in members))
+    program.lines = in_order_of(position | dict.fromkeys(columns.lines, AT_ONCE))
 
 
 def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classes) -> bool:
@@ -130,30 +122,6 @@ def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classe
             return True
         ahead += after.get(number, ())
     return False
-
-
-def in_order_of(position: Mapping[Line, float]) -> list[Line]:
-    """Lines after those that they read, and otherwise in the order of their positions."""
-    lines = sorted(position, key=position.__getitem__)
-    rank = {line: i for i, line in enumerate(lines)}
-    readers: list[list[int]] = [[] for _ in lines]
-    waits = [0] * len(lines)  # for how many values
-    for i, line in enumerate(lines):
-        for value in line.reads:
-            if value.line in rank:
-                readers[rank[value.line]].append(i)
-                waits[i] += 1
-    ready = [i for i, count in enumerate(waits) if not count]  # a heap, as it grows
-    done = []
-    while ready:
-        now = heappop(ready)
-        done.append(lines[now])
-        for reader in readers[now]:
-            waits[reader] -= 1
-            if not waits[reader]:
-                heappush(ready, reader)
-    assert len(done) == len(lines), "a joined line depends on itself"
-    return done
 
 
 def _items(whole: Value, members: list[Line]) -> Iterator[Line]:
