@@ -126,8 +126,7 @@ class Player:
         if line.kind == "random":
             return [partial(_fill, out, line.function, *line.inputs)]
         new = {value: self.array(value) for value in line.reads}
-        attributes = {name: substitute(value, new) for name, value in line.attributes.items()}
-        inputs = [substitute(x, new) if isinstance(x, (tuple, list)) else x for x in inputs]
+        attributes, inputs = substitute(line.attributes, new), substitute(inputs, new)  # values within keys
         if writes(line) and out.flags.c_contiguous:
             return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
         return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]

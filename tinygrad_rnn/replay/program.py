@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backend import Array, is_array, signature
 from ..op import Op, op_of
+from ..tree import rebuild
 
 # Operations whose result may lie where their input does.
 VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
@@ -143,17 +144,18 @@ def _gather(tree: Iterable[Any], found: list[Value]) -> None:
             _gather(x.values(), found)
 
 
-def substitute(tree: Any, new: dict[Any, Any]) -> Any:
-    """A tree with some of its leaves replaced; what holds none of them stays the same object."""
+def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """A container whose items are replaced; itself if they stay what they were, as those of most keys do."""
+    old = tree.values() if isinstance(tree, dict) else tree
+    new = [function(child) for child in old]
+    return tree if all(map(operator.is_, new, old)) else rebuild(tree, new)
+
+
+def substitute(tree: Any, new: dict[Value, Value]) -> Any:
+    """A tree with some of its values replaced."""
     if type(tree) is Value:
         return new.get(tree, tree)
-    if not isinstance(tree, (tuple, list, dict)) or not tree:
-        return tree
-    old = tree.values() if isinstance(tree, dict) else tree
-    children = [substitute(child, new) for child in old]
-    if all(map(operator.is_, children, old)):
-        return tree
-    return dict(zip(tree, children, strict=True)) if isinstance(tree, dict) else type(tree)(children)
+    return mapped(lambda x: substitute(x, new), tree) if isinstance(tree, (tuple, list, dict)) else tree
 
 
 def getitem(xp: Any, x: Array, *, key: Any) -> Array:
@@ -240,8 +242,7 @@ class Program:
         lines = []
         for line in self.lines:
             result = new[line.result] = Value(line.result.shape, line.result.dtype)
-            inputs = tuple([substitute(x, new) for x in line.inputs])
-            attributes = substitute(line.attributes, new)
+            inputs, attributes = substitute(line.inputs, new), substitute(line.attributes, new)
             lines.append(Line(line.kind, line.name, line.function, inputs, attributes, result, like=line))
         return Program(lines, [new.get(value, value) for value in self.results])
 

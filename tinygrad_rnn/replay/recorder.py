@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -13,9 +12,8 @@ from typing import Any
 from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, registry
-from ..tree import rebuild
 from ..whereabouts import lines_outside
-from .program import TRIED, Line, Value
+from .program import TRIED, Line, Value, mapped
 from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse, refused
 
 
@@ -47,7 +45,7 @@ class _Functions:
     def zeros_like(x: Any) -> Symbol:
         """Zeros that the step may go on to write into, as optimisers do."""
         recorder = _current()
-        zeros = recorder.xp.zeros_like(_bare(x))
+        zeros = recorder.xp.zeros_like(bare(x))
         return recorder.symbol(zeros, recorder.constant(zeros))
 
 
@@ -196,7 +194,7 @@ class Recorder:
         for name, value in attributes.items():
             if isinstance(value, Scalar):
                 refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
-        array = op.kernel(self.xp, *map(_bare, inputs), **{name: _bare(x) for name, x in attributes.items()})
+        array = op.kernel(self.xp, *map(bare, inputs), **{name: bare(x) for name, x in attributes.items()})
         if not backend.is_array(array):
             array = self.xp.asarray(array)  # NumPy makes scalars of 0-d results
         attributes = {name: self._read(x) for name, x in attributes.items()}
@@ -214,7 +212,7 @@ class Recorder:
         if isinstance(tree, Symbol):
             return tree.value
         if isinstance(tree, (tuple, list, dict)):
-            return _mapped(self._read, tree)
+            return mapped(self._read, tree)
         return self.constant(tree) if backend.is_array(tree) else tree
 
     def constant(self, array: Array) -> Value:
@@ -236,19 +234,12 @@ class Recorder:
             line.phase, line.step = "backward", tape.step_of(node.id)
 
 
-def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """A container whose items are replaced; itself if they stay what they were, as those of most keys do."""
-    old = tree.values() if isinstance(tree, dict) else tree
-    new = [function(child) for child in old]
-    return tree if all(map(operator.is_, new, old)) else rebuild(tree, new)
-
-
-def _bare(tree: Any) -> Any:
+def bare(tree: Any) -> Any:
     """A tree with this run's arrays and numbers in place of symbols."""
     if isinstance(tree, Symbol):
         return tree.array
     if isinstance(tree, (tuple, list, dict)):
-        return _mapped(_bare, tree)
+        return mapped(bare, tree)
     return tree.number if isinstance(tree, Scalar) else tree
 
 

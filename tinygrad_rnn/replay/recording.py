@@ -21,7 +21,7 @@ from ..whereabouts import whereabouts
 from .places import ArrayOfGradient, Attribute, Place
 from .program import Value
 from .reach import Reach, state_of
-from .recorder import Recorder, recording
+from .recorder import Recorder, bare, recording
 from .symbol import Scalar, Symbol
 
 
@@ -187,7 +187,7 @@ class Recording:
             port.place.put(_commit(port.array, array) if port.updated else port.array)
         self.numbers_after = [(place, x) for place, before in self.numbers if (x := place.get()) is not before]
         for place, _ in self.numbers:
-            place.put(_bare(place.get()))
+            place.put(bare(place.get()))
         self.grads: list[Gradient] = []
         for leaf, before in self.grads_before.items():
             if leaf.grad is not before:
@@ -198,7 +198,7 @@ class Recording:
         known = {(id(place.holder), place.key) for place in self.reach.ports}
         new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
         for place in new_places:
-            place.put(_bare(place.get()))
+            place.put(bare(place.get()))
         self.steady = not new_places  # not so for the first step of an optimiser, which makes its buffers
 
     def values(self) -> list[Value]:
@@ -264,12 +264,8 @@ def _array(x: Any) -> Any:
     return x.array if isinstance(x, Taped) else x
 
 
-def _bare(x: Any) -> Any:
-    return x.array if isinstance(x, Symbol) else x.number if isinstance(x, Scalar) else x
-
-
 def _copy(x: Any) -> Any:
-    return None if x is None else _bare(x).copy("K")  # in its order: products of other orders round otherwise
+    return None if x is None else bare(x).copy("K")  # in its order: products of other orders round otherwise
 
 
 def _apart(x: Any) -> Any:
@@ -284,7 +280,7 @@ def _without_symbols(x: Any) -> Any:
         return x.of(map(_without_symbols, x.tensors))
     if isinstance(x, Taped):
         return Tensor.wrap(_copy(x.array)) if isinstance(x.array, Symbol) else x
-    return _copy(x) if isinstance(x, Symbol) else _bare(x)
+    return _copy(x) if isinstance(x, Symbol) else bare(x)
 
 
 _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references
