@@ -60,9 +60,7 @@ class Captured(Generic[P, R]):
                 return tree_map(_apart, self.step(*args, **kwargs))  # type: ignore[no-any-return]
             finally:
                 _calls.within = False
-        arrays: list[Array] = []
-        floats: list[float] = []
-        signature = self._signature((args, kwargs), arrays, floats)
+        signature, arrays, floats = self._told_apart((args, kwargs))
         with self._lock:
             replay = self._found(signature)
             return self._record(signature, args, kwargs) if replay is None else replay(arrays, floats)
@@ -93,7 +91,7 @@ class Captured(Generic[P, R]):
             if not self._floats_change:
                 raise
             self._floats_change = False  # it wants the number itself, so there is a recording for each
-            signature = self._signature((args, kwargs), [], [])
+            signature, *_ = self._told_apart((args, kwargs))
             recording = Recording(self.step, args, kwargs, False)
         if recording.steady:
             self._recorded[signature] += 1
@@ -122,13 +120,12 @@ class Captured(Generic[P, R]):
                 stacklevel=4,
             )
 
-    def _signature(self, arguments: Any, arrays: list[Array], floats: list[float]) -> Any:
+    def _told_apart(self, arguments: Any) -> tuple[Any, list[Array], list[float]]:
+        """What tells calls apart, and what may differ between calls that are alike."""
+        arrays: list[Array] = []
+        floats: list[float] = []
         signature = tape.state.enabled, _signature(arguments, arrays, floats)
-        if self._floats_change:
-            return signature
-        fixed = *signature, tuple(floats)
-        floats.clear()
-        return fixed
+        return (signature, arrays, floats) if self._floats_change else ((signature, *floats), arrays, [])
 
     @property
     def replay(self) -> Replay:
@@ -150,9 +147,7 @@ class Captured(Generic[P, R]):
 
     def profile(self, *args: P.args, **kwargs: P.kwargs) -> Profile:
         """Do one step, a real one, and say what each line of it took: time, operations, bytes."""
-        arrays: list[Array] = []
-        floats: list[float] = []
-        signature = self._signature((args, kwargs), arrays, floats)
+        signature, arrays, floats = self._told_apart((args, kwargs))
         with self._lock:
             replay = self._found(signature)
             if replay is None:
