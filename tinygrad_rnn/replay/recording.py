@@ -93,7 +93,7 @@ class Recording:
                     place.put(scalar)
                 for place in self.reach.iterators:
                     place.put(_Closed(place.path))
-                output = tree_map(_apart, function(*args, **kwargs))
+                output = in_output(_apart, function(*args, **kwargs))
                 del args, kwargs
                 recorder.check_draws()
                 _check_output(output)
@@ -150,12 +150,12 @@ class Recording:
                 )
         own = {*known, *(leaf.grad for leaf in self.reach.leaves), *self.grads_before.values()}
         places = [place.get() for place in [*(port.place for port in self.ports), *after.ports]]
-        kept = [*own, *_leaves(output), *places, *recorder.draws, *(port.symbol for port in self.ports)]
-        accounted = {*map(id, map(_array, kept)), *(id(symbol) for symbol, _ in self.inputs)}
+        kept = [*own, *leaves(output), *places, *recorder.draws, *(port.symbol for port in self.ports)]
+        accounted = {*map(id, map(array_of, kept)), *(id(symbol) for symbol, _ in self.inputs)}
         del places, kept
         others = not accounted.issuperset(id(x) for x in (ref() for ref in recorder.made) if x is not None)
         # What is returned may be kept elsewhere as well: then more than the tensor that is returned refers to it.
-        shared = any(sys.getrefcount(x.array) > 2 for x in _leaves(output) if isinstance(x, Taped))
+        shared = any(sys.getrefcount(x.array) > 2 for x in leaves(output) if isinstance(x, Taped))
         if (others or shared) and not own.issuperset(_symbolic()):  # which looks at every object there is
             gc.collect()  # it may be in a cycle
             for tensor in _symbolic():
@@ -178,7 +178,7 @@ class Recording:
         All arrays are copies: what a step returns must not be what later replays write to, nor two gradients one array.
         """
         self.output = output
-        self.result = tree_map(_without_symbols, self.output)
+        self.result = in_output(_without_symbols, output)
         for port in self.ports:
             left = port.place.get()
             port.after = left.copy() if isinstance(left, Symbol) else left
@@ -204,23 +204,28 @@ class Recording:
     def values(self) -> list[Value]:
         """All that the program has to deliver."""
         found = [port.after for port in self.ports if port.updated] + [g.source for g in self.grads]
-        found += map(_array, _leaves(self.output))
+        found += map(array_of, leaves(self.output))
         return [x.value for x in found if isinstance(x, Symbol)]
 
 
-def is_report(x: Any) -> bool:
+def _is_report(x: Any) -> bool:
     """Whether something measures ``x.tensors`` when looked at, and ``x.of(tensors)`` others, as clipping's report."""
     return hasattr(x, "tensors") and hasattr(x, "of")
 
 
-def _leaves(output: Any) -> list[Any]:
+def in_output(function: Callable[[Any], Any], output: Any) -> Any:
+    """What a step returns, with something else in place of each leaf; reports are made anew."""
+    return tree_map(lambda x: x.of(map(function, x.tensors)) if _is_report(x) else function(x), output)
+
+
+def leaves(output: Any) -> list[Any]:
     """What a step returns, with the tensors that a report is about in its place."""
-    return [leaf for x in tree_leaves(output) for leaf in (x.tensors if is_report(x) else [x])]
+    return [leaf for x in tree_leaves(output) for leaf in (x.tensors if _is_report(x) else [x])]
 
 
 def _check_output(output: Any) -> None:
     """Raise if a replay could not return anew what the step returns."""
-    for x in _leaves(output):
+    for x in leaves(output):
         if not isinstance(x, (Taped, Symbol, Scalar, np.generic, str, int, float)) and not backend.is_array(x):
             raise CaptureError(
                 f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
@@ -260,7 +265,8 @@ def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
     return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
 
 
-def _array(x: Any) -> Any:
+def array_of(x: Any) -> Any:
+    """What a tensor holds; anything else itself."""
     return x.array if isinstance(x, Taped) else x
 
 
@@ -270,14 +276,10 @@ def _copy(x: Any) -> Any:
 
 def _apart(x: Any) -> Any:
     """A tensor of a symbol apart from that of the step, which may come to hold something else."""
-    if is_report(x):
-        return x.of(map(_apart, x.tensors))
     return Taped.wrap(x.array) if isinstance(x, Tensor) and isinstance(x.array, Symbol) else x
 
 
 def _without_symbols(x: Any) -> Any:
-    if is_report(x):
-        return x.of(map(_without_symbols, x.tensors))
     if isinstance(x, Taped):
         return Tensor.wrap(_copy(x.array)) if isinstance(x.array, Symbol) else x
     return _copy(x) if isinstance(x, Symbol) else bare(x)
@@ -299,7 +301,7 @@ def _commit(old: Array, new: Array) -> Array:
 
 def _home(values: list[Any], arguments: Any) -> Backend:
     """The backend of the arrays that a step works on: a device, if one of them is there."""
-    arrays = [x for x in map(_array, [*tree_leaves(arguments), *values]) if backend.is_array(x)]
+    arrays = [x for x in map(array_of, [*tree_leaves(arguments), *values]) if backend.is_array(x)]
     homes = [backend.of(x) for x in arrays]
     return next((home for home in homes if home.name != "numpy"), homes[0] if homes else backend.default())
 

@@ -13,7 +13,6 @@ from .. import shortage, tape
 from ..backend import Array
 from ..tape import Taped, collector_resting
 from ..tensor import Tensor
-from ..tree import tree_map
 from . import passes
 from .alive import Memory
 from .graph import GraphPlayer
@@ -21,7 +20,7 @@ from .lanes import MOST, Lanes
 from .layout import Layout
 from .player import Player, is_same
 from .program import Line, Program, Value
-from .recording import Port, Recording, is_report
+from .recording import Port, Recording, array_of, in_output, leaves
 from .symbol import Scalar, Symbol
 
 
@@ -135,7 +134,7 @@ class Replay:
                 return self.copies[-1][0]
             return array
 
-        self.output = tree_map(lambda x: _delivery(x, final), recording.output)
+        self.finals = {x.value: final(x) for x in map(array_of, leaves(recording.output)) if isinstance(x, Symbol)}
         pairs = [(array, final(x) if isinstance(x, Symbol) else x) for array, x in left]
         self.copies += [(array, source) for array, source in pairs if not is_same(source, array)]
         gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
@@ -175,7 +174,15 @@ class Replay:
         after = [(place, x.run() if isinstance(x, Scalar) else x) for place, x in self.recording.numbers_after]
         for place, number in after:
             place.put(number)
-        return tree_map(lambda deliver: deliver(), self.output)
+        return in_output(self._returned, self.recording.output)
+
+    def _returned(self, x: Any) -> Any:
+        """A part of the step's result after a replay."""
+        array = array_of(x)
+        if isinstance(array, Symbol):
+            copy = self.finals[array.value].copy()
+            return Tensor.wrap(copy) if isinstance(x, Taped) else copy
+        return x.run() if isinstance(x, Scalar) else x
 
     def profile(self, arrays: list[Array], floats: list[float]) -> Profile:
         """Do the step, and measure each call."""
@@ -190,18 +197,6 @@ class Replay:
 
         self(arrays, floats, play)
         return Profile(rows)
-
-
-def _delivery(x: Any, final: Callable[[Symbol], Array]) -> Callable[[], Any]:
-    """What gives a part of the step's result after a replay."""
-    if is_report(x):
-        parts = [_delivery(part, final) for part in x.tensors]
-        return lambda: x.of(part() for part in parts)
-    array = x.array if isinstance(x, Taped) else x
-    if isinstance(array, Symbol):
-        source = final(array)
-        return (lambda: Tensor.wrap(source.copy())) if isinstance(x, Taped) else source.copy
-    return x.run if isinstance(x, Scalar) else lambda: x
 
 
 def _flops(line: Line) -> int:
