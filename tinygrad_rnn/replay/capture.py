@@ -18,9 +18,10 @@ from ..tensor import Tensor
 from ..tree import tree_map
 from .alive import Memory
 from .passes import GRAPH, JOINING, LANES, PASSES
+from .profile import Profile
 from .recorder import is_recording
 from .recording import Recording
-from .replay import Profile, Replay
+from .replay import Replay
 from .symbol import NumberError
 
 P = ParamSpec("P")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from operator import itemgetter
 
 import numpy as np
@@ -130,10 +129,8 @@ def _in_order(lines: Sequence[Line], start: Mapping[Line, float]) -> list[Line]:
 
 
 def _cost(line: Line) -> float:
-    flops = 2 * line.result.size * prod(line.inputs[0].shape[-1:]) if line.kind == "dot" else 0
-    nbytes = sum(value.nbytes for value in (*line.reads, *line.results))
     launches = len(line.inputs) if is_join(line) else 1
-    return launches * _LAUNCH + flops / _FLOPS + nbytes / _BYTES
+    return launches * _LAUNCH + line.flops / _FLOPS + line.nbytes / _BYTES
 
 
 def waits(before: Mapping[Line, set[Line]], lane: Mapping[Line, int]) -> dict[Line, list[Line]]:

@@ -108,6 +108,18 @@ class Line:
             return self.inputs
         return self.inputs[:1] if (op := self.operation) is not None and op.overwrites else ()
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations, of which products take two for each pair of numbers."""
+        if self.kind == "dot":
+            return 2 * self.result.size * prod(self.inputs[0].shape[-1:])
+        return self.result.size if self.kind == "ufunc" else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes read and written."""
+        return sum(value.nbytes for value in (*self.reads, *self.results))
+
     def read(self, inputs: tuple[Any, ...]) -> None:
         """Set what it reads."""
         self.inputs = inputs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 
@@ -19,42 +19,10 @@ from .graph import GraphPlayer
 from .lanes import MOST, Lanes
 from .layout import Layout
 from .player import Player, is_same
+from .profile import Profile, Row
 from .program import Line, Program, Value
 from .recording import Port, Recording, array_of, in_output, leaves
 from .symbol import Scalar, Symbol
-
-
-class Row(NamedTuple):
-    """What one kind of line took."""
-
-    calls: int
-    seconds: float
-    flops: int
-    nbytes: int  # read and written
-
-
-class Profile:
-    """Time, floating-point operations and bytes of one replay, by line and by kind of line."""
-
-    def __init__(self, lines: Sequence[tuple[Line, Row]]) -> None:
-        self.lines = list(lines)
-
-    @property
-    def kinds(self) -> dict[str, Row]:
-        """The sums by phase and function, the slowest first."""
-        sums: dict[str, list[Row]] = defaultdict(list)
-        for line, row in self.lines:
-            sums[f"{line.phase} {line.name}"].append(row)
-        rows = {name: Row(*map(sum, zip(*group, strict=True))) for name, group in sums.items()}
-        return dict(sorted(rows.items(), key=lambda item: -item[1].seconds))
-
-    def __str__(self) -> str:
-        lines = [f"{'':<28}{'calls':>8}{'ms':>10}{'MFLOP':>10}{'MB':>10}{'GFLOP/s':>10}"]
-        for name, row in self.kinds.items():
-            rate = row.flops / row.seconds / 1e9 if row.seconds else 0.0
-            numbers = f"{1e3 * row.seconds:>10.3f}{row.flops / 1e6:>10.2f}{row.nbytes / 1e6:>10.2f}{rate:>10.2f}"
-            lines.append(f"{name:<28}{row.calls:>8}{numbers}")
-        return "\n".join(lines)
 
 
 class Replay:
@@ -193,18 +161,7 @@ class Replay:
                 start = time.perf_counter()
                 call()
                 self.recording.home.synchronize()
-                rows.append((line, Row(1, time.perf_counter() - start, _flops(line), _traffic(line))))
+                rows.append((line, Row(1, time.perf_counter() - start, line.flops, line.nbytes)))
 
         self(arrays, floats, play)
         return Profile(rows)
-
-
-def _flops(line: Line) -> int:
-    """Floating-point operations, of which products take two for each pair of numbers."""
-    if line.kind == "dot":
-        return 2 * line.result.size * line.inputs[0].shape[-1]
-    return line.result.size if line.kind == "ufunc" else 0
-
-
-def _traffic(line: Line) -> int:
-    return line.result.nbytes + sum(value.nbytes for value in line.reads)
