@@ -134,7 +134,7 @@ def test_it_says_what_takes_most() -> None:
     line, held = memory.peak
     gates = 100 * 16 * 4 * 64 * 4
     assert line.phase == "backward"
-    assert gates <= held.most_common(1)[0][1] <= memory.planned
+    assert 0.95 * gates <= held.most_common(1)[0][1] <= memory.planned  # their end may be free by then
     assert sum(held.values()) <= memory.planned
     head, place, _, first, *_ = repr(memory).splitlines()
     assert head.startswith(f"planned {memory.planned / 1e6:.1f} MB")

@@ -39,10 +39,6 @@ class GraphPlayer(Player):
         self._has_played = False  # without running out of memory
         self._graphs: list[Callable[[], Any]] | None = None
 
-    @staticmethod
-    def _groups(lines: list[Line]) -> Iterable[list[Line]]:
-        return ([line] for line in lines)  # each line has its lane
-
     def __call__(self) -> None:
         self.set_numbers()
         if self._graphs is not None:

@@ -7,12 +7,10 @@ nobody reads any more. What is left gets a block of its own, and blocks that are
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..backend import Array
-from .joins import gather_line, in_order, is_join, joined_in_place, slots, writes
+from .joins import in_order, is_join, joined_in_place, slots, writes
 from .memory import Block, Extent, Outside, Region, address
 from .program import VIEWS, Line, Program, Value
 
@@ -185,19 +183,14 @@ class Layout:
     def _dies_here(self, x: Value) -> bool:
         return len(self.readers[x]) == 1 and x not in self.results
 
-    def _place_of_pieces(self, line: Line) -> Array | None:
-        """What a join would be if its pieces stay where they are: they lie in one block, at equal distances."""
+    def _lie_joined(self, line: Line) -> bool:
+        """Let a join be where its pieces are, if they lie as they should already: in one block, at equal distances."""
         pieces = in_order(line)
         if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
-            return None
-        return joined_in_place(line, [self.place[x] for x in pieces], [self.extent[x].begin for x in pieces])
-
-    def _lie_joined(self, line: Line) -> bool:
-        """Let a join be where its pieces are, if they lie as they should already."""
-        place = self._place_of_pieces(line)
+            return False
+        place = joined_in_place(line, [self.place[x] for x in pieces], [self.extent[x].begin for x in pieces])
         if place is None:
             return False
-        pieces = in_order(line)
         self._put(line.result, place, self.block[pieces[0]])
         for piece in pieces:
             self._join(line.result, piece)
@@ -214,8 +207,6 @@ class Layout:
     def _lay(self, i: int, line: Line) -> None:
         if line.name == "gather" and line.result not in self.place:
             self._lie_joined(line)
-        if line.kind == "ufunc" and line.result not in self.place:
-            self._lay_under(line)
         for value in line.results:
             if value not in self.place:
                 operand = self._dying(i, line, value)
@@ -224,31 +215,6 @@ class Layout:
                 else:
                     own = Block(value)
                     self._put(value, own.whole, own)
-
-    def _lay_under(self, line: Line) -> None:
-        """Put a result for many steps where each step's share will be overwritten by what is made of it."""
-        items = self.readers.get(line.result, [])
-        keys: list[Any] = [item.attributes.get("key") for item in items]
-        if len(keys) < 2 or any(type(key) is not int for key in keys) or sorted(keys) != [*range(line.result.shape[0])]:
-            return
-        if not self.results.isdisjoint([line.result, *(item.result for item in items)]):
-            return
-        after = []
-        for item in sorted(items, key=lambda item: item.attributes["key"]):
-            readers = self.readers.get(item.result, [])
-            if len(readers) != 1 or readers[0].kind != "ufunc" or readers[0].result not in self.place:
-                return
-            if readers[0].result.shape != item.result.shape or readers[0].result in self.base:
-                return
-            if any(x in self.place and self._meet(x, readers[0].result) for x in readers[0].reads):
-                return  # another operand has been put there already
-            after.append(readers[0].result)
-        place = self._place_of_pieces(gather_line(after, line))
-        if place is not None and self.block[after[0]].owned:
-            self._put(line.result, place, self.block[after[0]])
-
-    def _meet(self, a: Value, b: Value) -> bool:
-        return self.block[a] is self.block[b] and np.shares_memory(self.place[a], self.place[b])
 
     def _dying(self, i: int, line: Line, result: Value) -> Value | None:
         """An operand whose place a result can take, of several the one in the largest block, which lives longest.

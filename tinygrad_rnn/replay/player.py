@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, pairwise
 from typing import Any
@@ -35,17 +35,12 @@ class Player:
         self._numbers: dict[Any, Array] = {}
         self.calls: list[partial[Any]] = []
         self.lines: list[Line] = []  # of each call
-        for group in self._groups(lanes.lines):
-            for call in self._together(group) or [call for line in group for call in self._calls(line)]:
+        for line in lanes.lines:
+            for call in self._calls(line):
                 self.calls.append(call)
-                self.lines.append(group[0])
+                self.lines.append(line)
         self._put = home.setter([array for array, _ in self.scalars])
         self._play = straight(self._parts())
-
-    @staticmethod
-    def _groups(lines: list[Line]) -> Iterable[list[Line]]:
-        """Lines that may become one call."""
-        return _siblings(lines)
 
     def __call__(self) -> None:
         self.set_numbers()
@@ -140,27 +135,6 @@ class Player:
         call = self.home.pointwise(kernel)
         return partial(call, *inputs, *map(self.array, line.results))
 
-    def _together(self, lines: list[Line]) -> list[partial[Any]]:
-        """One call for lines that do the same with one array, if the rest lies at equal distances."""
-        if len(lines) < 2 or any(line.result in self._layout.base for line in lines):
-            return []
-        columns: list[Any] = [[self._given(line.inputs[k], line) for line in lines] for k in range(2)]
-        columns.append([self.array(line.result) for line in lines])
-        where = [self.home.address(out) for out in columns[2]]
-        if len(set(where)) < len(lines):
-            return []
-        order = sorted(range(len(lines)), key=where.__getitem__)
-        arrays = []
-        for column in columns:
-            column = [column[i] for i in order]
-            if all(x is column[0] for x in column):
-                arrays.append(column[0])
-                continue
-            if not _evenly(column):
-                return []
-            arrays.append(_spread(column))
-        return [self._into(lines[0], arrays[:2], arrays[2])]
-
     def _into(self, line: Line, inputs: list[Any], out: Array) -> partial[Any]:
         """A call that writes its result: with the output by position, which NumPy takes more quickly, where it may."""
         if self.xp is not np:
@@ -234,35 +208,6 @@ def _spread(arrays: Sequence[Array]) -> Array:
     home, first = backend.of(arrays[0]), arrays[0]
     step = home.address(arrays[1]) - home.address(first)
     return home.xp.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (step, *first.strides))
-
-
-def _siblings(lines: list[Line]) -> Iterator[list[Line]]:
-    """Lines that follow each other, and call one elementwise function with one value and another, in groups."""
-    group: list[Line] = []
-    for line in lines:
-        if group and _is_sibling(group, line):
-            group.append(line)
-            continue
-        if group:
-            yield group
-        group = [line]
-    if group:
-        yield group
-
-
-def _is_sibling(group: list[Line], line: Line) -> bool:
-    first = group[0]
-    if (
-        line.kind != "ufunc"
-        or line.function is not first.function
-        or len(line.inputs) != 2
-        or line.result.shape != first.result.shape
-    ):
-        return False
-    if not all(isinstance(x, Value) and x.shape == line.result.shape for x in (*line.inputs, *first.inputs)):
-        return False
-    shared = [k for k in range(2) if all(member.inputs[k] is line.inputs[k] for member in group)]
-    return bool(shared) and not any(member.result in line.reads for member in group)
 
 
 def _fill(out: Array, function: Callable[..., Array], *args: Any, **attributes: Any) -> None:
