@@ -7,7 +7,7 @@ from operator import or_
 from typing import Any
 
 from .joins import gather_line
-from .program import Line, Program, Value, slice_line
+from .program import Line, Program, Value, alike, slice_line
 
 
 class Classes:
@@ -40,7 +40,7 @@ class Classes:
         inputs: list[Any] = []
         for x in line.inputs:
             if type(x) is not Value:
-                inputs.append(_outline(x))
+                inputs.append(alike(x))
             elif x.line is None or x.line.step != line.step:
                 inputs.append(x.shape)
             else:
@@ -53,16 +53,11 @@ class Classes:
         return any(self.behind.get(value, 0) & bit for line in members or self.members[number] for value in line.reads)
 
 
-def _outline(x: Any) -> Any:
-    """What tells inputs apart that are no values."""
-    return id(x) if hasattr(x, "dtype") else str(x) if isinstance(x, (tuple, list, float)) else (type(x), x)
-
-
 def _attributes(line: Line) -> Any:
     """A line's attributes as they tell classes apart: which item of a stack is taken does not count."""
     if line.name == "getitem" and type(line.attributes["key"]) is int:
         return "item"
-    return str(line.attributes) if line.attributes else ""
+    return alike(line.attributes)
 
 
 class Columns:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backend import Array
 from ..formula import ArrayOperators
-from .program import Line, Program, Value, reshape
+from .program import Line, Program, Value, alike, reshape
 from .symbol import Scalar
 
 
@@ -124,7 +124,8 @@ def lower(program: Program) -> None:
         if line.kind != "op" or Value in map(type, line.attributes.values()):
             lines.append(line)
             continue
-        key = line.function, str(line.attributes), *map(_outline, line.inputs)
+        shapes = [(x.shape, x.dtype) if type(x) is Value else alike(x) for x in line.inputs]
+        key = line.function, alike(line.attributes), *shapes
         if key not in known:
             known[key] = _lowered(line)
         template = known[key]
@@ -139,13 +140,6 @@ def lower(program: Program) -> None:
             lines.append(Line(part.kind, part.name, part.function, inputs, part.attributes, result, like=line))
             here[part.result] = result
     program.lines = lines
-
-
-def _outline(x: Any) -> Any:
-    """What decides into what a kernel is taken apart."""
-    if isinstance(x, Value):
-        return x.shape, x.dtype
-    return type(x), id(x) if hasattr(x, "dtype") or isinstance(x, Scalar) else str(x)
 
 
 def _lowered(line: Line) -> tuple[list[Any], list[Line]] | None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-
 from ..backend import Backend
 from .fold import fold
 from .fuse import fuse, narrow
 from .lower import lower
-from .program import VIEWS, Line, Program, Value
+from .program import VIEWS, Line, Program, Value, alike
 from .sums import sum_over_time
 from .through_time import batch, hoist, reassociate
 from .wavefront import wavefront
@@ -47,23 +45,9 @@ def draw_first(program: Program) -> None:
 
 
 def _first(line: Line, first: dict[Any, Line]) -> Line:
-    """The first line that computes what this one does; itself, where that cannot be told."""
+    """The first line that computes what this one does."""
     apart = line.run if line.name not in VIEWS or any(x.line is not None for x in line.reads) else 0
-    try:
-        inputs = tuple([x if type(x) is Value else _hashable(x) for x in line.inputs])
-        return first.setdefault((line.function, apart, inputs, *map(_hashable, line.attributes.items())), line)
-    except TypeError:
-        return line
-
-
-def _hashable(x: Any) -> Any:
-    if isinstance(x, (tuple, list)):
-        return type(x), *map(_hashable, x)
-    if isinstance(x, slice):
-        return slice, x.start, x.stop, x.step
-    if isinstance(x, np.ndarray):
-        raise TypeError
-    return type(x), repr(x) if isinstance(x, (float, np.floating)) else x  # 0.0 and -0.0 are equal, but not alike
+    return first.setdefault((line.function, apart, alike(line.inputs), alike(line.attributes)), line)
 
 
 PASSES = {
@@ -95,7 +79,6 @@ FOR_LAUNCHES = {"narrow", "fuse", "wavefront", "draw_first"}  # on a GPU, where 
 FOR_THE_CACHE = {"widen", "reassociate", "fold", "batch", "lay_out_weights"}  # on a CPU
 GRAPH, LANES = "graph", "lanes"  # no passes, but can be left out like one: the CUDA graph, and what it has side by side
 _NEEDS = {LANES: GRAPH, "wavefront": LANES}  # what is of no use without another
-_TIDY = {"", "lower", "share", "share_again", "lay_out_weights", "draw_first"}  # these leave no line that nobody needs
 
 
 def left_out(without: Collection[str], home: Backend) -> set[str]:
@@ -113,9 +96,7 @@ def run(program: Program, without: Collection[str] = (), until: str | None = Non
     """All passes, in their order, but for some; up to the one that is named, if one is."""
     for name, change in {"": Program.drop_dead, **PASSES}.items():
         if name not in without:
-            lines = program.lines
             change(program)
-            if program.lines is not lines and name not in _TIDY:
-                program.drop_dead()
+            program.drop_dead()
         if name == until:
             break

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from math import prod
 from typing import Any
+
+import numpy as np
 
 from ..backend import Array, is_array, signature
 from ..op import Op, op_of
@@ -168,6 +170,19 @@ def substitute(tree: Any, new: dict[Value, Value]) -> Any:
     if type(tree) is Value:
         return new.get(tree, tree)
     return mapped(lambda x: substitute(x, new), tree) if isinstance(tree, (tuple, list, dict)) else tree
+
+
+def alike(tree: Any) -> Any:
+    """What arguments of lines have in common that are the same: a key for a dictionary. 0.0 and -0.0 are not alike."""
+    if isinstance(tree, (tuple, list)):
+        return type(tree), *map(alike, tree)
+    if isinstance(tree, dict):
+        return dict, *map(alike, tree.items())
+    if isinstance(tree, slice):
+        return slice, tree.start, tree.stop, tree.step
+    if isinstance(tree, (float, np.floating)):
+        return type(tree), repr(tree)
+    return type(tree), tree if isinstance(tree, Hashable) else id(tree)  # such as an array
 
 
 def getitem(xp: Any, x: Array, *, key: Any) -> Array:
