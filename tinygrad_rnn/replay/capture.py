@@ -211,10 +211,10 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     the step runs as it is.
 
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
-    (``hoist``, ``sum_over_time``, ``reassociate``, ``fold``, ``lay_out_weights``, ``wavefront``).
-    without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, fold,
-        batch, lay_out_weights, and on a GPU narrow, fuse, wavefront, draw_first; also lanes, for launches one after the
-        other, and graph, for launches one by one.
+    (``hoist``, ``sum_over_time``, ``reassociate``, ``wavefront``).
+    without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, batch,
+        and on a GPU narrow, fuse, wavefront, draw_first; also lanes, for launches one after the other, and graph, for
+        launches one by one.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
     ``.numpy()``), draws random numbers in another way, or from an iterator, changes Python values, or keeps results

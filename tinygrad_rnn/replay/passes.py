@@ -6,14 +6,12 @@ from collections.abc import Collection
 from typing import Any
 
 from ..backend import Backend
-from .fold import fold
 from .fuse import fuse, narrow
 from .lower import lower
 from .program import VIEWS, Line, Program, Value, alike
 from .sums import sum_over_time
 from .through_time import batch, hoist, reassociate
 from .wavefront import wavefront
-from .weights import lay_out_weights
 from .widen import widen
 
 
@@ -58,25 +56,16 @@ PASSES = {
     "share_again": share,
     "sum_over_time": sum_over_time,
     "reassociate": reassociate,
-    "fold": fold,
     "batch": batch,
-    "lay_out_weights": lay_out_weights,
     "narrow": narrow,
     "fuse": fuse,
     "wavefront": wavefront,
     "draw_first": draw_first,
 }
 
-JOINING = {
-    "hoist",
-    "sum_over_time",
-    "reassociate",
-    "fold",
-    "lay_out_weights",
-    "wavefront",
-}  # may change the last bits of a result
+JOINING = {"hoist", "sum_over_time", "reassociate", "wavefront"}  # may change the last bits of a result
 FOR_LAUNCHES = {"narrow", "fuse", "wavefront", "draw_first"}  # on a GPU, where launches are what matters
-FOR_THE_CACHE = {"widen", "reassociate", "fold", "batch", "lay_out_weights"}  # on a CPU
+FOR_THE_CACHE = {"widen", "reassociate", "batch"}  # on a CPU
 GRAPH, LANES = "graph", "lanes"  # no passes, but can be left out like one: the CUDA graph, and what it has side by side
 _NEEDS = {LANES: GRAPH, "wavefront": LANES}  # what is of no use without another
 

@@ -254,15 +254,6 @@ class Program:
                 line.let_go()
         self.lines = kept[::-1]
 
-    def replace(self, new: dict[Value, Value]) -> None:
-        """Let every line, and the results, read other values in place of some."""
-        for value in list(new):  # a chain of replacements, to its end
-            while new[value] in new:
-                new[value] = new[new[value]]
-        for line in self.lines:
-            line.replace(new)
-        self.results = [new.get(value, value) for value in self.results]
-
     def copy(self) -> Program:
         """The same program with lines and results of its own, to be changed."""
         new: dict[Value, Value] = {}
