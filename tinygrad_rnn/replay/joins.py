@@ -19,9 +19,7 @@ _with_out: dict[Any, bool] = {}
 
 
 def writes(line: Line) -> bool:
-    """Whether a kernel takes ``out``."""
-    if line.kind != "op":
-        return False
+    """Whether a line's kernel takes ``out``."""
     if line.function not in _with_out:
         _with_out[line.function] = "out" in inspect.signature(line.function).parameters
     return _with_out[line.function]

@@ -28,9 +28,9 @@ from .symbol import Scalar, Symbol
 class Port:
     """A place outside that the program reads, writes, or both."""
 
-    def __init__(self, place: Place, symbol: Symbol, later: Place | None = None) -> None:
+    def __init__(self, place: Place, symbol: Symbol, later: Place) -> None:
         self.place = place
-        self.later = later or place  # the same place for replays: by then a leaf may hold another gradient
+        self.later = later  # the same place for replays: by then a leaf may hold another gradient
         self.value, self.array = symbol.value, symbol.array  # what it holds before
         self.symbol: Any = symbol
         self.after: Any = symbol  # what the step left there
@@ -58,7 +58,7 @@ class Recording:
     """
 
     def __init__(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], floats_change: bool = True
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], floats_change: bool
     ) -> None:
         reach = partial(Reach, function, (args, kwargs))
         self.reach = reach()
