@@ -7,7 +7,8 @@ from operator import or_
 from typing import Any
 
 from .joins import gather_line
-from .program import Line, Program, Value, alike, slice_line
+from .program import Line, Program, Value, alike
+from .views import slice_line
 
 
 class Classes:

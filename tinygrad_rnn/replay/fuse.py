@@ -7,8 +7,8 @@ from typing import Any
 
 from ..formula import Pointwise
 from .pointwise import is_pointwise, kernel
-from .program import Line, Program, Value, slice_line
-from .widen import _columns
+from .program import Line, Program, Value
+from .views import columns, columns_line
 
 _QUIET = tuple(f"{__package__.partition('.')[0]}.{folder}." for folder in ("ops", "replay"))
 _OPERANDS = 48  # of a kernel at most: all that it is told about its arrays must fit into 4096 bytes
@@ -36,7 +36,7 @@ def narrow(program: Program) -> None:
 
 def _are_apart(slices: list[Line], base: Value) -> bool:
     """Whether lines are slices of a base's columns, two or more, that do not overlap."""
-    bounds = [_columns(line, base) for line in slices]
+    bounds = [columns(line, base) for line in slices]
     if len(bounds) < 2 or None in bounds:
         return False
     return all(a[1] <= b[0] for a, b in pairwise(sorted(bounds)))  # type: ignore[type-var, index]
@@ -44,13 +44,12 @@ def _are_apart(slices: list[Line], base: Value) -> bool:
 
 def _sliced(line: Line, cut: Line, readers: dict[Value, list[Line]]) -> list[Line]:
     """A slice of a line's result, computed of slices of what it reads."""
-    start, stop = _columns(cut, line.result)  # type: ignore[misc]
+    start, stop = columns(cut, line.result)  # type: ignore[misc]
     lines: list[Line] = []
     inputs: list[Any] = []
     for x in line.inputs:
         if isinstance(x, Value) and x.shape and x.shape[-1] > 1:
-            key = (*(slice(None),) * (len(x.shape) - 1), slice(start, stop))
-            part = slice_line(x, key, (*x.shape[:-1], stop - start), line)
+            part = columns_line(x, start, stop, line)
             readers[x] = [*(reader for reader in readers[x] if reader is not line), part]
             lines.append(part)
             x = part.result

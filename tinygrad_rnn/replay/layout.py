@@ -12,7 +12,8 @@ import numpy as np
 from ..backend import Array
 from .joins import in_order, is_join, joined_in_place, slots, writes
 from .memory import Block, Extent, Outside, Region, address
-from .program import VIEWS, Line, Program, Value
+from .program import Line, Program, Value
+from .views import VIEWS
 
 _LARGE = 2**16  # elements
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..backend import Array
 from ..formula import ArrayOperators
-from .program import Line, Program, Value, alike, reshape
+from .program import Line, Program, Value, alike
 from .symbol import Scalar
+from .views import reshape
 
 
 class _Traced(ArrayOperators):

@@ -8,9 +8,10 @@ from typing import Any
 from ..backend import Backend
 from .fuse import fuse, narrow
 from .lower import lower
-from .program import VIEWS, Line, Program, Value, alike
+from .program import Line, Program, Value, alike
 from .sums import sum_over_time
 from .through_time import batch, hoist, reassociate
+from .views import VIEWS
 from .wavefront import wavefront
 from .widen import widen
 

@@ -14,8 +14,6 @@ from ..backend import Array, is_array, signature
 from ..op import Op, op_of
 from ..tree import rebuild
 
-# Operations whose result may lie where their input does.
-VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
 TRIED = "tried"  # the name of lines whose random numbers a replay draws only if something reads them
 
 
@@ -183,26 +181,6 @@ def alike(tree: Any) -> Any:
     if isinstance(tree, (float, np.floating)):
         return type(tree), repr(tree)
     return type(tree), tree if isinstance(tree, Hashable) else id(tree)  # such as an array
-
-
-def getitem(xp: Any, x: Array, *, key: Any) -> Array:
-    """x[key]."""
-    return x[key]
-
-
-def reshape(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Array:
-    """x in another shape."""
-    return x.reshape(shape)
-
-
-def slice_line(x: Value, key: Any, shape: tuple[int, ...], like: Line) -> Line:
-    """A line that takes a part of a value."""
-    return Line("op", "getitem", getitem, (x,), {"key": key}, Value(shape, x.dtype), like)
-
-
-def reshape_line(x: Value, shape: tuple[int, ...], like: Line) -> Line:
-    """A line that gives a value another shape."""
-    return Line("op", "reshape", reshape, (x,), {"shape": shape}, Value(shape, x.dtype), like)
 
 
 def _argument(x: Any) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from .joins import gather_line
 from .order import AT_ONCE, in_order_of
-from .program import Line, Program, Value, reshape_line
+from .program import Line, Program, Value
+from .views import reshape_line
 
 _FEWEST = 4  # steps for which it is worth while
 

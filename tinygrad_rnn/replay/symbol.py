@@ -18,7 +18,8 @@ from ..op import registry
 from ..operators import Operators
 from ..tape import CaptureError
 from ..whereabouts import whereabouts
-from .program import VIEWS, Value
+from .program import Value
+from .views import VIEWS
 
 
 class NumberError(CaptureError):

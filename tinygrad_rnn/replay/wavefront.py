@@ -13,7 +13,8 @@ from typing import Any
 
 from .joins import concatenate_line, gather_line, in_order, is_join
 from .order import in_order_of
-from .program import Line, Program, Value, reshape_line, slice_line
+from .program import Line, Program, Value
+from .views import reshape_line, slice_line
 
 _BLOCKS = 16  # of steps, at most: each of them costs launches
 _ROWS = 64  # of a product, at least: fewer take no less time

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .order import in_order_of
-from .program import Line, Program, Value, getitem, slice_line
+from .program import Line, Program, Value
+from .views import columns, columns_key, columns_line, getitem
 
 # What leaves every number as it is, bit for bit: with it a call can pass over a slice that it is not for.
 _NEUTRAL: dict[Any, float] = {np.multiply: 1.0, np.add: -0.0}
@@ -48,7 +49,7 @@ class _Widening:
         readers = self.readers.get(base, ())
         if len(readers) < 2:  # nearly always
             return []
-        found = [_Slice(*columns, line) for line in readers if (columns := _columns(line, base)) is not None]
+        found = [_Slice(*bounds, line) for line in readers if (bounds := columns(line, base)) is not None]
         found.sort(key=lambda s: (s.start, s.stop))
         apart = all(a.stop <= b.start for a, b in pairwise(found))
         return found if len(found) > 1 and apart else []
@@ -84,7 +85,7 @@ class _Widening:
                 signature.append("self")
             elif isinstance(x, Value):
                 of = x.line.inputs[0] if x.line is not None and x.line.name == "getitem" else None
-                if of is None or of is base or x.line is None or _columns(x.line, of) != (part.start, part.stop):
+                if of is None or of is base or x.line is None or columns(x.line, of) != (part.start, part.stop):
                     return None
                 signature.append(of)
             elif np.ndim(x) == 0 and not hasattr(x, "run") and getattr(x, "dtype", base.dtype) == base.dtype:
@@ -117,7 +118,7 @@ class _Widening:
         """Columns of a base, all of which are there before the first line that reads some."""
         if (start, stop) == (0, base.shape[-1]):
             return base
-        line = slice_line(base, _key(base, start, stop), (*base.shape[:-1], stop - start), first)
+        line = columns_line(base, start, stop, first)
         self.position[line] = self.position[first]
         self.readers.setdefault(base, []).append(line)
         return line.result
@@ -127,7 +128,7 @@ class _Widening:
         for x in line.reads:
             self.readers[x] = [reader for reader in self.readers[x] if reader is not line]
         line.kind, line.name, line.function = "op", "getitem", getitem
-        line.attributes = {"key": _key(base, start, stop)}
+        line.attributes = {"key": columns_key(base, start, stop)}
         line.read((base,))
 
     def _constant(self, shape: tuple[int, ...], dtype: Any, slices: list[_Slice], numbers: list[Any]) -> Any:
@@ -145,27 +146,6 @@ class _Widening:
 
 def _equal(a: Any, b: Any) -> bool:
     return bool(a == b) and copysign(1, a) == copysign(1, b)
-
-
-def _key(base: Value, start: int, stop: int) -> tuple[slice, ...]:
-    """What takes columns of a base."""
-    return (*(slice(None),) * (len(base.shape) - 1), slice(start, stop))
-
-
-def _columns(line: Line, base: Value) -> tuple[int, int] | None:
-    """Start and stop, if a line takes a slice of a base's last axis and all of the others."""
-    key = line.attributes.get("key") if line.name == "getitem" and line.inputs[0] is base else None
-    if (
-        not isinstance(key, tuple)
-        or not key
-        or len(key) != len(base.shape)
-        or not all(isinstance(part, slice) for part in key)
-    ):
-        return None
-    if any(part != slice(None) for part in key[:-1]) or key[-1].step not in (None, 1):
-        return None
-    start, stop, _ = key[-1].indices(base.shape[-1])
-    return start, stop
 
 
 def _touching(slices: list[_Slice]) -> bool:
