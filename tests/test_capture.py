@@ -334,3 +334,14 @@ def test_teacher_forcing_is_drawn_anew(exact: bool) -> None:
         equal(*pair, exact)
         found.append(pair[0].numpy())
     assert len({x.tobytes() for x in found}) == 6
+
+
+def test_zeros_of_both_signs_are_two_constants() -> None:
+    def f(x: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        (a, b), (c, d) = tg.split(x * 1.0, 2, axis=-1), tg.split(x * 2.0, 2, axis=-1)
+        return tg.concatenate([a + 1.0, b + -0.0], axis=-1), tg.concatenate([c + 1.0, d + 0.0], axis=-1)
+
+    step, x = tg.capture(f), tg.tensor(np.full((2, 8), -0.0, np.float32))
+    for _ in range(3):
+        for got, want in zip(step(x), f(x), strict=True):
+            np.testing.assert_array_equal(np.signbit(got.numpy()), np.signbit(want.numpy()))
