@@ -64,16 +64,26 @@ class Captured(Generic[P, R]):
         signature, arrays, floats = self._told_apart((args, kwargs))
         with self._lock:
             replay = self._found(signature)
-            return self._record(signature, args, kwargs) if replay is None else replay(arrays, floats)
+            return self._record(signature, args, kwargs, floats) if replay is None else replay(arrays, floats)
 
     def __get__(self, instance: Any, owner: Any = None) -> Captured[..., Any]:
         """For a method: the step of one instance, with recordings of its own that go when the instance does."""
         if instance is None:
             return self
-        key = f"_captured_{self._name}"
-        if key not in vars(instance):
-            vars(instance)[key] = Captured(MethodType(self.step, instance), self.without)
-        return vars(instance)[key]  # type: ignore[no-any-return]
+        if not hasattr(instance, "__dict__"):
+            raise TypeError(
+                f"capture: {self._name} keeps its recordings with the object that it is a method of, and a "
+                f"{type(instance).__name__} has no __dict__ to keep them in; add '__dict__' to its __slots__"
+            )
+        key = f"_captured_{self._name}_{id(self)}"
+        step, known = MethodType(self.step, instance), vars(instance).get(key)
+        if known is None or known.step != step:  # that of an object of which this one is a copy
+            known = Captured(step, self.without)
+            if isinstance(instance, type):
+                setattr(instance, key, known)
+            else:
+                vars(instance)[key] = known
+        return known  # type: ignore[no-any-return]
 
     def __reduce__(self) -> Any:
         return Captured, (self.step, self.without)  # a copy records for itself
@@ -85,15 +95,17 @@ class Captured(Generic[P, R]):
     def _found(self, signature: Any) -> Replay | None:
         return next((replay for known, replay in self._replays if known == signature and replay.fits()), None)
 
-    def _record(self, signature: Any, args: Any, kwargs: Any) -> R:
+    def _record(self, signature: Any, args: Any, kwargs: Any, floats: list[float]) -> R:
+        drawn = backend.random_state()
         try:
             recording = Recording(self.step, args, kwargs, self._floats_change)
-        except NumberError:
-            if not self._floats_change:
+        except (NumberError, TypeError, AttributeError):
+            if not (self._floats_change and floats):
                 raise
+            backend.set_random_state(drawn)
+            recording = Recording(self.step, args, kwargs, False)
             self._floats_change = False  # it wants the number itself, so there is a recording for each
             signature, *_ = self._told_apart((args, kwargs))
-            recording = Recording(self.step, args, kwargs, False)
         if recording.steady:
             self._recorded[signature] += 1
             self._warn(signature)

@@ -102,10 +102,11 @@ class Player:
 
     def _number(self, scalar: Scalar, dtype: Any) -> Array:
         """A 0-d array that is set to the number before each replay."""
-        if (scalar, dtype) not in self._numbers:
-            array = self._numbers[scalar, dtype] = self.xp.zeros((), dtype)
+        key = id(scalar), dtype
+        if key not in self._numbers:
+            array = self._numbers[key] = self.xp.zeros((), dtype)
             self.scalars.append((array, scalar))
-        return self._numbers[scalar, dtype]
+        return self._numbers[key]
 
     def _calls(self, line: Line) -> list[partial[Any]]:
         if self._layout.is_there(line):

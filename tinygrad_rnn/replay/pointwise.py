@@ -55,15 +55,15 @@ def _formula(text: Text, x: Any) -> Any:
 def kernel(lines: list[Line], outputs: list[Value]) -> tuple[Pointwise, list[Any]]:
     """One kernel for lines in order, and its inputs: values, and numbers that may change, of which each has a dtype."""
     text = Text()
-    formulas: dict[Any, Any] = {}
+    formulas: dict[int, Any] = {}  # by id: a number that may change is no key
 
     def formula(x: Any) -> Any:
         if not isinstance(x, (Value, Scalar)):
             return x
-        if x not in formulas:
-            formulas[x] = _formula(text, x)
-        return formulas[x]
+        if id(x) not in formulas:
+            formulas[id(x)] = _formula(text, x)
+        return formulas[id(x)]
 
     for line in lines:
-        formulas[line.result] = _write(line, formula)
-    return text.kernel([formulas[value] for value in outputs]), text.inputs
+        formulas[id(line.result)] = _write(line, formula)
+    return text.kernel([formulas[id(value)] for value in outputs]), text.inputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -101,6 +102,14 @@ class _Recording(Backend):
     def apart(self) -> None:
         _current().run += 1
 
+    def shows_elsewhere(self, symbol: Symbol) -> bool:
+        """Whether somebody holds a view of this symbol's memory. Copies of the symbol are no views."""
+        if getattr(symbol.array, "base", None) is None and sys.getrefcount(symbol.array) <= 3:
+            return False
+        memory = _current().home.extent(symbol.array)
+        others = [x for x in (ref() for ref in _current().made) if x is not None and x.value is not symbol.value]
+        return any(_current().home.extent(x.array) == memory for x in others)
+
     def checksum(self, array: Array) -> int:
         return 0  # what is recorded twice is the same
 
@@ -191,6 +200,8 @@ class Recorder:
         """Run a kernel on this run's values, and write the call down."""
         if attributes.pop("out", None) is not None:
             refuse(f"gives {op.name} an array to write to")
+        if op.name == "getitem" and any(isinstance(x, Symbol) and x.dtype == bool for x in _flat(attributes["key"])):
+            refuse("picks elements by a boolean array, and so as many as its values say")
         for name, value in attributes.items():
             if isinstance(value, Scalar):
                 refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
@@ -241,6 +252,10 @@ def bare(tree: Any) -> Any:
     if isinstance(tree, (tuple, list, dict)):
         return mapped(bare, tree)
     return tree.number if isinstance(tree, Scalar) else tree
+
+
+def _flat(key: Any) -> Any:
+    return key if isinstance(key, tuple) else (key,)
 
 
 def _is_symbolic(tree: Any) -> bool:

@@ -69,8 +69,9 @@ class Recording:
         places: list[tuple[Place, Place]] = []
         for tensor, path in self.reach.tensors.items():
             places.append((Attribute(tensor, "array", path),) * 2)
+        first: dict[Tensor, Leaf] = {}  # of leaves that may share a gradient
         for leaf, path in self.reach.leaves.items():
-            if leaf.grad is not None:
+            if leaf.grad is not None and first.setdefault(leaf.grad, leaf) is leaf:
                 path = f"{path}.grad"
                 places.append((Attribute(leaf.grad, "array", path), ArrayOfGradient(leaf, leaf.grad, path)))
         numbers = []
@@ -85,7 +86,8 @@ class Recording:
             self.lines = recorder.lines
             self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in places]
             self.numbers: list[tuple[Place, Any]] = [(p, Scalar(p.get(), p.get)) for p in numbers]
-            args, kwargs = self._arguments(recorder, (args, kwargs), floats_change)
+            given: list[tuple[Any, list[Any]]] = []
+            args, kwargs = self._arguments(recorder, (args, kwargs), floats_change, given)
             try:
                 for port in self.ports:
                     port.place.put(port.symbol)
@@ -94,7 +96,8 @@ class Recording:
                 for place in self.reach.iterators:
                     place.put(_Closed(place.path))
                 output = in_output(_apart, function(*args, **kwargs))
-                del args, kwargs
+                _check_arguments(given)
+                del args, kwargs, given
                 recorder.check_draws()
                 _check_output(output)
                 for place, value in before[len(places) + len(numbers) :]:
@@ -113,16 +116,22 @@ class Recording:
             self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
 
-    def _arguments(self, recorder: Recorder, tree: Any, floats_change: bool) -> Any:
-        """The arguments with symbols in place of arrays."""
+    def _arguments(self, recorder: Recorder, tree: Any, floats_change: bool, given: list[Any]) -> Any:
+        """The arguments with symbols in place of arrays. What the step could change in them is noted as given."""
+        made = self._argument(recorder, tree, floats_change, given)
+        if isinstance(made, (list, dict, Tensor)):
+            given.append((made, _parts(made)))
+        return made
+
+    def _argument(self, recorder: Recorder, tree: Any, floats_change: bool, given: list[Any]) -> Any:
         if isinstance(tree, (tuple, list, dict)):
             children = tree.values() if isinstance(tree, dict) else tree
-            return rebuild(tree, [self._arguments(recorder, child, floats_change) for child in children])
+            return rebuild(tree, [self._arguments(recorder, child, floats_change, given) for child in children])
         if isinstance(tree, Tensor):
             if tree.node is not None:
                 what = "has a history" if isinstance(tree.node, Node) else "requires a gradient"
                 raise CaptureError(f"capture: the argument {tree!r} {what}; give the step x.detach()")
-            return Tensor.wrap(self._arguments(recorder, tree.array, floats_change))
+            return Tensor.wrap(self._arguments(recorder, tree.array, floats_change, given))
         if type(tree) is float and floats_change:
             number = len(self.floats)
             self.floats.append(tree)
@@ -179,6 +188,11 @@ class Recording:
         """
         self.output = output
         self.result = in_output(_without_symbols, output)
+        replaced = [
+            (leaf, leaf.grad, None if leaf.grad is None else leaf.grad.array)
+            for leaf, before in self.grads_before.items()
+            if leaf.grad is not before
+        ]
         for port in self.ports:
             left = port.place.get()
             port.after = left.copy() if isinstance(left, Symbol) else left
@@ -189,17 +203,25 @@ class Recording:
         for place, _ in self.numbers:
             place.put(bare(place.get()))
         self.grads: list[Gradient] = []
-        for leaf, before in self.grads_before.items():
-            if leaf.grad is not before:
-                source = None if leaf.grad is None else leaf.grad.array
-                array = _copy(source)
-                leaf.grad = None if array is None else Tensor.wrap(array)
-                self.grads.append(Gradient(leaf, leaf.grad, array, source))
+        made: dict[Any, Any] = {None: None}  # several leaves may have got one gradient
+        for leaf, gradient, source in replaced:
+            if gradient not in made:
+                made[gradient] = Tensor.wrap(_copy(source))
+            leaf.grad = made[gradient]
+            self.grads.append(Gradient(leaf, leaf.grad, array_of(leaf.grad), source))
+        for port in self.ports:
+            if isinstance(port.later, ArrayOfGradient) and port.later.holder in {leaf for leaf, *_ in replaced}:
+                port.after = port.symbol  # by then the leaf holds the new one
         known = {(id(place.holder), place.key) for place in self.reach.ports}
         new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
         for place in new_places:
             place.put(bare(place.get()))
         self.steady = not new_places  # not so for the first step of an optimiser, which makes its buffers
+
+    def shares_gradients(self) -> bool:
+        """Whether as many leaves share a gradient as when the step was recorded."""
+        now = {id(leaf.grad) for leaf in self.grads_before}
+        return len(now) == len(set(map(id, self.grads_before.values())))
 
     def values(self) -> list[Value]:
         """All that the program has to deliver."""
@@ -230,6 +252,24 @@ def _check_output(output: Any) -> None:
             raise CaptureError(
                 f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
                 "return tensors, in tuples, lists or dictionaries"
+            )
+
+
+def _parts(x: Any) -> list[Any]:
+    """What can be changed about an argument."""
+    if isinstance(x, Tensor):
+        return [x.array, x.grad]
+    return [*x, *x.values()] if isinstance(x, dict) else list(x)
+
+
+def _check_arguments(given: list[tuple[Any, list[Any]]]) -> None:
+    """Raise if the step has changed what it was given, which a replay would do to nobody's arguments."""
+    for x, before in given:
+        now = _parts(x)
+        if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
+            raise CaptureError(
+                f"capture: the step changes an argument, a {type(x).__name__}, which a replay would not do; return the "
+                "new value and pass it in the next time"
             )
 
 
@@ -281,8 +321,8 @@ def _apart(x: Any) -> Any:
 
 def _without_symbols(x: Any) -> Any:
     if isinstance(x, Taped):
-        return Tensor.wrap(_copy(x.array)) if isinstance(x.array, Symbol) else x
-    return _copy(x) if isinstance(x, Symbol) else bare(x)
+        return Tensor.wrap(_copy(x.array))
+    return _copy(x) if isinstance(x, Symbol) or backend.is_array(x) else bare(x)
 
 
 _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import shortage, tape
+from .. import backend, shortage, tape
 from ..backend import Array
 from ..tape import Taped, collector_resting
 from ..tensor import Tensor
@@ -115,6 +115,7 @@ class Replay:
         return (
             recording.reach.unchanged()
             and all((leaf.grad is None) == (g is None) for leaf, g in recording.grads_before.items())
+            and recording.shares_gradients()
             and all((x := ref()) is None or x.array is array for ref, array in recording.unreached)
             and self._bind()
         )
@@ -139,16 +140,17 @@ class Replay:
             leaf.grad = gradient
             if gradient is not None:
                 gradient.array = array  # clipping, or another backward, may have given it a new one
+        returned = in_output(self._returned, self.recording.output)  # whose numbers may come from before this step
         after = [(place, x.run() if isinstance(x, Scalar) else x) for place, x in self.recording.numbers_after]
         for place, number in after:
             place.put(number)
-        return in_output(self._returned, self.recording.output)
+        return returned
 
     def _returned(self, x: Any) -> Any:
         """A part of the step's result after a replay."""
         array = array_of(x)
-        if isinstance(array, Symbol):
-            copy = self.finals[array.value].copy()
+        if isinstance(array, Symbol) or backend.is_array(array):
+            copy = (self.finals[array.value] if isinstance(array, Symbol) else array).copy()
             return Tensor.wrap(copy) if isinstance(x, Taped) else copy
         return x.run() if isinstance(x, Scalar) else x
 

@@ -97,6 +97,10 @@ class Symbol(Operators):
         """As one axis."""
         return self.reshape(-1)
 
+    def cumsum(self, axis: int | None = None) -> Any:  # type: ignore[override]
+        """As NumPy's, over all elements if no axis is given."""
+        return ops.cumsum(self.ravel(), 0) if axis is None else ops.cumsum(self, axis)
+
     def dot(self, other: Any) -> Any:
         """Product of vectors or matrices."""
         return ops.matmul(self, other)
@@ -107,6 +111,8 @@ class Symbol(Operators):
         """Stand for something else from now on, wherever it is: what ``x += y`` does to an array."""
         if result.shape != self.shape or _shows_port(self.value):
             refuse("writes into a part of an array")
+        if backend.of(self).shows_elsewhere(self):  # type: ignore[attr-defined]
+            refuse("writes into an array of which it holds a view, or another tensor")
         result = result.astype(self.dtype)
         self.array, self.value = result.array, result.value
         return self
@@ -145,6 +151,8 @@ class Scalar:
     def __repr__(self) -> str:
         return f"Scalar({self.number})"
 
+    __class__ = property(lambda self: float)  # type: ignore[assignment]  # for isinstance
+
     def _compared(self, other: Any) -> Any:
         if isinstance(other, (int, float, Scalar)):
             refuse("compares a number that may change", NumberError)
@@ -153,7 +161,7 @@ class Scalar:
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
     __array_ufunc__ = None  # an array's operators, a device's too, leave the work to those of the number
     __bool__ = refused("asks whether a number that may change is true", NumberError)
-    __hash__ = object.__hash__
+    __hash__ = __array__ = refused("looks a number up that may change", NumberError)  # type: ignore[assignment]
     __float__ = __int__ = __index__ = refused("makes a constant of a number that may change", NumberError)
 
 

@@ -1,0 +1,354 @@
+"""Captured steps that do what few steps do: each equals the eager step in every call, or is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import CaptureError, optim
+
+Setting = tuple[Callable[..., Any], Callable[[], Any]]  # a step, and what to look at after each call
+
+
+def _bare(x: Any) -> Any:
+    if isinstance(x, (tuple, list)):
+        return [_bare(part) for part in x]
+    return x.tolist() if hasattr(x, "tolist") else x
+
+
+def told(make: Callable[[], Setting], wrap: Any, calls: int = 6) -> list[Any]:
+    step, look = make()
+    run = wrap(step)
+    return [_bare((run(tg.full(2, k + 1.0)), look())) for k in range(calls)]
+
+
+# ---- gradients that are replaced ----
+
+
+def _leaves() -> tuple[tg.Tensor, tg.Tensor]:
+    return tg.tensor([1.0, 2.0], requires_grad=True), tg.tensor([1.0, 3.0], requires_grad=True)
+
+
+def _grads(*leaves: tg.Tensor) -> Callable[[], Any]:
+    return lambda: [leaf if leaf.grad is None else (leaf, leaf.grad) for leaf in leaves]
+
+
+def zeroed_after_use() -> Setting:
+    b, _ = _leaves()
+
+    def step(x: Any) -> Any:
+        (b * b * x).sum().backward()
+        g = b.grad
+        b.grad = b.grad * 0
+        b.data = b.data - 0.01 * g.data
+        return g
+
+    return step, _grads(b)
+
+
+def replaced_by_a_constant() -> Setting:
+    b, _ = _leaves()
+
+    def step(x: Any) -> Any:
+        (b * b * x).sum().backward()
+        g, b.grad = b.grad, tg.zeros(2)
+        return g
+
+    return step, _grads(b)
+
+
+def twice_from_none() -> Setting:
+    b, _ = _leaves()
+
+    def step(x: Any) -> Any:
+        (b * b * x).sum().backward()
+        g, b.grad = b.grad, None
+        (b * x).sum().backward()
+        return g
+
+    return step, _grads(b)
+
+
+def shrunk() -> Setting:
+    b, _ = _leaves()
+
+    def step(x: Any) -> Any:
+        (b * b * x).sum().backward()
+        b.grad = b.grad * 0.5
+        return b.grad
+
+    return step, _grads(b)
+
+
+def given_to_another() -> Setting:
+    a, b = _leaves()
+
+    def step(x: Any) -> Any:
+        a.grad = None
+        (a * a * x).sum().backward()
+        b.grad = a.grad
+        return a.grad
+
+    return step, _grads(a, b)
+
+
+def given_and_replaced() -> Setting:
+    a, b = _leaves()
+
+    def step(x: Any) -> Any:
+        (a * a * x).sum().backward()
+        b.grad, a.grad = a.grad, a.grad * 2
+        return b.grad + a.grad
+
+    return step, _grads(a, b)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [zeroed_after_use, replaced_by_a_constant, twice_from_none, shrunk, given_to_another, given_and_replaced],
+)
+def test_gradients_that_are_replaced(make: Callable[[], Setting], exact: bool) -> None:
+    assert told(make, tg.capture(exact=exact)) == told(make, lambda step: step)
+
+
+def test_a_shared_gradient_that_is_parted_outside_is_noticed() -> None:
+    def run(wrap: Any) -> list[Any]:
+        step, look = given_to_another()
+        step, found = wrap(step), []
+        b = look()[1][0] if isinstance(look()[1], tuple) else look()[1]
+        for k in range(7):
+            if k == 4:
+                b.grad = tg.full(2, 100.0)
+            found.append(_bare((step(tg.full(2, k + 1.0)), look())))
+        return found
+
+    assert run(tg.capture) == run(lambda step: step)
+
+
+# ---- arguments ----
+
+WRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "an item of a dictionary": lambda x, d, a: d.update(h=x * 2),
+    "another key": lambda x, d, a: d.update(n=1),
+    "a longer list": lambda x, d, a: a.append(x * 1),
+    "an item of a list": lambda x, d, a: a.__setitem__(0, x * 1),
+    "numbers of a tensor": lambda x, d, a: setattr(x, "data", x.data * 2),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_what_the_step_changes_in_its_arguments_is_refused(name: str) -> None:
+    def step(x: Any, d: Any, a: Any) -> Any:
+        y = x * 2 + d["h"]
+        WRITES[name](x, d, a)
+        return y
+
+    captured = tg.capture(step)
+    captured(tg.ones(2), {"h": tg.zeros(2)}, [tg.zeros(2)])
+    d, a, x = {"h": tg.zeros(2)}, [tg.zeros(2)], tg.ones(2)
+    with pytest.raises(CaptureError, match=r"the step changes an argument, a (dict|list|Tensor)"):
+        captured(x, d, a)
+    assert _bare((x, d["h"], len(d), a)) == [[1, 1], [0, 0], 1, [[0, 0]]]
+
+
+def test_a_gradient_left_with_an_argument_is_refused_and_one_that_is_returned_is_not() -> None:
+    def leave(x: Any) -> Any:
+        x.requires_grad = True
+        (x * x).sum().backward()
+        return x.grad
+
+    def give(x: Any) -> Any:
+        x.requires_grad = True
+        return tg.grad((x * x).sum(), x)
+
+    captured = tg.capture(leave)
+    captured(tg.ones(2))
+    with pytest.raises(CaptureError, match="changes an argument, a Tensor"):
+        captured(tg.ones(2))
+    captured = tg.capture(give)
+    assert [captured(tg.full(2, k)).tolist() for k in (1.0, 2.0, 3.0, 4.0)] == [[2, 2], [4, 4], [6, 6], [8, 8]]
+
+
+# ---- floats that are more than arithmetic ----
+
+FLOATS: dict[str, Callable[[Any, Any], Any]] = {
+    "isinstance": lambda x, s: x * (s if isinstance(s, float) else 1.0),
+    "a key": lambda x, s: x * {0.5: 1.0, 1.5: 2.0}.get(s, 4.0),
+    "in a set": lambda x, s: x * (2.0 if s in {0.5} else 1.0),
+    "an array of it": lambda x, s: x * np.asarray(s),
+    "a choice": lambda x, s: tg.where(x > 1, x, np.array(s)),
+    "abs": lambda x, s: x * abs(s),
+    "modulo": lambda x, s: x * (s % 0.3) * (s // 0.3),
+    "round": lambda x, s: x * round(s, 1),
+    "a function of NumPy's": lambda x, s: x * np.exp(s) * np.mean([s, s]) * (s * np.float32(2)),
+    "text": lambda x, s: x * float(f"{s:.1f}"),
+    "a tensor": lambda x, s: x * tg.tensor(s) * tg.tensor([s, s]),
+    "a method": lambda x, s: x * s.real + s.is_integer(),
+    "arithmetic": lambda x, s: x * s + (s**2 - 1) / 3.0,
+}
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_float_may_be_used_in_any_way(name: str) -> None:
+    step = FLOATS[name]
+    captured, x = tg.capture(step), tg.tensor([1.0, 2.0])
+    for s in (0.5, 0.5, 1.5, 2.5, 0.5):
+        found, expected = captured(x, s), step(x, s)
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6)
+        assert found.dtype == expected.dtype
+    assert captured._floats_change == (name in ("isinstance", "arithmetic"))
+
+
+def test_an_error_of_the_step_itself_is_no_reason_to_record_each_number() -> None:
+    fails = [True]
+
+    def step(x: Any, s: float) -> Any:
+        return x * s if not fails else x.nonsense
+
+    captured = tg.capture(step)
+    for _ in range(2):
+        with pytest.raises(AttributeError, match="nonsense"):
+            captured(tg.ones(2), 0.5)
+    fails.clear()
+    assert [captured(tg.ones(1), s).item() for s in (0.5, 1.5, 2.5)] == [0.5, 1.5, 2.5]
+    assert captured._floats_change
+
+
+# ---- what is returned ----
+
+
+def test_numbers_that_are_returned_are_those_of_this_step() -> None:
+    def adam() -> Setting:
+        w = tg.ones(2, requires_grad=True)
+        opt = optim.Adam([w])
+
+        def step(x: Any) -> Any:
+            opt.zero_grad()
+            (w * x).sum().backward()
+            opt.step()
+            before, opt.lr = opt.lr, opt.lr * 0.5
+            return opt.slots[0]["step"], before
+
+        return step, lambda: opt.lr
+
+    assert told(adam, tg.capture) == told(adam, lambda step: step)
+
+
+def test_constants_that_are_returned_belong_to_the_caller() -> None:
+    captured = tg.capture(lambda x: (x * 2, tg.zeros(3), np.arange(3.0)))
+    for _ in range(5):
+        _, zeros, numbers = captured(tg.ones(2))
+        zeros.data += 1
+        numbers += 1
+        assert (zeros.tolist(), numbers.tolist()) == ([1, 1, 1], [1, 2, 3])
+
+
+# ---- arrays that are written to ----
+
+VIEWS: dict[str, Callable[[tg.Tensor, tg.Tensor], Any]] = {
+    "a row": lambda w, u: w.data[0],
+    "of a detached tensor": lambda w, u: w.detach()[0],
+    "transposed": lambda w, u: w.data.T,
+    "in another shape": lambda w, u: w.data.reshape(-1),
+    "another tensor": lambda w, u: u.data,
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_writing_into_what_is_held_elsewhere_is_refused(name: str) -> None:
+    w, u = tg.ones(2, 2, requires_grad=True), tg.ones(2, 2)
+    u.data = w.data
+
+    def step() -> Any:
+        held = VIEWS[name](w, u)
+        w.data *= 0.5
+        return held * 1
+
+    captured = tg.capture(step)
+    captured()
+    with pytest.raises(CaptureError, match="of which it holds a view, or another tensor"):
+        captured()
+
+
+def test_a_copy_taken_before_writing_is_what_it_was() -> None:
+    def make() -> Setting:
+        w = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+
+        def step(x: Any) -> Any:
+            whole, row = w.data.copy(), w.data[0] * 1
+            w.data *= 0.5
+            return whole * 1, row, w.data[0] * 1, w.data.cumsum()
+
+        return step, lambda: w
+
+    assert told(make, tg.capture) == told(make, lambda step: step)
+
+
+def test_elements_picked_by_a_boolean_array_are_refused() -> None:
+    captured = tg.capture(lambda x, keep: (x[keep] * 1.0).sum())
+    captured(tg.ones(4), np.array([True, True, False, False]))
+    with pytest.raises(CaptureError, match="picks elements by a boolean array"):
+        captured(tg.ones(4), np.array([True, False, False, False]))
+
+
+# ---- methods ----
+
+
+def _doubling(factor: float) -> Any:
+    @tg.capture
+    def step(self: Any, x: Any) -> Any:
+        return x * self.scale * factor
+
+    return step
+
+
+class Base:
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    first, second = _doubling(2.0), _doubling(3.0)  # of one name
+    step = _doubling(2.0)
+
+
+class Above(Base):
+    own = _doubling(5.0)
+
+    @tg.capture
+    def step(self, x: Any) -> Any:
+        return super().step(x) * 5.0
+
+
+def test_methods_of_one_name_and_copies_of_objects_have_steps_of_their_own() -> None:
+    x, one = tg.ones(1), Above(1.0)
+    for _ in range(4):
+        assert [f(x).item() for f in (one.first, one.second, one.own, one.step)] == [2, 3, 5, 10]
+    ten = copy.copy(one)
+    ten.scale = 10.0
+    for _ in range(4):
+        assert (ten.step(x).item(), one.step(x).item()) == (100, 10)
+
+
+def test_a_captured_class_method_and_an_object_that_can_keep_nothing() -> None:
+    class Counted:
+        scale = 3.0
+
+        @classmethod
+        @tg.capture
+        def step(cls, x: Any) -> Any:
+            return x * cls.scale
+
+    class Slotted:
+        __slots__ = ("scale",)
+        step = _doubling(2.0)
+
+    for scale in (3.0, 3.0, 3.0, 4.0):
+        Counted.scale = scale
+        assert Counted.step(tg.ones(1)).item() == scale
+    with pytest.raises(TypeError, match="a Slotted has no __dict__"):
+        Slotted().step(tg.ones(1))
