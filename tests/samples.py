@@ -55,7 +55,7 @@ PRODUCTS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
 
 SAMPLES: dict[str, list[Sample]] = {
     **each("add subtract multiply", two),
-    **each("maximum minimum", lambda: two(distinct, shifted)),
+    **each("maximum minimum logaddexp", lambda: two(distinct, shifted)),
     **each("floor_divide remainder", lambda: two(distinct, positive)),
     **each("equal not_equal less less_equal greater greater_equal", compared),
     **each("bitwise_and bitwise_or bitwise_xor", masks),
@@ -131,6 +131,7 @@ SAMPLES: dict[str, list[Sample]] = {
         *(S(np.array(x)) for x in ([2.0, 0.0, 3.0], [0.0, 2.0, 0.0, 3.0], [[0.0, 2.0], [3.0, 4.0]])),
     ],
     **each("max min", lambda: reductions(distinct)),
+    **each("argsort", lambda: [S(distinct(3, 4), axis=0), S(distinct(3, 4)), S(distinct(2, 0))]),
     **each(
         "argmax argmin", lambda: [S(distinct(3, 4), axis=a, keepdims=k) for a in (None, 0, -1) for k in (False, True)]
     ),

@@ -107,6 +107,7 @@ xp = SimpleNamespace(
     ascontiguousarray=lambda a, dtype=None: wrap(np.ascontiguousarray(numbers_of(a), dtype)),
     asnumpy=lambda a: a.get(),
     broadcast_to=lambda array, shape: wrap(np.broadcast_to(numbers_of(array), shape)),
+    argsort=lambda a, axis=-1, kind=None: wrap(np.argsort(numbers_of(a), axis, kind=kind)),
     clip=lambda a, a_min, a_max, out=None: a.clip(a_min, a_max, out=out),
     concatenate=_concatenate,
     cuda=SimpleNamespace(

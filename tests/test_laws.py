@@ -18,10 +18,12 @@ from tinygrad_rnn.tree import tree_leaves, tree_map
 ALL = {**SAMPLES, **COMPOSITES}
 PROMOTING = (  # with integers, as in NumPy
     *("add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "maximum", "minimum"),
+    "logaddexp",
 )
-EVEN = ("argmax", "argmin", "scatter", "overlap_add", "add_along_axis", "add_rows")
+EVEN = ("argmax", "argmin", "argsort", "scatter", "overlap_add", "add_along_axis", "add_rows")
 NO_FLOAT = (
-    *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "argmax", "argmin", "any", "all"),
+    *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "any", "all"),
+    *("argmax", "argmin", "argsort"),
     *("isnan", "isinf", "isfinite"),
 )
 

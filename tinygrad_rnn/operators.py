@@ -41,7 +41,16 @@ class Operators:
     maximum, minimum, clip, astype = ops.maximum, ops.minimum, ops.clip, ops.astype
     sum, prod, mean, max, min, var = ops.sum, ops.prod, ops.mean, ops.max, ops.min, ops.var
     logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
-    any, all = ops.any, ops.all
+    any, all, logaddexp = ops.any, ops.all, ops.logaddexp
+    sort, argsort, roll, repeat, tile, tril, triu = (
+        ops.sort,
+        ops.argsort,
+        ops.roll,
+        ops.repeat,
+        ops.tile,
+        ops.tril,
+        ops.triu,
+    )
     broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
     softmax, log_softmax, take_along_axis = ops.softmax, ops.log_softmax, ops.take_along_axis
     linear, normalize, cross_entropy, embedding = ops.linear, ops.normalize, ops.cross_entropy, ops.embedding

@@ -1,5 +1,6 @@
 """All operations: forward kernels and derivatives, side by side."""
 
+from .arrange import argsort, repeat, roll, sort, tile, tril, triu
 from .conv import conv2d, max_pool2d, overlap_add, shares, windows
 from .elementwise import (
     absolute,
@@ -12,6 +13,7 @@ from .elementwise import (
     expm1,
     log,
     log1p,
+    logaddexp,
     maximum,
     minimum,
     multiply,

@@ -242,6 +242,15 @@ maximum.vjp(a=lambda g, a, b: _winner(g, a, b), b=lambda g, a, b: _winner(g, b, 
 
 
 @op
+def logaddexp(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
+    """y = log(e^a + e^b), without overflow."""
+    return xp.logaddexp(a, b, out=out)
+
+
+logaddexp.vjp(a=lambda g, a, b: g * sigmoid(a - b), b=lambda g, a, b: g * sigmoid(b - a))
+
+
+@op
 def minimum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     """The smaller of two; where they are equal, each gets half of the gradient."""
     return xp.minimum(a, b, out=out)

@@ -1,0 +1,48 @@
+"""Elements in another order, or several times, as NumPy arranges them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+
+X = np.random.default_rng(0).permutation(24).reshape(2, 3, 4) / 8.0
+CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    *[("sort", (), {"axis": axis}) for axis in (0, 1, -1)],
+    *[("roll", (shift,), {"axis": axis}) for shift in (0, 1, -2, 7) for axis in (None, 0, -1)],
+    *[("repeat", (2,), {"axis": axis}) for axis in (None, 0, 1, -1)],
+    *[("tile", (reps,), {}) for reps in (2, (2,), (3, 1, 2), (2, 1, 1, 2), (1, 2))],
+    *[(name, (k,), {}) for name in ("tril", "triu") for k in (-1, 0, 1, 5)],
+]
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs"), CALLS)
+def test_it_is_what_numpy_gives_and_has_the_gradient_of_a_choice(name: str, args: Any, kwargs: Any) -> None:
+    ours: Callable[..., Any] = getattr(tg, name)
+    expected = getattr(np, name)(X, *args, **kwargs)
+    x = tg.tensor(X, requires_grad=True)
+    for found in (
+        ours(X, *args, **kwargs),
+        ours(x, *args, **kwargs).numpy(),
+        getattr(x, name)(*args, **kwargs).numpy(),
+    ):
+        np.testing.assert_array_equal(found, expected)
+    tg.check(lambda x: ours(x, *args, **kwargs), x)
+
+
+def test_a_captured_step_arranges_anew() -> None:
+    captured = tg.capture(lambda x: tg.tril(tg.sort(x).roll(1, 0)).repeat(2, 0).tile((1, 2)) * 1)
+    for k in range(4):
+        x = tg.tensor(np.random.default_rng(k).standard_normal((3, 3)))
+        np.testing.assert_array_equal(
+            captured(x).numpy(), tg.tril(tg.sort(x).roll(1, 0)).repeat(2, 0).tile((1, 2)).numpy()
+        )
+
+
+def test_a_vector_has_no_diagonals() -> None:
+    with pytest.raises(tg.ShapeError, match=r"x f32\[3\] needs two axes"):
+        tg.tril(tg.ones(3))

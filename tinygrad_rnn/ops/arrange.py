@@ -1,0 +1,101 @@
+"""The same elements in another order, or several times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from ..backend import Array, signature
+from ..op import op
+from ..tape import Taped
+from ..whereabouts import misfit
+from .elementwise import where
+from .index import take_along_axis
+from .shape import broadcast_to, concatenate, expand_dims, flatten, reshape
+
+
+@op
+def argsort(xp: Any, x: Array, *, axis: int = -1) -> Array:
+    """The order that sorts x along an axis, equal elements as they are; it has no slope."""
+    return xp.argsort(x, axis=axis, kind="stable")
+
+
+argsort.vjp(x=None)
+
+
+def sort(x: Any, axis: int = -1) -> Any:
+    """The elements along an axis from the smallest to the largest. Each sends its gradient to where it came from.
+
+    >>> sort(np.array([3.0, 1.0, 2.0]))
+    array([1., 2., 3.])
+    """
+    return take_along_axis(x, argsort(x, axis), axis)
+
+
+def roll(x: Any, shift: int, axis: int | None = None) -> Any:
+    """Elements moved on along an axis, those from the end to the start; of x as one axis if none is given.
+
+    >>> roll(np.arange(5), 2)
+    array([3, 4, 0, 1, 2])
+    """
+    if axis is None:
+        return reshape(roll(flatten(x), shift, 0), tuple(x.shape))
+    ahead = (slice(None),) * (axis % x.ndim)
+    cut = -shift % max(1, x.shape[axis])
+    return concatenate([x[(*ahead, slice(cut, None))], x[(*ahead, slice(cut))]], axis=axis)
+
+
+def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
+    """Each element so many times, one after the other, along an axis; of x as one axis if none is given.
+
+    >>> repeat(np.array([[1, 2], [3, 4]]), 2, axis=1)
+    array([[1, 1, 2, 2],
+           [3, 3, 4, 4]])
+    """
+    if axis is None:
+        return repeat(flatten(x), repeats, 0)
+    shape, axis = list(x.shape), axis % x.ndim
+    many = broadcast_to(expand_dims(x, axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
+    shape[axis] *= repeats
+    return reshape(many, tuple(shape))
+
+
+def tile(x: Any, reps: int | Sequence[int]) -> Any:
+    """All of x so many times along each axis, the last ones if there are fewer numbers than axes.
+
+    >>> tile(np.array([1, 2]), (2, 2))
+    array([[1, 2, 1, 2],
+           [1, 2, 1, 2]])
+    """
+    times = (reps,) if isinstance(reps, int) else tuple(reps)
+    ndim = max(len(times), x.ndim)
+    pairs = list(zip((1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + tuple(x.shape), strict=True))
+    apart = reshape(x, tuple(n for _, length in pairs for n in (1, length)))
+    many = broadcast_to(apart, tuple(n for pair in pairs for n in pair))
+    return reshape(many, tuple(count * length for count, length in pairs))
+
+
+def tril(x: Any, k: int = 0) -> Any:
+    """The last two axes without what lies above the k-th diagonal, which becomes 0.
+
+    >>> tril(np.ones((2, 3)))
+    array([[1., 0., 0.],
+           [1., 1., 0.]])
+    """
+    return where(_below(x, k), x, 0)
+
+
+def triu(x: Any, k: int = 0) -> Any:
+    """The last two axes without what lies below the k-th diagonal, which becomes 0."""
+    return where(_below(x, k - 1), 0, x)
+
+
+def _below(x: Any, k: int) -> Array:
+    """Where the k-th diagonal lies, and what is below it."""
+    array = x.array if isinstance(x, Taped) else x
+    if array.ndim < 2:
+        raise misfit(f"tril, triu: x {signature(array)} needs two axes")
+    return backend.of(array).from_host(np.tri(array.shape[-2], array.shape[-1], k, dtype=bool))
