@@ -181,14 +181,13 @@ def _freed(node: Node) -> str:
 
 def _refuse_overwritten(node: Node, written_since: Callable[[Any, int], bool]) -> None:
     """Raise if an array that this node saved was changed in place since."""
-    for name, value in node.saved.items():
-        for array in value if isinstance(value, tuple) else (value,):
-            if written_since(array, node.id):
-                raise GraphError(
-                    f"backward: {node.origin} saved {name!r}, an array of shape {list(array.shape)} that was changed "
-                    "in place since. Change it after backward, or assign a new array, x.data = x.data - step, which "
-                    "leaves older graphs as they were"
-                )
+    for name, array in node.arrays():
+        if written_since(array, node.id):
+            raise GraphError(
+                f"backward: {node.origin} saved {name!r}, an array of shape {list(array.shape)} that was changed in "
+                "place since. Change it after backward, or assign a new array, x.data = x.data - step, which leaves "
+                "older graphs as they were"
+            )
 
 
 def _own(g: Any) -> Any:

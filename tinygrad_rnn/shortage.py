@@ -61,11 +61,9 @@ def _kept() -> tuple[list[tuple[int, str, int, list[int]]], int]:
     """
     arrays: dict[int, tuple[Any, str, int | None]] = {}  # by id of the owner of the memory, which stays alive here
     for node in [x for x in gc.get_objects() if type(x) is Node]:
-        for name, value in node.saved.items():
-            for array in value if isinstance(value, tuple) else (value,):
-                if backend.is_array(array):
-                    owner = owner_of(array)
-                    arrays.setdefault(id(owner), (owner, f"{node.plan.op.name}'s {name}", step_of(node.id)))
+        for name, array in node.arrays():
+            owner = owner_of(array)
+            arrays.setdefault(id(owner), (owner, f"{node.plan.op.name}'s {name}", step_of(node.id)))
     groups: dict[str, list[tuple[int, int | None]]] = defaultdict(list)
     for owner, whose, step in arrays.values():
         groups[whose].append((owner.nbytes, step))

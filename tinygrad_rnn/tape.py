@@ -73,6 +73,13 @@ class Node(list[Any]):
         """What the rules need, by name."""
         return dict(zip(self.plan.names, self[2 : self.plan.base], strict=True)) if self else {}
 
+    def arrays(self) -> Iterator[tuple[str, Array]]:
+        """The arrays among what the rules need, each with the name that it has there; those of ``*xs`` one by one."""
+        for name, value in self.saved.items():
+            for x in value if isinstance(value, tuple) else (value,):
+                if hasattr(x, "dtype"):
+                    yield name, x
+
     @property
     def parents(self) -> list[Node | Leaf | None]:
         """The nodes of the inputs, None for inputs without one."""

@@ -52,16 +52,15 @@ def overwritten(case: Case) -> Iterator[Finding]:
     """An array that an operation saved, and that was changed in place since: the first one."""
     written_since = tape.overwritten()
     for node in case.operations:
-        for name, value in node.saved.items() if node.id < tape.last_write else ():
-            for array in value if isinstance(value, tuple) else (value,):
-                if hasattr(array, "dtype") and written_since(array, node.id):
-                    yield Finding(
-                        "an array was changed in place after it was used",
-                        f"{name} of {where_made(node)}",
-                        "the rule would mix old and new values; backward will raise",
-                        "change parameters after backward, or by p.data = p.data - step",
-                    )
-                    return
+        for name, array in node.arrays() if node.id < tape.last_write else ():
+            if written_since(array, node.id):
+                yield Finding(
+                    "an array was changed in place after it was used",
+                    f"{name} of {where_made(node)}",
+                    "the rule would mix old and new values; backward will raise",
+                    "change parameters after backward, or by p.data = p.data - step",
+                )
+                return
 
 
 def older_window(case: Case) -> Iterator[Finding]:
