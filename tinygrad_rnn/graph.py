@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .tape import GraphError, Leaf, Node, Taped, step_of
@@ -83,7 +83,10 @@ def stretches(nodes: Sequence[Node | Leaf]) -> list[Stretch]:
     """
     found: list[Stretch] = []
     previous: int | None = None
-    for node, step in _with_steps(nodes):
+    for node in nodes:
+        if isinstance(node, Leaf):
+            continue
+        step = step_of(node.id)
         stretch = found[-1] if found else None
         if stretch is None or bool(stretch.steps) != (step is not None) or (step != previous and step in stretch.steps):
             stretch = Stretch({}, [])
@@ -93,7 +96,3 @@ def stretches(nodes: Sequence[Node | Leaf]) -> list[Stretch]:
         stretch.nodes.append(node)
         previous = step
     return found
-
-
-def _with_steps(nodes: Sequence[Node | Leaf]) -> Iterator[tuple[Node, int | None]]:
-    return ((node, step_of(node.id)) for node in nodes if isinstance(node, Node))

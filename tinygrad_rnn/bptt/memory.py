@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from .. import backend
 from ..create import zeros
+from ..graph import reachable
 from ..nn.fit import begin
 from ..nn.recurrent import advance, project
 from ..nn.sequences import bare_array
 from ..ops import broadcast_to
 from ..shortage import readable
-from ..tape import Leaf, Node, owner_of
+from ..tape import Node, owner_of
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .schedule import Schedule, best, even, held, lengths, smallest_budget, work
@@ -118,21 +119,11 @@ def memory_plan(cell: Any, T: int, B: int, budget: int | None = None, inputs: An
 
 def kept_bytes(tree: Any) -> int:
     """Bytes that the graph behind tensors keeps: its nodes, and the arrays that they saved, each once."""
-    ahead: list[Node | Leaf | None] = [leaf.node for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-    seen: set[int] = set()
-    arrays, owners, total = {}, {}, 0
-    while ahead:
-        node = ahead.pop()
-        if not isinstance(node, Node) or node.id in seen:
-            continue
-        seen.add(node.id)
-        ahead += node.parents
-        total += sys.getsizeof(node)
-        for value in node.saved.values():
-            for array in value if isinstance(value, tuple) else (value,):
-                if backend.is_array(array):
-                    arrays[id(array)], owners[id(owner_of(array))] = _HEADER, owner_of(array).nbytes
-    return total + sum(arrays.values()) + sum(owners.values())
+    roots = [leaf.node for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.node is not None]
+    nodes = [node for node in reachable(roots) if isinstance(node, Node)]
+    arrays = {id(array): array for node in nodes for _, array in node.arrays()}
+    owners = {id(owner): owner for owner in map(owner_of, arrays.values())}
+    return sum(map(sys.getsizeof, nodes)) + _HEADER * len(arrays) + sum(owner.nbytes for owner in owners.values())
 
 
 def costs(cell: Any, x: Any, state: Any, real: Any = None) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import tape
 from ..backward import walk
+from ..graph import reachable
 from ..ops import stack
 from ..tape import GraphError, Leaf, Node
 from ..tensor import Tensor, accumulate, filled_like
@@ -163,17 +164,13 @@ def _refuse_strangers(results: Any, before: Any, moment: int, time: int) -> None
     What was made before the stream cannot be reached from every window without going through it time and again, and
     what is handed from step to step behind the state's back would keep the whole stream alive.
     """
-    known = {leaf.node for leaf in tree_leaves(before) if isinstance(leaf, Tensor)}
-    ahead = [leaf.node for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
-    seen = set(known)
-    while ahead:
-        node = ahead.pop()
-        if node in seen or not isinstance(node, Node):
-            continue
-        seen.add(node)
-        if node.id < moment:
-            raise GraphError(
-                f"truncated: step {time} uses {node.origin}, which was computed outside of this step and is not part "
-                "of its state. Compute it inside step, carry it in the state, or use it without history, x.detach()"
-            )
-        ahead += node.parents
+    known, roots = (
+        [leaf.node for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.node is not None]
+        for tree in (before, results)
+    )
+    strangers = [x for x in reachable(roots, without=frozenset(known)) if isinstance(x, Node) and x.id < moment]
+    if strangers:
+        raise GraphError(
+            f"truncated: step {time} uses {strangers[-1].origin}, which was computed outside of this step and is not "
+            "part of its state. Compute it inside step, carry it in the state, or use it without history, x.detach()"
+        )
