@@ -22,6 +22,7 @@ FLOORS = [
     ["device"],
     ["backend"],
     ["tape"],
+    ["writes"],
     ["graph", "shortage", "whereabouts"],
     ["dispatch"],
     ["op"],

@@ -7,11 +7,11 @@ from heapq import heappop, heappush
 from math import prod
 from typing import Any
 
-from . import backend, tape
+from . import backend, writes
 from .op import Step
 from .ops.shape import unbroadcast
 from .shortage import OutOfMemoryError, explained
-from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
+from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state, step_of
 
 _TIMES, _ALWAYS = 4, 2**16  # uses wait to be merged until they hold 4 times the elements of their sum, or so many
 _EARLY = 8  # of a large weight, an eighth of that is enough where a piece of the graph ends that was made again
@@ -79,7 +79,7 @@ def walk(
     step: Step | None = None
     home = backend.of(roots[0][1]) if roots else None
     together = home.contributions if home is not None and home.cuda and wrap is None else None
-    watchers, last_write, written_since = state.watchers, tape.last_write, tape.overwritten()
+    watchers, last_write, written_since = state.watchers, writes.last_write, writes.overwritten()
     try:
         while heap:
             id = -heappop(heap)
@@ -171,7 +171,7 @@ def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:
 
 def _freed(node: Node) -> str:
     told = f"backward: the graph behind {node.origin} was freed by an earlier backward. "
-    if tape.step_of(node.id) is not None:
+    if step_of(node.id) is not None:
         told += (
             "A tensor that was made there was used again, most likely a state that was carried into the next window. "
             "Cut it at the window's end, state = bptt.detach(state) (or x.detach()). "

@@ -7,7 +7,8 @@ from collections import defaultdict
 from typing import Any
 
 from . import backend
-from .tape import Node, owner_of, step_of
+from .tape import Node, step_of
+from .writes import owner_of
 
 _SHOWN = 4  # of the largest holders
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import backend, tape
+from . import backend, writes
 from .backend import Array, DTypeLike, as_array
 from .backward import walk
 from .hints import TENSORS, missing
 from .operators import Operators
-from .tape import CaptureError, GraphError, Leaf, Node, Taped
+from .tape import CaptureError, GraphError, Leaf, Node, Taped, is_grad_enabled
 from .whereabouts import ShapeError
 
 
@@ -23,7 +23,7 @@ def _in_place(operator: Any) -> Any:
 
     @wraps(operator)
     def change(self: Tensor, other: Any) -> Any:
-        if tape.is_grad_enabled() or not isinstance(self.node, Leaf):
+        if is_grad_enabled() or not isinstance(self.node, Leaf):
             return NotImplemented
         self.data = operator(self, other).astype(self.dtype)
         return self
@@ -59,7 +59,7 @@ class Tensor(Operators, Taped):
         Writing into it, x.data[0] = 1, is refused by the backward of a graph that saved it before it was asked for.
         """
         if getrefcount(self.array) > 2 or getattr(self.array, "base", None) is not None:  # a graph may have saved it
-            tape.lend(self.array)
+            writes.lend(self.array)
         return self.array
 
     @data.setter
@@ -72,7 +72,7 @@ class Tensor(Operators, Taped):
         if self.node is not None and array.dtype != self.array.dtype:
             raise TypeError(f"data: {self!r} has a gradient of its own dtype and cannot take an array of {array.dtype}")
         if array is self.array:  # x.data -= step, which has just changed the array in place
-            tape.wrote(array)
+            writes.wrote(array)
         self.array = array
 
     @property

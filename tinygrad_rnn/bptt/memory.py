@@ -17,9 +17,10 @@ from ..nn.recurrent import advance, project
 from ..nn.sequences import bare_array
 from ..ops import broadcast_to
 from ..shortage import readable
-from ..tape import Node, owner_of
+from ..tape import Node
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
+from ..writes import owner_of
 from .schedule import Schedule, best, even, held, lengths, smallest_budget, work
 
 _HEADER = 112  # bytes of an array object besides its data, in NumPy

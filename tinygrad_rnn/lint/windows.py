@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from .. import tape
+from .. import writes
 from ..graph import Stretch, edges_of, reachable, stretches
 from ..nn.sequences import bare_array, beside
 from ..tape import Leaf, Node
@@ -50,9 +50,9 @@ def freed(case: Case) -> Iterator[Finding]:
 
 def overwritten(case: Case) -> Iterator[Finding]:
     """An array that an operation saved, and that was changed in place since: the first one."""
-    written_since = tape.overwritten()
+    written_since = writes.overwritten()
     for node in case.operations:
-        for name, array in node.arrays() if node.id < tape.last_write else ():
+        for name, array in node.arrays() if node.id < writes.last_write else ():
             if written_since(array, node.id):
                 yield Finding(
                     "an array was changed in place after it was used",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from .. import backend, tape
+from .. import backend, writes
 from ..backend import Array, Backend
 from ..tape import CaptureError, Leaf, Node, Taped, collector_resting
 from ..tensor import Tensor
@@ -333,7 +333,7 @@ def _commit(old: Array, new: Array) -> Array:
     known = _buffers.get(id(old))
     if known is not None and known() is old:
         old[...] = new
-        tape.wrote(old)
+        writes.wrote(old)
         return old
     _buffers[id(new)] = weakref.ref(new)
     return new

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, shortage, tape
+from .. import backend, shortage, writes
 from ..backend import Array
 from ..tape import Taped, collector_resting
 from ..tensor import Tensor
@@ -135,7 +135,7 @@ class Replay:
         (play or self.player)()
         for array, source in self.copies:
             array[...] = source
-        tape.wrote(*[array for _, array in self.written])
+        writes.wrote(*[array for _, array in self.written])
         for leaf, gradient, array, _ in self.recording.grads:
             leaf.grad = gradient
             if gradient is not None:

@@ -1,0 +1,75 @@
+"""Arrays that were changed in place: a rule that used what it saved of one would mix old and new values.
+
+``x.data -= step`` and replays of a captured step say so by ``wrote``. What ``x.data`` hands out is noted by ``lend``,
+with a checksum, and looked at when it is asked for again, and by the backward of an older graph.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from . import backend
+from .backend import Array
+from .tape import clock
+
+_writes: list[tuple[weakref.ref[Any], int]] = []  # arrays that were changed in place, and when
+_lent: list[tuple[weakref.ref[Any], int, Any]] = []  # arrays that were handed out, when, and their checksums then
+_writing = threading.Lock()
+last_write = 0  # the latest of all those moments: a node with a higher id need not look
+
+
+def wrote(*arrays: Array) -> None:
+    """Note that arrays were changed in place, so that older nodes refuse to use what they saved of them."""
+    global last_write
+    owners = {id(owner): owner for owner in map(owner_of, arrays)}
+    with _writing:
+        last_write = clock()
+        # A dead reference gives None, which is no owner's id.
+        _writes[:] = [(ref, when) for ref, when in _writes if (known := ref()) is not None and id(known) not in owners]
+        _writes.extend((weakref.ref(owner), last_write) for owner in owners.values())
+
+
+def lend(array: Array) -> None:
+    """Note what an array holds as it is handed out to someone who may write to it without a word."""
+    global last_write
+    owner, held = owner_of(array), backend.of(array).checksum(array)
+    with _writing:
+        for ref, when, before in _lent:
+            if ref() is array and bool(before != held):
+                _writes[:] = [(known, then) for known, then in _writes if known() is not owner or then > when]
+                _writes.append((weakref.ref(owner), when))
+        last_write = clock()
+        _lent[:] = [entry for entry in _lent if (known := entry[0]()) is not None and known is not array]
+        _lent.append((weakref.ref(array), last_write, held))
+
+
+def overwritten() -> Callable[[Array, int], bool]:
+    """A function that says whether the memory of an array was changed in place after a moment, and before this call."""
+    writes, lent = list(_writes), list(_lent)
+
+    @functools.cache
+    def differs(k: int) -> bool:  # each array is looked at once
+        ref, _, held = lent[k]
+        array = ref()
+        return array is not None and bool(backend.of(array).checksum(array) != held)
+
+    def written_since(array: Array, moment: int) -> bool:
+        owner = owner_of(array)
+        return any(when > moment and ref() is owner for ref, when in writes) or any(
+            when > moment and owner_of(ref()) is owner and differs(k) for k, (ref, when, _) in enumerate(lent)
+        )
+
+    return written_since
+
+
+def owner_of(array: Array) -> Array:
+    """The array whose memory a view shows."""
+    owner = base = array
+    while base is not None:
+        owner = base if type(base) is type(array) else owner  # as_strided puts an object of another kind in between
+        base = getattr(base, "base", None)
+    return owner
