@@ -21,7 +21,7 @@ from .op import Op, Step
 from .record import Watcher
 from .replay.places import Attribute, Place
 from .replay.reach import Reach
-from .tape import Leaf, Node, Taped
+from .tape import Leaf, Node, Taped, bare_array, host_array
 from .tree import tree_items, tree_map
 from .whereabouts import whereabouts
 
@@ -148,11 +148,11 @@ class _Results(Watcher):
 
     def add(self, what: str, value: Any, step: int | None = None, where: str = "") -> None:
         """Note a result, if it is numbers."""
-        array = value.array if isinstance(value, Taped) else value
+        array = bare_array(value)
         if isinstance(array, (bool, int, float)):
             array = np.asarray(array)
         if is_array(array):
-            self.list.append(_Result(what, step, where, np.array(backend.of(array).to_host(array))))
+            self.list.append(_Result(what, step, where, np.array(host_array(array))))
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         self.add(op.name, result, tape.step_of(sys.maxsize), whereabouts())

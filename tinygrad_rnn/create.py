@@ -9,7 +9,7 @@ import numpy as np
 from . import backend as backends
 from .backend import DTypeLike
 from .operators import spread
-from .tape import Taped
+from .tape import bare_array
 from .tensor import Tensor, as_tensor, filled_like, tensor
 
 
@@ -62,7 +62,7 @@ def full_like(x: Any, fill_value: float, dtype: DTypeLike = None, requires_grad:
 
 def zeros_beside(x: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of another shape, with x's dtype and backend."""
-    array = x.array if isinstance(x, Taped) else x
+    array = bare_array(x)
     return Tensor.wrap(backends.of(array).xp.zeros(shape, dtype=array.dtype))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from . import backend
 from .extras import import_extra
-from .tape import Taped
+from .tape import bare_array, host_array
 
 _FORMAT = "tinygrad_rnn.tree.1"
 
@@ -104,8 +104,7 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     def child(key: object, part: Any) -> Any:
         return _encode(part, f"{path}.{key}" if path else str(key), arrays)
 
-    if isinstance(value, Taped):
-        value = value.array
+    value = bare_array(value)
     if isinstance(value, (np.ndarray, np.generic)) or backend.is_array(value):
         return {"array": _enter(value, path, arrays)}
     if value is None or isinstance(value, (bool, str)):
@@ -133,7 +132,7 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
 
 def _enter(array: Any, path: str, arrays: dict[str, np.ndarray]) -> str:
     """Put an array among the entries and return the name that it got there."""
-    host = np.asarray(backend.of(array).to_host(array))
+    host = host_array(array)
     dtype = host.dtype.newbyteorder("=")
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise TypeError(f"save: {_place(path)} is an array of dtype {host.dtype}, which the file format lacks")

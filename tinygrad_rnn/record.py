@@ -62,7 +62,7 @@ from . import backend, tape
 from .backend import Array, signature
 from .backward import walk
 from .op import Op, Step
-from .tape import Leaf, Node, Taped
+from .tape import Leaf, Node, Taped, bare_array
 from .whereabouts import whereabouts
 
 
@@ -206,7 +206,7 @@ class _Trap(Lines):
         return ""
 
     def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
-        array = _bare(contribution)
+        array = bare_array(contribution)
         if _finite(array):
             super().backward(step, node, contribution)
             return
@@ -214,7 +214,7 @@ class _Trap(Lines):
         came, where = "", f"on the way to {node!r}{self.uses(node, step.op)}"
         if step.merge is None and isinstance(node, Node):
             where = f"at {node!r}{self[node]}"
-            g = [] if node[0] is None else [("g", _bare(node[0]))]  # a graph that is kept does not hold it
+            g = [] if node[0] is None else [("g", bare_array(node[0]))]  # a graph that is kept does not hold it
             values = [(name, x) for name, x in [*g, *node.saved.items()] if hasattr(x, "dtype")]
             came = "" if all(_finite(x) for _, x in g) else " (it came in with the gradient g)"
         source = f" from {_ranges(values)}" if values else ""
@@ -222,10 +222,6 @@ class _Trap(Lines):
             f"backward: the rule of {step.op.name} for {step.input!r} made {_range(array)}{came}{source}, {where}"
             f"{_first(array, values)}"
         )
-
-
-def _bare(x: Any) -> Any:
-    return x.array if isinstance(x, Taped) else x
 
 
 def _ranges(values: list[tuple[str, Any]]) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import numpy as np
+
 from . import backend
 from .backend import Array
 
@@ -128,6 +130,17 @@ class Taped:
         self.array = array
         self.node = node
         return self
+
+
+def bare_array(x: Any) -> Any:
+    """The array of a Tensor; anything else as it is."""
+    return x.array if isinstance(x, Taped) else x
+
+
+def host_array(x: Any) -> np.ndarray:
+    """A Tensor's array, or an array, in NumPy; on a device this waits for it."""
+    array = bare_array(x)
+    return np.asarray(backend.of(array).to_host(array))
 
 
 class _State(threading.local):

@@ -14,7 +14,7 @@ from .backend import Array, DTypeLike, as_array
 from .backward import walk
 from .hints import TENSORS, missing
 from .operators import Operators
-from .tape import CaptureError, GraphError, Leaf, Node, Taped, is_grad_enabled
+from .tape import CaptureError, GraphError, Leaf, Node, Taped, bare_array, host_array, is_grad_enabled
 from .whereabouts import ShapeError
 
 
@@ -202,7 +202,7 @@ class Tensor(Operators, Taped):
 
     def numpy(self) -> np.ndarray:
         """A copy in NumPy, without history."""
-        return np.array(backend.of(self.array).to_host(self.array))
+        return np.array(host_array(self))
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
@@ -303,6 +303,6 @@ def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requi
     >>> tensor([[1.0, 2.0]])
     Tensor(f32[1,2] numpy)
     """
-    made = Tensor.wrap(as_array(data.array if isinstance(data, Taped) else data, dtype, backend))
+    made = Tensor.wrap(as_array(bare_array(data), dtype, backend))
     made.requires_grad = requires_grad
     return made

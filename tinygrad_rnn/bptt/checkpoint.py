@@ -15,9 +15,8 @@ from .. import backend, ops, tape
 from ..nn.fit import begin
 from ..nn.module import Module
 from ..nn.recurrent import Unrolled, advance, prepare, project
-from ..nn.sequences import bare_array
 from ..record import Watcher
-from ..tape import GraphError, Node
+from ..tape import GraphError, Node, bare_array
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .memory import costs, repeatable

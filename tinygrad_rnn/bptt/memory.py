@@ -14,10 +14,9 @@ from ..create import zeros
 from ..graph import reachable
 from ..nn.fit import begin
 from ..nn.recurrent import advance, project
-from ..nn.sequences import bare_array
 from ..ops import broadcast_to
 from ..shortage import readable
-from ..tape import Node
+from ..tape import Node, bare_array
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from ..writes import owner_of

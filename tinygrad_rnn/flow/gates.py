@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend
 from ..nn.recurrent import Recorded
-from ..nn.sequences import bare_array
+from ..tape import host_array
 from .pictures import finish, slide
 
 
@@ -66,24 +65,19 @@ def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.
         )
     if not 0 < edge < 0.5:
         raise ValueError(f"saturation: the edge must be above 0 and below 0.5, not {edge}")
-    values = {name: _host(named[name]) for name in (named if gates is None else gates) if name in named}
+    values = {name: host_array(named[name]) for name in (named if gates is None else gates) if name in named}
     if gates is None:
         values = {name: x for name, x in values.items() if 0 <= x.min() <= x.max() <= 1}
     if not values or (gates is not None and len(values) < len(gates)):
         wanted = "values within 0 and 1" if gates is None else ", ".join(gates)
         raise ValueError(f"saturation: no record of {wanted}; there are {', '.join(named)}")
     steps, batch, _ = next(iter(values.values())).shape
-    real = np.ones((steps, batch), bool) if mask is None else _host(mask).astype(bool)
+    real = np.ones((steps, batch), bool) if mask is None else host_array(mask).astype(bool)
     return Saturation(
         {name: _share(x < edge, real) for name, x in values.items()},
         {name: _share(x > 1 - edge, real) for name, x in values.items()},
         real.sum(axis=1),
     )
-
-
-def _host(x: Any) -> np.ndarray:
-    bare = bare_array(x)
-    return backend.of(bare).to_host(bare)
 
 
 def _share(hit: np.ndarray, real: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..graph import check_tensor, reachable
-from ..nn.sequences import bare_array, time_major
+from ..nn.sequences import time_major
+from ..tape import bare_array
 from ..tensor import Tensor
 from .contents import double, padding, parameters, softmax_twice
 from .finding import Case, Finding, Findings

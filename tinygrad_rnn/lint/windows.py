@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from .. import writes
 from ..graph import Stretch, edges_of, reachable, stretches
-from ..nn.sequences import bare_array, beside
-from ..tape import Leaf, Node
+from ..nn.sequences import beside
+from ..tape import Leaf, Node, bare_array
 from ..tree import tree_items
 from .finding import Case, Finding, is_finite, where_made
 

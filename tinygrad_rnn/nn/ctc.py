@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, ops
-from ..tape import Taped
+from ..tape import bare_array, host_array
 from ..tensor import Tensor, as_tensor, tensor
 from ..whereabouts import ShapeError, whereabouts
 from .paths import NEVER, path_sums
@@ -95,8 +95,8 @@ def ctc_greedy_decode(scores: Any, lengths: Any = None, *, blank: int = 0) -> li
     """
     scores = as_tensor(scores)
     steps, _, _ = _three_axes(scores)
-    counts = _on_host(_lengths("lengths", _beside(scores, lengths), scores, steps))
-    best = _on_host(scores.argmax(axis=-1))
+    counts = host_array(_lengths("lengths", _beside(scores, lengths), scores, steps))
+    best = host_array(scores.argmax(axis=-1))
     found = []
     for row, count in zip(best.T, counts, strict=True):
         path = row[:count]
@@ -115,19 +115,14 @@ def _three_axes(scores: Any) -> tuple[int, int, int]:
     return steps, batch, classes
 
 
-def _on_host(x: Any) -> np.ndarray:
-    array = x.array if isinstance(x, Taped) else x
-    return backend.of(array).to_host(array)
-
-
 def _beside(scores: Tensor, x: Any) -> Tensor | None:
     """Integers as a Tensor where the scores are; what is there already is not copied."""
     if x is None:
         return None
-    array = x.array if isinstance(x, Taped) else x
+    array = bare_array(x)
     if backend.is_array(array) and backend.of(array) is backend.of(scores.array):
         return as_tensor(x)
-    host = _on_host(array)
+    host = host_array(array)
     return tensor(host if host.size else host.astype(np.int64), backend=scores.backend)
 
 
@@ -152,14 +147,14 @@ def _rows(targets: Tensor | None, lengths: Tensor | None, batch: int) -> Tensor:
         if len(targets) != batch:
             raise ShapeError(f"ctc_loss: there are {len(targets)} rows of targets, but {batch} of log-probabilities")
         return targets.astype(np.int64)
-    counts = np.zeros(batch, np.int64) if lengths is None else _on_host(lengths)
+    counts = np.zeros(batch, np.int64) if lengths is None else host_array(lengths)
     if counts.shape != (batch,) or counts.min(initial=0) < 0 or counts.sum() != len(targets):
         raise ShapeError(
             f"ctc_loss: {len(targets)} labels one after another need target_lengths for {batch} rows that add up to "
             f"that, not {counts.tolist()}"
         )
     rows = np.zeros((batch, counts.max(initial=0)), np.int64)
-    rows[np.arange(rows.shape[1]) < counts[:, None]] = _on_host(targets)
+    rows[np.arange(rows.shape[1]) < counts[:, None]] = host_array(targets)
     return tensor(rows, backend=targets.backend)
 
 

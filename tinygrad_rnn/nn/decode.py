@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend, ops, tape
+from ..tape import bare_array, host_array
 from ..tree import tree_leaves, tree_map
 from .recurrent import Unrolled
-from .sequences import bare_array
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -143,17 +143,17 @@ def sample(
     (7, 2)
     """
     _check_steps("sample", steps)
-    if np.ndim(_host(start)) != 1:
+    if host_array(start).ndim != 1:
         raise ValueError(f"sample: start holds a token for each row, (B,), and not {start!r}")
     if temperature < 0:
         raise ValueError(f"sample: the temperature must not be negative, as {temperature} is")
-    home, tokens = _home(state, start), _host(start)
+    home, tokens = _home(state, start), host_array(start)
     rng = generator or backend.host_generator()
     ended, lengths, written = np.zeros(len(tokens), bool), np.zeros(len(tokens), int), []
     with tape.no_grad():
         for _ in range(steps):
             output, state = step(home.from_host(tokens), state)
-            logits = _host(output).astype(np.float64)
+            logits = host_array(output).astype(np.float64)
             # The index of the largest logit, each with Gumbel noise added, is distributed as softmax says.
             tokens = np.argmax(logits + (temperature * rng.gumbel(size=logits.shape) if temperature else 0), axis=-1)
             tokens = tokens if end is None else np.where(ended, end, tokens)
@@ -194,7 +194,7 @@ def beam_search(
     _check_steps("beam_search", steps)
     if width < 1:
         raise ValueError(f"beam_search: the width must be at least 1, not {width}")
-    home, first = _home(state, start), _host(start)
+    home, first = _home(state, start), host_array(start)
     batch = len(first)
     state, tokens = repeat_rows(state, width), np.repeat(first, width)
     scores = np.where(np.arange(width) == 0, np.zeros((batch, 1)), -np.inf)  # all beams are equal: only one counts
@@ -203,7 +203,7 @@ def beam_search(
     with tape.no_grad():
         for _ in range(steps):
             logits, state = step(home.from_host(tokens), state)
-            gains = ops.log_softmax(_host(logits).astype(np.float64)).reshape(batch, width, -1)
+            gains = ops.log_softmax(host_array(logits).astype(np.float64)).reshape(batch, width, -1)
             if end is not None:  # what has ended goes on with ends, at no cost
                 gains[ended] = -np.inf
                 gains[ended, end] = 0
@@ -257,9 +257,4 @@ def _home(*trees: Any) -> backend.Backend:
 
 def _moved(home: backend.Backend, x: Any) -> Any:
     """x itself if it is at home, else a copy there."""
-    return x if backend.of(bare_array(x)) is home else home.from_host(_host(x))
-
-
-def _host(x: Any) -> np.ndarray:
-    array = bare_array(x)
-    return np.asarray(backend.of(array).to_host(array))
+    return x if backend.of(bare_array(x)) is home else home.from_host(host_array(x))

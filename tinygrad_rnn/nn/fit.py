@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from ..backend import signature
-from ..tape import Taped
+from ..tape import bare_array
 from ..tree import rebuild
 from ..whereabouts import ShapeError
 
@@ -109,6 +109,5 @@ def outline(tree: Any) -> str:
         names = getattr(tree, "_fields", [""] * len(tree))
         parts = ", ".join(f"{name} {outline(part)}".strip() for name, part in zip(names, tree, strict=True))
         return f"{type(tree).__name__}({parts})"
-    if isinstance(tree, Taped):
-        tree = tree.array
+    tree = bare_array(tree)
     return signature(tree) if hasattr(tree, "dtype") else type(tree).__name__

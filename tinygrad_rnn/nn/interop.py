@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend
 from ..backend import signature
-from ..tape import Taped
+from ..tape import host_array
 from ..tensor import Tensor
 from ..whereabouts import ShapeError
 from .cells import GRUCell, LSTMCell, RNNCell, WeightedCell
@@ -73,7 +72,7 @@ def load_torch_state_dict(module: Module, mapping: Mapping[str, Any], strict: bo
     unknown = [name for name in mapping if name not in expected]
     if strict and (missing or unknown):
         raise KeyError(f"load_torch_state_dict: missing {missing}, unknown {unknown}; needed are {list(expected)}")
-    arrays = {name: _host(mapping[name]) for slot in given for name in slot.theirs}
+    arrays = {name: host_array(mapping[name]) for slot in given for name in slot.theirs}
     wrong = [
         f"{name} is {signature(array)}, but shape {expected[name].shape} is needed"
         for name, array in arrays.items()
@@ -149,8 +148,3 @@ def _take_gru(b_ih: np.ndarray, b_hh: np.ndarray) -> Arrays:
 
 def _give_gru(b: np.ndarray, n: np.ndarray) -> Arrays:
     return b, np.concatenate([np.zeros(2 * len(n), n.dtype), n])
-
-
-def _host(value: Any) -> np.ndarray:
-    value = value.array if isinstance(value, Taped) else value
-    return np.asarray(backend.of(value).to_host(value))

@@ -10,7 +10,7 @@ import numpy as np
 from .. import backend
 from ..backend import DTypeLike, signature
 from ..hints import MODULES, missing
-from ..tape import Leaf
+from ..tape import Leaf, bare_array
 from ..tensor import Tensor, tensor
 from ..whereabouts import ShapeError
 
@@ -123,7 +123,7 @@ class Module:
                 f"load_state_dict: missing {missing}, unknown {unknown}; {type(self).__name__} has {list(own)}"
             )
         arrays = {
-            name: backend.as_array(_bare(state[name]), backend=own[name].backend) for name in own if name in state
+            name: backend.as_array(bare_array(state[name]), backend=own[name].backend) for name in own if name in state
         }
         wrong = [
             f"{name} is {signature(array)}, but {signature(own[name].array)} is needed"
@@ -190,10 +190,6 @@ def _dtype(name: Any) -> DTypeLike:
 
 def _outline(value: Any) -> str:
     return repr(value) if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def _bare(value: Any) -> Any:
-    return value.array if isinstance(value, Tensor) else value
 
 
 def _replace(t: Tensor, array: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .. import backend
 from ..ops import dropout, where
-from ..tape import Taped
+from ..tape import bare_array
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .cells import Gates, WeightedCell
@@ -207,7 +207,7 @@ def check_probability(name: str, p: float) -> float:
 
 def drawn_mask(x: Any, p: float) -> Any:
     """Booleans of x's shape, on its backend, each True with probability p."""
-    array = x.array if isinstance(x, Taped) else x
+    array = bare_array(x)
     return backend.of(array).uniform(array.shape) < p
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from .. import backend, ops
 from ..backend import signature
 from ..ops import where
-from ..tape import Taped
+from ..tape import bare_array
 from ..tensor import Tensor
 from ..tree import tree_map
 from ..whereabouts import ShapeError
@@ -85,11 +85,6 @@ def beside(mask: Any, x: Any) -> Any:
 def over(mask: Any, x: Any) -> Any:
     """A mask of the first axes of x with axes of length 1 for the others, as many as x has."""
     return mask if mask.ndim == x.ndim else mask.reshape(mask.shape[: x.ndim] + (1,) * (x.ndim - mask.ndim))
-
-
-def bare_array(x: Any) -> Any:
-    """The array of a Tensor; an array as it is."""
-    return x.array if isinstance(x, Taped) else x
 
 
 def last(

@@ -12,7 +12,7 @@ import numpy as np
 from .. import backend
 from ..backend import Array
 from ..op import op
-from ..tape import Taped
+from ..tape import bare_array
 from ..whereabouts import misfit
 from .shape import Shape
 
@@ -116,12 +116,11 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
 
 def _bare(key: Any, x: Any) -> Any:
     """A part of a key for x: an array of indices where x is, a Python number, or what it was."""
-    if isinstance(key, Taped):
-        key = key.array
+    key = bare_array(key)
     if isinstance(key, list):
         key = np.array(key, dtype=None if key else int)
     if isinstance(key, np.ndarray):
-        return backend.of(x.array if isinstance(x, Taped) else x).from_host(key)
+        return backend.of(bare_array(x)).from_host(key)
     return int(key) if isinstance(key, np.integer) else key
 
 

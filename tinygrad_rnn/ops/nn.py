@@ -10,7 +10,7 @@ from typing import Any
 from .. import backend
 from ..backend import Array, signature
 from ..op import op
-from ..tape import Taped
+from ..tape import bare_array
 from .elementwise import exp, sqrt, where
 from .index import add_along_axis
 from .reduce import Axis, mean, spread, sum, var
@@ -275,6 +275,6 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
         raise ValueError(f"dropout: the probability must be at least 0 and less than 1, not {p}")
     if not training or p == 0:
         return x
-    array = x.array if isinstance(x, Taped) else x
+    array = bare_array(x)
     keep = backend.of(array).uniform(array.shape) >= p
     return x * (keep.astype(array.dtype) / (1 - p))

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import backend, writes
 from ..backend import Array, Backend
-from ..tape import CaptureError, Leaf, Node, Taped, collector_resting
+from ..tape import CaptureError, Leaf, Node, Taped, bare_array, collector_resting
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
 from ..whereabouts import whereabouts
@@ -160,7 +160,7 @@ class Recording:
         own = {*known, *(leaf.grad for leaf in self.reach.leaves), *self.grads_before.values()}
         places = [place.get() for place in [*(port.place for port in self.ports), *after.ports]]
         kept = [*own, *leaves(output), *places, *recorder.draws, *(port.symbol for port in self.ports)]
-        accounted = {*map(id, map(array_of, kept)), *(id(symbol) for symbol, _ in self.inputs)}
+        accounted = {*map(id, map(bare_array, kept)), *(id(symbol) for symbol, _ in self.inputs)}
         del places, kept
         others = not accounted.issuperset(id(x) for x in (ref() for ref in recorder.made) if x is not None)
         # What is returned may be kept elsewhere as well: then more than the tensor that is returned refers to it.
@@ -226,7 +226,7 @@ class Recording:
     def values(self) -> list[Value]:
         """All that the program has to deliver."""
         found = [port.after for port in self.ports if port.updated] + [g.source for g in self.grads]
-        found += map(array_of, leaves(self.output))
+        found += map(bare_array, leaves(self.output))
         return [x.value for x in found if isinstance(x, Symbol)]
 
 
@@ -305,11 +305,6 @@ def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
     return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
 
 
-def array_of(x: Any) -> Any:
-    """What a tensor holds; anything else itself."""
-    return x.array if isinstance(x, Taped) else x
-
-
 def _copy(x: Any) -> Any:
     return None if x is None else bare(x).copy("K")  # in its order: products of other orders round otherwise
 
@@ -341,7 +336,7 @@ def _commit(old: Array, new: Array) -> Array:
 
 def _home(values: list[Any], arguments: Any) -> Backend:
     """The backend of the arrays that a step works on: a device, if one of them is there."""
-    arrays = [x for x in map(array_of, [*tree_leaves(arguments), *values]) if backend.is_array(x)]
+    arrays = [x for x in map(bare_array, [*tree_leaves(arguments), *values]) if backend.is_array(x)]
     homes = [backend.of(x) for x in arrays]
     return next((home for home in homes if home.name != "numpy"), homes[0] if homes else backend.default())
 

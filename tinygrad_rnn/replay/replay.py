@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import backend, shortage, writes
 from ..backend import Array
-from ..tape import Taped, collector_resting
+from ..tape import Taped, bare_array, collector_resting
 from ..tensor import Tensor
 from . import passes
 from .alive import Memory
@@ -21,7 +21,7 @@ from .layout import Layout
 from .player import Player, is_same
 from .profile import Profile, Row
 from .program import Line, Program, Value
-from .recording import Port, Recording, array_of, in_output, leaves
+from .recording import Port, Recording, in_output, leaves
 from .symbol import Scalar, Symbol
 
 
@@ -102,7 +102,7 @@ class Replay:
                 return self.copies[-1][0]
             return array
 
-        self.finals = {x.value: final(x) for x in map(array_of, leaves(recording.output)) if isinstance(x, Symbol)}
+        self.finals = {x.value: final(x) for x in map(bare_array, leaves(recording.output)) if isinstance(x, Symbol)}
         pairs = [(array, final(x) if isinstance(x, Symbol) else x) for array, x in left]
         self.copies += [(array, source) for array, source in pairs if not is_same(source, array)]
         gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
@@ -148,7 +148,7 @@ class Replay:
 
     def _returned(self, x: Any) -> Any:
         """A part of the step's result after a replay."""
-        array = array_of(x)
+        array = bare_array(x)
         if isinstance(array, Symbol) or backend.is_array(array):
             copy = (self.finals[array.value] if isinstance(array, Symbol) else array).copy()
             return Tensor.wrap(copy) if isinstance(x, Taped) else copy
