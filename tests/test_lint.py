@@ -63,6 +63,10 @@ def test_the_source_line_is_told_where_it_was_watched() -> None:
         loss = tg.cross_entropy(tg.softmax(logits), targets).mean()
         (found,) = tg.lint(loss)
     assert found.where.count("test_lint.py:") == 2
+    with tg.detect_anomaly(), tape.timeline() as mark:
+        mark(7)
+        (timed,) = tg.lint(tg.cross_entropy(tg.softmax(logits), targets).mean())
+    assert timed.where.count("time step 7") == 2  # once for each of two operations
     (found,) = tg.lint(loss)
     assert "test_lint.py" not in found.where
 

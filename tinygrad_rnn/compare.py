@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -155,12 +154,11 @@ class _Results(Watcher):
             self.list.append(_Result(what, step, where, np.array(host_array(array))))
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
-        self.add(op.name, result, tape.step_of(sys.maxsize), whereabouts())
+        self.add(op.name, result, tape.present_step(), whereabouts())
 
     def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
         made = tape.step_of(node.id)
-        where = "" if made is None else f", time step {made}"
-        self.add(f"{step.op.name} backward to {step.input}", contribution, made, where)
+        self.add(f"{step.op.name} backward to {step.input}", contribution, made, tape.said(made))
 
 
 def _run(f: Callable[..., Any], args: tuple[Any, ...], name: str) -> list[_Result]:

@@ -172,7 +172,7 @@ class _Trap(Lines):
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         super().forward(op, inputs, attributes, result)
-        now = tape.step_of(sys.maxsize)
+        now = tape.present_step()
         if now != self._now:
             self._now = now
             self._count.clear()

@@ -92,8 +92,7 @@ class Node(list[Any]):
     @property
     def origin(self) -> str:
         """The operation and the time step that made it, for messages."""
-        step = step_of(self.id)
-        return f"{self!r} {list(self.shape)}" + ("" if step is None else f", time step {step}")
+        return f"{self!r} {list(self.shape)}{said(step_of(self.id))}"
 
 
 class Leaf:
@@ -174,6 +173,17 @@ def step_of(node_id: int) -> int | None:
     position = bisect_right(state.marks, node_id) - 1
     step = state.steps[position] if position >= 0 else -1
     return None if step < 0 else step
+
+
+def present_step() -> int | None:
+    """The time step that is going on, or None."""
+    step = state.steps[-1] if state.steps else -1
+    return None if step < 0 else step
+
+
+def said(step: int | None) -> str:
+    """A time step as messages say it, ``, time step 3``; "" for None."""
+    return "" if step is None else f", time step {step}"
 
 
 def unmark(since: int, before: int) -> None:

@@ -39,8 +39,8 @@ _ENGINE = {
 
 def whereabouts() -> str:
     """The present time step, the innermost line outside of the engine, and the user's: ``, step 3, cells.py:41``."""
-    step, lines = tape.step_of(sys.maxsize), lines_outside()
-    return ("" if step is None else f", time step {step}") + (", " + ", called from ".join(lines) if lines else "")
+    lines = lines_outside()
+    return tape.said(tape.present_step()) + (", " + ", called from ".join(lines) if lines else "")
 
 
 def lines_outside() -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from .. import backend
 from ..record import line_of
-from ..tape import Leaf, Node
+from ..tape import Leaf, Node, said, step_of
 from ..tensor import Tensor
 
 
@@ -52,7 +52,8 @@ class Case(NamedTuple):
 
 
 def where_made(node: Node) -> str:
-    return f"{node.origin}{line_of(node)}"
+    """The operation that made a node, its time step, and its line if it is known."""
+    return f"{node!r} {list(node.shape)}{line_of(node) or said(step_of(node.id))}"
 
 
 def is_finite(array: Any) -> bool:

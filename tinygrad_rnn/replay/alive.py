@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tape import said
 from .arena import part_size
 from .lanes import Lanes
 from .memory import Block
@@ -70,8 +71,7 @@ def _kind(line: Line) -> str:
 
 
 def _place(line: Line) -> str:
-    step = "" if line.step is None else f", time step {line.step}"
-    return f"{line.phase} {line.name}{step}{f' ({line.where})' if line.where else ''}"
+    return f"{line.phase} {line.name}{said(line.step)}{f' ({line.where})' if line.where else ''}"
 
 
 def _mb(nbytes: int) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..backend import Array, is_array, signature
 from ..op import Op, op_of
+from ..tape import said
 from ..tree import rebuild
 
 TRIED = "tried"  # the name of lines whose random numbers a replay draws only if something reads them
@@ -253,7 +254,7 @@ def _text(lines: Iterable[Line]) -> Iterator[str]:
     for line in lines:
         now = (line.phase, line.step)
         if now != place:
-            yield f"# {line.phase}" + ("" if line.step is None else f", time step {line.step}")
+            yield f"# {line.phase}{said(line.step)}"
             place = now
         body = getattr(line.function, "body", "")  # of a generated kernel
         if body not in bodies:
