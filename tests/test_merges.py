@@ -15,7 +15,7 @@ from sampling import normal
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import backward, tape
-from tinygrad_rnn.op import Step
+from tinygrad_rnn.op import BoundRule
 from tinygrad_rnn.record import Watcher
 from tinygrad_rnn.tape import Leaf
 from tinygrad_rnn.tensor import Tensor
@@ -116,9 +116,9 @@ def test_what_waits_for_a_weight_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     merged: list[tuple[str, str]] = []
 
     class Merges(Watcher):
-        def backward(self, step: Step, node: Any, contribution: Any) -> None:
+        def backward(self, rule: BoundRule, node: Any, contribution: Any) -> None:
             if isinstance(node, Leaf):
-                merged.append((step.op.name, step.input))
+                merged.append((rule.op.name, rule.input))
 
     sequence, weight = leaf(normal(100, 2, 3)), leaf(normal(4, 3))
     loss = tg.stack([tg.linear(x, weight) for x in sequence]).sum()

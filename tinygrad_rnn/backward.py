@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from . import backend, writes
-from .op import Step
+from .op import BoundRule
 from .ops.shape import unbroadcast
 from .shortage import OutOfMemoryError, explained
 from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state, step_of
@@ -45,7 +45,7 @@ def walk(
     waiting: dict[int, Node | Leaf] = {}
     total: dict[int, Any] = {}  # by id: the sum of the contributions so far
     fresh: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
-    uses: dict[int, dict[Any, tuple[Step, list[Any], int]]] = {}  # by id and merge: arguments that wait, how many may
+    uses: dict[int, dict[Any, tuple[BoundRule, list[Any], int]]] = {}  # by id and merge: what waits, and how many may
 
     def add(target: Node | Leaf, contribution: Any) -> None:
         id = target.id
@@ -62,10 +62,10 @@ def walk(
             if wrap is None:
                 fresh.add(id)
 
-    def settle(target: Node | Leaf, step: Step, arguments: list[Any]) -> None:
-        contribution = step.combine(arguments)
+    def settle(target: Node | Leaf, rule: BoundRule, arguments: list[Any]) -> None:
+        contribution = rule.combine(arguments)
         for watcher in watchers:
-            watcher.backward(step, target, contribution)
+            watcher.backward(rule, target, contribution)
         add(target, contribution)
         if len(arguments) > 1 and wrap is None:
             fresh.add(target.id)  # a sum of several uses is an array of its own
@@ -76,7 +76,7 @@ def walk(
             waiting[root.id] = root
             heappush(heap, -root.id)
         add(root, cotangent)
-    step: Step | None = None
+    rule: BoundRule | None = None
     home = backend.of(roots[0][1]) if roots else None
     together = home.contributions if home is not None and home.cuda and wrap is None else None
     watchers, last_write, written_since = state.watchers, writes.last_write, writes.overwritten()
@@ -85,10 +85,10 @@ def walk(
             id = -heappop(heap)
             node: Any = waiting.pop(id)
             if id in uses:
-                for step, pile, _ in uses.pop(id).values():
+                for rule, pile, _ in uses.pop(id).values():
                     if pile:
-                        settle(node, step, pile)
-            step = None
+                        settle(node, rule, pile)
+            rule = None
             g = total.pop(id)
             plan = node.plan
             if plan is None or id in wanted:
@@ -97,17 +97,17 @@ def walk(
                     continue
             while not node:
                 for parent_id, piles in uses.items():
-                    for step, pile, room in piles.values():
+                    for rule, pile, room in piles.values():
                         if pile and _EARLY * len(pile) >= room and prod(waiting[parent_id].shape) > _ALWAYS:
-                            settle(waiting[parent_id], step, pile)
-                step = None
+                            settle(waiting[parent_id], rule, pile)
+                rule = None
                 node = _made_again(node, waiting, retain)
             if id < last_write:
                 _refuse_overwritten(node, written_since)
             arguments = plan.revive(node, wrap) if wrap is not None else list(node) if retain else node
             arguments[0] = g
             ready = together(plan, arguments) if together else None
-            for place, step in plan.steps if not plan.variadic else plan.every(node):
+            for place, rule in plan.rules if not plan.variadic else plan.every(node):
                 parent = node[place]
                 parent_id = parent.id
                 if parent.plan is None:
@@ -120,20 +120,20 @@ def walk(
                     heappush(heap, -parent_id)
                 if plan.variadic:
                     arguments[1] = place - plan.base
-                if step.merge is None:
-                    contribution = ready[place] if ready else step.function(*step.pick(arguments))
+                if rule.merge is None:
+                    contribution = ready[place] if ready else rule.function(*rule.pick(arguments))
                     for watcher in watchers:
-                        watcher.backward(step, node, contribution)
+                        watcher.backward(rule, node, contribution)
                     add(parent, contribution)
                 else:
-                    use = step.pick(arguments)
-                    if not ((merges := uses.get(parent_id)) and step.key in merges):
+                    use = rule.pick(arguments)
+                    if not ((merges := uses.get(parent_id)) and rule.key in merges):
                         merges = uses.setdefault(parent_id, {})
-                        merges[step.key] = (step, [], _room(use, parent))
-                    _, pile, room = merges[step.key]
+                        merges[rule.key] = (rule, [], _room(use, parent))
+                    _, pile, room = merges[rule.key]
                     pile.append(use)
                     if len(pile) >= room:
-                        settle(parent, step, pile)
+                        settle(parent, rule, pile)
             if not retain:
                 node.clear()
     except (GraphError, CaptureError, FloatingPointError, OutOfMemoryError):
@@ -141,8 +141,8 @@ def walk(
     except MemoryError as error:
         raise explained(error, "backward", getattr(g, "array", g), f" on the way back through {node!r}") from error
     except Exception as error:
-        rule = f"the rule of {step.op.name} for its input {step.input!r} failed: " if step else ""
-        raise GraphError(f"backward: {rule}{error} (on the way back through {node!r})") from error
+        whose = f"the rule of {rule.op.name} for its input {rule.input!r} failed: " if rule else ""
+        raise GraphError(f"backward: {whose}{error} (on the way back through {node!r})") from error
     return arrived
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from . import backend, tape
 from .backend import as_array, is_array, signature, use_backend
 from .check import CheckError
-from .op import Op, Step
+from .op import BoundRule, Op
 from .record import Watcher
 from .replay.places import Attribute, Place
 from .replay.reach import Reach
@@ -156,9 +156,9 @@ class _Results(Watcher):
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         self.add(op.name, result, tape.present_step(), whereabouts())
 
-    def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
+    def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
         made = tape.step_of(node.id)
-        self.add(f"{step.op.name} backward to {step.input}", contribution, made, tape.said(made))
+        self.add(f"{rule.op.name} backward to {rule.input}", contribution, made, tape.said(made))
 
 
 def _run(f: Callable[..., Any], args: tuple[Any, ...], name: str) -> list[_Result]:

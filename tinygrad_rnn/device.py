@@ -175,7 +175,7 @@ class CupyBackend(Backend):
         if any(x.shape != node[0].shape for x in found):
             self._apart.add(plan)  # its rules have shapes of their own, as those of a sum times a factor
             return None
-        return {place: x for (place, _), x in zip(plan.steps, found, strict=True)}
+        return {place: x for (place, _), x in zip(plan.rules, found, strict=True)}
 
     def _at_once(self, owner: Any, call: Callable[..., Any], values: Sequence[Any]) -> list[Array] | None:
         """What a call makes of values, by one generated kernel; None if it is not to be had so."""
@@ -233,7 +233,7 @@ def _marked(xp: Any, values: Array, indices: Array, *, lowest: int, size: int) -
 
 def _functions(owner: Any) -> list[Callable[..., Any]]:
     """A kernel, or the rules of a plan."""
-    return [step.function for _, step in owner.steps] if hasattr(owner, "steps") else [owner]
+    return [rule.function for _, rule in owner.rules] if hasattr(owner, "rules") else [owner]
 
 
 def _called(kernel: Callable[..., Array], count: int, names: tuple[str, ...], given: Sequence[Any]) -> list[Array]:

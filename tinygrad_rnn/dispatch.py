@@ -62,7 +62,7 @@ def {name}{signature}:
     _result.node = None
     if _needs and _state.enabled:
         _plan = _plans.get(_needs) or _op.plan(_needs)
-        if _plan.steps:
+        if _plan.rules:
             _node = _Node({contents})
             _node.id = _clock()
             _node.plan = _plan

@@ -34,7 +34,7 @@ from .whereabouts import ShapeError, whereabouts
 Rule = Callable[..., Any]
 
 
-class Step:
+class BoundRule:
     """How one input gets its gradient: the rule, the merge if there is one, and where their arguments are in a node."""
 
     __slots__ = ("function", "input", "key", "merge", "op", "pick")
@@ -90,20 +90,20 @@ class Plan:
         parents = [] if op.variadic else [f"parent of {name}" for name in op.inputs]
         self.pick = _picker([order.index(name) for name in [*layout, *parents]])
         self.base = len(layout)  # where the parents begin
-        self.steps = tuple((self.base + op.inputs.index(name), Step(op, name, layout)) for name in active)
+        self.rules = tuple((self.base + op.inputs.index(name), BoundRule(op, name, layout)) for name in active)
         self.variadic = op.variadic
 
-    def every(self, node: Node) -> list[tuple[int, Step]]:
-        """The steps of an op of ``*xs``: the one rule, for each of the inputs that need a gradient."""
-        ((_, step),) = self.steps
-        return [(i, step) for i in range(self.base, len(node)) if node[i] is not None]
+    def every(self, node: Node) -> list[tuple[int, BoundRule]]:
+        """Of an op of ``*xs``: its one rule, for each of the inputs that need a gradient."""
+        ((_, rule),) = self.rules
+        return [(i, rule) for i in range(self.base, len(node)) if node[i] is not None]
 
     def contributions(self, content: Sequence[Any]) -> list[Any]:
         """What the rules make of the content of a node, less k and the parents."""
-        if self.variadic or any(step.merge for _, step in self.steps):
+        if self.variadic or any(rule.merge for _, rule in self.rules):
             raise TypeError(f"{self.op.name}: these rules are not for one use of each input alone")
         node = [content[0], 0, *content[1:]]
-        return [step.function(*step.pick(node)) for _, step in self.steps]
+        return [rule.function(*rule.pick(node)) for _, rule in self.rules]
 
     def revive(self, node: Node, wrap: Callable[..., Any]) -> list[Any]:
         """A copy of a node in which arrays are tensors that know where they came from: for gradients of gradients."""

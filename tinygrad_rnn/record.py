@@ -21,9 +21,9 @@ A timer, of the time between one operation and the next:
 >>> class Timer(Watcher):
 ...     def __init__(self):
 ...         self.seconds, self.last = {}, time.perf_counter()
-...     def backward(self, step, node, contribution):
+...     def backward(self, rule, node, contribution):
 ...         now = time.perf_counter()
-...         self.seconds[step.op.name] = self.seconds.get(step.op.name, 0) + now - self.last
+...         self.seconds[rule.op.name] = self.seconds.get(rule.op.name, 0) + now - self.last
 ...         self.last = now
 >>> with watching(Timer()) as timer:
 ...     y.backward()
@@ -61,7 +61,7 @@ import numpy as np
 from . import backend, tape
 from .backend import Array, signature
 from .backward import walk
-from .op import Op, Step
+from .op import BoundRule, Op
 from .tape import Leaf, Node, Taped, bare_array
 from .whereabouts import whereabouts
 
@@ -72,8 +72,8 @@ class Watcher:
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         """An operation on Tensors was done; the inputs are bare arrays and numbers."""
 
-    def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
-        """A rule gave the gradient of ``step.input``: ``node`` is the operation, or, after a merge, what it is for."""
+    def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
+        """A rule gave the gradient of ``rule.input``: ``node`` is the operation, or, after a merge, what it is for."""
 
 
 class Profile(Watcher):
@@ -99,8 +99,8 @@ class Profile(Watcher):
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         self._enter(op.name)
 
-    def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
-        self._enter(f"{step.op.name} backward")
+    def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
+        self._enter(f"{rule.op.name} backward")
 
     def __str__(self) -> str:
         slowest = sorted(self.rows.items(), key=lambda row: -row[1][1])
@@ -138,9 +138,9 @@ class Lines(Watcher):
                 if parent is not None:
                     self._uses[parent.id, op.name].append(line)
 
-    def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
-        if step.merge is not None:
-            self._uses.pop((node.id, step.op.name), None)  # the next window is another story
+    def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
+        if rule.merge is not None:
+            self._uses.pop((node.id, rule.op.name), None)  # the next window is another story
 
     def __getitem__(self, node: Node | Leaf) -> str:
         """The time step and the line, as ``, time step 3, model.py:5``; "" for a node that was not seen."""
@@ -205,21 +205,21 @@ class _Trap(Lines):
             frame = frame.f_back
         return ""
 
-    def backward(self, step: Step, node: Node | Leaf, contribution: Any) -> None:
+    def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
         array = bare_array(contribution)
         if _finite(array):
-            super().backward(step, node, contribution)
+            super().backward(rule, node, contribution)
             return
         values: list[tuple[str, Any]] = []
-        came, where = "", f"on the way to {node!r}{self.uses(node, step.op)}"
-        if step.merge is None and isinstance(node, Node):
+        came, where = "", f"on the way to {node!r}{self.uses(node, rule.op)}"
+        if rule.merge is None and isinstance(node, Node):
             where = f"at {node!r}{self[node]}"
             g = [] if node[0] is None else [("g", bare_array(node[0]))]  # a graph that is kept does not hold it
             values = [(name, x) for name, x in [*g, *node.saved.items()] if hasattr(x, "dtype")]
             came = "" if all(_finite(x) for _, x in g) else " (it came in with the gradient g)"
         source = f" from {_ranges(values)}" if values else ""
         raise FloatingPointError(
-            f"backward: the rule of {step.op.name} for {step.input!r} made {_range(array)}{came}{source}, {where}"
+            f"backward: the rule of {rule.op.name} for {rule.input!r} made {_range(array)}{came}{source}, {where}"
             f"{_first(array, values)}"
         )
 

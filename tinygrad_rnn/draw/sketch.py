@@ -131,10 +131,10 @@ def _operation(node: Node, step: int | None, name: str) -> Item:
 
 
 def _rules(node: Node | Leaf) -> dict[int, Any]:
-    """By the place of an input among a node's items: the step that gives its gradient."""
+    """By the place of an input among a node's items: the rule that gives its gradient."""
     if isinstance(node, Leaf):
         return {}
-    return dict(node.plan.every(node) if node.plan.variadic else node.plan.steps)
+    return dict(node.plan.every(node) if node.plan.variadic else node.plan.rules)
 
 
 def _followed(nodes: Sequence[Node | Leaf], horizon: int) -> set[tuple[int, int]]:
@@ -189,6 +189,6 @@ def _norm(edge: Edge, cotangent: Any) -> float:
     """The norm of what this one use sends back, also where backward merges several uses."""
     arguments = list(edge.child)
     arguments[:2] = cotangent, edge.place - edge.child.plan.base
-    step = _rules(edge.child)[edge.place]
-    g = unbroadcast(step.function(*step.pick(arguments)), edge.parent.shape)
+    rule = _rules(edge.child)[edge.place]
+    g = unbroadcast(rule.function(*rule.pick(arguments)), edge.parent.shape)
     return float(backend.of(g).xp.sqrt((g * g).sum()))
