@@ -208,7 +208,7 @@ def _source(op: Op, signature: inspect.Signature) -> str:
         inputs, call, first = f"({', '.join(names)},)", ", ".join(names), names[0]
         unwrap = "".join(_UNWRAP.format(x=name, i=i, bit=1 << i) for i, name in enumerate(names))
         parents = [f"_node{i}" for i in range(len(names))]
-    # All that a rule may name, in the order of Op.known_to_a_call; shapes only if some rule names one.
+    # All that a rule may name, in the order of Op.known; shapes only if some rule names one.
     named = {parameter for rule in op.rules.values() for parameter in parameters_of(rule)}
     shapes = [f"_shape_of({name})" if f"{name}_shape" in named else "None" for name in names]
     values = ", ".join(["None", "0", *names, "_array", *parents, *shapes, *attributes])

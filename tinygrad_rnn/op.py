@@ -84,11 +84,10 @@ class Plan:
         active = [name for name in needed if op.rules[name] is not None]
         rules = [op.rules[name] for name in active]
         named = {parameter for rule in rules if rule for parameter in parameters_of(rule)}
-        order = op.known_to_a_call()
+        order = op.known
         self.names = [name for name in order if name in named and name not in ("g", "k")]
         layout = ["g", "k", *self.names]
-        parents = [] if op.variadic else [f"parent of {name}" for name in op.inputs]
-        self.pick = _picker([order.index(name) for name in [*layout, *parents]])
+        self.pick = _picker([order.index(name) for name in [*layout, *op.parents]])
         self.base = len(layout)  # where the parents begin
         self.rules = tuple((self.base + op.inputs.index(name), BoundRule(op, name, layout)) for name in active)
         self.variadic = op.variadic
@@ -142,6 +141,10 @@ class Op:
         self.optional = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.writes_out = any(p.name == "out" for p in parameters)
         self.attributes = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "out"}
+        # All that a rule may name, and the parents, in the order in which a call lists them for ``Plan.pick``.
+        self.parents = [] if self.variadic else [f"parent of {name}" for name in self.inputs]
+        shapes = [f"{name}_shape" for name in self.inputs]
+        self.known = ["g", "k", *self.inputs, "y", *self.parents, *shapes, *self.attributes]
         self.rules: dict[str, Rule | None] = {}
         self.merges: dict[str, Rule] = {}
         self.merge_keys: dict[str, object] = {}  # what tells the merges of one input from all others
@@ -151,16 +154,13 @@ class Op:
         self.plans: dict[int, Plan] = {}
         self.function: Any = dispatcher(self)
 
-    def known_to_a_call(self) -> list[str]:
-        """All that a rule may name, and the parents, in the order in which a call lists them for ``Plan.pick``."""
-        parents = [] if self.variadic else [f"parent of {name}" for name in self.inputs]
-        return ["g", "k", *self.inputs, "y", *parents, *(f"{name}_shape" for name in self.inputs), *self.attributes]
+    def names(self, count: int) -> Sequence[str]:
+        """What to call the inputs of a call: by name, or those of ``*xs``, so many, by their positions."""
+        return [f"{self.inputs[0]}[{k}]" for k in range(count)] if self.variadic else self.inputs
 
     def define(self, kind: str, table: dict[str, Any], rules: dict[str, Any]) -> None:
         """Enter rules or merges, if all the names in them exist."""
-        known = {"g", "y", *self.inputs, *(f"{name}_shape" for name in self.inputs), *self.attributes}
-        if self.variadic:
-            known.add("k")
+        known = {*self.known} - {*self.parents, *([] if self.variadic else ["k"])}
         for name, rule in rules.items():
             if name not in self.inputs:
                 raise TypeError(
@@ -184,8 +184,7 @@ class Op:
 
     def fail(self, error: Exception, arrays: Sequence[Array], attributes: dict[str, Any]) -> NoReturn:
         """Raise again with the op, the inputs, the time step and the caller's line in the message."""
-        names = [f"{self.inputs[0]}[{k}]" for k in range(len(arrays))] if self.variadic else self.inputs
-        inputs = [(name, a) for name, a in zip(names, arrays, strict=True) if a is not None]
+        inputs = [(name, a) for name, a in zip(self.names(len(arrays)), arrays, strict=True) if a is not None]
         where = whereabouts()
         if isinstance(error, MemoryError):
             raise explained(

@@ -179,8 +179,7 @@ class _Trap(Lines):
         key = op.name, self._count[op.name] if now is not None else 0
         self._count[op.name] += 1
         if not _finite(result.array):
-            names = op.inputs if not op.variadic else [f"{op.inputs[0]}[{k}]" for k in range(len(inputs))]
-            values = [(name, x) for name, x in zip(names, inputs, strict=False) if x is not None]
+            values = [(name, x) for name, x in zip(op.names(len(inputs)), inputs, strict=False) if x is not None]
             came = "" if all(map(_finite, inputs)) else " (it came in with an input)"
             raise FloatingPointError(
                 f"{op.name} made {_range(result.array)}{came} from {_ranges(values)}{whereabouts()}"

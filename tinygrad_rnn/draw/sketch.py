@@ -120,10 +120,9 @@ _SQUASHING = ("sigmoid", "tanh", "relu", "softplus", "softmax")
 def _operation(node: Node, step: int | None, name: str) -> Item:
     op = node.plan.op
     kind = "squash" if op.name in _SQUASHING else op.kernel.__module__.rpartition(".")[2]
-    inputs = op.inputs if not op.variadic else [f"{op.inputs[0]}[{k}]" for k in range(len(node.parents))]
     constants = [  # of an optional input nobody knows whether it was there
         input
-        for input, parent in zip(inputs, node.parents, strict=bool(node))  # a hollow node has none
+        for input, parent in zip(op.names(len(node.parents)), node.parents, strict=bool(node))  # a hollow node has none
         if parent is None and input not in op.optional
     ]
     label = f"{node!r} {name}".rstrip()
