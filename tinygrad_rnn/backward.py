@@ -41,8 +41,8 @@ def walk(
     if targets is not None:
         horizon = max(horizon, min(wanted))  # nothing older leads to a target
     arrived: dict[Node | Leaf, Any] = {}
-    heap: list[int] = []
-    waiting: dict[int, Node | Leaf] = {}
+    waiting: dict[int, Node | Leaf] = {root.id: root for root, _ in roots}
+    heap = sorted(-id for id in waiting)  # newest first
     total: dict[int, Any] = {}  # by id: the sum of the contributions so far
     fresh: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
     uses: dict[int, dict[Any, tuple[BoundRule, list[Any], int]]] = {}  # by id and merge: what waits, and how many may
@@ -72,9 +72,6 @@ def walk(
         arguments.clear()
 
     for root, cotangent in roots:
-        if root.id not in waiting:
-            waiting[root.id] = root
-            heappush(heap, -root.id)
         add(root, cotangent)
     rule: BoundRule | None = None
     home = backend.of(roots[0][1]) if roots else None
@@ -127,10 +124,10 @@ def walk(
                     add(parent, contribution)
                 else:
                     use = rule.pick(arguments)
-                    if not ((merges := uses.get(parent_id)) and rule.key in merges):
-                        merges = uses.setdefault(parent_id, {})
-                        merges[rule.key] = (rule, [], _room(use, parent))
-                    _, pile, room = merges[rule.key]
+                    piles = uses.get(parent_id) or uses.setdefault(parent_id, {})
+                    if rule.key not in piles:
+                        piles[rule.key] = (rule, [], _room(use, parent))
+                    _, pile, room = piles[rule.key]
                     pile.append(use)
                     if len(pile) >= room:
                         settle(parent, rule, pile)
