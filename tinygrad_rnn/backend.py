@@ -197,6 +197,11 @@ def signature(array: Array) -> str:
     return f"{short_dtype(array.dtype)}[{','.join(map(str, array.shape))}]"
 
 
+def is_finite(x: Any) -> bool:
+    """Whether a value holds neither NaN nor infinity; on a device this waits for it."""
+    return getattr(getattr(x, "dtype", None), "kind", "") != "f" or bool(of(x).xp.isfinite(x).all())
+
+
 def _is_real(array: Array) -> bool:
     """Whether an array holds real numbers or booleans."""
     return array.dtype.kind in "fiub"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .backend import Array
+from .backend import Array, is_finite
 from .create import zeros_like
 from .grad import grad
 from .op import Op
@@ -146,7 +146,7 @@ class _Report:
                 f"{self.title}: it fails on random arrays of shape (3, 4) ({error}). Give samples that fit, "
                 f"check(function, {', '.join(p.name for p in wanted)}), and by keyword what else it needs"
             ) from error
-        return samples if all(map(_finite, ys)) else [abs(x) + 0.5 for x in samples]
+        return samples if all(map(is_finite, ys)) else [abs(x) + 0.5 for x in samples]
 
     def normal(self, like: Array) -> Array:
         """Random numbers of an array's shape, dtype and place."""
@@ -184,7 +184,7 @@ class _Report:
                 raise CheckError(f"{self.title}: it changes its input {problem.names[k]!r} in place")
         if not all(_same(y, z, 0) for y, z in zip(ys, problem.outputs(), strict=True)):
             raise CheckError(f"{self.title}: two calls gave different results; draw random numbers before the call")
-        if not all(map(_finite, ys)):
+        if not all(map(is_finite, ys)):
             raise CheckError(f"{self.title}: the result is not finite; give samples from inside its domain")
         return ys
 
@@ -282,10 +282,6 @@ def _worst(problem: _Problem, k: int, gradient: Array) -> str:
         errors[at] = np.nan_to_num(abs(pair[0] - pair[1]), nan=inf) if pair else 0
     index = [int(i) for i in np.unravel_index(errors.argmax(), errors.shape)]
     return f"; worst at {problem.names[k]}{index} ({np.count_nonzero(errors)} of {errors.size} elements are wrong)"
-
-
-def _finite(a: Array) -> bool:
-    return bool(backend.of(a).xp.isfinite(a).all())
 
 
 def _same(a: Array, b: Array, tolerance: float) -> bool:

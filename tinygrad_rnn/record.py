@@ -59,7 +59,7 @@ from typing import Any
 import numpy as np
 
 from . import backend, tape
-from .backend import Array, signature
+from .backend import Array, is_finite, signature
 from .backward import walk
 from .op import BoundRule, Op
 from .tape import Leaf, Node, Taped, bare_array
@@ -178,9 +178,9 @@ class _Trap(Lines):
             self._count.clear()
         key = op.name, self._count[op.name] if now is not None else 0
         self._count[op.name] += 1
-        if not _finite(result.array):
+        if not is_finite(result.array):
             values = [(name, x) for name, x in zip(op.names(len(inputs)), inputs, strict=False) if x is not None]
-            came = "" if all(map(_finite, inputs)) else " (it came in with an input)"
+            came = "" if all(map(is_finite, inputs)) else " (it came in with an input)"
             raise FloatingPointError(
                 f"{op.name} made {_range(result.array)}{came} from {_ranges(values)}{whereabouts()}"
                 f"{_first(result.array, values)}{self._before(*key)}{self._on_the_way_back()}"
@@ -206,7 +206,7 @@ class _Trap(Lines):
 
     def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
         array = bare_array(contribution)
-        if _finite(array):
+        if is_finite(array):
             super().backward(rule, node, contribution)
             return
         values: list[tuple[str, Any]] = []
@@ -215,7 +215,7 @@ class _Trap(Lines):
             where = f"at {node!r}{self[node]}"
             g = [] if node[0] is None else [("g", bare_array(node[0]))]  # a graph that is kept does not hold it
             values = [(name, x) for name, x in [*g, *node.saved.items()] if hasattr(x, "dtype")]
-            came = "" if all(_finite(x) for _, x in g) else " (it came in with the gradient g)"
+            came = "" if all(is_finite(x) for _, x in g) else " (it came in with the gradient g)"
         source = f" from {_ranges(values)}" if values else ""
         raise FloatingPointError(
             f"backward: the rule of {rule.op.name} for {rule.input!r} made {_range(array)}{came}{source}, {where}"
@@ -250,11 +250,6 @@ def _fits(x: Any, made: Array) -> bool:
 def _within(at: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """The place in a smaller array that is broadcast to this place."""
     return tuple([i if n > 1 else 0 for i, n in zip(at[len(at) - len(shape) :], shape, strict=True)])
-
-
-def _finite(x: Any) -> bool:
-    kind = getattr(getattr(x, "dtype", None), "kind", "")
-    return kind != "f" or bool(backend.of(x).xp.isfinite(x).all())
 
 
 def _range(x: Array) -> str:

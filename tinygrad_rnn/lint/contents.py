@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..backend import is_finite
 from ..grad import grad
 from ..graph import edges_of
 from ..nn.sequences import over
 from ..tape import GraphError, Leaf, Node
 from ..tensor import Tensor
-from .finding import Case, Finding, is_finite, where_made
+from .finding import Case, Finding, where_made
 
 
 def parameters(case: Case) -> Iterator[Finding]:

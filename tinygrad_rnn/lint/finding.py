@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .. import backend
 from ..record import line_of
 from ..tape import Leaf, Node, said, step_of
 from ..tensor import Tensor
@@ -54,7 +53,3 @@ class Case(NamedTuple):
 def where_made(node: Node) -> str:
     """The operation that made a node, its time step, and its line if it is known."""
     return f"{node!r} {list(node.shape)}{line_of(node) or said(step_of(node.id))}"
-
-
-def is_finite(array: Any) -> bool:
-    return array.dtype.kind != "f" or bool(backend.of(array).xp.isfinite(array).all())

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from .. import writes
+from ..backend import is_finite
 from ..graph import Stretch, edges_of, reachable, stretches
 from ..nn.sequences import beside
 from ..tape import Leaf, Node, bare_array
 from ..tree import tree_items
-from .finding import Case, Finding, is_finite, where_made
+from .finding import Case, Finding, where_made
 
 
 def history(case: Case) -> Iterator[Finding]:
