@@ -68,9 +68,6 @@ class CupyBackend(Backend):
     def set_random_state(self, state: int) -> None:
         self.seed(state)
 
-    def uniform(self, shape: tuple[int, ...]) -> Array:
-        return self.generator.random(shape, dtype=np.float32)
-
     def from_host(self, array: np.ndarray) -> Array:
         return self.xp.asarray(array)
 

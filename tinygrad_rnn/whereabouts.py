@@ -18,23 +18,8 @@ def misfit(message: str) -> ShapeError:
     return ShapeError(message + whereabouts())
 
 
-_ENGINE = {
-    f"{__package__}.{name}"
-    for name in (
-        "whereabouts",
-        "op",
-        "operators",
-        "ops",
-        "tensor",
-        "tape",
-        "dispatch",
-        "backward",
-        "grad",
-        "record",
-        "compare",
-        "replay",
-    )
-}
+_ENGINE_FILES = "whereabouts op operators ops tensor tape dispatch backward grad record compare replay"
+_ENGINE = {f"{__package__}.{name}" for name in _ENGINE_FILES.split()}
 
 
 def whereabouts() -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..backend import DTypeLike
+from ..ops.nn import check_probability
 from ..tensor import Tensor, as_tensor
 from ..whereabouts import ShapeError, whereabouts
 from . import init
@@ -93,9 +94,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5):
-        if not 0 <= p < 1:
-            raise ValueError(f"Dropout: the probability must be at least 0 and less than 1, not {p}")
-        self.p = p
+        self.p = check_probability("Dropout", p)
 
     def forward(self, x: Any) -> Any:
         return ops.dropout(x, self.p, self.training)

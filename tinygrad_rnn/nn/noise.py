@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from .. import backend
 from ..ops import dropout, where
+from ..ops.nn import check_probability
 from ..tape import bare_array
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
@@ -196,13 +197,6 @@ class VariationalDropout(Wrapper):
     def __repr__(self) -> str:
         ps = f"input={self.input}, recurrent={self.recurrent}, output={self.output}"
         return f"VariationalDropout({self.cell!r}, {ps})"
-
-
-def check_probability(name: str, p: float) -> float:
-    """A probability from 0 to less than 1, or ValueError."""
-    if not 0 <= p < 1:
-        raise ValueError(f"{name}: a probability must be at least 0 and less than 1, not {p}")
-    return p
 
 
 def drawn_mask(x: Any, p: float) -> Any:

@@ -119,11 +119,7 @@ def _at_end(outputs: Any, mask: Any, reverse: bool) -> Any:
     at = ops.argmax(found, axis=0)  # the first real step from that side
     at = over(at if reverse else steps - 1 - at, outputs[0])
     picked = ops.take_along_axis(outputs, ops.expand_dims(at, axis=0), axis=0)[0]
-    return where(over(_any_step(mask), picked), picked, 0)
-
-
-def _any_step(mask: Any) -> Any:
-    return ops.max(mask, axis=0)
+    return where(over(ops.any(mask, axis=0), picked), picked, 0)
 
 
 def mean(outputs: Any, lengths: Any = None, mask: Any = None, batch_first: bool = False) -> Tensor:

@@ -271,10 +271,16 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
 
     The mask is drawn here, outside of any kernel, on x's backend, from the generator that ``manual_seed`` restarts.
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout: the probability must be at least 0 and less than 1, not {p}")
+    check_probability("dropout", p)
     if not training or p == 0:
         return x
     array = bare_array(x)
     keep = backend.of(array).uniform(array.shape) >= p
     return x * (keep.astype(array.dtype) / (1 - p))
+
+
+def check_probability(who: str, p: float) -> float:
+    """A probability of dropping something, from 0 to less than 1, or ValueError."""
+    if not 0 <= p < 1:
+        raise ValueError(f"{who}: a probability must be at least 0 and less than 1, not {p}")
+    return p

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import backend
@@ -150,10 +151,7 @@ def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
 
 def _count(shape: tuple[int, ...], axis: Axis) -> int:
     """How many elements are summed up in one."""
-    count = 1
-    for a in _axes(len(shape), axis):
-        count *= shape[a]
-    return count
+    return math.prod(shape[a] for a in _axes(len(shape), axis))
 
 
 def spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
