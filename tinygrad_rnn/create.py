@@ -10,17 +10,12 @@ from . import backend as backends
 from .backend import DTypeLike
 from .operators import spread
 from .tape import bare_array
-from .tensor import Tensor, as_tensor, filled_like, tensor
+from .tensor import Tensor, as_tensor, tensor
 
 
-def _filled(shape: Any, value: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
-    return tensor(
-        np.full(shape, value, dtype=np.float32 if dtype is None else dtype), None, backend or _default(), requires_grad
-    )
-
-
-def _default() -> str:
-    return backends.default().name
+def _placed(numbers: np.ndarray, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
+    """Numbers of the host, in float32 and on the default backend unless told otherwise."""
+    return tensor(numbers, np.float32 if dtype is None else dtype, backend or backends.default().name, requires_grad)
 
 
 def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -29,29 +24,30 @@ def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requ
     >>> zeros(2, 3)
     Tensor(f32[2,3] numpy)
     """
-    return _filled(spread(shape), 0, dtype, backend, requires_grad)
+    return full(spread(shape), 0, dtype, backend, requires_grad)
 
 
 def ones(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Ones, float32 unless told otherwise; the shape as numbers or as a tuple."""
-    return _filled(spread(shape), 1, dtype, backend, requires_grad)
+    return full(spread(shape), 1, dtype, backend, requires_grad)
 
 
 def full(
     shape: Any, fill_value: float, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """One value everywhere, float32 unless told otherwise."""
-    return _filled(shape, fill_value, dtype, backend, requires_grad)
+    numbers = np.full(shape, fill_value, np.float32 if dtype is None else dtype)
+    return _placed(numbers, numbers.dtype, backend, requires_grad)
 
 
 def zeros_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
     """Zeros of x's shape and backend, and of its dtype unless told otherwise."""
-    return tensor(filled_like(as_tensor(x).array, 0), dtype, requires_grad=requires_grad)
+    return full_like(x, 0, dtype, requires_grad)
 
 
 def ones_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
     """Ones of x's shape and backend, and of its dtype unless told otherwise."""
-    return tensor(filled_like(as_tensor(x).array, 1), dtype, requires_grad=requires_grad)
+    return full_like(x, 1, dtype, requires_grad)
 
 
 def full_like(x: Any, fill_value: float, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
@@ -81,8 +77,8 @@ def arange(
     """
     start, stop = (0, start) if stop is None else (start, stop)
     numbers = np.arange(start, stop, step)
-    dtype = dtype or (np.float32 if numbers.dtype.kind == "f" else None)
-    return tensor(numbers, dtype, backend or _default(), requires_grad)
+    dtype = dtype or (np.float32 if numbers.dtype.kind == "f" else numbers.dtype)
+    return _placed(numbers, dtype, backend, requires_grad)
 
 
 def linspace(
@@ -99,15 +95,14 @@ def linspace(
     array([0.  , 0.25, 0.5 , 0.75, 1.  ], dtype=float32)
     """
     numbers = np.linspace(start, stop, num, dtype=np.float32 if dtype is None else dtype)
-    return tensor(numbers, None, backend or _default(), requires_grad)
+    return _placed(numbers, numbers.dtype, backend, requires_grad)
 
 
 def eye(
     n: int, m: int | None = None, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """The identity matrix, float32 unless told otherwise."""
-    numbers = np.eye(n, m, dtype=np.float32 if dtype is None else dtype)
-    return tensor(numbers, None, backend or _default(), requires_grad)
+    return _placed(np.eye(n, m), dtype, backend, requires_grad)
 
 
 def randn(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -121,7 +116,7 @@ def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requi
 
 
 def _drawn(method: str, shape: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
-    home = backends.get(backend or _default())
+    home = backends.get(backend or backends.default().name)
     made = Tensor.wrap(home.numbers(method, shape, np.dtype(np.float32 if dtype is None else dtype)))
     made.requires_grad = requires_grad
     return made
