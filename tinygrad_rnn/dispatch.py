@@ -208,10 +208,11 @@ def _source(op: Op, signature: inspect.Signature) -> str:
         inputs, call, first = f"({', '.join(names)},)", ", ".join(names), names[0]
         unwrap = "".join(_UNWRAP.format(x=name, i=i, bit=1 << i) for i, name in enumerate(names))
         parents = [f"_node{i}" for i in range(len(names))]
-    # All that a rule may name, in the order of Op.known; shapes only if some rule names one.
     named = {parameter for rule in op.rules.values() for parameter in parameters_of(rule)}
-    shapes = [f"_shape_of({name})" if f"{name}_shape" in named else "None" for name in names]
-    values = ", ".join(["None", "0", *names, "_array", *parents, *shapes, *attributes])
+    spelled = {"g": "None", "k": "0", "y": "_array"} | dict(zip(op.parents, parents, strict=True))
+    spelled |= {f"{x}_shape": f"_shape_of({x})" if f"{x}_shape" in named else "None" for x in names}
+    spelled |= dict(zip(names, names, strict=True))  # an input called y is no output
+    known = ", ".join(spelled.get(name, name) for name in op.known)
     arguments = ", ".join([call, *(f"{a}={a}" for a in attributes)])
     return _FUNCTION.format(
         name=op.name,
@@ -222,7 +223,7 @@ def _source(op: Op, signature: inspect.Signature) -> str:
         bare=f"_kernel(_xp, {arguments}, out=out)" if op.writes_out else f"_deliver(_kernel(_xp, {arguments}), out)",
         arguments=arguments,
         attributes=as_dict,
-        contents=f"_plan.pick(({values}))" + (" + _parents" if op.variadic else ""),
+        contents=f"_plan.pick(({known}))" + (" + _parents" if op.variadic else ""),
     )
 
 

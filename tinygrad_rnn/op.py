@@ -141,7 +141,7 @@ class Op:
         self.optional = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.writes_out = any(p.name == "out" for p in parameters)
         self.attributes = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "out"}
-        # All that a rule may name, and the parents, in the order in which a call lists them for ``Plan.pick``.
+        # All that a rule may name, and the parents, as a call lists them for ``Plan.pick``.
         self.parents = [] if self.variadic else [f"parent of {name}" for name in self.inputs]
         shapes = [f"{name}_shape" for name in self.inputs]
         self.known = ["g", "k", *self.inputs, "y", *self.parents, *shapes, *self.attributes]
