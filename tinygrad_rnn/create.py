@@ -8,7 +8,7 @@ import numpy as np
 
 from . import backend as backends
 from .backend import DTypeLike
-from .operators import spread
+from .operators import one_tuple
 from .tape import bare_array
 from .tensor import Tensor, as_tensor, tensor
 
@@ -24,12 +24,12 @@ def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requ
     >>> zeros(2, 3)
     Tensor(f32[2,3] numpy)
     """
-    return full(spread(shape), 0, dtype, backend, requires_grad)
+    return full(one_tuple(shape), 0, dtype, backend, requires_grad)
 
 
 def ones(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Ones, float32 unless told otherwise; the shape as numbers or as a tuple."""
-    return full(spread(shape), 1, dtype, backend, requires_grad)
+    return full(one_tuple(shape), 1, dtype, backend, requires_grad)
 
 
 def full(
@@ -107,12 +107,12 @@ def eye(
 
 def randn(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Standard normal numbers, drawn on the host on every backend."""
-    return _drawn("standard_normal", spread(shape), dtype, backend, requires_grad)
+    return _drawn("standard_normal", one_tuple(shape), dtype, backend, requires_grad)
 
 
 def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Uniform numbers from [0, 1), drawn on the host on every backend."""
-    return _drawn("random", spread(shape), dtype, backend, requires_grad)
+    return _drawn("random", one_tuple(shape), dtype, backend, requires_grad)
 
 
 def _drawn(method: str, shape: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:

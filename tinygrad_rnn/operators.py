@@ -100,11 +100,11 @@ class Operators:
 
     def reshape(self, *numbers: Any, **shape: Any) -> Any:
         """The same elements in another shape, given as numbers or as a tuple."""
-        return ops.reshape(self, *([spread(numbers)] if numbers else []), **shape)
+        return ops.reshape(self, *([one_tuple(numbers)] if numbers else []), **shape)
 
     def transpose(self, *numbers: Any, **axes: Any) -> Any:
         """Axes in another order, given as numbers or as a tuple; reversed if none are given."""
-        return ops.transpose(self, *([spread(numbers)] if numbers else []), **axes)
+        return ops.transpose(self, *([one_tuple(numbers)] if numbers else []), **axes)
 
     @property
     def T(self) -> Any:
@@ -117,7 +117,7 @@ class Operators:
         return ops.swapaxes(self, -1, -2)
 
 
-def spread(values: tuple[Any, ...]) -> tuple[int, ...] | None:
+def one_tuple(values: tuple[Any, ...]) -> tuple[int, ...] | None:
     """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
     first = values[0] if len(values) == 1 else values
     return first if first is None else tuple(first) if isinstance(first, (tuple, list)) else (first,)

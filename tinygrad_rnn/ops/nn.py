@@ -179,29 +179,29 @@ def _centred(xp: Any, x: Array, eps: float) -> tuple[Array, Array, Array]:
 @op
 def normalize(xp: Any, x: Array, *, eps: float = 1e-5) -> Array:
     """y = (x - mean) / sqrt(var + eps) along the last axis."""
-    y, spread, _ = _centred(xp, x, eps)
-    y /= spread
+    y, std, _ = _centred(xp, x, eps)
+    y /= std
     return y
 
 
 @op
 def normalize_back(xp: Any, v: Array, x: Array, *, eps: float) -> Array:
     """What v sends back through n = ``normalize(x)``: (v - mean(v) - n mean(v n)) / sqrt(var + eps)."""
-    y, spread, average = _centred(xp, x, eps)
+    y, std, average = _centred(xp, x, eps)
     home = backend.of(y)
-    y *= home.row_dots(v, y) / (-max(1, x.shape[-1]) * spread * spread)
+    y *= home.row_dots(v, y) / (-max(1, x.shape[-1]) * std * std)
     y += v
     y -= home.row_dots(v, average)
-    y /= spread
+    y /= std
     return y
 
 
 @op
 def gain_gradient(xp: Any, v: Array, x: Array, *, eps: float) -> Array:
     """The sum over all rows of v * ``normalize(x)``: what v sends back to the weight of ``layer_norm``."""
-    y, spread, _ = _centred(xp, x, eps)
+    y, std, _ = _centred(xp, x, eps)
     y *= v
-    return xp.dot(1 / spread.reshape(1, -1), y.reshape(spread.size, x.shape[-1]))[0]
+    return xp.dot(1 / std.reshape(1, -1), y.reshape(std.size, x.shape[-1]))[0]
 
 
 normalize.vjp(x=lambda g, x, eps: normalize_back(g, x, eps=eps))
@@ -214,14 +214,14 @@ gain_gradient.vjp(
 
 
 def _normalize_back_back(g: Any, v: Any, x: Any, y: Any, eps: float) -> Any:
-    """What goes back through n, and what goes back through the spread."""
+    """What goes back through n, and what goes back through the standard deviation."""
 
     def average(a: Any) -> Any:
         return mean(a, axis=-1, keepdims=True)
 
-    n, spread = normalize(x, eps=eps), sqrt(var(x, axis=-1, keepdims=True) + eps)
-    through_n = -(g * average(v * n) + v * average(g * n)) / spread
-    return normalize_back(through_n, x, eps=eps) - n * (average(g * y) / spread)
+    n, std = normalize(x, eps=eps), sqrt(var(x, axis=-1, keepdims=True) + eps)
+    through_n = -(g * average(v * n) + v * average(g * n)) / std
+    return normalize_back(through_n, x, eps=eps) - n * (average(g * y) / std)
 
 
 @op
@@ -232,8 +232,8 @@ def layer_norm(xp: Any, x: Array, weight: Array = None, bias: Array = None, *, e
     """
     if weight is not None and weight.shape != x.shape[-1:]:
         raise ValueError("shapes")
-    y, spread, _ = _centred(xp, x, eps)
-    y /= spread
+    y, std, _ = _centred(xp, x, eps)
+    y /= std
     if weight is not None:
         y *= weight
     if bias is not None:
