@@ -235,14 +235,14 @@ class Operation(Protocol):
 
 
 @overload
-def op(kernel: Callable[..., Array]) -> Operation: ...
+def op(kernel: Callable[..., Array], *, name: str = "") -> Operation: ...
 @overload
 def op(*, name: str) -> Callable[[Callable[..., Array]], Operation]: ...
 def op(kernel: Callable[..., Array] | None = None, *, name: str = "") -> Any:
     """Make an operation of a kernel ``kernel(xp, *arrays, out=None, **attributes)`` and enter it in the registry.
 
     Attributes are the kernel's keyword-only parameters; callers may give them by position, after the arrays.
-    ``@op(name=...)`` gives it another name than the kernel's, for messages and drawings.
+    ``@op(name=...)``, or ``op(kernel, name=...)``, gives it another name than the kernel's, for messages and drawings.
     A kernel that names ``out`` must write it when it is given; for other kernels the result is copied there.
 
     >>> @op
@@ -255,7 +255,7 @@ def op(kernel: Callable[..., Array] | None = None, *, name: str = "") -> Any:
     """
     if kernel is None:
         return partial(_operation, name=name)
-    return _operation(kernel, getattr(kernel, "__name__", ""))
+    return _operation(kernel, name or getattr(kernel, "__name__", ""))
 
 
 def _operation(kernel: Callable[..., Array], name: str) -> Operation:

@@ -41,7 +41,12 @@ def begin(cell: Any, z: Any, state: Any = None) -> Any:
         return state
     finally:
         asking.for_shapes = outer
-    return fit_state(type(cell).__name__, state, needed)
+    if not _fits(state, needed):
+        raise (ShapeError if _fits(state, needed, shapes=False) else TypeError)(
+            f"{type(cell).__name__}: the state {outline(state)} does not fit; for this input it must be "
+            f"{outline(needed)}. Leave it out to begin from the initial state"
+        )
+    return _as(needed, state)
 
 
 class _Asking(threading.local):
@@ -62,21 +67,6 @@ def initial_state(cell: Any, z: Any) -> Any:
     if not hasattr(cell, "initial_state"):
         raise NoInitialState(f"{type(cell).__name__}: it has no initial_state, so a state must be given")
     return cell.initial_state(z)
-
-
-def fit_state(who: str, state: Any, needed: Any) -> Any:
-    """A state in the tuples and lists of the one that is needed, if it fits; that one itself for None.
-
-    who: what to name in errors, which are those of ``begin``.
-    """
-    if state is None:
-        return needed
-    if not _fits(state, needed):
-        raise (ShapeError if _fits(state, needed, shapes=False) else TypeError)(
-            f"{who}: the state {outline(state)} does not fit; for this input it must be {outline(needed)}. "
-            "Leave it out to begin from the initial state"
-        )
-    return _as(needed, state)
 
 
 def _fits(state: Any, needed: Any, shapes: bool = True) -> bool:
