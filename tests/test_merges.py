@@ -108,6 +108,12 @@ def test_one_weight_for_many_inputs(shapes: list[tuple[int, ...]]) -> None:
     assert_sum_of_single_uses([lambda b, x=x: tg.linear(x, w, b) for x in xs], b)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (1, 3, 4)])
+def test_one_factor_of_many_products(shape: tuple[int, ...]) -> None:
+    factors = [normal(*batch, 2, 3) for batch in ((), (2,), (5, 2), (2,), (5, 1))]
+    assert_sum_of_single_uses([lambda b, a=a: a @ b for a in factors], normal(*shape))  # type: ignore[misc]
+
+
 def test_what_waits_for_a_weight_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred uses are merged some at a time, in both kinds of walk; slices of a sequence still all at once."""
     monkeypatch.setattr(backward, "_ALWAYS", 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from math import prod
 from string import ascii_letters
 from typing import Any
@@ -13,7 +15,7 @@ from ..op import op
 from ..whereabouts import misfit, whereabouts
 from .elementwise import multiply
 from .reduce import sum
-from .shape import Shape, broadcast_to, expand_dims, reshape, rows, transpose
+from .shape import Shape, broadcast_to, expand_dims, reshape, rows, transpose, unbroadcast
 
 
 def mT(x: Any) -> Any:
@@ -42,6 +44,16 @@ product.vjp(
     a=lambda g, b: product(g, mT(b)),
     b=lambda g, a, b_shape: product(mT(rows(a)), rows(g)) if len(b_shape) == 2 else product(mT(a), g),
 )
+
+
+def _factor_gradient(gs: Any, xs: Any, shape: Shape) -> Any:
+    """The sum over all uses of one matrix, as one product; of a stack, which each use may spread, one by one."""
+    if len(shape) == 2:
+        return product(mT(rows(*xs)), rows(*gs))
+    return functools.reduce(operator.add, [unbroadcast(product(mT(x), g), shape) for g, x in zip(gs, xs, strict=True)])
+
+
+product.merge(b=lambda g, a, b_shape: _factor_gradient(g, a, b_shape[0]))
 
 
 @product.explain
