@@ -205,7 +205,8 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     given = subscripts.replace(" ", "")
     terms, result = _terms(given)
     if len(terms) != len(operands):
-        raise misfit(f"einsum: {subscripts!r} names {len(terms)} operands, but {len(operands)} were given")
+        count = f"{len(operands)} {'was' if len(operands) == 1 else 'were'}"
+        raise misfit(f"einsum: {subscripts!r} names {len(terms)} operands, but {count} given")
     free = [c for c in ascii_letters if c not in given]
     if not all(hasattr(x, "ndim") for x in operands):
         contract.op.fail(AttributeError("an array is needed"), operands, {})
