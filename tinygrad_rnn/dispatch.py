@@ -128,7 +128,7 @@ def _kernels(op: Op) -> dict[str, Callable[..., Any]]:
 
 
 def _elsewhere(kernel: Callable[..., Any], xp: Any, *arrays: Any, **attributes: Any) -> Any:
-    """A kernel, as its array module would have it run."""
+    """Run a kernel by its array module's own ``run``, if it has one."""
     if run := getattr(xp, "run", None):
         return run(kernel, *arrays, **attributes)
     return kernel(xp, *arrays, **attributes)

@@ -98,7 +98,7 @@ class Plan:
         return [(i, rule) for i in range(self.base, len(node)) if node[i] is not None]
 
     def contributions(self, content: Sequence[Any]) -> list[Any]:
-        """What the rules make of the content of a node, less k and the parents."""
+        """Each rule's gradient, given g and the saved values of one node."""
         if self.variadic or any(rule.merge for _, rule in self.rules):
             raise TypeError(f"{self.op.name}: these rules are not for one use of each input alone")
         node = [content[0], 0, *content[1:]]

@@ -44,7 +44,7 @@ class Backend:
         return self._generator
 
     def random_state(self) -> Any:
-        """What ``set_random_state`` needs for the generator to give once more what it gives from now on."""
+        """The generator's state; ``set_random_state`` makes it repeat what follows."""
         return self.generator.bit_generator.state
 
     def set_random_state(self, state: Any) -> None:
@@ -52,7 +52,7 @@ class Backend:
         self.generator.bit_generator.state = state
 
     def apart(self) -> None:
-        """Said where a part of a graph begins that is to be forgotten as one: a recording joins it with no other."""
+        """Marks the start of a checkpointed segment, which a recorder must not fuse with its neighbours."""
 
     def uniform(self, shape: tuple[int, ...]) -> Array:
         """Draw float32 numbers from [0, 1) where this backend's arrays live."""

@@ -47,7 +47,7 @@ def of_replay(error: MemoryError, count: int, side_by_side: bool) -> OutOfMemory
 
 
 def readable(count: int) -> str:
-    """Bytes in the largest unit of which there are ten."""
+    """Bytes in the largest unit that leaves at least 10 of it."""
     size, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size >= 10240:

@@ -49,8 +49,8 @@ class Node(list[Any]):
 
     It holds arrays and nodes, never Tensors, so that no reference leads back and a dropped graph is freed at once.
     It is a list, and not an object with two tuples, because Python's cyclic collector walks all that is alive time and
-    again: this way it meets one object for an operation instead of three. Empty means that a backward pass freed it,
-    or, if it has ``again``, that it is hollow: calling that makes it anew, with others, and gives all by their ids.
+    again: this way it meets one object for an operation instead of three. An empty node was freed by a backward pass,
+    or is hollow: ``again()`` then recomputes it with its neighbours and returns all by id.
     Two nodes of one id are the same operation with the same values, and a walk takes them for one.
     """
 
@@ -261,8 +261,8 @@ def is_grad_enabled() -> bool:
 def collector_resting(lasting: bool = False) -> Iterator[None]:
     """Pause Python's cyclic collector: a graph has no cycles, and while it grows it would be walked in vain.
 
-    lasting: what is made will stay, so it counts as old at once, instead of being walked when the pause is over. As the
-    collector then does not know how much there is, it is called now and again: what was made may be gone by then.
+    lasting: what is made will stay, so it counts as old at once, instead of being walked when the pause is over.
+    Freezing hides new objects from the collector's counters, so every 48th lasting pause ends in a full collection.
     """
     collecting = gc.isenabled()
     gc.disable()
