@@ -132,6 +132,12 @@ def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str
     """Hold every element of every gradient between -max_value and max_value.
 
     parameters, on_nonfinite: see ``clip_grad_norm_``.
+
+    >>> from tinygrad_rnn import tensor
+    >>> w = tensor([3.0, -0.5], requires_grad=True)
+    >>> (w * w / 2).sum().backward()
+    >>> clip_grad_value_([w], 1.0).clipped, w.grad.tolist()
+    (True, [1.0, -0.5])
     """
 
     def held(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], list[Tensor]]:

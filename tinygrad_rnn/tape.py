@@ -239,7 +239,14 @@ def no_grad() -> _GradMode: ...
 @overload
 def no_grad(function: F) -> F: ...
 def no_grad(function: Any = None) -> Any:
-    """Record nothing inside this block: for evaluation, and for updates of parameters. Works as a decorator too."""
+    """Record nothing inside this block: for evaluation, and for updates of parameters. Works as a decorator too.
+
+    >>> from tinygrad_rnn import ones
+    >>> w = ones(2, requires_grad=True)
+    >>> with no_grad():
+    ...     print((w * w).requires_grad)
+    False
+    """
     return _GradMode(False) if function is None else _GradMode(False)(function)
 
 

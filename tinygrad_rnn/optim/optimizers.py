@@ -68,7 +68,15 @@ class SGD(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """Adagrad (Duchi, Hazan and Singer 2011): s <- s + g^2, p <- p - lr g / (sqrt(s) + eps)."""
+    """Adagrad (Duchi, Hazan and Singer 2011): s <- s + g^2, p <- p - lr g / (sqrt(s) + eps).
+
+    >>> from tinygrad_rnn import ones
+    >>> w = ones(2, requires_grad=True)
+    >>> (w * w).sum().backward()
+    >>> Adagrad([w], lr=0.25).step()
+    >>> w.numpy().round(3).tolist()
+    [0.75, 0.75]
+    """
 
     def __init__(self, parameters: Parameters, lr: float = 1e-2, *, weight_decay: float = 0.0, eps: float = 1e-10):
         super().__init__(parameters, lr, weight_decay, eps=eps)
@@ -88,6 +96,13 @@ class RMSprop(Optimizer):
     m <- alpha m + (1 - alpha) g, and s - m^2 in place of s below, if ``centered``
     v <- momentum v + g / (sqrt(s) + eps)
     p <- p - lr v
+
+    >>> from tinygrad_rnn import ones
+    >>> w = ones(2, requires_grad=True)
+    >>> (w * w).sum().backward()
+    >>> RMSprop([w], lr=0.25, alpha=0.75).step()
+    >>> w.numpy().round(3).tolist()
+    [0.5, 0.5]
     """
 
     def __init__(
@@ -151,6 +166,13 @@ class Adam(Optimizer):
     p <- p - lr m' / (sqrt(s') + eps), with m' = m / (1 - b1^t) and s' = s / (1 - b2^t) at step t
 
     amsgrad: in the last line the largest s so far takes the place of s (Reddi, Kale and Kumar 2018).
+
+    >>> from tinygrad_rnn import ones
+    >>> w = ones(2, requires_grad=True)
+    >>> (w * w).sum().backward()
+    >>> Adam([w], lr=0.25).step()
+    >>> w.numpy().round(3).tolist()
+    [0.75, 0.75]
     """
 
     def __init__(
@@ -177,7 +199,15 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): first p <- (1 - lr weight_decay) p."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): first p <- (1 - lr weight_decay) p.
+
+    >>> from tinygrad_rnn import ones
+    >>> w = ones(2, requires_grad=True)
+    >>> (w * w).sum().backward()
+    >>> AdamW([w], lr=0.25, weight_decay=1.0).step()
+    >>> w.numpy().round(3).tolist()
+    [0.5, 0.5]
+    """
 
     def __init__(
         self,

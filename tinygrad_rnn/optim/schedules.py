@@ -110,7 +110,14 @@ class LambdaLR(Schedule):
 
 
 class StepLR(Schedule):
-    """A factor every ``step_size`` steps: lr = base_lr gamma^floor(step / step_size)."""
+    """A factor every ``step_size`` steps: lr = base_lr gamma^floor(step / step_size).
+
+    >>> from tinygrad_rnn import ones, optim
+    >>> opt = optim.SGD([ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = StepLR(opt, step_size=2, gamma=0.5)
+    >>> [schedule.rate(step, 1.0) for step in range(5)]
+    [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
         if step_size < 1:
@@ -134,7 +141,14 @@ class MultiStepLR(Schedule):
 
 
 class ExponentialLR(Schedule):
-    """A factor at every step: lr = base_lr gamma^step."""
+    """A factor at every step: lr = base_lr gamma^step.
+
+    >>> from tinygrad_rnn import ones, optim
+    >>> opt = optim.SGD([ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = ExponentialLR(opt, gamma=0.5)
+    >>> [schedule.rate(step, 1.0) for step in range(5)]
+    [1.0, 0.5, 0.25, 0.125, 0.0625]
+    """
 
     def __init__(self, optimizer: Optimizer, gamma: float):
         self.gamma = gamma
@@ -148,6 +162,12 @@ class CosineAnnealingLR(Schedule):
     """Half a wave of a cosine, from base_lr down to eta_min in T_max steps (Loshchilov and Hutter 2017).
 
     lr = eta_min + (base_lr - eta_min) (1 + cos(pi step / T_max)) / 2; after T_max the wave goes up again.
+
+    >>> from tinygrad_rnn import ones, optim
+    >>> opt = optim.SGD([ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = CosineAnnealingLR(opt, T_max=4)
+    >>> [round(schedule.rate(step, 1.0), 3) for step in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0):
