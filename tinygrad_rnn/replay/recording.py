@@ -208,7 +208,7 @@ class Recording:
             if gradient not in made:
                 made[gradient] = Tensor.wrap(_copy(source))
             leaf.grad = made[gradient]
-            self.grads.append(Gradient(leaf, leaf.grad, array_of(leaf.grad), source))
+            self.grads.append(Gradient(leaf, leaf.grad, bare_array(leaf.grad), source))
         for port in self.ports:
             if isinstance(port.later, ArrayOfGradient) and port.later.holder in {leaf for leaf, *_ in replaced}:
                 port.after = port.symbol  # by then the leaf holds the new one
