@@ -78,7 +78,7 @@ negative.vjp(x=lambda g: -g)
 
 @op
 def log(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Natural logarithm."""
+    """Natural logarithm, y = log x."""
     return xp.log(x, out=out)
 
 
@@ -164,7 +164,7 @@ expm1.vjp(x=lambda g, y: g * (1 + y))
 
 @op
 def sqrt(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Square root."""
+    """Square root, y = x^(1/2)."""
     return xp.sqrt(x, out=out)
 
 
@@ -173,13 +173,13 @@ sqrt.vjp(x=lambda g, y: g / (2 * y))
 
 @op
 def sin(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Sine of radians."""
+    """Sine, y = sin x, of radians."""
     return xp.sin(x, out=out)
 
 
 @op
 def cos(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Cosine of radians."""
+    """Cosine, y = cos x, of radians."""
     return xp.cos(x, out=out)
 
 
@@ -189,7 +189,7 @@ cos.vjp(x=lambda g, x: -g * sin(x))
 
 @op
 def tanh(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Hyperbolic tangent."""
+    """Hyperbolic tangent, y = (e^x - e^-x) / (e^x + e^-x)."""
     return xp.tanh(x, out=out)
 
 
