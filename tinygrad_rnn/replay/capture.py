@@ -249,9 +249,10 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     >>> step.memory.planned < step.memory.naive
     True
     """
-    unknown = [name for name in without if name not in (*PASSES, GRAPH, LANES)]
+    known = (*PASSES, GRAPH, LANES)
+    unknown = [name for name in without if name not in known]
     if unknown:
-        raise ValueError(f"capture: there is no pass {unknown[0]!r} to leave out; there are {', '.join(PASSES)}")
+        raise ValueError(f"capture: there is no pass {unknown[0]!r} to leave out; there are {', '.join(known)}")
     left_out = {*without, *(JOINING if exact else ())}
     if step is None:
         return functools.partial(Captured, without=left_out)

@@ -6,7 +6,8 @@ import gc
 import random
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -14,10 +15,11 @@ import numpy as np
 
 from .. import backend, writes
 from ..backend import Array, Backend
-from ..tape import CaptureError, Leaf, Node, Taped, bare_array, collector_resting
+from ..tape import CaptureError, Leaf, Taped, bare_array, collector_resting
 from ..tensor import Tensor
-from ..tree import rebuild, tree_leaves, tree_map
+from ..tree import tree_leaves
 from ..whereabouts import whereabouts
+from .arguments import Arguments, apart, check_output, copied, in_output, leaves, without_symbols
 from .places import ArrayOfGradient, Attribute, Place
 from .program import Value
 from .reach import Reach, state_of
@@ -62,85 +64,63 @@ class Recording:
     ) -> None:
         reach = partial(Reach, function, (args, kwargs))
         self.reach = reach()
-        self.inputs: list[tuple[Symbol, Value]] = []  # of the arguments
-        self.floats: list[float] = []  # arguments too
         self.grads_before = {leaf: leaf.grad for leaf in self.reach.leaves}
         drawn, held = _random_states(self.reach), _contents(self.reach)
-        places: list[tuple[Place, Place]] = []
-        for tensor, path in self.reach.tensors.items():
-            places.append((Attribute(tensor, "array", path),) * 2)
-        first: dict[Tensor, Leaf] = {}  # of leaves that may share a gradient
-        for leaf, path in self.reach.leaves.items():
-            if leaf.grad is not None and first.setdefault(leaf.grad, leaf) is leaf:
-                path = f"{path}.grad"
-                places.append((Attribute(leaf.grad, "array", path), ArrayOfGradient(leaf, leaf.grad, path)))
-        numbers = []
-        for place in self.reach.ports:
-            if backend.is_array(place.get()):
-                places.append((place, place))
-            else:
-                numbers.append(place)
-        before = [(p, p.get()) for p in [*(place for place, _ in places), *numbers, *self.reach.iterators]]
+        arrays, numbers = self._places()
+        iterators = [(place, place.get()) for place in self.reach.iterators]
+        before = [(place, place.get()) for place in (*[place for place, _ in arrays], *numbers)]
         home = self.home = _home([value for _, value in before], (args, kwargs))
         with collector_resting(lasting=True), recording(home) as recorder:
             self.lines = recorder.lines
-            self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in places]
+            self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in arrays]
             self.numbers: list[tuple[Place, Any]] = [(p, Scalar(p.get(), p.get)) for p in numbers]
-            given: list[tuple[Any, list[Any]]] = []
-            args, kwargs = self._arguments(recorder, (args, kwargs), floats_change, given)
-            try:
+            arguments = Arguments(recorder, args, kwargs, floats_change)
+            self.inputs, self.floats = arguments.inputs, arguments.floats
+            with self._undone_if_refused(recorder, [*before, *iterators]):
                 for port in self.ports:
                     port.place.put(port.symbol)
                 for place, scalar in self.numbers:
                     place.put(scalar)
-                for place in self.reach.iterators:
+                for place, _ in iterators:
                     place.put(_Closed(place.path))
-                output = in_output(_apart, function(*args, **kwargs))
-                _check_arguments(given)
-                del args, kwargs, given
+                output = in_output(apart, function(*arguments.args, **arguments.kwargs))
+                arguments.close()
                 recorder.check_draws()
-                _check_output(output)
-                for place, value in before[len(places) + len(numbers) :]:
-                    place.put(value)
+                check_output(output)
+                for place, iterator in iterators:
+                    place.put(iterator)
                 self._check(reach(), drawn, held, recorder, output)
-            except BaseException as error:
-                if isinstance(error, CaptureError):  # others come from the step, which has drawn what it has drawn
-                    backend.set_random_state(recorder.start)
-                for leaf, g in self.grads_before.items():
-                    leaf.grad = g
-                for place, value in before:
-                    place.put(value)
-                for tensor in _symbolic():
-                    tensor.array = tensor.array.array
-                raise
             self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
 
-    def _arguments(self, recorder: Recorder, tree: Any, floats_change: bool, given: list[Any]) -> Any:
-        """The arguments with symbols in place of arrays. What the step could change in them is noted as given."""
-        made = self._argument(recorder, tree, floats_change, given)
-        if isinstance(made, (list, dict, Tensor)):
-            given.append((made, _parts(made)))
-        return made
+    def _places(self) -> tuple[list[tuple[Place, Place]], list[Place]]:
+        """Where the step finds arrays, now and in replays; and where it finds numbers that may change."""
+        arrays: list[tuple[Place, Place]] = []
+        for tensor, path in self.reach.tensors.items():
+            arrays.append((Attribute(tensor, "array", path),) * 2)
+        first: dict[Tensor, Leaf] = {}  # of leaves that may share a gradient
+        for leaf, path in self.reach.leaves.items():
+            if leaf.grad is not None and first.setdefault(leaf.grad, leaf) is leaf:
+                path = f"{path}.grad"
+                arrays.append((Attribute(leaf.grad, "array", path), ArrayOfGradient(leaf, leaf.grad, path)))
+        arrays += [(place, place) for place in self.reach.ports if backend.is_array(place.get())]
+        return arrays, [place for place in self.reach.ports if not backend.is_array(place.get())]
 
-    def _argument(self, recorder: Recorder, tree: Any, floats_change: bool, given: list[Any]) -> Any:
-        if isinstance(tree, (tuple, list, dict)):
-            children = tree.values() if isinstance(tree, dict) else tree
-            return rebuild(tree, [self._arguments(recorder, child, floats_change, given) for child in children])
-        if isinstance(tree, Tensor):
-            if tree.node is not None:
-                what = "has a history" if isinstance(tree.node, Node) else "requires a gradient"
-                raise CaptureError(f"capture: the argument {tree!r} {what}; give the step x.detach()")
-            return Tensor.wrap(self._arguments(recorder, tree.array, floats_change, given))
-        if type(tree) is float and floats_change:
-            number = len(self.floats)
-            self.floats.append(tree)
-            return Scalar(tree, lambda: self.floats[number])
-        if backend.is_array(tree):
-            port = recorder.port(tree, f"argument_{len(self.inputs)}")
-            self.inputs.append((port, port.value))
-            return port
-        return tree
+    @contextmanager
+    def _undone_if_refused(self, recorder: Recorder, before: list[tuple[Place, Any]]) -> Iterator[None]:
+        """Whatever goes wrong inside leaves all places, gradients and tensors as they were."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, CaptureError):  # others come from the step, which has drawn what it has drawn
+                backend.set_random_state(recorder.start)
+            for leaf, g in self.grads_before.items():
+                leaf.grad = g
+            for place, value in before:
+                place.put(value)
+            for tensor in _symbolic():
+                tensor.array = tensor.array.array
+            raise
 
     def _check(self, after: Reach, drawn: Any, held: dict[int, Any], recorder: Recorder, output: Any) -> None:
         """Raise if the step did what a replay would not do again."""
@@ -149,8 +129,6 @@ class Recording:
                 "capture: the step drew random numbers from a generator of its own, which a replay would not do; draw "
                 "them outside and pass them in, or use tg.randn, tg.rand or tg.dropout"
             )
-        if any(symbol.value is not value for symbol, value in self.inputs):
-            raise CaptureError("capture: the step writes into an argument; copy it first")
         known = set(self.reach.tensors)
         for tensor, path in after.tensors.items():
             if tensor not in known and isinstance(tensor.array, Symbol):
@@ -187,7 +165,7 @@ class Recording:
         All arrays are copies: what a step returns must not be what later replays write to, nor two gradients one array.
         """
         self.output = output
-        self.result = in_output(_without_symbols, output)
+        self.result = in_output(without_symbols, output)
         replaced = [
             (leaf, leaf.grad, None if leaf.grad is None else leaf.grad.array)
             for leaf, before in self.grads_before.items()
@@ -196,7 +174,7 @@ class Recording:
         for port in self.ports:
             left = port.place.get()
             port.after = left.copy() if isinstance(left, Symbol) else left
-        new = [(port, _copy(port.after)) for port in self.ports]  # of all, before any is written
+        new = [(port, copied(port.after)) for port in self.ports]  # of all, before any is written
         for port, array in new:
             port.place.put(_commit(port.array, array) if port.updated else port.array)
         self.numbers_after = [(place, x) for place, before in self.numbers if (x := place.get()) is not before]
@@ -206,7 +184,7 @@ class Recording:
         made: dict[Any, Any] = {None: None}  # several leaves may have got one gradient
         for leaf, gradient, source in replaced:
             if gradient not in made:
-                made[gradient] = Tensor.wrap(_copy(source))
+                made[gradient] = Tensor.wrap(copied(source))
             leaf.grad = made[gradient]
             self.grads.append(Gradient(leaf, leaf.grad, bare_array(leaf.grad), source))
         for port in self.ports:
@@ -228,49 +206,6 @@ class Recording:
         found = [port.after for port in self.ports if port.updated] + [g.source for g in self.grads]
         found += map(bare_array, leaves(self.output))
         return [x.value for x in found if isinstance(x, Symbol)]
-
-
-def _is_report(x: Any) -> bool:
-    """Whether something measures ``x.tensors`` when looked at, and ``x.of(tensors)`` others, as clipping's report."""
-    return hasattr(x, "tensors") and hasattr(x, "of")
-
-
-def in_output(function: Callable[[Any], Any], output: Any) -> Any:
-    """What a step returns, with something else in place of each leaf; reports are made anew."""
-    return tree_map(lambda x: x.of(map(function, x.tensors)) if _is_report(x) else function(x), output)
-
-
-def leaves(output: Any) -> list[Any]:
-    """What a step returns, with the tensors that a report is about in its place."""
-    return [leaf for x in tree_leaves(output) for leaf in (x.tensors if _is_report(x) else [x])]
-
-
-def _check_output(output: Any) -> None:
-    """Raise if a replay could not return anew what the step returns."""
-    for x in leaves(output):
-        if not isinstance(x, (Taped, Symbol, Scalar, np.generic, str, int, float)) and not backend.is_array(x):
-            raise CaptureError(
-                f"capture: the step returns a {type(x).__name__}, which would stay that of the recording; "
-                "return tensors, in tuples, lists or dictionaries"
-            )
-
-
-def _parts(x: Any) -> list[Any]:
-    """What can be changed about an argument."""
-    if isinstance(x, Tensor):
-        return [x.array, x.grad]
-    return [*x, *x.values()] if isinstance(x, dict) else list(x)
-
-
-def _check_arguments(given: list[tuple[Any, list[Any]]]) -> None:
-    """Raise if the step has changed what it was given, which a replay would do to nobody's arguments."""
-    for x, before in given:
-        now = _parts(x)
-        if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
-            raise CaptureError(
-                f"capture: the step changes an argument, a {type(x).__name__}, which a replay would not do; return the "
-                "new value and pass it in the next time"
-            )
 
 
 class _Closed:
@@ -303,21 +238,6 @@ def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
     if all(sys.getrefcount(value.constant) <= 2 for value in constants.values()):  # held by their values alone
         return []
     return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
-
-
-def _copy(x: Any) -> Any:
-    return None if x is None else bare(x).copy("K")  # in its order: products of other orders round otherwise
-
-
-def _apart(x: Any) -> Any:
-    """A tensor of a symbol apart from that of the step, which may come to hold something else."""
-    return Taped.wrap(x.array) if isinstance(x, Tensor) and isinstance(x.array, Symbol) else x
-
-
-def _without_symbols(x: Any) -> Any:
-    if isinstance(x, Taped):
-        return Tensor.wrap(_copy(x.array))
-    return _copy(x) if isinstance(x, Symbol) or backend.is_array(x) else bare(x)
 
 
 _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references

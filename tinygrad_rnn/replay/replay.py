@@ -15,13 +15,14 @@ from ..tape import Taped, bare_array, collector_resting
 from ..tensor import Tensor
 from . import passes
 from .alive import Memory
+from .arguments import in_output, leaves
 from .graph import GraphPlayer
 from .lanes import MOST, Lanes
 from .layout import Layout
 from .player import Player, is_same
 from .profile import Profile, Row
 from .program import Line, Program, Value
-from .recording import Port, Recording, in_output, leaves
+from .recording import Port, Recording
 from .symbol import Scalar, Symbol
 
 
