@@ -38,7 +38,6 @@ FLOORS = [
     ["bptt/", "flow/", "lint/"],
     ["tasks", "text", "io"],
     ["train"],
-    ["cli", "__main__"],
 ]
 
 Import = tuple[int, str]  # line, and the file that is imported, as "ops/shape" or "tape"
