@@ -91,6 +91,28 @@ def test_hvp(name: str, torch: Any) -> None:
     assert_close(actual, torch.autograd.functional.hvp(scalar(torch, name), torch.tensor(X), torch.tensor(V))[1])
 
 
+def test_hvp_of_the_weights_of_a_model(torch: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 4, dtype="float64"), tg.tanh, nn.Linear(4, 1, dtype="float64"))
+    names, weights = zip(*model.named_parameters(), strict=True)
+    rng = np.random.default_rng(0)
+    x, vectors = rng.standard_normal((5, 3)), [rng.standard_normal(w.shape) for w in weights]
+
+    def loss(*ws: Any) -> Any:
+        return (nn.functional_call(model, dict(zip(names, ws, strict=True)), tg.tensor(x)) ** 2).sum()
+
+    def theirs(w: Any, b: Any, w2: Any, b2: Any) -> Any:
+        return ((torch.tanh(torch.tensor(x) @ w.T + b) @ w2.T + b2) ** 2).sum()
+
+    expected = torch.autograd.functional.hvp(
+        theirs, tuple(torch.tensor(w.numpy()) for w in weights), tuple(map(torch.tensor, vectors))
+    )[1]
+    found = tg.hvp(loss, list(weights), vectors)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+    with pytest.raises(ShapeError, match="hvp: 1 vectors were given for 4 arguments"):
+        tg.hvp(loss, weights, vectors[:1])
+
+
 @pytest.mark.parametrize("name", ["elementwise", "matmul", "lstm step"])
 def test_third_derivative(name: str, torch: Any) -> None:
     """The gradient of v^T H v, for a v that does not depend on x."""
@@ -403,5 +425,5 @@ def test_as_many_tangents_as_arguments() -> None:
     x = tg.ones(2)
     assert tg.jvp(lambda a: a * a, [x], x)[1].tolist() == [2, 2]
     assert tg.jvp(lambda a: a * a, x, [1.0, 3.0])[1].tolist() == [2, 6]
-    with pytest.raises(ShapeError, match="jvp: 1 tangents were given for 2 arguments"):
+    with pytest.raises(ShapeError, match="jvp: 1 vectors were given for 2 arguments"):
         tg.jvp(lambda a, b: a * b, (x, x), x)

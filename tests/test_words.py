@@ -27,7 +27,7 @@ def training(**options: Any) -> Training:
         (lambda: tg.layer_norm(X, tg.ones(2)), ShapeError, r"weight f32\[2\] does not fit x f32\[2,3\] \(it needs"),
         (lambda: tg.dropout(X, 1.0), ValueError, "dropout: a probability must be at least 0 and less than 1, not 1"),
         (lambda: tg.vjp(lambda x: 1.0, X), TypeError, "must return one Tensor, not float"),
-        (lambda: tg.jvp(lambda x: x, X, tg.ones(3)), ShapeError, r"jvp: the tangent .*\[3\].* does not fit"),
+        (lambda: tg.jvp(lambda x: x, X, tg.ones(3)), ShapeError, r"jvp: the vector .*\[3\].* does not fit"),
         (lambda: tg.hvp(lambda x: x.sum(), X, tg.ones(3)), ShapeError, r"hvp: the vector .*\[3\].* does not fit"),
         (lambda: tree_map(max, {"h": 1}, (1, 2)), ValueError, r"differ in structure: \{h\} and tuple of 2"),
         (lambda: tree_map(max, (1, 2), 3), ValueError, "differ in structure: tuple of 2 and int"),

@@ -129,14 +129,9 @@ def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tenso
     >>> jvp(lambda x: x * x, tensor([1.0, 2.0]), tensor([1.0, 10.0]))[1].numpy()
     array([ 2., 40.], dtype=float32)
     """
-    xs, tangents = (xs, _one_for_each(tangents)) if isinstance(xs, (list, tuple)) else ([xs], [tangents])
-    fresh, record = _fresh(xs)
-    directions = [as_tensor(t) for t in tangents]
-    if len(directions) != len(fresh):
-        raise ShapeError(f"jvp: {len(directions)} tangents were given for {len(fresh)} arguments")
-    for x, t in zip(fresh, directions, strict=True):
-        if x.shape != t.shape:
-            raise ShapeError(f"jvp: the tangent {t!r} does not fit {x!r}")
+    several = isinstance(xs, (list, tuple))
+    fresh, record = _fresh(xs if several else [xs])
+    directions = _directions("jvp", fresh, tangents if several else [tangents])
     with enable_grad():
         y = _evaluate(f, fresh)
         value, slope = y if record else y.detach(), None
@@ -150,23 +145,39 @@ def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tenso
     return value, zeros_like(y) if slope is None else slope
 
 
-def hvp(f: Callable[[Tensor], Tensor], x: Any, v: Any) -> Tensor:
+def _directions(caller: str, xs: Sequence[Tensor], vectors: Any) -> list[Tensor]:
+    """A vector for each argument, if they fit."""
+    directions = [as_tensor(v) for v in _one_for_each(vectors)]
+    if len(directions) != len(xs):
+        raise ShapeError(f"{caller}: {len(directions)} vectors were given for {len(xs)} arguments")
+    for x, v in zip(xs, directions, strict=True):
+        if x.shape != v.shape:
+            raise ShapeError(f"{caller}: the vector {v!r} does not fit {x!r}")
+    return directions
+
+
+def hvp(f: Callable[..., Tensor], x: Any, v: Any) -> Any:
     """The Hessian of a scalar function times a vector, as the gradient of (gradient . v).
+
+    x, v: a tensor each; or lists of as many, for f(*x), and then the result is a tuple of as many.
 
     >>> hvp(lambda x: (x**3).sum(), tensor([1.0, 2.0]), tensor([1.0, 10.0])).numpy()
     array([  6., 120.], dtype=float32)
     """
-    (fresh,), record = _fresh([x])
-    direction = as_tensor(v)
-    if direction.shape != fresh.shape:
-        raise ShapeError(f"hvp: the vector {direction!r} does not fit {fresh!r}")
-    h = None
+    several = isinstance(x, (list, tuple))
+    fresh, record = _fresh(x if several else [x])
+    directions = _directions("hvp", fresh, v if several else [v])
+    parts: Sequence[Any] = [None] * len(fresh)
     with enable_grad():
-        y = _evaluate(f, [fresh])
-        g = None if y.node is None else grad(y, fresh, create_graph=True, allow_unused=True)
-        if g is not None and g.node is not None:
-            h = grad(g, fresh, [direction], create_graph=record, allow_unused=True)
-    return zeros_like(fresh) if h is None else h
+        y = _evaluate(f, fresh)
+        if y.node is not None:
+            gs = grad(y, fresh, create_graph=True, allow_unused=True)
+            pairs = [(g, d) for g, d in zip(gs, directions, strict=True) if g is not None and g.node is not None]
+            if pairs:
+                gs, ds = zip(*pairs, strict=True)
+                parts = grad(gs, fresh, ds, create_graph=record, allow_unused=True)
+    found = tuple(zeros_like(x) if h is None else h for x, h in zip(fresh, parts, strict=True))
+    return found if several else found[0]
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
