@@ -255,6 +255,9 @@ def test_arguments_are_pytorchs_in_pytorchs_order(kind: str) -> None:
 
 def test_repr_tells_what_differs_from_the_usual() -> None:
     assert repr(nn.LSTM(3, 5)) == "LSTM(3, 5)"
+    assert repr(nn.RNN(3, 5, bias=False, nonlinearity="relu")) == "RNN(3, 5, nonlinearity='relu', bias=False)"
+    assert repr(nn.LeakyRNNCell(3, 2, leak=np.full(2, 0.5))).startswith("LeakyRNNCell(3, 2, leak=Tensor(f32[2]")
+    assert repr(nn.Linear(3, 5, bias=False)) == "Linear(3, 5, bias=False)"
     assert (
         repr(nn.GRU(3, 5, 2, dropout=0.5, bidirectional=True))
         == "GRU(3, 5, num_layers=2, dropout=0.5, bidirectional=True)"

@@ -84,7 +84,7 @@ class WeightedCell(Cell):
     """
 
     blocks = 1
-    options: tuple[str, ...] = ()  # attributes that a repr shows
+    usual: dict[str, Any] = {}  # attributes that a repr shows where they differ from this, or always if it is None
     activation: Callable[[Any], Any] = staticmethod(tanh)  # of what is new in the state
 
     def __init__(
@@ -126,8 +126,15 @@ class WeightedCell(Cell):
         return linear(h, self.weight_hh if rows is None else self.weight_hh[rows], z)
 
     def __repr__(self) -> str:
-        options = "".join(f", {name}={getattr(self, name)!r}" for name in self.options)
-        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{options})"
+        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{self.unusual})"
+
+    @property
+    def unusual(self) -> str:
+        """The settings of which a repr tells."""
+        held = {name: (getattr(self, name), usual) for name, usual in self.usual.items()}
+        told = {name: value for name, (value, usual) in held.items() if usual is None or value != usual}
+        told |= {"bias": False} if self.bias is None else {}
+        return "".join(f", {name}={value!r}" for name, value in told.items())
 
 
 class RNNCell(WeightedCell):
@@ -142,6 +149,8 @@ class RNNCell(WeightedCell):
     >>> h.shape
     (2, 5)
     """
+
+    usual = {"nonlinearity": "tanh"}
 
     def __init__(
         self,
@@ -248,7 +257,7 @@ class GRUCell(WeightedCell):
     """
 
     blocks = 3
-    options: tuple[str, ...] = ("reset",)
+    usual = {"reset": "after"}
     resets: tuple[str, ...] = ("after", "before")
 
     def __init__(

@@ -27,6 +27,7 @@ def _told(layer: Any, size: Any) -> str:
     out, channels = layer.weight.shape[:2]
     more = f", dilation={layer.dilation}" if layer.dilation not in (1, (1, 1)) else ""
     more += f", groups={layer.groups}" if layer.groups > 1 else ""
+    more += ", bias=False" if layer.bias is None else ""
     name = type(layer).__name__
     return f"{name}({channels * layer.groups}, {out}, {size}, stride={layer.stride}, padding={layer.padding}{more})"
 

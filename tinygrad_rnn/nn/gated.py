@@ -112,7 +112,7 @@ class LeakyRNNCell(RNNCell):
     (2, 5)
     """
 
-    options = ("leak",)
+    usual = {"leak": None}
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, leak: Any = 0.5, **options: Any):
         super().__init__(input_size, hidden_size, bias, **options)
@@ -175,7 +175,7 @@ class RHNCell(WeightedCell):
     """
 
     blocks = 2
-    options = ("depth",)
+    usual = {"depth": None}
 
     def __init__(
         self,

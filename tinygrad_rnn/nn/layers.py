@@ -39,7 +39,7 @@ class Linear(Module):
         return ops.linear(x, self.weight, self.bias)
 
     def __repr__(self) -> str:
-        return f"Linear({self.weight.shape[1]}, {self.weight.shape[0]})"
+        return f"Linear({self.weight.shape[1]}, {self.weight.shape[0]}{', bias=False' * (self.bias is None)})"
 
 
 class Embedding(Module):

@@ -123,7 +123,7 @@ class LayerNormGRUCell(NormalizedCell, GRUCell):
     (2, 5)
     """
 
-    options, resets = (), ("after",)
+    resets = ("after",)
 
     def add_gains(self) -> None:
         self.gain_ih, self.gain_hh = self.units(3), self.units(3)
@@ -159,7 +159,7 @@ class LayerNormPerGateGRUCell(NormalizedCell, GRUCell):
     (2, 5)
     """
 
-    options, resets = (), ("after",)
+    resets = ("after",)
 
     def add_gains(self) -> None:
         self.gain, self.shift = self.units(2), self.units(2, 0.0)

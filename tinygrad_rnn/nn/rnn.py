@@ -78,7 +78,8 @@ class DeepLayer(Stacked):
         options = {"num_layers": (self.num_layers, 1), "dropout": (self.dropout.p, 0)}
         options |= {"bidirectional": (self.bidirectional, False), "batch_first": (self.batch_first, False)}
         told = "".join(f", {name}={value}" for name, (value, usual) in options.items() if value != usual)
-        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{told})"
+        _, cell = next(self.cells())
+        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{told}{cell.unusual})"
 
 
 class RNN(DeepLayer):
