@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import Tensor, backward, bptt, nn, optim
+from tinygrad_rnn import Tensor, bptt, cotangents, nn, optim
 from tinygrad_rnn.replay.arena import pack
 from tinygrad_rnn.replay.memory import Block, Extent
 from tinygrad_rnn.replay.program import Value
@@ -125,7 +125,7 @@ def test_with_the_loss_inside_an_exact_replay_equals_the_eager_step() -> None:
 
 def test_what_waits_for_a_large_weight_is_merged_where_a_segment_ends(monkeypatch: Any) -> None:
     held = peak(training(*WIDE, "inside")[1])
-    monkeypatch.setattr(backward, "_EARLY", 0)
+    monkeypatch.setattr(cotangents, "_BORDER", 0)
     assert held < 0.6 * peak(training(*WIDE, "inside")[1])
 
 

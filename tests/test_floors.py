@@ -28,6 +28,7 @@ FLOORS = [
     ["op"],
     ["ops/"],
     ["operators"],
+    ["cotangents"],
     ["backward"],
     ["tensor"],
     ["create"],

@@ -14,7 +14,7 @@ from samples import ARRAY_KEYS, BASIC_KEYS, KEYS, ROOM
 from sampling import normal
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import backward, tape
+from tinygrad_rnn import tape
 from tinygrad_rnn.op import BoundRule
 from tinygrad_rnn.record import Watcher
 from tinygrad_rnn.tape import Leaf
@@ -116,7 +116,7 @@ def test_one_factor_of_many_products(shape: tuple[int, ...]) -> None:
 
 def test_what_waits_for_a_weight_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred uses are merged some at a time, in both kinds of walk; slices of a sequence still all at once."""
-    monkeypatch.setattr(backward, "_ALWAYS", 0)
+    monkeypatch.setattr("tinygrad_rnn.cotangents._LEAST", 0)
     xs = [normal(2, 3) + k for k in range(100)]
     assert_sum_of_single_uses([lambda w, x=x: tg.linear(x, w) for x in xs], normal(4, 3))  # type: ignore[misc]
     merged: list[tuple[str, str]] = []

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from math import prod
 from typing import Any
 
 from . import backend, writes
+from .cotangents import Cotangents
 from .op import BoundRule
-from .ops.shape import unbroadcast
 from .shortage import OutOfMemoryError, explained
 from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state, step_of
-
-_TIMES, _ALWAYS = 4, 2**16  # uses wait to be merged until they hold 4 times the elements of their sum, or so many
-_EARLY = 8  # of a large weight, an eighth of that is enough where a piece of the graph ends that was made again
 
 
 @collector_resting()
@@ -41,63 +37,28 @@ def walk(
     if targets is not None:
         horizon = max(horizon, min(wanted))  # nothing older leads to a target
     arrived: dict[Node | Leaf, Any] = {}
-    waiting: dict[int, Node | Leaf] = {root.id: root for root, _ in roots}
+    waiting: dict[int, Any] = {root.id: root for root, _ in roots}
     heap = sorted(-id for id in waiting)  # newest first
-    total: dict[int, Any] = {}  # by id: the sum of the contributions so far
-    fresh: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
-    uses: dict[int, dict[Any, tuple[BoundRule, list[Any], int]]] = {}  # by id and merge: what waits, and how many may
-
-    def add(target: Node | Leaf, contribution: Any) -> None:
-        id = target.id
-        if contribution.shape != target.shape:
-            contribution = unbroadcast(contribution, target.shape)
-        if contribution.dtype is not target.dtype and contribution.dtype != target.dtype:
-            contribution = contribution.astype(target.dtype)
-        if id not in total:
-            total[id] = contribution
-        elif id in fresh:
-            total[id] += contribution
-        else:
-            total[id] = total[id] + contribution
-            if wrap is None:
-                fresh.add(id)
-
-    def settle(target: Node | Leaf, rule: BoundRule, arguments: list[Any]) -> None:
-        contribution = rule.combine(arguments)
-        for watcher in watchers:
-            watcher.backward(rule, target, contribution)
-        add(target, contribution)
-        if len(arguments) > 1 and wrap is None:
-            fresh.add(target.id)  # a sum of several uses is an array of its own
-        arguments.clear()
-
+    watchers, last_write, written_since = state.watchers, writes.last_write, writes.overwritten()
+    cotangents = Cotangents(watchers, in_place=wrap is None)
+    add, wait, take = cotangents.add, cotangents.wait, cotangents.take
     for root, cotangent in roots:
         add(root, cotangent)
-    rule: BoundRule | None = None
     home = backend.of(roots[0][1]) if roots else None
     together = home.contributions if home is not None and home.cuda and wrap is None else None
-    watchers, last_write, written_since = state.watchers, writes.last_write, writes.overwritten()
+    rule: BoundRule | None = None
     try:
         while heap:
             id = -heappop(heap)
-            node: Any = waiting.pop(id)
-            if id in uses:
-                for rule, pile, _ in uses.pop(id).values():
-                    if pile:
-                        settle(node, rule, pile)
-            rule = None
-            g = total.pop(id)
+            node, rule = waiting.pop(id), None
+            g = take(node)
             plan = node.plan
             if plan is None or id in wanted:
-                arrived[wanted.get(id, node)] = g if id in fresh else _own(g)
+                arrived[wanted.get(id, node)] = g if cotangents.owns(node) else _own(g)
                 if plan is None or id <= horizon:
                     continue
             while not node:
-                for parent_id, piles in uses.items():
-                    for rule, pile, room in piles.values():
-                        if pile and _EARLY * len(pile) >= room and prod(waiting[parent_id].shape) > _ALWAYS:
-                            settle(waiting[parent_id], rule, pile)
-                rule = None
+                cotangents.at_border(waiting)
                 node = _made_again(node, waiting, retain)
             if id < last_write:
                 _refuse_overwritten(node, written_since)
@@ -107,30 +68,20 @@ def walk(
             for place, rule in plan.rules if not plan.variadic else plan.every(node):
                 parent = node[place]
                 parent_id = parent.id
-                if parent.plan is None:
-                    if targets is not None and parent_id not in wanted:
-                        continue
-                elif parent_id < horizon:
+                if parent_id < horizon if parent.plan is not None else targets is not None and parent_id not in wanted:
                     continue
                 if parent_id not in waiting:
                     waiting[parent_id] = parent
                     heappush(heap, -parent_id)
                 if plan.variadic:
                     arguments[1] = place - plan.base
-                if rule.merge is None:
-                    contribution = ready[place] if ready else rule.function(*rule.pick(arguments))
-                    for watcher in watchers:
-                        watcher.backward(rule, node, contribution)
-                    add(parent, contribution)
-                else:
-                    use = rule.pick(arguments)
-                    piles = uses.get(parent_id) or uses.setdefault(parent_id, {})
-                    if rule.key not in piles:
-                        piles[rule.key] = (rule, [], _room(use, parent))
-                    _, pile, room = piles[rule.key]
-                    pile.append(use)
-                    if len(pile) >= room:
-                        settle(parent, rule, pile)
+                if rule.merge is not None:
+                    wait(parent, rule, rule.pick(arguments))
+                    continue
+                contribution = ready[place] if ready else rule.function(*rule.pick(arguments))
+                for watcher in watchers:
+                    watcher.backward(rule, node, contribution)
+                add(parent, contribution)
             if not retain:
                 node.clear()
     except (GraphError, CaptureError, FloatingPointError, OutOfMemoryError):
@@ -138,19 +89,10 @@ def walk(
     except MemoryError as error:
         raise explained(error, "backward", getattr(g, "array", g), f" on the way back through {node!r}") from error
     except Exception as error:
-        whose = f"the rule of {rule.op.name} for its input {rule.input!r} failed: " if rule else ""
+        failed = cotangents.combining or rule
+        whose = f"the rule of {failed.op.name} for its input {failed.input!r} failed: " if failed else ""
         raise GraphError(f"backward: {whose}{error} (on the way back through {node!r})") from error
     return arrived
-
-
-def _room(use: tuple[Any, ...], target: Node | Leaf) -> int:
-    """How many uses like this one may wait: so many that merging them costs far more than adding the result to a sum.
-
-    What waits for a weight thus does not grow with the number of time steps. Slices of a sequence all wait, as together
-    they are about as large as the sequence.
-    """
-    held = sum(getattr(value, "size", 0) for value in use)
-    return max(_TIMES * prod(target.shape), _ALWAYS) // max(1, held)
 
 
 def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:
