@@ -126,7 +126,8 @@ def _learned_state(cell: Any) -> Any:
 class Bidirectional(SequenceLayer):
     """Two cells over the same inputs, one reading onward, one back from each row's own end (Schuster and Paliwal 1997).
 
-    Outputs are those of the forward cell and those of the backward cell side by side; the state is a pair.
+    Outputs are those of the forward cell and those of the backward cell side by side along the last axis; the state is
+    a pair.
 
     >>> from tinygrad_rnn import nn, ones
     >>> layer = nn.Bidirectional(nn.GRUCell(3, 5), nn.GRUCell(3, 5))
