@@ -352,3 +352,24 @@ def test_a_captured_class_method_and_an_object_that_can_keep_nothing() -> None:
         assert Counted.step(tg.ones(1)).item() == scale
     with pytest.raises(TypeError, match="a Slotted has no __dict__"):
         Slotted().step(tg.ones(1))
+
+
+# ---- bare arrays that become tensors ----
+
+
+def test_a_buffer_that_is_filled_anew_and_made_a_tensor_is_read_anew() -> None:
+    buffer = np.zeros(3, np.float32)
+
+    def step(x: Any) -> Any:
+        return x * tg.tensor(buffer)
+
+    captured = tg.capture(step)
+
+    def check(number: float) -> None:
+        buffer[:] = number
+        assert captured(tg.ones(3)).tolist() == [number] * 3
+
+    for number in (1, 2, 2, 2, 3, 2, 4, 5):
+        check(number)
+    with pytest.warns(UserWarning, match="recorded 5 times for one shape of arguments, as buffer changed"):
+        check(6)

@@ -222,6 +222,7 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
     target = get(backend) if backend else (of(data) if is_array(data) else default())
     if is_array(data):
         source = of(data)
+        source.reading(data)
         if source.name == target.name and _is_real(data):
             return source.xp.array(data, dtype=dtype)  # a copy: no tensor shares memory with its creator's array
         host = source.to_host(data)

@@ -54,6 +54,9 @@ class Backend:
     def apart(self) -> None:
         """Marks the start of a checkpointed segment, which a recorder must not fuse with its neighbours."""
 
+    def reading(self, array: Array) -> None:
+        """Said of an array whose numbers are copied into a tensor: a recording asks later whether they still hold."""
+
     def uniform(self, shape: tuple[int, ...]) -> Array:
         """Draw float32 numbers from [0, 1) where this backend's arrays live."""
         return self.generator.random(shape, dtype=np.float32)

@@ -118,7 +118,7 @@ class Captured(Generic[P, R]):
         count, total = self._recorded[signature], self._recorded.total()
         same = next((replay for known, replay in self._replays if known == signature), None)
         if count == _OFTEN and same is not None:
-            changed = same.recording.reach.changed()
+            changed = same.recording.changed()
             warnings.warn(
                 f"capture: {self._name} was recorded {count} times for one shape of arguments, as "
                 f"{', '.join(changed[:3]) or 'gradients that are there or not'} changed; pass in as an argument what "

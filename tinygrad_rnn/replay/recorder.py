@@ -142,6 +142,7 @@ class Recorder:
         self.kind = Symbol if home.name == "numpy" else DeviceSymbol
         self.made: list[weakref.ref[Symbol]] = []
         self.lines: list[Line] = []
+        self.read: dict[int, Array] = {}  # bare arrays that were made tensors, by id
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
         self.run = 0  # of lines
         self.draws: list[Symbol] = []  # random numbers
@@ -283,9 +284,11 @@ def recording(home: Backend) -> Iterator[Recorder]:
             _active.recorder = recorder
             for source in recorder.sources:  # masks for constants are random too
                 vars(home)[source] = functools.partial(_drawn, recorder, source)
+            vars(home.host)["reading"] = functools.partial(_read, recorder)
             yield recorder
     finally:
         _active.recorder = None
+        vars(home.host).pop("reading", None)
         for source in recorder.sources:
             vars(home).pop(source, None)
 
@@ -298,6 +301,11 @@ def is_recording() -> bool:
 def _drawn(recorder: Recorder, source: str, *how: Any) -> Any:
     """Random numbers, written down if it is the recording thread that asks."""
     return recorder.draw(source, *how) if _active.recorder is recorder else recorder.sources[source](*how)
+
+
+def _read(recorder: Recorder, array: Array) -> None:
+    if _active.recorder is recorder:
+        recorder.read[id(array)] = array
 
 
 def _way(drawn: Symbol) -> tuple[str, Any]:

@@ -92,6 +92,8 @@ class Recording:
                 self._check(reach(), drawn, held, recorder, output)
             self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
+        found = [self.reach.arrays[id] for id in recorder.read if id in self.reach.arrays]
+        self.read = [(path, x, backend.of(x).checksum(x)) for path, x in found]  # the step has copied their numbers
 
     def _places(self) -> tuple[list[tuple[Place, Place]], list[Place]]:
         """Where the step finds arrays, now and in replays; and where it finds numbers that may change."""
@@ -195,6 +197,10 @@ class Recording:
         for place in new_places:
             place.put(bare(place.get()))
         self.steady = not new_places  # not so for the first step of an optimiser, which makes its buffers
+
+    def changed(self) -> list[str]:
+        """The paths of what is no longer as it was when the step was recorded."""
+        return self.reach.changed() + [path for path, x, held in self.read if backend.of(x).checksum(x) != held]
 
     def shares_gradients(self) -> bool:
         """Whether as many leaves share a gradient as when the step was recorded."""
