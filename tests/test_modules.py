@@ -398,3 +398,35 @@ def test_what_is_no_layer_is_refused_at_once() -> None:
         nn.Conv1d(2, 3, 3, padding="same")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="bias is True or False, not 'relu'"):
         nn.RNN(2, 3, 1, "relu")  # type: ignore[arg-type]  # where PyTorch has the nonlinearity
+    assert nn.RNN(2, 3, bias=np.bool_(False)).state_dict().keys() == nn.RNN(2, 3, bias=False).state_dict().keys()
+
+
+def test_functional_call_with_the_modules_own_tensors_exchanged() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    (first, a), (second, b) = model.named_parameters()
+    x = tg.randn(3, 2)
+    found = nn.functional_call(model, {first: b, second: a}, x)
+    np.testing.assert_allclose(found.numpy(), ((x @ b.T) @ a.T).numpy(), rtol=1e-6)
+
+
+class Penalized(nn.Module):
+    def __init__(self) -> None:
+        self.cell = nn.LSTMCell(2, 3)
+
+    def forward(self, xs: Any, unroll: Any) -> Any:
+        shrunk = nn.functional_call(self.cell, {"bias": self.cell.bias / 2}, xs[0])[0]
+        return unroll(self.cell, xs).outputs.sum() + shrunk.sum() + sum((p * p).sum() for p in self.parameters())
+
+
+@pytest.mark.parametrize("unroll", [bptt.unroll, bptt.checkpointed])
+def test_weights_that_are_results_are_parameters_within_functional_call(unroll: Any) -> None:
+    model, xs = Penalized(), tg.randn(12, 2, 2)
+    model(xs, unroll).backward()
+    expected = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    nn.functional_call(model, {name: p * 1 for name, p in model.named_parameters()}, xs, unroll).backward()
+    assert len(expected) == 3
+    assert all(p.is_leaf for p in model.parameters())
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        np.testing.assert_allclose(p.grad.numpy(), expected[name], rtol=1e-5)

@@ -67,7 +67,8 @@ class Module:
         """All Tensors by dotted name, in order of definition; a shared one comes once, under its first name."""
         seen: set[Tensor] = set()
         for name, found in _tensors(self, prefix, {self}):
-            if found.is_leaf and found not in seen:  # a result that a model keeps in an attribute is not its own
+            own = found.is_leaf or found in _replaced  # a result that a model keeps in an attribute is not its own
+            if own and found not in seen:
                 seen.add(found)
                 yield name, found
 
@@ -147,6 +148,9 @@ def parameter(data: Any, dtype: DTypeLike = None, backend: str | None = None) ->
     return tensor(data, dtype, backend or default().name, requires_grad=True)
 
 
+_replaced: set[Tensor] = set()  # those that hold another's array and history at present
+
+
 def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
     """What a module gives with other tensors in place of its own, which are named as in ``named_tensors``.
 
@@ -167,13 +171,17 @@ def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, *
         if not isinstance(t, Tensor) or t.shape != own[name].shape:
             raise ShapeError(f"functional_call: {name} is {own[name]!r}, in place of which {_outline(t)} cannot be")
     before = [(own[name], own[name].array, own[name].node) for name in tensors]
+    given = [(own[name], t.array, t.node) for name, t in tensors.items()]  # read first: they may be the module's own
+    replaced = {t for t, *_ in given} - _replaced
     try:
-        for name, t in tensors.items():
-            own[name].array, own[name].node = t.array, t.node
+        _replaced.update(replaced)
+        for t, array, node in given:
+            t.array, t.node = array, node
         return module(*args, **kwargs)
     finally:
         for t, array, node in before:
             t.array, t.node = array, node
+        _replaced.difference_update(replaced)
 
 
 def first_tensor(module: Module) -> Tensor | None:
