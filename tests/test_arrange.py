@@ -46,3 +46,10 @@ def test_a_captured_step_arranges_anew() -> None:
 def test_a_vector_has_no_diagonals() -> None:
     with pytest.raises(tg.ShapeError, match=r"x f32\[3\] needs two axes"):
         tg.tril(tg.ones(3))
+
+
+@pytest.mark.parametrize("axis", [3, -4])
+def test_an_axis_that_is_not_there_is_refused(axis: int) -> None:
+    for move in (tg.roll, tg.repeat):
+        with pytest.raises(IndexError, match=rf"{move.__name__}: x f64\[2,3,4\] has no axis {axis}"):
+            move(tg.tensor(X), 2, axis)

@@ -10,8 +10,8 @@ import numpy as np
 from .. import backend
 from ..backend import Array, signature
 from ..op import op
-from ..tape import Taped
-from ..whereabouts import misfit
+from ..tape import bare_array
+from ..whereabouts import misfit, whereabouts
 from .elementwise import where
 from .index import take_along_axis
 from .shape import broadcast_to, concatenate, expand_dims, flatten, reshape
@@ -44,7 +44,8 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Any:
     """
     if axis is None:
         return reshape(roll(flatten(x), shift, 0), tuple(x.shape))
-    ahead = (slice(None),) * (axis % x.ndim)
+    axis = _position("roll", x, axis)
+    ahead = (slice(None),) * axis
     cut = -shift % max(1, x.shape[axis])
     return concatenate([x[(*ahead, slice(cut, None))], x[(*ahead, slice(cut))]], axis=axis)
 
@@ -58,7 +59,7 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
     """
     if axis is None:
         return repeat(flatten(x), repeats, 0)
-    shape, axis = list(x.shape), axis % x.ndim
+    shape, axis = list(x.shape), _position("repeat", x, axis)
     many = broadcast_to(expand_dims(x, axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
     shape[axis] *= repeats
     return reshape(many, tuple(shape))
@@ -94,9 +95,16 @@ def triu(x: Any, k: int = 0) -> Any:
     return where(_below(x, k - 1), 0, x)
 
 
+def _position(who: str, x: Any, axis: int) -> int:
+    """An axis, which may be counted from the end, as a number from 0."""
+    if not -x.ndim <= axis < x.ndim:
+        raise IndexError(f"{who}: x {signature(bare_array(x))} has no axis {axis}{whereabouts()}")
+    return axis % x.ndim
+
+
 def _below(x: Any, k: int) -> Array:
     """Where the k-th diagonal lies, and what is below it."""
-    array = x.array if isinstance(x, Taped) else x
+    array = bare_array(x)
     if array.ndim < 2:
         raise misfit(f"tril, triu: x {signature(array)} needs two axes")
     return backend.of(array).from_host(np.tri(array.shape[-2], array.shape[-1], k, dtype=bool))
