@@ -21,6 +21,7 @@ from tinygrad_rnn import Tensor, bptt, nn, tape
 from tinygrad_rnn.backend import Backend
 from tinygrad_rnn.bptt.memory import kept_bytes
 from tinygrad_rnn.bptt.schedule import lengths
+from tinygrad_rnn.op import registry
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
 F64: dict[str, Any] = {"dtype": "float64"}
@@ -504,3 +505,18 @@ def test_an_error_while_steps_are_run_again_is_not_put_on_a_rule() -> None:
     with pytest.raises(tg.GraphError, match="something of the cell's own") as raised:
         bptt.checkpointed(Failing(2, 300), tg.randn(8, 16, 2), segments=4).outputs.sum().backward()
     assert "rule of" not in str(raised.value)
+
+
+def test_an_attribute_that_is_a_type_of_numbers_takes_no_memory() -> None:
+    @tg.op
+    def cast(xp: Any, x: Any, *, dtype: Any) -> Any:
+        return x.astype(dtype)
+
+    try:
+        cast.vjp(x=lambda g, x, dtype: g.astype(x.dtype))
+        y = cast(tg.ones(3, requires_grad=True), dtype=np.float64)
+        assert isinstance(y.node, tape.Node)
+        assert [name for name, _ in y.node.arrays()] == ["x"]
+        assert kept_bytes(y) > 0
+    finally:
+        del registry["cast"]

@@ -386,3 +386,14 @@ def test_a_graph_made_in_one_thread_is_differentiated_in_another() -> None:
     thread.start()
     thread.join()
     assert_equal(gradients(w), [np.cos(w.data)])
+
+
+def test_no_grad_decorates_what_runs_when_it_is_called() -> None:
+    async def later() -> None: ...
+    async def items() -> Any:
+        yield 1
+
+    for wrong in (later, items, tg.nn.Linear, True):
+        for decorate in (tg.no_grad(), tg.enable_grad, tg.no_grad):
+            with pytest.raises(TypeError, match="they decorate functions and generators"):
+                decorate(wrong)  # type: ignore[operator]

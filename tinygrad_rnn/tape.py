@@ -78,7 +78,7 @@ class Node(list[Any]):
         """The arrays among what the rules need, each with the name that it has there; those of ``*xs`` one by one."""
         for name, value in self.saved.items():
             for x in value if isinstance(value, tuple) else (value,):
-                if hasattr(x, "dtype"):
+                if backend.is_array(x):
                     yield name, x
 
     @property
@@ -203,6 +203,11 @@ class _GradMode(ContextDecorator):
         self._before: list[bool] = []
 
     def __call__(self, function: F) -> F:
+        later = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        if later or isinstance(function, type) or not callable(function):
+            raise TypeError(
+                f"no_grad, enable_grad: they decorate functions and generators; inside of {function!r} use with"
+            )
         if not inspect.isgeneratorfunction(function):
             return super().__call__(function)
 
