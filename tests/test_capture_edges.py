@@ -373,3 +373,10 @@ def test_a_buffer_that_is_filled_anew_and_made_a_tensor_is_read_anew() -> None:
         check(number)
     with pytest.warns(UserWarning, match="recorded 5 times for one shape of arguments, as buffer changed"):
         check(6)
+
+
+def test_a_step_that_hands_a_tensor_to_numpy_is_refused_with_its_line() -> None:
+    step = tg.capture(lambda x: x * np.asarray(x))
+    step(tg.ones(2))
+    with pytest.raises(tg.CaptureError, match=r"copies an array to the host, test_capture_edges.py:\d"):
+        step(tg.ones(2))

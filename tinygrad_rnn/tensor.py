@@ -187,8 +187,8 @@ class Tensor(Operators, Taped):
         return tensor, (self.numpy(), None, self.backend, isinstance(self.node, Leaf))
 
     def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray:
-        if self.node is None and isinstance(self.array, np.ndarray):
-            return np.array(self.array, dtype)  # a copy: what somebody writes there is no business of ours
+        if self.node is None and self.backend == "numpy":
+            return np.array(host_array(self), dtype)  # a copy: what somebody writes there is no business of ours
         raise TypeError(f"{self!r} does not turn into a NumPy array unasked; call x.numpy(), or tg.stack for a list")
 
     def __setitem__(self, key: Any, value: Any) -> None:
