@@ -27,7 +27,7 @@ TENSORS = {
     "from_numpy": "tensor",
     "gather": "take_along_axis",
     "gelu": "x * sigmoid(1.702 * x), nearly",
-    "hstack": "concatenate",
+    "hstack": "concatenate, with axis=1 unless they are vectors",
     "is_tensor": "isinstance(x, tg.Tensor)",
     "leaky_relu": "where(x > 0, x, 0.01 * x)",
     "long": "astype('int64')",
@@ -55,12 +55,12 @@ TENSORS = {
     "unbind": "iteration: a, b = x",
     "unsqueeze": "expand_dims",
     "view": "reshape",
-    "vstack": "concatenate",
-    "zero_": "x.data = ..., or x.grad = None",
+    "vstack": "concatenate, or stack if they are vectors",
+    "zero_": "x.data = tg.zeros_like(x); for a gradient, x.grad = None",
 }
 LAYERS = {
     "CrossEntropyLoss": "cross_entropy",
-    "Flatten": "tg.flatten",
+    "Flatten": "lambda x: tg.flatten(x, 1)",
     "Identity": "lambda x: x",
     "L1Loss": "abs(x - y).mean()",
     "MSELoss": "mse_loss",
@@ -87,7 +87,7 @@ MODULES = {
     "register_buffer": "an attribute that holds a Tensor without a gradient: it is saved and moved like a parameter",
     "register_forward_hook": "tg.watching(watcher) sees every operation, and record=True the gates and states",
     "register_parameter": "an attribute that holds nn.parameter(...)",
-    "requires_grad_": "for p in model.parameters(): p.requires_grad = False",
+    "requires_grad_": "for p in known: p.requires_grad = False, with known = list(model.parameters())",
 }
 
 

@@ -101,7 +101,7 @@ class WeightedCell(Cell):
                 f"{type(self).__name__}: input_size {input_size} and hidden_size {hidden_size} must be positive"
             )
         self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size or hidden_size
-        if not isinstance(bias, bool):
+        if bias not in (True, False):
             raise TypeError(f"{type(self).__name__}: bias is True or False, not {bias!r}; give what follows it by name")
         rows = self.blocks * hidden_size
         self.weight_ih = parameter(init.fan_in_uniform((rows, input_size), hidden_size), dtype, backend)
