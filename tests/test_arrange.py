@@ -43,6 +43,15 @@ def test_a_captured_step_arranges_anew() -> None:
         )
 
 
+def test_dtypes_stay_and_infinities_have_slopes() -> None:
+    assert tg.tril(np.ones((2, 2), bool)).dtype == bool
+    assert tg.triu(tg.ones(2, 2)).dtype == np.float32
+    a, b = (tg.tensor([-np.inf, 0.0], requires_grad=True) for _ in range(2))
+    y = tg.logaddexp(a, b)
+    y.sum().backward()
+    assert (y.tolist()[0], a.grad.tolist(), b.grad.tolist()) == (-np.inf, [0.5, 0.5], [0.5, 0.5])
+
+
 def test_a_vector_has_no_diagonals() -> None:
     with pytest.raises(tg.ShapeError, match=r"x f32\[3\] needs two axes"):
         tg.tril(tg.ones(3))

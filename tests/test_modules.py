@@ -364,6 +364,20 @@ def test_functional_call_equals_pytorchs_and_leaves_the_module_alone() -> None:
     assert all((before[name] == now).all() for name, now in model.state_dict().items())
 
 
+def test_functional_call_returns_what_it_was_given_where_the_module_returns_its_own() -> None:
+    class Start(nn.Module):
+        def __init__(self) -> None:
+            self.h0, self.c0 = nn.parameter([0.0, 0.0]), tg.zeros(1)
+
+        def forward(self) -> Any:
+            return self.h0, {"c": self.c0}
+
+    h0 = tg.tensor([5.0, 5.0], requires_grad=True) * 1
+    found, rest = nn.functional_call(Start(), {"h0": h0})
+    assert found is h0
+    assert rest["c"].tolist() == [0.0]
+
+
 def test_functional_call_refuses_what_does_not_fit() -> None:
     model = nn.Linear(2, 3)
     before = model.weight.array
@@ -384,6 +398,7 @@ def test_a_parameter_is_not_lost_to_an_array() -> None:
             model.weight = lost  # type: ignore[assignment]
     with tg.no_grad():
         model.weight -= 1.0
+        model.weight **= 2
     model.bias = None
     assert [name for name, _ in model.named_parameters()] == ["weight"]
 

@@ -399,16 +399,31 @@ def test_a_list_of_tensors_says_what_to_do() -> None:
     ("ask", "match"),
     [
         (lambda: tg.ones(2).permute, "a Tensor has no attribute 'permute'; here that is transpose"),
-        (lambda: tg.ones(2).nonsense, "a Tensor has no attribute 'nonsense'$"),
+        (lambda: tg.ones(2).nonsense, "'Tensor' object has no attribute 'nonsense'$"),
         (lambda: tg.cat, "here that is concatenate"),
         (lambda: tg.nn.ReLU, "here that is tg.relu"),
-        (lambda: tg.nn.Linear(2, 2).register_buffer, "class Linear has no attribute.*an attribute that holds a Tensor"),
+        (lambda: tg.nn.Linear(2, 2).register_buffer, "a module has no attribute.*an attribute that holds a Tensor"),
         (lambda: tg.nn.SequenceLayer().input_size, "defines no input_size"),
     ],
 )
 def test_a_name_of_another_library_is_answered_with_ours(ask: Any, match: str) -> None:
     with pytest.raises((AttributeError, NotImplementedError), match=match):
         ask()
+
+
+def test_hints_are_seen_by_nobody_who_does_not_ask_for_them() -> None:
+    class Own(tg.nn.Module):
+        def float(self) -> str:
+            return "mine"
+
+    x, own = tg.ones(2), Own()
+    own.cuda = "this too"
+    assert (own.float(), own.cuda) == ("mine", "this too")
+    assert not hasattr(x, "permute")
+    assert getattr(x, "permute", None) is None
+    assert "permute" not in dir(x)
+    assert "reshape" in dir(x)
+    assert not hasattr(own, "register_buffer")
 
 
 def test_what_is_suggested_exists() -> None:

@@ -123,4 +123,4 @@ def __getattr__(name: str) -> str:
         return version("tinygrad-rnn")
     from .hints import TENSORS, missing
 
-    raise missing(None, name, TENSORS, f"module {__name__!r}")
+    raise missing(name, f"module {__name__!r}", TENSORS.get(name))

@@ -91,13 +91,31 @@ MODULES = {
 }
 
 
-def missing(owner: Any, name: str, known: dict[str, str], called: str) -> AttributeError:
-    """The error for a name that an object, or a module if that is None, lacks, with what does the same here.
+class Hint:
+    """An attribute that is not there: to ask for it raises, with what does the same here.
 
-    >>> print(missing(None, "cat", TENSORS, "tinygrad_rnn"))
+    As an attribute of a class it costs nothing to what is there, as ``__getattr__`` would.
+    """
+
+    def __init__(self, name: str, called: str, cure: str) -> None:
+        self.error = name, called, cure
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        raise missing(*self.error)
+
+
+def hinted(cls: Any, known: dict[str, str], called: str) -> None:
+    """Give a class hints for the names that it lacks, which ``dir`` does not list."""
+    absent = {name for name in known if not hasattr(cls, name)}
+    for name in absent:
+        setattr(cls, name, Hint(name, called, known[name]))
+    cls.__dir__ = lambda self: [name for name in object.__dir__(self) if name not in absent]
+
+
+def missing(name: str, called: str, cure: str | None) -> AttributeError:
+    """The error for a name that is not there.
+
+    >>> print(missing("cat", "tinygrad_rnn", TENSORS["cat"]))
     tinygrad_rnn has no attribute 'cat'; here that is concatenate
     """
-    if hasattr(type(owner), name):
-        object.__getattribute__(owner, name)  # a property, which says itself what is wrong
-    cure = f"; here that is {known[name]}" if name in known else ""
-    return AttributeError(f"{called} has no attribute {name!r}{cure}", name=name, obj=owner)
+    return AttributeError(f"{called} has no attribute {name!r}" + (f"; here that is {cure}" if cure else ""), name=name)

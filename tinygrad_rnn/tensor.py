@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import wraps
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import backend, writes
 from .backend import Array, DTypeLike, as_array
 from .backward import walk
-from .hints import TENSORS, missing
+from .hints import TENSORS, hinted
 from .operators import Operators
 from .tape import CaptureError, GraphError, Leaf, Node, Taped, bare_array, host_array, is_grad_enabled
 from .whereabouts import ShapeError
@@ -49,6 +49,8 @@ class Tensor(Operators, Taped):
 
     __iadd__, __isub__ = _in_place(Operators.__add__), _in_place(Operators.__sub__)
     __imul__, __itruediv__ = _in_place(Operators.__mul__), _in_place(Operators.__truediv__)
+    __ifloordiv__, __imod__ = _in_place(Operators.__floordiv__), _in_place(Operators.__mod__)
+    __ipow__, __imatmul__ = _in_place(Operators.__pow__), _in_place(Operators.__matmul__)
 
     # ---- what it is ----
 
@@ -169,11 +171,6 @@ class Tensor(Operators, Taped):
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise missing(self, name, TENSORS, "a Tensor")
-
     def __copy__(self) -> Tensor:
         return Tensor.wrap(self.array, self.node)
 
@@ -246,6 +243,9 @@ class Tensor(Operators, Taped):
             wrap=Tensor.wrap if create_graph else None,
         )
         accumulate(arrived, create_graph)
+
+
+hinted(Tensor, TENSORS, "a Tensor")
 
 
 def _outline(value: Any) -> str:

@@ -98,4 +98,4 @@ __all__ = [
 def __getattr__(name: str) -> object:
     from ..hints import LAYERS, missing
 
-    raise missing(None, name, LAYERS, f"module {__name__!r}")
+    raise missing(name, f"module {__name__!r}", LAYERS.get(name))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .. import backend
 from ..backend import DTypeLike, signature
-from ..hints import MODULES, missing
+from ..hints import MODULES, hinted
 from ..tape import Leaf, bare_array
 from ..tensor import Tensor, tensor
+from ..tree import tree_map
 from ..whereabouts import ShapeError
 
 
@@ -33,7 +34,7 @@ class Module:
     training = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign, unless that would lose a parameter to a bare array or number."""
+        """Assign, unless that would lose a parameter to a bare array or a number."""
         held = vars(self).get(name)
         if isinstance(held, Tensor) and held.requires_grad and not isinstance(value, (Tensor, type(None))):
             raise TypeError(
@@ -41,11 +42,6 @@ class Module:
                 f"{name}.data, or another Tensor to {name}"
             )
         super().__setattr__(name, value)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise missing(self, name, MODULES, f"a module of class {type(self).__name__}")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
@@ -141,6 +137,9 @@ class Module:
         return f"{type(self).__name__}({inner})"
 
 
+hinted(Module, MODULES, "a module")
+
+
 def parameter(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> Tensor:
     """A Tensor that a Module is to learn, on the default backend unless told otherwise."""
     from ..backend import default
@@ -156,6 +155,7 @@ def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, *
 
     The others are not changed, and gradients go to those that are given: for weights that are the result of a
     computation, such as a step of gradient descent that is itself to be differentiated (Finn, Abbeel and Levine 2017).
+    Meanwhile the module holds what is given, so no other thread may use it.
 
     Raises KeyError for names that the module does not have, and ShapeError for tensors that do not fit.
 
@@ -177,7 +177,8 @@ def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, *
         _replaced.update(replaced)
         for t, array, node in given:
             t.array, t.node = array, node
-        return module(*args, **kwargs)
+        new = {own[name]: t for name, t in tensors.items()}  # in the place of which it may return its own
+        return tree_map(lambda x: new.get(x, x) if isinstance(x, Tensor) else x, module(*args, **kwargs))
     finally:
         for t, array, node in before:
             t.array, t.node = array, node

@@ -72,7 +72,7 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
     array([[1, 2, 1, 2],
            [1, 2, 1, 2]])
     """
-    times = (reps,) if isinstance(reps, int) else tuple(reps)
+    times = (reps,) if isinstance(reps, (int, np.integer)) else tuple(reps)
     ndim = max(len(times), x.ndim)
     pairs = list(zip((1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + tuple(x.shape), strict=True))
     apart = reshape(x, tuple(n for _, length in pairs for n in (1, length)))
@@ -87,12 +87,12 @@ def tril(x: Any, k: int = 0) -> Any:
     array([[1., 0., 0.],
            [1., 1., 0.]])
     """
-    return where(_below(x, k), x, 0)
+    return where(_below(x, k), x, False)
 
 
 def triu(x: Any, k: int = 0) -> Any:
     """The last two axes without what lies below the k-th diagonal, which becomes 0."""
-    return where(_below(x, k - 1), 0, x)
+    return where(_below(x, k - 1), False, x)
 
 
 def _position(who: str, x: Any, axis: int) -> int:

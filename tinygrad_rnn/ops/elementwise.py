@@ -247,7 +247,12 @@ def logaddexp(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     return xp.logaddexp(a, b, out=out)
 
 
-logaddexp.vjp(a=lambda g, a, b: g * sigmoid(a - b), b=lambda g, a, b: g * sigmoid(b - a))
+logaddexp.vjp(a=lambda g, a, b: g * _share(a, b), b=lambda g, a, b: g * _share(b, a))
+
+
+def _share(a: Array, b: Array) -> Array:
+    """e^a / (e^a + e^b), one half where they are equal and infinite."""
+    return where(a == b, 0.5, sigmoid(a - where(a == b, 0, b)))  # of infinities there is no difference
 
 
 @op
