@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import CaptureError, optim
+from tinygrad_rnn import CaptureError, bptt, nn, optim
 
 Setting = tuple[Callable[..., Any], Callable[[], Any]]  # a step, and what to look at after each call
 
@@ -295,6 +295,70 @@ def test_elements_picked_by_a_boolean_array_are_refused() -> None:
     captured(tg.ones(4), np.array([True, True, False, False]))
     with pytest.raises(CaptureError, match="picks elements by a boolean array"):
         captured(tg.ones(4), np.array([True, False, False, False]))
+
+
+# ---- loops that read weights and sums in several ways ----
+
+STEPS, SIZE = 12, 5
+
+
+class Watched(nn.WeightedCell):
+    """Its sum is read twice: by the gates, and as it is."""
+
+    blocks = 2
+
+    def step(self, z: Any, h: Any) -> Any:
+        z = z + tg.linear(h, self.weight_hh)
+        gate, new = tg.split(z, 2, axis=-1)
+        h = tg.sigmoid(gate) * tg.tanh(new)
+        return h + 0.01 * z[:, :SIZE], h
+
+
+def test_a_sum_that_is_read_twice() -> None:
+    def make() -> Setting:
+        tg.manual_seed(0)
+        cell, rng = Watched(SIZE, SIZE), np.random.default_rng(0)
+        opt = optim.Adam(cell.parameters(), lr=0.02)
+
+        def step(x: Any) -> Any:
+            opt.zero_grad()
+            loss = (bptt.unroll(cell, x)[0] ** 2).mean()
+            loss.backward()
+            opt.step()
+            return loss
+
+        return step, lambda: tg.tensor(rng.standard_normal((STEPS, 3, SIZE), dtype=np.float32))
+
+    found = []
+    for wrap in (lambda step: step, tg.capture):
+        step, draw = make()
+        run = wrap(step)
+        found.append([run(draw()).item() for _ in range(8)])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (1, 0), (-1, -2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_that_are_read_through_axes_and_scaled(axes: tuple[int, int], dtype: str) -> None:
+    """In a large batch, in float32 and with a factor of another dtype."""
+    rng = np.random.default_rng(0)
+    w = tg.tensor(rng.standard_normal((SIZE, SIZE), dtype=np.float32))
+    row = np.full((300, SIZE), [0.5, 2, 1, 0.25, -0.5], dtype)
+
+    def step(xs: tg.Tensor) -> list[tg.Tensor]:
+        scale, u = tg.tensor(row), tg.transpose(w, axes=axes)
+        h, products = tg.zeros(300, SIZE), []
+        for x in xs:
+            products.append((h @ u + x) * scale)
+            h = tg.tanh(products[-1]).astype("float32")
+        return products
+
+    captured = tg.capture(step)
+    for _ in range(4):
+        xs = tg.tensor(rng.standard_normal((STEPS, 300, SIZE), dtype=np.float32))
+        for found, expected in zip(captured(xs), step(xs), strict=True):
+            assert found.dtype == expected.dtype == dtype
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-4)
 
 
 # ---- methods ----

@@ -409,7 +409,7 @@ def test_what_is_no_layer_is_refused_at_once() -> None:
     assert repr(nn.Sequential(nn.Linear(2, 2), tg.tanh)) == "Sequential(Linear(2, 2), tanh)"
     with pytest.raises(TypeError, match=r"x is a Unrolled.*outputs, state"):
         nn.Sequential(nn.LSTM(3, 4), nn.Linear(4, 2))(tg.ones(5, 2, 3))
-    with pytest.raises(TypeError, match="padding is a number of zeros"):
+    with pytest.raises(TypeError, match="padding is a whole number, at least 0, not 'same'"):
         nn.Conv1d(2, 3, 3, padding="same")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="bias is True or False, not 'relu'"):
         nn.RNN(2, 3, 1, "relu")  # type: ignore[arg-type]  # where PyTorch has the nonlinearity

@@ -384,6 +384,8 @@ def test_tensors_are_keys_by_identity() -> None:
 
 def test_numpy_does_not_take_tensors_unasked() -> None:
     assert np.asarray(tg.ones(2)).tolist() == np.concatenate([tg.ones(1), tg.ones(1)]).tolist() == [1, 1]  # constants
+    with pytest.raises(ValueError, match=r"a copy and no view; x\.data is the array itself"):
+        np.array(tg.ones(2), copy=False)
     x = tg.ones(3, requires_grad=True)
     for use in (np.asarray, np.sin, lambda x: np.concatenate([x, x]), lambda x: np.array([x, x])):
         with pytest.raises(TypeError):

@@ -184,6 +184,8 @@ class Tensor(Operators, Taped):
         return tensor, (self.numpy(), None, self.backend, isinstance(self.node, Leaf))
 
     def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError(f"{self!r} gives NumPy a copy and no view; x.data is the array itself")
         if self.node is None and self.backend == "numpy":
             return np.array(host_array(self), dtype)  # a copy: what somebody writes there is no business of ours
         raise TypeError(f"{self!r} does not turn into a NumPy array unasked; call x.numpy(), or tg.stack for a list")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import ops
 from ..backend import DTypeLike
 from ..ops.conv import Pair, pair
@@ -63,8 +65,10 @@ class Conv1d(Module):
         dtype: DTypeLike = None,
         backend: str | None = None,
     ):
-        if not isinstance(padding, int):
-            raise TypeError(f"Conv1d: padding is a number of zeros at each end, not {padding!r}")
+        numbers = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+        for name, value in numbers.items():
+            if not isinstance(value, (int, np.integer)) or value < (name != "padding"):
+                raise TypeError(f"Conv1d: {name} is a whole number, at least {int(name != 'padding')}, not {value!r}")
         channels = _part(self, in_channels, out_channels, groups)
         fan_in = channels * kernel_size
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups

@@ -24,22 +24,22 @@ class Arguments:
         self.floats: list[float] = []
         self._recorder, self._floats_change = recorder, floats_change
         self._given: list[tuple[Any, list[Any]]] = []  # what a step can change, with what is there
-        self.args, self.kwargs = self._made((args, kwargs))
+        self.args, self.kwargs = self._noted((args, kwargs))
 
-    def _made(self, tree: Any) -> Any:
-        made = self._stand_in(tree)
+    def _noted(self, tree: Any) -> Any:
+        made = self._replaced(tree)
         if isinstance(made, (list, dict, Tensor)):
             self._given.append((made, _parts(made)))
         return made
 
-    def _stand_in(self, tree: Any) -> Any:
+    def _replaced(self, tree: Any) -> Any:
         if isinstance(tree, (tuple, list, dict)):
-            return rebuild(tree, list(map(self._made, tree.values() if isinstance(tree, dict) else tree)))
+            return rebuild(tree, list(map(self._noted, tree.values() if isinstance(tree, dict) else tree)))
         if isinstance(tree, Tensor):
             if tree.node is not None:
                 what = "has a history" if isinstance(tree.node, Node) else "requires a gradient"
                 raise CaptureError(f"capture: the argument {tree!r} {what}; give the step x.detach()")
-            return Tensor.wrap(self._made(tree.array))
+            return Tensor.wrap(self._noted(tree.array))
         if type(tree) is float and self._floats_change:
             number, floats = len(self.floats), self.floats
             floats.append(tree)
