@@ -131,6 +131,17 @@ class Recording:
                 "capture: the step drew random numbers from a generator of its own, which a replay would not do; draw "
                 "them outside and pass them in, or use tg.randn, tg.rand or tg.dropout"
             )
+        self._refuse_kept(after, recorder, output)
+        now = _contents(self.reach)
+        changed = [*self.reach.changed(), *(self.reach.arrays[id][0] for id in held if now[id] != held[id])]
+        if changed:
+            raise CaptureError(
+                f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new "
+                "value and pass it in the next time, or do it outside of the step"
+            )
+
+    def _refuse_kept(self, after: Reach, recorder: Recorder, output: Any) -> None:
+        """Raise if a result is kept anywhere but in what the step returns, and in places that replays write to."""
         known = set(self.reach.tensors)
         for tensor, path in after.tensors.items():
             if tensor not in known and isinstance(tensor.array, Symbol):
@@ -153,13 +164,6 @@ class Recording:
                         f"capture: the step keeps a result, {tensor!r}, in an object that a replay would not reach; "
                         "return it, or, if it belongs to a model, pass the model in as an argument"
                     )
-        now = _contents(self.reach)
-        changed = [*self.reach.changed(), *(self.reach.arrays[id][0] for id in held if now[id] != held[id])]
-        if changed:
-            raise CaptureError(
-                f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new "
-                "value and pass it in the next time, or do it outside of the step"
-            )
 
     def _settle(self, reach: Callable[[], Reach], output: Any) -> None:
         """See what the run left behind, and put arrays and numbers in the place of symbols.
@@ -191,7 +195,7 @@ class Recording:
             self.grads.append(Gradient(leaf, leaf.grad, bare_array(leaf.grad), source))
         for port in self.ports:
             if isinstance(port.later, ArrayOfGradient) and port.later.holder in {leaf for leaf, *_ in replaced}:
-                port.after = port.symbol  # by then the leaf holds the new one
+                port.after = port.symbol  # replays write the new gradient, and only read at the place of the old one
         known = {(id(place.holder), place.key) for place in self.reach.ports}
         new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
         for place in new_places:
