@@ -444,3 +444,148 @@ def test_a_step_that_hands_a_tensor_to_numpy_is_refused_with_its_line() -> None:
     step(tg.ones(2))
     with pytest.raises(tg.CaptureError, match=r"copies an array to the host, test_capture_edges.py:\d"):
         step(tg.ones(2))
+
+
+# ---- gradients and arrays that are exchanged, inside and outside ----
+
+
+def _run(
+    make: Callable[[], tuple[Any, ...]], wrap: Any, outside: dict[int, Callable[..., None]], calls: int = 8
+) -> Any:
+    """What the step returns, all leaves and their gradients, with something done outside before some calls."""
+    step, *leaves = make()
+    run, found = wrap(step), []
+    for k in range(calls):
+        if k in outside:
+            outside[k](*leaves)
+        found.append(_bare((run(tg.full(2, k + 1.0)), _grads(*leaves)())))
+    return found
+
+
+def _three() -> tuple[tg.Tensor, ...]:
+    return tuple(tg.tensor(x, requires_grad=True) for x in ([1.0, 2.0], [1.0, 3.0], [2.0, 5.0]))
+
+
+def old_gradient_written_to() -> tuple[Any, ...]:
+    a, b, c = _three()
+
+    def step(x: Any) -> Any:
+        g = c.grad.data if c.grad is not None else None
+        c.grad = None
+        (c * c * x).sum().backward()
+        if g is None:
+            return x.data
+        g *= 0.5
+        return g
+
+    return step, a, b, c
+
+
+def lent_before_it_grows() -> tuple[Any, ...]:
+    a, b, c = _three()
+
+    def step(x: Any) -> Any:
+        if c.grad is not None:
+            a.grad = c.grad.detach()
+        (c * c * x).sum().backward()
+        return x * 1
+
+    return step, a, b, c
+
+
+def taken_from_one_who_keeps_it() -> tuple[Any, ...]:
+    a, b, c = _three()
+    b.grad = tg.full(2, 10.0)
+
+    def step(x: Any) -> Any:
+        (a * a * x).sum().backward()
+        a.grad = b.grad
+        return x * 1
+
+    return step, a, b, c
+
+
+def plain() -> tuple[Any, ...]:
+    a, b, c = _three()
+
+    def step(x: Any) -> Any:
+        ((a * a + 2 * b + 3 * c) * x).sum().backward()
+        return x * 1
+
+    return step, a, b, c
+
+
+def moved() -> tuple[Any, ...]:
+    a, b, c = _three()
+
+    def step(x: Any) -> Any:
+        a.data = a.data + b.data * x.data
+        return x * 1
+
+    return step, a, b, c
+
+
+def _swap(name: str) -> Callable[..., None]:
+    def swap(a: Any, b: Any, c: Any) -> None:
+        first, second = getattr(b, name), getattr(a, name)
+        setattr(a, name, first)
+        setattr(b, name, second)
+
+    return swap
+
+
+def _share(a: Any, b: Any, c: Any) -> None:
+    c.grad = b.grad
+
+
+def _share_otherwise(a: Any, b: Any, c: Any) -> None:
+    c.grad = tg.zeros(2)
+    b.grad = a.grad
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    ("make", "outside"),
+    [
+        (old_gradient_written_to, {}),
+        (lent_before_it_grows, {}),
+        (taken_from_one_who_keeps_it, {}),
+        (plain, {2: _share, 5: _share_otherwise}),
+        (plain, {4: _swap("grad"), 6: _swap("grad")}),
+        (plain, {4: _swap("data"), 6: _swap("data")}),
+        (moved, {4: _swap("data"), 6: _swap("data")}),
+    ],
+)
+def test_gradients_and_arrays_that_change_places(make: Any, outside: Any, exact: bool) -> None:
+    assert _run(make, tg.capture(exact=exact), outside) == _run(make, lambda step: step, outside)
+
+
+def test_gradients_that_clipping_left_as_they_were_can_be_written_to() -> None:
+    def make() -> tuple[Any, ...]:
+        a, b, c = _three()
+        opt = optim.SGD([a, b], lr=0.01)
+
+        def step(x: Any) -> Any:
+            (a * a * b * x).sum().backward()
+            tg.clip_grad_norm_([a, b], 1e9)
+            for p in (a, b):
+                p.grad.data *= 0.5
+            opt.step()
+            return x * 1
+
+        return step, a, b, c
+
+    assert _run(make, tg.capture(exact=True), {}, 5) == _run(make, lambda step: step, {}, 5)
+
+
+def test_an_attribute_that_a_class_inherits_may_be_set_on_it_later() -> None:
+    class Base:
+        k = 2.0
+
+    class Config(Base):
+        pass
+
+    captured = tg.capture(lambda x: x * Config.k)
+    assert [captured(tg.ones(1)).item() for _ in range(3)] == [2.0] * 3
+    Config.k = 5.0
+    assert captured(tg.ones(1)).item() == 5.0

@@ -509,14 +509,14 @@ def test_an_error_while_steps_are_run_again_is_not_put_on_a_rule() -> None:
 
 def test_an_attribute_that_is_a_type_of_numbers_takes_no_memory() -> None:
     @tg.op
-    def cast(xp: Any, x: Any, *, dtype: Any) -> Any:
+    def recast(xp: Any, x: Any, *, dtype: Any) -> Any:
         return x.astype(dtype)
 
     try:
-        cast.vjp(x=lambda g, x, dtype: g.astype(x.dtype))
-        y = cast(tg.ones(3, requires_grad=True), dtype=np.float64)
+        recast.vjp(x=lambda g, x, dtype: g.astype(x.dtype))
+        y = recast(tg.ones(3, requires_grad=True), dtype=np.float64)
         assert isinstance(y.node, tape.Node)
         assert [name for name, _ in y.node.arrays()] == ["x"]
         assert kept_bytes(y) > 0
     finally:
-        del registry["cast"]
+        del registry["recast"]

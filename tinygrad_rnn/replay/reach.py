@@ -138,8 +138,7 @@ class Reach:
         elif "__wrapped__" in getattr(x, "__dict__", {}):
             self._ahead.append((x.__wrapped__, path, False))  # another captured step
         elif isinstance(x, type):
-            for c in _own_classes(x):
-                self._namespace(vars(c), path)
+            self._inherited(x, x, path, [], set())
         elif not is_installed(type(x).__module__):
             self._object(x, path)
         elif type(x).__name__ in _HOLDERS:
@@ -168,12 +167,15 @@ class Reach:
                 self._look(Place(held, name, f"{path}.{name}".lstrip(".")), name in ports)
         else:
             self._namespace(held, path)
-        before: list[Any] = [held]  # where a name is looked for first
         hooks = {name for c in derived for name in vars(c)} - _MAKING  # the engine may call what it defines itself
-        for c in _own_classes(type(x)):
+        self._inherited(x, type(x), path, [held], hooks)
+
+    def _inherited(self, x: Any, kind: type, path: str, before: list[Any], hooks: set[str]) -> None:
+        """Look at what is mentioned of the user's classes of an object; before: where a name is looked for first."""
+        for c in _own_classes(kind):
             special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])} - _MAKING
-            for name in self._namespace(vars(c), path, hooks | special):
-                if isinstance(vars(c)[name], MemberDescriptorType):
+            for name in self._namespace(vars(c), path, () if x is kind else hooks | special):
+                if x is not kind and isinstance(vars(c)[name], MemberDescriptorType):
                     self._look(Attribute(x, name, f"{path}.{name}"))
                 else:
                     missing = [Place(names, name, f"{path}.{name}") for names in before if name not in names]

@@ -34,8 +34,8 @@ class Port:
         self.place = place
         self.later = later  # the same place for replays: by then a leaf may hold another gradient
         self.value, self.array = symbol.value, symbol.array  # what it holds before
-        self.symbol: Any = symbol
-        self.after: Any = symbol  # what the step left there
+        self.after: Any = symbol.copy()  # what the step left there
+        place.put(symbol)
 
     @property
     def updated(self) -> bool:
@@ -65,6 +65,9 @@ class Recording:
         reach = partial(Reach, function, (args, kwargs))
         self.reach = reach()
         self.grads_before = {leaf: leaf.grad for leaf in self.reach.leaves}
+        first = {id(g): leaf for leaf, g in reversed(self.grads_before.items())}
+        self.gradients = len(first)
+        self.sharing = [(leaf, first[id(g)]) for leaf, g in self.grads_before.items() if first[id(g)] is not leaf]
         drawn, held = _random_states(self.reach), _contents(self.reach)
         arrays, numbers = self._places()
         iterators = [(place, place.get()) for place in self.reach.iterators]
@@ -72,13 +75,11 @@ class Recording:
         home = self.home = _home([value for _, value in before], (args, kwargs))
         with collector_resting(lasting=True), recording(home) as recorder:
             self.lines = recorder.lines
-            self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in arrays]
             self.numbers: list[tuple[Place, Any]] = [(p, Scalar(p.get(), p.get)) for p in numbers]
             arguments = Arguments(recorder, args, kwargs, floats_change)
             self.inputs, self.floats = arguments.inputs, arguments.floats
             with self._undone_if_refused(recorder, [*before, *iterators]):
-                for port in self.ports:
-                    port.place.put(port.symbol)
+                self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in arrays]
                 for place, scalar in self.numbers:
                     place.put(scalar)
                 for place, _ in iterators:
@@ -150,7 +151,7 @@ class Recording:
                 )
         own = {*known, *(leaf.grad for leaf in self.reach.leaves), *self.grads_before.values()}
         places = [place.get() for place in [*(port.place for port in self.ports), *after.ports]]
-        kept = [*own, *leaves(output), *places, *recorder.draws, *(port.symbol for port in self.ports)]
+        kept = [*own, *leaves(output), *places, *recorder.draws]
         accounted = {*map(id, map(bare_array, kept)), *(id(symbol) for symbol, _ in self.inputs)}
         del places, kept
         others = not accounted.issuperset(id(x) for x in (ref() for ref in recorder.made) if x is not None)
@@ -172,11 +173,14 @@ class Recording:
         """
         self.output = output
         self.result = in_output(without_symbols, output)
-        replaced = [
-            (leaf, leaf.grad, None if leaf.grad is None else leaf.grad.array)
-            for leaf, before in self.grads_before.items()
-            if leaf.grad is not before
-        ]
+        replaced: list[Any] = []
+        given: dict[Any, Any] = {None: None}  # gradients, of which several leaves may have got one
+        for leaf, before in self.grads_before.items():
+            if leaf.grad is before:
+                given[before] = before
+            else:
+                source = None if leaf.grad is None else leaf.grad.array
+                replaced.append((leaf, leaf.grad, source, copied(source)))
         for port in self.ports:
             left = port.place.get()
             port.after = left.copy() if isinstance(left, Symbol) else left
@@ -187,15 +191,14 @@ class Recording:
         for place, _ in self.numbers:
             place.put(bare(place.get()))
         self.grads: list[Gradient] = []
-        made: dict[Any, Any] = {None: None}  # several leaves may have got one gradient
-        for leaf, gradient, source in replaced:
-            if gradient not in made:
-                made[gradient] = Tensor.wrap(copied(source))
-            leaf.grad = made[gradient]
+        for leaf, gradient, source, array in replaced:
+            if gradient not in given:
+                given[gradient] = Tensor.wrap(array)
+            leaf.grad = given[gradient]
             self.grads.append(Gradient(leaf, leaf.grad, bare_array(leaf.grad), source))
         for port in self.ports:
             if isinstance(port.later, ArrayOfGradient) and port.later.holder in {leaf for leaf, *_ in replaced}:
-                port.after = port.symbol  # replays write the new gradient, and only read at the place of the old one
+                port.after = Symbol(port.array, port.value)  # the new one is written, and the old one only read
         known = {(id(place.holder), place.key) for place in self.reach.ports}
         new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
         for place in new_places:
@@ -207,9 +210,9 @@ class Recording:
         return self.reach.changed() + [path for path, x, held in self.read if backend.of(x).checksum(x) != held]
 
     def shares_gradients(self) -> bool:
-        """Whether as many leaves share a gradient as when the step was recorded."""
+        """Whether the same leaves share a gradient as when the step was recorded."""
         now = {id(leaf.grad) for leaf in self.grads_before}
-        return len(now) == len(set(map(id, self.grads_before.values())))
+        return len(now) == self.gradients and all(a.grad is b.grad for a, b in self.sharing)
 
     def values(self) -> list[Value]:
         """All that the program has to deliver."""

@@ -126,11 +126,12 @@ class Replay:
         """Do the step, which fits, with the arrays and floats of a call's arguments."""
         for port, array in self.copied:
             array[...] = port.later.get()
-        for port, array in self.written:
-            found = port.later.get()
-            if found is not array:
-                array[...] = found
-                port.later.put(array)
+        moved = [(port, array) for port, array in self.written if port.later.get() is not array]
+        if moved:
+            self._part()
+        for port, array in moved:
+            array[...] = port.later.get()
+            port.later.put(array)
         for given, array in zip(arrays, self.inputs, strict=True):
             array[...] = given
         self.recording.floats[:] = floats
@@ -147,6 +148,14 @@ class Replay:
         for place, number in after:
             place.put(number)
         return returned
+
+    def _part(self) -> None:
+        """Where a place shows what is written at another one, as after p.data, q.data = q.data, p.data: copy it."""
+        own = {id(array): port for port, array in self.written}
+        for port in self.recording.ports:
+            found = port.later.get()
+            if own.get(id(found), port) is not port:
+                port.later.put(found.copy())
 
     def _returned(self, x: Any) -> Any:
         """A part of the step's result after a replay."""

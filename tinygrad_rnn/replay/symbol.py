@@ -112,7 +112,7 @@ class Symbol(Operators):
         if result.shape != self.shape or _shows_port(self.value):
             refuse("writes into a part of an array")
         if backend.of(self).shows_elsewhere(self):  # type: ignore[attr-defined]
-            refuse("writes into an array of which it holds a view, or another tensor")
+            refuse("writes into an array of which it holds a view, or another tensor: x.data = x.data - step does not")
         result = result.astype(self.dtype)
         self.array, self.value = result.array, result.value
         return self
