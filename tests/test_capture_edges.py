@@ -525,6 +525,21 @@ def moved() -> tuple[Any, ...]:
     return step, a, b, c
 
 
+def made_anew() -> tuple[Any, ...]:
+    a, b, c = _three()
+
+    def step(x: Any) -> Any:
+        a.grad = None
+        ((a * a + b + 2 * c) * x).sum().backward()
+        return x * 1
+
+    return step, a, b, c
+
+
+def _lend(a: Any, b: Any, c: Any) -> None:
+    c.grad = a.grad
+
+
 def _swap(name: str) -> Callable[..., None]:
     def swap(a: Any, b: Any, c: Any) -> None:
         first, second = getattr(b, name), getattr(a, name)
@@ -554,6 +569,8 @@ def _share_otherwise(a: Any, b: Any, c: Any) -> None:
         (plain, {4: _swap("grad"), 6: _swap("grad")}),
         (plain, {4: _swap("data"), 6: _swap("data")}),
         (moved, {4: _swap("data"), 6: _swap("data")}),
+        (made_anew, {4: _swap("grad"), 6: _lend}),
+        (made_anew, {3: _lend, 4: _lend}),
     ],
 )
 def test_gradients_and_arrays_that_change_places(make: Any, outside: Any, exact: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import backend, shortage, writes
 from ..backend import Array
-from ..tape import Taped, bare_array, collector_resting
+from ..tape import Leaf, Taped, bare_array, collector_resting
 from ..tensor import Tensor
 from . import passes
 from .alive import Memory
@@ -36,6 +36,10 @@ class Replay:
         self.without = passes.left_out(without, recording.home)
         self.program = self.program_after(None)
         self._private: set[Port] = set()
+        self._owners: dict[Any, set[Leaf]] = defaultdict(set)  # leaves that a replay gives a gradient
+        for gradient in recording.grads:
+            self._owners[gradient.tensor].add(gradient.leaf)
+        self._owners.pop(None, None)
         self._ready()
 
     def program_after(self, name: str | None) -> Program:
@@ -124,6 +128,10 @@ class Replay:
 
     def __call__(self, arrays: list[Array], floats: list[float], play: Callable[[], None] | None = None) -> Any:
         """Do the step, which fits, with the arrays and floats of a call's arguments."""
+        for leaf in self.recording.grads_before:
+            owners = self._owners.get(leaf.grad)
+            if owners is not None and leaf not in owners:  # it was given a gradient that is written to for another leaf
+                leaf.grad = Tensor.wrap(leaf.grad.array.copy())
         for port, array in self.copied:
             array[...] = port.later.get()
         moved = [(port, array) for port, array in self.written if port.later.get() is not array]
