@@ -606,3 +606,45 @@ def test_an_attribute_that_a_class_inherits_may_be_set_on_it_later() -> None:
     assert [captured(tg.ones(1)).item() for _ in range(3)] == [2.0] * 3
     Config.k = 5.0
     assert captured(tg.ones(1)).item() == 5.0
+
+
+def test_an_array_that_somebody_else_was_given_is_theirs() -> None:
+    """Weights swapped with their averages, which no step reaches, and swapped back later."""
+
+    def run(wrap: Any) -> list[Any]:
+        p, average = tg.tensor([1.0, 2.0], requires_grad=True), tg.tensor([11.0, 12.0])
+        opt = optim.SGD([p], lr=0.1)
+
+        def step(x: Any) -> Any:
+            opt.zero_grad()
+            (p * p * x).sum().backward()
+            opt.step()
+            return x * 1
+
+        step, found = wrap(step), []
+        for k in range(9):
+            if k in (4, 6):
+                p.data, average.data = average.data, p.data
+            step(tg.full(2, k + 1.0))
+            found.append(_bare((p, average, p.grad)))
+        return found
+
+    assert run(tg.capture(exact=True)) == run(lambda step: step)
+
+
+def test_a_place_that_gets_another_array_each_time_is_not_laid_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = tg.tensor([1.0, 2.0], requires_grad=True)
+
+    @tg.capture
+    def step(x: Any) -> Any:
+        p.grad = None
+        (p * p * x).sum().backward()
+        p.data = p.data - 0.1 * p.grad.data
+        return x * 1
+
+    for _ in range(4):
+        step(tg.ones(2))
+    monkeypatch.setattr(type(step.replay), "_ready", lambda self: pytest.fail("laid out anew"))
+    for _ in range(4):
+        p.data = p.data * 0.5
+        step(tg.ones(2))

@@ -76,8 +76,11 @@ class ArrayOfGradient(Place):
     """The array of the gradient that a leaf holds; of the one given as key, where a step has let it go."""
 
     def get(self) -> Any:
-        gradient = self.holder.grad
-        return (self.key if gradient is None else gradient).array
+        return self._gradient.array
 
     def put(self, value: Any) -> None:
-        self.holder.grad.array = value
+        self._gradient.array = value
+
+    @property
+    def _gradient(self) -> Any:
+        return self.key if self.holder.grad is None else self.holder.grad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
@@ -50,6 +51,10 @@ class Replay:
 
     def _bind(self) -> bool:
         """Read a tensor whose array was replaced from a copy that each replay makes; False for another dtype."""
+        for leaf in self.recording.grads_before:
+            owners = self._owners.get(leaf.grad)
+            if owners is not None and leaf not in owners:  # it was given a gradient that is written to for another leaf
+                leaf.grad = Tensor.wrap(leaf.grad.array.copy())
         for port, array in [*self.bound, *self.copied, *self.written]:
             found = port.later.get()
             if found is not array and (found.dtype, found.shape) != (array.dtype, array.shape):
@@ -71,6 +76,7 @@ class Replay:
         for outside in read:
             if isinstance(outside.constant, np.ndarray):
                 outside.constant = home.from_host(outside.constant)
+        self._part({id(port.later.get()): port for port in ports if port.updated})
         self.copied = [
             (port, home.xp.empty(port.value.shape, port.value.dtype)) for port in ports if port in self._private
         ]
@@ -112,6 +118,7 @@ class Replay:
         self.copies += [(array, source) for array, source in pairs if not is_same(source, array)]
         gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
         grads = sum(g.array.nbytes for g in recording.grads if g.tensor is not None)
+        self._count_references()
         self.memory = Memory(lanes.arena.size, layout.naive, gathered + grads, lanes)
 
     def fits(self) -> bool:
@@ -128,22 +135,24 @@ class Replay:
 
     def __call__(self, arrays: list[Array], floats: list[float], play: Callable[[], None] | None = None) -> Any:
         """Do the step, which fits, with the arrays and floats of a call's arguments."""
-        for leaf in self.recording.grads_before:
-            owners = self._owners.get(leaf.grad)
-            if owners is not None and leaf not in owners:  # it was given a gradient that is written to for another leaf
-                leaf.grad = Tensor.wrap(leaf.grad.array.copy())
+        moved = [k for k, (port, array) in enumerate(self.written) if port.later.get() is not array]
+        if moved:
+            self._claim(moved)
         for port, array in self.copied:
             array[...] = port.later.get()
-        moved = [(port, array) for port, array in self.written if port.later.get() is not array]
-        if moved:
-            self._part()
-        for port, array in moved:
-            array[...] = port.later.get()
-            port.later.put(array)
         for given, array in zip(arrays, self.inputs, strict=True):
             array[...] = given
         self.recording.floats[:] = floats
         (play or self.player)()
+        self._hand_out()
+        returned = in_output(self._returned, self.recording.output)  # whose numbers may come from before this step
+        after = [(place, x.run() if isinstance(x, Scalar) else x) for place, x in self.recording.numbers_after]
+        for place, number in after:
+            place.put(number)
+        self._count_references()
+        return returned
+
+    def _hand_out(self) -> None:
         for array, source in self.copies:
             array[...] = source
         writes.wrote(*[array for _, array in self.written])
@@ -151,19 +160,36 @@ class Replay:
             leaf.grad = gradient
             if gradient is not None:
                 gradient.array = array  # clipping, or another backward, may have given it a new one
-        returned = in_output(self._returned, self.recording.output)  # whose numbers may come from before this step
-        after = [(place, x.run() if isinstance(x, Scalar) else x) for place, x in self.recording.numbers_after]
-        for place, number in after:
-            place.put(number)
-        return returned
 
-    def _part(self) -> None:
-        """Where a place shows what is written at another one, as after p.data, q.data = q.data, p.data: copy it."""
-        own = {id(array): port for port, array in self.written}
+    def _part(self, own: dict[int, Port]) -> None:
+        """Where a place shows an array that belongs to another one, give it a copy."""
         for port in self.recording.ports:
             found = port.later.get()
             if own.get(id(found), port) is not port:
                 port.later.put(found.copy())
+
+    def _count_references(self) -> None:
+        self._references = [sys.getrefcount(array) for _, array in self.written]
+
+    def _claim(self, moved: list[int]) -> None:
+        """Write what was put at some places since into the arrays that belong there, and put these back.
+
+        After p.data, q.data = q.data, p.data one such array is shown elsewhere: another place of the step's then gets a
+        copy, and if somebody else has it, it is theirs, and the program is laid out anew.
+        """
+        self._part({id(array): port for port, array in self.written})
+        before = self._references
+        self._count_references()
+        if any(self._references[k] >= before[k] for k in moved):  # there should be one less, as the place has let go
+            for k in moved:
+                port, _ = self.written[k]
+                port.later.put(port.later.get().copy())
+            self._ready()
+            return
+        for k in moved:
+            port, array = self.written[k]
+            array[...] = port.later.get()
+            port.later.put(array)
 
     def _returned(self, x: Any) -> Any:
         """A part of the step's result after a replay."""
