@@ -262,5 +262,5 @@ def test_a_plateau_without_a_metric_says_so() -> None:
 
 
 def test_a_warm_up_of_no_schedule_says_what_it_wraps() -> None:
-    with pytest.raises(TypeError, match="it wraps a schedule, such as LambdaLR"):
+    with pytest.raises(TypeError, match="it wraps a schedule, such as LambdaLR, and that an optimiser"):
         optim.Warmup(optimizer(1.0), 10)  # type: ignore[arg-type]

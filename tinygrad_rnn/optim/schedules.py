@@ -290,9 +290,7 @@ class Warmup(Schedule):
 
     def __init__(self, schedule: Schedule, steps: int, start_factor: float = 1 / 3):
         if not isinstance(schedule, Schedule):
-            raise TypeError(
-                f"Warmup: it wraps a schedule, such as LambdaLR(optimizer, lambda step: 1.0), not {schedule!r}"
-            )
+            raise TypeError(f"Warmup: it wraps a schedule, such as LambdaLR, and that an optimiser; not {schedule!r}")
         if steps < 1 or not start_factor >= 0 or schedule.steps:
             self.refuse(
                 f"steps {steps} must be at least 1, start_factor {start_factor} not negative, and the schedule, which "
