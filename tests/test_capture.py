@@ -24,6 +24,10 @@ def arrays_of(result: Any) -> list[np.ndarray]:
     return [x.numpy() if isinstance(x, tg.Tensor) else backend.of(x).to_host(x) for x in tree_leaves(result)]
 
 
+# Before NumPy 2.3, the last supported on Python 3.10, einsum's rounding depends on where in memory an array begins.
+PLACED = {"contract"} if np.lib.NumpyVersion(np.__version__) < "2.3.0" else set()
+
+
 def equal(found: Any, expected: Any, exact: bool = True) -> None:
     for a, b in zip(arrays_of(found), arrays_of(expected), strict=True):
         if exact:
@@ -61,7 +65,7 @@ def test_replay_equals_eager(name: str, sample: Sample) -> None:
             sample, lambda x: tg.tensor(np.ascontiguousarray(x * random.uniform(0.9, 1.0)).reshape(x.shape))
         ).inputs
         poison(captured)
-        equal(captured(fresh), step(fresh))
+        equal(captured(fresh), step(fresh), exact=name not in PLACED)
 
 
 # ---- cells, wrappers, layers, optimisers ----

@@ -78,7 +78,8 @@ def test_recording_leaves_next_to_nothing_to_the_collector() -> None:
     try:
         captured()
         lines = len(captured.func.replay.recorded.lines)  # type: ignore[attr-defined]
-        assert gc.collect() < lines  # of a dozen objects for each line
+        objects = gc.collect()
+        assert objects < lines * (1 if sys.version_info >= (3, 11) else 1.3)  # of a dozen objects for each line
     finally:
         gc.enable()
 
