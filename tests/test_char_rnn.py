@@ -79,7 +79,7 @@ def test_more_epochs_can_be_added(trained: Path, tmp_path: Path) -> None:
 def test_it_learns_and_draws(trained: Path) -> None:
     saved = tg.load(trained / "state.safetensors")["training"]
     curve, validation = saved["curves"]["train"], saved["curves"]["validation"]
-    assert curve["loss"][0] > 4
+    assert curve["loss"][0] > 3.8  # the text, and so the number of its characters, is that of this Python
     assert curve["loss"][-1] < 3.4
     assert validation["loss"].tolist() == sorted(validation["loss"], reverse=True)
     assert curve["step"].tolist() == [10, 20, 23, 33, 43, 46]
