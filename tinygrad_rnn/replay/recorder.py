@@ -142,7 +142,7 @@ class Recorder:
         self.kind = Symbol if home.name == "numpy" else DeviceSymbol
         self.made: list[weakref.ref[Symbol]] = []
         self.lines: list[Line] = []
-        self.read: dict[int, Array] = {}  # bare arrays that were made tensors, by id
+        self.seen: dict[int, Array] = {}  # bare arrays that were made tensors, by id
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
         self.run = 0  # of lines
         self.draws: list[Symbol] = []  # random numbers
@@ -238,7 +238,7 @@ class Recorder:
     def forward(self, *_: Any) -> None:
         """Lines of forward operations are known as such."""
 
-    def backward(self, step: Any, node: Any, contribution: Any) -> None:
+    def backward(self, rule: Any, node: Any, contribution: Any) -> None:
         """Mark the lines of a rule as backward ones, of the time step of its node."""
         for line in reversed(self.lines):
             if line.phase == "backward" or line.step is not None:
@@ -278,19 +278,20 @@ def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
 @contextmanager
 def recording(home: Backend) -> Iterator[Recorder]:
     """Write down every operation on symbols in this thread, while the block runs."""
-    recorder = Recorder(home)
-    try:
-        with dispatch.intercepted(registry.values(), _stand_in), tape.watching(recorder):
+    with dispatch.intercepted(registry.values(), _stand_in):  # which one thread does at a time
+        recorder = Recorder(home)
+        try:
             _active.recorder = recorder
             for source in recorder.sources:  # masks for constants are random too
                 vars(home)[source] = functools.partial(_drawn, recorder, source)
-            vars(home.host)["reading"] = functools.partial(_read, recorder)
-            yield recorder
-    finally:
-        _active.recorder = None
-        vars(home.host).pop("reading", None)
-        for source in recorder.sources:
-            vars(home).pop(source, None)
+            vars(home.host)["reading"] = functools.partial(_seen, recorder)
+            with tape.watching(recorder):
+                yield recorder
+        finally:
+            _active.recorder = None
+            vars(home.host).pop("reading", None)
+            for source in recorder.sources:
+                vars(home).pop(source, None)
 
 
 def is_recording() -> bool:
@@ -303,9 +304,10 @@ def _drawn(recorder: Recorder, source: str, *how: Any) -> Any:
     return recorder.draw(source, *how) if _active.recorder is recorder else recorder.sources[source](*how)
 
 
-def _read(recorder: Recorder, array: Array) -> None:
+def _seen(recorder: Recorder, array: Array) -> None:
+    """Note a bare array that the recording thread makes a tensor of."""
     if _active.recorder is recorder:
-        recorder.read[id(array)] = array
+        recorder.seen[id(array)] = array
 
 
 def _way(drawn: Symbol) -> tuple[str, Any]:

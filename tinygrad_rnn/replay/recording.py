@@ -65,9 +65,10 @@ class Recording:
         reach = partial(Reach, function, (args, kwargs))
         self.reach = reach()
         self.grads_before = {leaf: leaf.grad for leaf in self.reach.leaves}
-        first = {id(g): leaf for leaf, g in reversed(self.grads_before.items())}
+        first = {g: leaf for leaf, g in reversed(self.grads_before.items())}
         self.gradients = len(first)
-        self.sharing = [(leaf, first[id(g)]) for leaf, g in self.grads_before.items() if first[id(g)] is not leaf]
+        pairs = [(leaf, first[g]) for leaf, g in self.grads_before.items() if g is not None]
+        self.sharing = [(leaf, other) for leaf, other in pairs if leaf is not other]
         drawn, held = _random_states(self.reach), _contents(self.reach)
         arrays, numbers = self._places()
         iterators = [(place, place.get()) for place in self.reach.iterators]
@@ -93,8 +94,8 @@ class Recording:
                 self._check(reach(), drawn, held, recorder, output)
             self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
-        found = [self.reach.arrays[id] for id in recorder.read if id in self.reach.arrays]
-        self.read = [(path, x, backend.of(x).checksum(x)) for path, x in found]  # the step has copied their numbers
+        found = [self.reach.arrays[id] for id in recorder.seen if id in self.reach.arrays]
+        self.seen = [(path, x, backend.of(x).checksum(x)) for path, x in found]  # bare arrays, of which it made tensors
 
     def _places(self) -> tuple[list[tuple[Place, Place]], list[Place]]:
         """Where the step finds arrays, now and in replays; and where it finds numbers that may change."""
@@ -207,7 +208,7 @@ class Recording:
 
     def changed(self) -> list[str]:
         """The paths of what is no longer as it was when the step was recorded."""
-        return self.reach.changed() + [path for path, x, held in self.read if backend.of(x).checksum(x) != held]
+        return self.reach.changed() + [path for path, x, held in self.seen if backend.of(x).checksum(x) != held]
 
     def shares_gradients(self) -> bool:
         """Whether the same leaves share a gradient as when the step was recorded."""
