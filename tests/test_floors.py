@@ -200,7 +200,10 @@ def test_the_public_face_is_there(module: ModuleType, name: str) -> None:
         (tg.Tensor.backward, "self, gradient=None, retain_graph=False, create_graph=False, horizon=None"),
         (tg.grad, "outputs, inputs, grad_outputs=None, create_graph=False, retain_graph=None, allow_unused=False"),
         (tg.clip_grad_norm_, "parameters, max_norm, per_parameter=False, on_nonfinite='raise'"),
-        (tg.draw, "output, style='text', names=None, backward=False, horizon=None, fold=3, gradients=False"),
+        (
+            tg.draw,
+            "output, style='text', names=None, backward=False, horizon=None, fold=3, gradients=False, moving=False",
+        ),
         (bptt.unroll, "cell, xs, state=None, mask=None, reverse=False, record=False"),
         (bptt.truncated, "step, xs, state, k1, k2=None, recompute=False"),
         (nn.Module.load_state_dict, "self, state, strict=True"),

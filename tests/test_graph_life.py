@@ -382,3 +382,48 @@ def test_a_copy_of_a_result_keeps_its_history_or_is_refused(duplicate: Callable[
         return
     other.sum().backward()
     assert_equal(gradients(w), [np.full(3, 2.0)])
+
+
+# ---- arrays of the caller ----
+
+USES: dict[str, Any] = {  # of a tensor, and of bare arrays: numbers, indices, and a mask
+    "product": lambda x, a, i, m: x * a,
+    "matmul": lambda x, a, i, m: a @ x.T,
+    "layer": lambda x, a, i, m: nn.LSTM(3, 3)(a[None]).outputs * x,
+    "where": lambda x, a, i, m: tg.where(m, x, 0),
+    "einsum": lambda x, a, i, m: tg.einsum("ij,ij->i", x, a),
+    "mse": lambda x, a, i, m: nn.mse_loss(x, a, mask=m),
+    "bce": lambda x, a, i, m: nn.binary_cross_entropy_with_logits(x, a, mask=m),
+    "cross entropy": lambda x, a, i, m: nn.cross_entropy(x, i, weight=a[0]),
+    "rows": lambda x, a, i, m: x[i],
+    "pairs": lambda x, a, i, m: x[i, i],
+    "picked": lambda x, a, i, m: x[m],
+    "embedding": lambda x, a, i, m: tg.embedding(i, x),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_buffer_may_be_filled_anew_before_backward(name: str) -> None:
+    """As in a loop over a stream: graphs hold what was in it when it was used."""
+    x = tg.tensor(np.arange(12, dtype=np.float32).reshape(4, 3) / 12, requires_grad=True)
+
+    def gradient(then: int | None) -> np.ndarray:
+        tg.manual_seed(0)
+        numbers = np.random.default_rng(0).random((4, 3), dtype=np.float32)
+        buffers = numbers, np.array([0, 2, 1, 0]), numbers > 0.5
+        loss = USES[name](x, *buffers).sum()
+        for buffer in buffers if then is not None else ():
+            buffer.fill(then)
+        return tg.grad(loss, x).numpy()
+
+    for then in (0, 1):
+        np.testing.assert_array_equal(gradient(then), gradient(None))
+
+
+def test_a_large_array_that_stays_the_same_is_copied_once() -> None:
+    matrix, h = np.eye(200, dtype=np.float32), tg.ones(2, 200, requires_grad=True)
+    uses = [h @ matrix for _ in range(3)]
+    matrix *= 2
+    uses += [h @ matrix for _ in range(3)]
+    assert len({id(y.node.saved["b"]) for y in uses if isinstance(y.node, tg.tape.Node)}) == 2
+    assert tg.grad(sum(y.sum() for y in uses), h)[0, 0].item() == 3 * 1 + 3 * 2

@@ -31,19 +31,21 @@ _UNWRAP = """
         if _node{i} is not None:
             _needs |= {bit}
     else:
-        _node{i} = None"""
+        _node{i} = None
+        if {x}.__class__ in _modules:
+            _bare |= {bit}"""
 
 _UNWRAP_ALL = """
     if not {x}:
         raise _TypeError("{name}: at least one array is needed")
     if _isinstance({x}[0], _sequence):  # one sequence of arrays, then perhaps attributes by position
         return {name}(*{x}[0], **({attributes} | _by_position({x}[1:])), out=out)
-    _cls, _needs, _parents, {x} = _unwrap({x})"""
+    _cls, _needs, _bare, _parents, {x} = _unwrap({x})"""
 
 _FUNCTION = """
 def {name}{signature}:
     _cls = None
-    _needs = 0{unwrap}
+    _needs = _bare = 0{unwrap}
     _xp = _modules.get({first}.__class__) or _namespace({inputs})
     try:
         if _cls is None:
@@ -63,6 +65,8 @@ def {name}{signature}:
     if _needs and _state.enabled:
         _plan = _plans.get(_needs) or _op.plan(_needs)
         if _plan.rules:
+            if _bare & _plan.saves:
+                {inputs} = _plan.own(_bare, {inputs})
             _node = _Node({contents})
             _node.id = _clock()
             _node.plan = _plan
@@ -249,14 +253,16 @@ _SHAPES_KEPT = 1 << 12
 _shapes = _OneOfEach()
 
 
-def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:
-    """The class of the Tensors among some values, whether one needs a gradient, their nodes, and the bare arrays."""
+def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tuple[Any, ...]]:
+    """The class of the Tensors among some values, whether one needs a gradient, which are bare, nodes, and arrays."""
     taped = [value for value in values if isinstance(value, Taped)]
     if not taped:
-        return None, 0, (), values
+        return None, 0, 0, (), values
     parents = tuple([value.node if isinstance(value, Taped) else None for value in values])
     arrays = tuple([value.array if isinstance(value, Taped) else value for value in values])
-    return type(taped[0]), int(any(value.node is not None for value in taped)), parents, arrays
+    needs = any(value.node is not None for value in taped)
+    bare = sum(1 << i for i, value in enumerate(values) if value.__class__ in modules)
+    return type(taped[0]), int(needs), bare, parents, arrays
 
 
 def _deliver(array: Array, out: Array | None) -> Array:

@@ -30,6 +30,7 @@ from .dispatch import dispatcher, forget, parameters_of
 from .shortage import explained
 from .tape import Leaf, Node
 from .whereabouts import ShapeError, whereabouts
+from .writes import own
 
 Rule = Callable[..., Any]
 
@@ -91,6 +92,12 @@ class Plan:
         self.base = len(layout)  # where the parents begin
         self.rules = tuple((self.base + op.inputs.index(name), BoundRule(op, name, layout)) for name in active)
         self.variadic = op.variadic
+        saved = [name in named for name in op.inputs]
+        self.saves = -1 if op.variadic and any(saved) else sum(1 << i for i, name in enumerate(saved) if name)  # bits
+
+    def own(self, bare: int, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The inputs of a call, with copies of the bare arrays among them that the rules will read."""
+        return tuple([own(x) if bare & self.saves & 1 << i else x for i, x in enumerate(arrays)])
 
     def every(self, node: Node) -> list[tuple[int, BoundRule]]:
         """Of an op of ``*xs``: its one rule, for each of the inputs that need a gradient."""

@@ -147,6 +147,7 @@ class _State(threading.local):
 
     def __init__(self) -> None:
         self.enabled = True
+        self.copies = True  # whether what a graph saves of the caller's own arrays are copies
         self.watchers: tuple[Any, ...] = ()
         self.marks = int_array("q")  # ids, growing
         self.steps = int_array("q")  # the time step that began at each mark, -1 for "outside of any"

@@ -297,6 +297,11 @@ def as_tensor(value: Any) -> Tensor:
     return Tensor.wrap(value) if backend.is_array(value) else tensor(value)
 
 
+def owned(value: Any) -> Tensor:
+    """What a caller gave, as a Tensor: an array is copied, as its owner may write into it before backward."""
+    return as_tensor(writes.own(value) if backend.is_array(value) else value)
+
+
 def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor with a copy of the data: an array, a Tensor, a number, or nested lists of numbers.
 

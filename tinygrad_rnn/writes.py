@@ -1,7 +1,8 @@
 """Arrays that were changed in place: a rule that used what it saved of one would mix old and new values.
 
 ``x.data -= step`` and replays of a captured step say so by ``wrote``. What ``x.data`` hands out is noted by ``lend``,
-with a checksum, and looked at when it is asked for again, and by the backward of an older graph.
+with a checksum, and looked at when it is asked for again, and by the backward of an older graph. Of bare arrays that
+are handed in, such as a buffer that is filled anew for each time step, graphs save copies, which ``own`` makes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from . import backend
 from .backend import Array
-from .tape import clock
+from .tape import clock, state
 
 _writes: list[tuple[weakref.ref[Any], int]] = []  # arrays that were changed in place, and when
 _lent: list[tuple[weakref.ref[Any], int, Any]] = []  # arrays that were handed out, when, and their checksums then
@@ -45,6 +48,22 @@ def lend(array: Array) -> None:
         last_write = clock()
         _lent[:] = [entry for entry in _lent if (known := entry[0]()) is not None and known is not array]
         _lent.append((weakref.ref(array), last_write, held))
+
+
+def own(array: Array) -> Array:
+    """A copy of an array that the caller may write into, or the last copy if it is large and still the same."""
+    if not state.copies:
+        return array
+    if not isinstance(array, np.ndarray) or array.nbytes < _LARGE:
+        return array.copy()
+    copy = _copies.get(id(array))  # another array may have had that id: what counts is that it is equal
+    if copy is None or copy.dtype != array.dtype or not np.array_equal(copy, array):
+        copy = _copies[id(array)] = array.copy()
+    return copy
+
+
+_LARGE = 2**16  # bytes: smaller arrays are copied sooner than compared
+_copies: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
 
 
 def overwritten() -> Callable[[Array, int], bool]:

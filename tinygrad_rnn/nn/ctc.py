@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import backend, ops
 from ..tape import bare_array, host_array
-from ..tensor import Tensor, as_tensor, tensor
+from ..tensor import Tensor, owned, tensor
 from ..whereabouts import ShapeError, whereabouts
 from .paths import NEVER, path_sums
 
@@ -55,7 +55,7 @@ def ctc_loss(
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"ctc_loss: the reduction is 'mean', 'sum' or 'none', not {reduction!r}")
-    scores = as_tensor(log_probabilities)
+    scores = owned(log_probabilities)
     steps, batch, classes = _three_axes(scores)
     given, counts = _beside(scores, targets), _beside(scores, target_lengths)
     rows = _rows(given, counts, batch)
@@ -93,7 +93,7 @@ def ctc_greedy_decode(scores: Any, lengths: Any = None, *, blank: int = 0) -> li
     >>> ctc_greedy_decode(np.eye(3)[[1, 1, 0, 1, 2]][:, None])
     [[1, 1, 2]]
     """
-    scores = as_tensor(scores)
+    scores = owned(scores)
     steps, _, _ = _three_axes(scores)
     counts = host_array(_lengths("lengths", _beside(scores, lengths), scores, steps))
     best = host_array(scores.argmax(axis=-1))
@@ -121,7 +121,7 @@ def _beside(scores: Tensor, x: Any) -> Tensor | None:
         return None
     array = bare_array(x)
     if backend.is_array(array) and backend.of(array) is backend.of(scores.array):
-        return as_tensor(x)
+        return owned(x)
     host = host_array(array)
     return tensor(host if host.size else host.astype(np.int64), backend=scores.backend)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import backend, ops
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, owned
 from ..whereabouts import ShapeError, whereabouts
 
 
@@ -134,12 +134,12 @@ def binary_cross_entropy_with_logits(
 
 def _constant(x: Any, like: Tensor) -> Any:
     """A number or an array, in the dtype of the scores, so that float32 stays float32."""
-    return float(x) if isinstance(x, (int, float)) else as_tensor(x).astype(like.dtype)
+    return float(x) if isinstance(x, (int, float)) else owned(x).astype(like.dtype)
 
 
 def _elements(name: str, prediction: Any, target: Any, mask: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Prediction, target and mask, of one shape, and harmless where the mask leaves them out."""
-    prediction, target = as_tensor(prediction), as_tensor(target)
+    prediction, target = owned(prediction), owned(target)
     if prediction.shape != target.shape:
         raise ShapeError(
             f"{name}: prediction {prediction.shape} and target {target.shape} differ in shape{whereabouts()}"
@@ -154,7 +154,7 @@ def _classes(
     name: str, scores: Any, targets: Any, ignore_index: int | None, mask: Any
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Scores, targets, and the mask less what is to be ignored; harmless where it leaves them out."""
-    scores, targets = as_tensor(scores), as_tensor(targets)
+    scores, targets = owned(scores), owned(targets)
     if targets.shape != scores.shape[:-1] or targets.dtype.kind not in "iu":
         raise ShapeError(
             f"{name}: targets {backend.signature(targets.array)} do not fit scores {backend.signature(scores.array)}; "
@@ -183,7 +183,7 @@ def _weights(name: str, weight: Any, targets: Tensor, scores: Tensor) -> tuple[A
 def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> Tensor | None:
     if mask is None:
         return None
-    mask = as_tensor(mask)
+    mask = owned(mask)
     if mask.shape != shape:
         raise ShapeError(
             f"{name}: the mask has shape {mask.shape}, but there are losses of shape {shape}{whereabouts()}"

@@ -14,6 +14,7 @@ from ..backend import Array
 from ..op import op
 from ..tape import bare_array
 from ..whereabouts import misfit
+from ..writes import own
 from .shape import Shape
 
 
@@ -116,6 +117,8 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
 
 def _bare(key: Any, x: Any) -> Any:
     """A part of a key for x: an array of indices where x is, a Python number, or what it was."""
+    if backend.is_array(key) and getattr(x, "node", None) is not None:
+        key = own(key)
     key = bare_array(key)
     if isinstance(key, list):
         key = np.array(key, dtype=None if key else int)

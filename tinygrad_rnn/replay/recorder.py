@@ -281,14 +281,14 @@ def recording(home: Backend) -> Iterator[Recorder]:
     with dispatch.intercepted(registry.values(), _stand_in):  # which one thread does at a time
         recorder = Recorder(home)
         try:
-            _active.recorder = recorder
+            _active.recorder, tape.state.copies = recorder, False  # constants are known by which array they are
             for source in recorder.sources:  # masks for constants are random too
                 vars(home)[source] = functools.partial(_drawn, recorder, source)
             vars(home.host)["reading"] = functools.partial(_seen, recorder)
             with tape.watching(recorder):
                 yield recorder
         finally:
-            _active.recorder = None
+            _active.recorder, tape.state.copies = None, True
             vars(home.host).pop("reading", None)
             for source in recorder.sources:
                 vars(home).pop(source, None)
