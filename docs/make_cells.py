@@ -74,7 +74,7 @@ def describe(cls: Any) -> list[str]:
     """The columns of a cell that do not change from run to run."""
     cell = cls(FEATURES, HIDDEN)
     z = cell.input_projection(tg.zeros(1, FEATURES))
-    gates = cell.gates(z, cell.initial_state(z))
+    gates = cell.full_step(z, cell.initial_state(z))[2]
     summary, *rest = paragraphs(cls)
     has_equations = rest and "=" in rest[0].splitlines()[0]
     equations = f"{summary}<br>" + (rest[0].replace("\n", "<br>") if has_equations else "")

@@ -50,11 +50,7 @@ def recordings(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.nda
     """Spectrograms (T, B, BINS), their lengths (B,), and what was said."""
     words = ["".join(rng.choice(list(LETTERS), rng.integers(2, 5))) for _ in range(count)]
     rows = [spectrogram(spoken(rng, word)) for word in words]
-    lengths = np.array([len(row) for row in rows])
-    frames = np.zeros((lengths.max(), count, BINS))
-    for b, row in enumerate(rows):
-        frames[: len(row), b] = row
-    return frames, lengths, words
+    return *nn.padded(rows), words
 
 
 class Listener(nn.Module):

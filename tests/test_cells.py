@@ -56,7 +56,7 @@ def test_a_cell_equals_its_equations(name: str) -> None:
             np.testing.assert_allclose(found.record[gate].data[t], value, rtol=0, atol=1e-12, err_msg=gate)
     for part, value in zip(tree_leaves(found.state), expected, strict=True):
         np.testing.assert_allclose(part.data, value, rtol=0, atol=1e-12)
-    assert set(cell.gates(cell.input_projection(xs[0]), state)) == set(gates)
+    assert set(cell.full_step(cell.input_projection(xs[0]), state)[2]) == set(gates)
 
 
 @ALL
@@ -401,7 +401,7 @@ def test_a_cell_defines_a_step_or_a_full_step() -> None:
             return z + state, z + state
 
     assert Whole()(tg.ones(2, 1))[0].tolist() == [[1.0], [1.0]]
-    assert Whole().gates(tg.ones(2, 1), tg.ones(2, 1)) == {}
+    assert Whole().full_step(tg.ones(2, 1), tg.ones(2, 1))[2] == {}
     with pytest.raises(NotImplementedError, match="Half defines neither step nor full_step"):
         Half()(tg.ones(2, 1))
 

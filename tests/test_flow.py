@@ -123,6 +123,22 @@ def test_states_behind_the_loss_have_norm_0_and_vanished_ones_are_measured() -> 
     assert flow.gradient_norms((x * 2).sum(), [x * 1.0]).norms["h"].tolist() == [0]
 
 
+@pytest.mark.parametrize("wrap", [nn.SkipThroughTime, lambda cell: nn.VariationalDropout(cell, 0.2, 0.2, 0.2)])
+def test_the_cells_own_state_is_measured_within_wrappers(wrap: Any) -> None:
+    run = bptt.unroll(wrap(nn.LSTMCell(F, H)), XS.astype(np.float32), record=True)
+    assert set(flow.gradient_norms(run.outputs.sum(), run).norms) == {"h", "c"}
+    assert flow.omega(run.outputs.sum(), run).shape == ()
+
+
+def test_layers_record_each_by_itself() -> None:
+    run = nn.LSTM(F, H, bidirectional=True)(XS.astype(np.float32), record=True)
+    with pytest.raises(TypeError, match=r"run.record\[0\]"):
+        flow.gradient_norms(run.outputs.sum(), run)
+    with pytest.raises(TypeError, match="directions, each have a record"):
+        flow.gradient_norms(run.outputs.sum(), run.record[0])
+    assert set(flow.gradient_norms(run.outputs.sum(), run.record[0][1]).norms) >= {"h", "c"}
+
+
 def test_gates_and_masked_sequences_have_norms_too() -> None:
     cell = nn.LSTMCell(F, H)
     run = bptt.unroll(cell, XS.astype(np.float32), record=True)

@@ -159,6 +159,27 @@ def test_what_cannot_be_had_is_said() -> None:
         next(bptt.real_time(step, xs, state, [tg.tensor(1.0)]))
     with pytest.raises(tg.ShapeError, match="the loss of a step must be a scalar"):
         next(bptt.real_time(cell, xs, state, cell.parameters()))
+    with pytest.raises(ValueError, match="a parameter was given twice"):
+        next(bptt.real_time(step, xs, state, [*cell.parameters()] * 2))
+
+
+def test_what_a_moment_holds_stays_as_it_is() -> None:
+    cell, xs, state, step = problem("rnn", 3, 2, 5)
+    moments = list(bptt.real_time(step, xs, state, cell.parameters()))
+    held = [g.numpy().copy() for moment in moments for g in moment.gradients]
+    for moment in moments:
+        moment.backward()
+    tg.clip_grad_value_(cell.parameters(), 1e-9)
+    np.testing.assert_equal([g.numpy() for moment in moments for g in moment.gradients], held)
+
+
+def test_the_time_step_around_it_goes_on() -> None:
+    cell, xs, state, step = problem("rnn", 3, 2, 5)
+    with tape.timeline() as mark:
+        mark(7)
+        marks = len(tape.state.marks)
+        for moment in bptt.real_time(step, xs, state, cell.parameters()):
+            assert (moment.step, tape.present_step(), len(tape.state.marks)) == (moment.step, 7, marks)
 
 
 def test_on_a_device_nothing_comes_to_the_host(device: Backend) -> None:

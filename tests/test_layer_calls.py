@@ -73,8 +73,8 @@ def test_cells_within_cells_are_recorded_by_the_same_names() -> None:
 
 def test_a_cell_may_have_gates_alone() -> None:
     class Gated(Doubling):
-        def gates(self, z: Any, state: Any) -> dict[str, Any]:
-            return {"half": z / 2}
+        def full_step(self, z: Any, state: Any) -> tuple[Any, Any, dict[str, Any]]:
+            return *self.step(z, state), {"half": z / 2}
 
     x = tg.tensor(drawn(T, B, 2))
     close(nn.unroll(Gated(), x, tg.zeros(B, 1), record=True).record["half"], x.data / 2, 0)
@@ -131,6 +131,21 @@ def test_dropout_of_deep_layers_keeps_the_mean(kind: str) -> None:
 def test_dropout_of_a_single_layer_warns() -> None:
     with pytest.warns(UserWarning, match=r"LSTM: dropout=0\.5 acts between layers"):
         nn.LSTM(F, H, dropout=0.5)
+
+
+def test_a_count_in_a_state_can_be_given_back() -> None:
+    class Counting(Doubling):
+        def initial_state(self, z: Any) -> Any:
+            return tg.zeros(B, 1), 0
+
+        def step(self, z: Any, state: Any) -> Any:
+            return z, (state[0], state[1] + 1)
+
+    cell = Counting()
+    _, state = nn.unroll(cell, np.ones((T, B, 1)))
+    assert nn.unroll(cell, np.ones((T, B, 1)), state).state[1] == 2 * T
+    with pytest.raises(TypeError, match="the state tuple"):
+        nn.unroll(cell, np.ones((T, B, 1)), (tg.zeros(B, 1), "0"))
 
 
 # ---- what does not fit is refused before anything is computed ----

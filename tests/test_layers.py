@@ -217,6 +217,12 @@ def test_any_cells_may_be_mixed() -> None:
     assert again.shape == (T, B, H)
 
 
+def test_a_layer_that_is_used_twice_has_dropout_in_between() -> None:
+    shared = nn.Recurrent(Doubling())
+    outputs, _ = nn.Stacked([shared, shared], dropout=0.5)(np.ones((50, 4, 1)), (tg.zeros(4, 1),) * 2)
+    assert set(np.unique(outputs)) == {0.0, 8.0}
+
+
 def test_anything_with_two_methods_is_a_cell() -> None:
     x, state = tg.tensor(drawn(T, B, 2)), tg.zeros(B, 1)
     for layer in (nn.Recurrent(Doubling()), nn.Stacked([Doubling()]), nn.Recurrent(Doubling(), reverse=True)):

@@ -236,6 +236,15 @@ def test_a_reset_holds_whatever_is_in_the_rows_that_begin_anew() -> None:
     assert nn.reset(h, [True, False]).tolist() == [[0.0], [1.0]]
 
 
+def test_masks_of_dropout_outlive_a_reset() -> None:
+    cell = nn.VariationalDropout(nn.RNNCell(F, H), output=0.5)
+    _, state = cell(tg.ones(B, F), cell.initial_state(cell.input_projection(tg.ones(B, F))))
+    after = nn.reset(state, [True] * B)
+    close(after.state, np.zeros((B, H)), 0)
+    close(after.output, state.output.data, 0)
+    _, state = nn.unroll(cell, tg.ones(3, B, F), after)  # takes it
+
+
 @pytest.mark.parametrize("rows", [[True] * 3, [[True] * B]])
 def test_a_reset_of_other_rows_is_refused(rows: Any) -> None:
     with pytest.raises(tg.ShapeError, match=r"reset: rows of shape .* do not fit a state of shape \(4, 5\)"):

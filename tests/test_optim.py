@@ -349,7 +349,7 @@ def test_a_state_brings_its_settings(name: str) -> None:
 def test_a_state_without_settings_leaves_them() -> None:
     """Checkpoints that are older than the settings in them can still be read."""
     opt = optim.SGD(leaves(), lr=0.1, momentum=0.9)
-    old = {name: value for name, value in opt.state_dict().items() if name != "settings"}
+    old = {name: value for name, value in opt.state_dict().items() if name not in ("kind", "settings")}
     opt.load_state_dict(old | {"lr": 0.2})
     assert (opt.lr, opt.momentum) == (0.2, 0.9)
 
@@ -360,7 +360,8 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing() -> None:
     descend(opt, parameters, 2)
     descend(sgd, parameters, 2)
     before = opt.state_dict()
-    for wrong in (sgd.state_dict(), {"state": {}, "param_groups": []}, {}):
+    decoupled = optim.AdamW(parameters)  # all of whose settings have the same names
+    for wrong in (sgd.state_dict(), decoupled.state_dict(), {"state": {}, "param_groups": []}, {}):
         with pytest.raises(KeyError, match=r"Adam: the state holds .* another kind"):
             opt.load_state_dict(wrong)
     np.testing.assert_equal(opt.state_dict(), before)

@@ -54,6 +54,18 @@ def test_the_state_holds_dropout_and_optimiser_too() -> None:
     assert same(whole.state_dict(), parts.state_dict())
 
 
+def test_whoever_reads_the_losses_may_validate_in_between() -> None:
+    """Validation switches dropout off, and the next window on again."""
+    model = Dropping()
+    windows = Windows(np.arange(40) % 3, 2, 4)
+    training = Training(model, optim.SGD(model.parameters(), lr=0.1), windows, windows)
+    modes = []
+    for _ in training.windows_left():
+        modes.append(model.training)
+        training.validate()
+    assert modes == [True] * len(windows)
+
+
 def test_a_state_of_another_text_is_refused() -> None:
     model = Dropping()
     windows = Windows(np.zeros(20, dtype=int), 2, 5)

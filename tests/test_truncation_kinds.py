@@ -158,7 +158,7 @@ def test_the_values_are_those_of_the_cell() -> None:
         np.testing.assert_array_equal(found.outputs.numpy(), expected.outputs.numpy())
 
 
-@pytest.mark.parametrize("cell", [nn.GRUCell(2, 3), nn.RNNCell(2, 3), nn.PeepholeLSTMCell(2, 3), None])
-def test_cells_with_other_ways_back_are_refused(cell: Any) -> None:
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.RNNCell, nn.PeepholeLSTMCell, nn.LayerNormBasicLSTMCell, None])
+def test_cells_with_other_ways_back_are_refused(kind: Any) -> None:
     with pytest.raises(TypeError, match="an LSTM cell without peepholes"):
-        bptt.GatesDetached(cell)
+        bptt.GatesDetached(kind and kind(2, 3))

@@ -95,8 +95,9 @@ LAYERS = {
     "Tanh": "tg.tanh, which Sequential takes as it is",
     "functional": "the functions are here, and those without parameters in tg itself",
     "l1_loss": "abs(x - y).mean()",
+    "pad_sequence": "padded, which also returns the lengths",
     "relu": "tg.relu",
-    "utils": "tg.clip_grad_norm_ and tg.clip_grad_value_; lengths= in place of packed sequences",
+    "utils": "tg.clip_grad_norm_ and tg.clip_grad_value_; lengths= in place of packed sequences, and padded",
 }
 MODULES = {
     "add_module": "an attribute that holds the module",

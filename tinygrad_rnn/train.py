@@ -116,8 +116,8 @@ class Training:
         Raises FloatingPointError, with the parameters as they were, if the loss has diverged, or if a gradient is not
         finite and not to be skipped.
         """
-        self.model.train()
         while self.position < len(self.windows):
+            self.model.train()  # each time: whoever reads the losses may validate in between
             # A loss that overflows is reported below, in words; NumPy's warnings would only come before them.
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 loss = self._train_on(*self.windows[self.position])

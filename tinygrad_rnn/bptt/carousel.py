@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..nn import LSTMCell, PeepholeLSTMCell
+from ..nn import LayerNormBasicLSTMCell, LSTMCell, PeepholeLSTMCell
 from ..nn.cells import Gates
 from ..nn.wrappers import Wrapper, with_methods
 
@@ -18,7 +18,7 @@ class GatesDetached(Wrapper):
     no further back in time. Where f is 1, what is left, the constant error carousel, neither vanishes nor explodes. The
     whole gradient came into use with Graves and Schmidhuber (2005). What the cell computes is the same.
 
-    For LSTM cells without peepholes; TypeError for others, which have further ways back.
+    For LSTM cells without peepholes whose memory is not normalised; TypeError for others, which have further ways back.
 
     >>> from tinygrad_rnn import bptt, nn, ones
     >>> outputs, state = bptt.unroll(bptt.GatesDetached(nn.LSTMCell(3, 5)), ones(7, 2, 3))
@@ -27,7 +27,7 @@ class GatesDetached(Wrapper):
     """
 
     def __init__(self, cell: LSTMCell):
-        if not isinstance(cell, LSTMCell) or isinstance(cell, PeepholeLSTMCell):
+        if not isinstance(cell, LSTMCell) or isinstance(cell, (PeepholeLSTMCell, LayerNormBasicLSTMCell)):
             raise TypeError(f"GatesDetached: it goes round an LSTM cell without peepholes, not a {type(cell).__name__}")
         super().__init__(cell)
 

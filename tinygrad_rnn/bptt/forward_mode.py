@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate as running_sums
 from typing import Any, NamedTuple
 
 from .. import backend, tape
 from ..grad import grad
 from ..tape import GraphError
-from ..tensor import Tensor
+from ..tensor import Tensor, accumulate
 from ..tree import tree_leaves, tree_map
 from ..whereabouts import ShapeError
 from .state import detach
@@ -26,8 +26,8 @@ class Moment(NamedTuple):
 
     def backward(self) -> None:
         """Add the gradients to ``.grad`` of the parameters."""
-        for p, g in zip(self.parameters, self.gradients, strict=True):
-            p.grad = g if p.grad is None else Tensor.wrap(p.grad.array + g.array)
+        pairs = zip(self.parameters, self.gradients, strict=True)
+        accumulate({p.node: g.array.copy() for p, g in pairs if p.node is not None})
 
 
 def real_time(
@@ -54,7 +54,8 @@ def real_time(
     That is why BPTT is used wherever the past can be stored. Nothing is assumed of the cell: rows of a batch may act on
     one another; if they do not, calling it for each row costs B times less.
 
-    Raises GraphError for parameters that require no gradient, ShapeError for a loss that is no scalar.
+    Raises GraphError for parameters that require no gradient, ValueError for one that is given twice, ShapeError for a
+    loss that is no scalar.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell = nn.RNNCell(2, 3)
@@ -69,19 +70,23 @@ def real_time(
     learned = tuple(parameters)
     if not learned or not all(p.is_leaf and p.requires_grad for p in learned):
         raise GraphError("real_time: the parameters must be leaves that require a gradient, one or more")
+    if len(set(learned)) < len(learned):
+        raise ValueError("real_time: a parameter was given twice, and its gradient would count twice")
     influence = _rows(_carried(state), learned)
     for t, x in enumerate(xs):
-        tape.mark(t)
-        state = tree_map(_begun_anew, state)
-        before = _carried(state)
-        loss, after = step(x, state)
-        if loss.size != 1:
-            raise ShapeError(f"real_time: the loss of a step must be a scalar, not {loss!r}")
-        sources = [*before, *learned]
-        (row,) = _through(_rows([loss], sources), influence)
-        influence = _through(_rows(_carried(after), sources), influence)
-        tape.mark()
-        state = detach(after)
+        birth = tape.clock()
+        with tape.timeline() as mark:
+            mark(t)
+            state = tree_map(_begun_anew, state)
+            before = _carried(state)
+            loss, after = step(x, state)
+            if loss.size != 1:
+                raise ShapeError(f"real_time: the loss of a step must be a scalar, not {loss!r}")
+            sources = [*before, *learned]
+            (row,) = _through(_rows([loss], sources), influence)
+            influence = _through(_rows(_carried(after), sources), influence)
+            state = detach(after)
+        tape.unmark(birth, tape.clock())  # no graph is left of the step
         yield Moment(t, loss.detach(), state, learned, _apart(row, learned))
 
 
@@ -103,7 +108,7 @@ def _rows(ys: Sequence[Tensor], sources: Sequence[Tensor]) -> Any:
     """The Jacobian (elements of ys, elements of sources), one pass back for each row."""
     xp = backend.of(sources[0].array).xp
     jacobian = xp.zeros((sum(y.size for y in ys), sum(x.size for x in sources)), dtype=sources[0].dtype)
-    bounds = [0, *accumulate(x.size for x in sources)]
+    bounds = [0, *running_sums(x.size for x in sources)]
     row = 0
     for y in ys:
         for i in range(y.size):
@@ -126,7 +131,7 @@ def _through(jacobian: Any, influence: Any) -> Any:
 
 def _apart(row: Any, learned: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """A row of derivatives as one array for each parameter, of its shape and dtype."""
-    ends = list(accumulate(p.size for p in learned))
+    ends = list(running_sums(p.size for p in learned))
     return tuple(
         Tensor.wrap(row[end - p.size : end].reshape(p.shape).astype(p.dtype))
         for p, end in zip(learned, ends, strict=True)

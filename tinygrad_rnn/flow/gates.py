@@ -60,8 +60,8 @@ def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.
     named: Mapping[str, Any] = record.record if isinstance(record, Recorded) else record
     if not isinstance(named, Mapping):
         raise TypeError(
-            f"saturation: the record of a run is needed, as unroll(..., record=True) returns it, not a "
-            f"{type(record).__name__}"
+            "saturation: the record of one cell (of layers, run.record[0]) is needed, as unroll(..., record=True) "
+            f"returns it, not a {type(named).__name__}"
         )
     if not 0 < edge < 0.5:
         raise ValueError(f"saturation: the edge must be above 0 and below 0.5, not {edge}")

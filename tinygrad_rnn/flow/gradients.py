@@ -11,7 +11,7 @@ import numpy as np
 
 from ..clip import norms
 from ..grad import grad
-from ..nn.recurrent import Recorded, named
+from ..nn.recurrent import Recorded, innermost, named
 from ..tape import GraphError, Leaf, Node
 from ..tensor import Tensor
 from ..tree import tree_items
@@ -85,7 +85,10 @@ def gradient_norms(loss: Tensor, states: Any) -> GradientNorms:
 def by_step(who: str, states: Any) -> list[dict[str, Tensor]]:
     """The Tensors of each time step's state by name; a state that is one Tensor is called h."""
     if isinstance(states, Recorded):
-        states = {name: states.record[name] for name in named(states.state)}
+        names, states = named(innermost(states.state)), states.record
+        states = {name: states[name] for name in names} if isinstance(states, Mapping) else states
+    if _of_layers(states):
+        raise TypeError(f"{who}: layers, and directions, each have a record; give one, such as run.record[0]")
     if isinstance(states, Mapping):
         columns = {name: _unstacked(who, name, stacked) for name, stacked in states.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -101,6 +104,11 @@ def by_step(who: str, states: Any) -> list[dict[str, Tensor]]:
             if not isinstance(leaf, Tensor) or leaf.node is None:
                 raise GraphError(f"{who}: the state {name} of step {t} of the list is a constant; leave that step out")
     return steps
+
+
+def _of_layers(record: Any) -> bool:
+    """Whether there are several records, as layers and directions make tuples of them."""
+    return isinstance(record, tuple) and any(isinstance(part, Mapping) or _of_layers(part) for part in record)
 
 
 def _unstacked(who: str, name: str, stacked: Any) -> list[Tensor]:

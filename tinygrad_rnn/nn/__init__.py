@@ -14,7 +14,7 @@ from .noise import CellDropout, RecurrentDropout, VariationalDropout, Variationa
 from .normalized import LayerNormBasicLSTMCell, LayerNormGRUCell, LayerNormLSTMCell, LayerNormPerGateGRUCell
 from .recurrent import Recorded, Unrolled, unroll
 from .rnn import GRU, LSTM, RNN
-from .sequences import last, length_mask, mean, reset
+from .sequences import last, length_mask, mean, padded, reset
 from .stacks import Bidirectional, Recurrent, SequenceLayer, Stacked
 from .wrappers import Attention, Highway, Residual, ResidualRecurrence, SkipState, SkipThroughTime, Wrapper
 
@@ -83,6 +83,7 @@ __all__ = [
     "mean",
     "mse_loss",
     "nll_loss",
+    "padded",
     "parameter",
     "repeat_rows",
     "reset",

@@ -56,11 +56,7 @@ class Cell(Module):
         """``step``, with the gates by name as a third result."""
         if type(self).step is Cell.step:
             raise NotImplementedError(f"{type(self).__name__} defines neither step nor full_step")
-        return (*self.step(z, state), {} if type(self).gates is Cell.gates else self.gates(z, state))
-
-    def gates(self, z: Any, state: Any) -> Gates:
-        """The gates of one step, by name."""
-        return self.full_step(z, state)[2]
+        return (*self.step(z, state), {})
 
     def initial_state(self, z: Any) -> Any:
         """Zeros for the batch of one step's projected input z."""

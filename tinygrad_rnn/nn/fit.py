@@ -77,8 +77,10 @@ def _fits(state: Any, needed: Any, shapes: bool = True) -> bool:
     if isinstance(needed, (tuple, list)):
         same = isinstance(state, (tuple, list)) and len(state) == len(needed)
         return same and all(_fits(part, wanted, shapes) for part, wanted in zip(state, needed, strict=True))
-    if needed is None or not hasattr(state, "dtype") or state.dtype.kind != needed.dtype.kind:
-        return needed is None
+    if needed is None or not hasattr(needed, "dtype"):  # None, or a number such as a count of steps
+        return needed is None or isinstance(state, type(needed))
+    if not hasattr(state, "dtype") or state.dtype.kind != needed.dtype.kind:
+        return False
     return not shapes or tuple(state.shape) == tuple(needed.shape)
 
 

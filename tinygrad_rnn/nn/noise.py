@@ -16,6 +16,7 @@ from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .cells import Gates, WeightedCell
 from .fit import asking, check_input
+from .recurrent import innermost
 from .wrappers import Wrapper, need_weights, with_methods
 
 
@@ -44,14 +45,9 @@ class Zoneout(Wrapper):
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
         output, after, gates = self.inner_step(z, state)
-        old, new = state, after
-        while "state" in getattr(new, "_fields", ()):  # what a wrapper within has put round the cell's own
-            old, new = old[new._fields.index("state")], new.state
-        parts = tree_leaves(new)
-        pairs = [
-            (part, self._mixed(before, part, p))
-            for before, part, p in zip(tree_leaves(old), parts, self._probabilities(len(parts)), strict=True)
-        ]
+        old, new = tree_leaves(innermost(state)), tree_leaves(innermost(after))
+        ps = self._probabilities(len(new))
+        pairs = [(part, self._mixed(before, part, p)) for before, part, p in zip(old, new, ps, strict=True)]
 
         def mixed(x: Any) -> Any:
             return next((kept for part, kept in pairs if x is part), x)
@@ -178,21 +174,18 @@ class VariationalDropout(Wrapper):
         return VariationalState(inner, mask(z, self.input), mask(h, self.recurrent), mask(h, self.output))
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, VariationalState, Gates]:
-        inner, of_input, of_recurrent, of_output = state
-        if not self.training:
-            output, inner, gates = self.cell.full_step(z, inner)
-            return output, VariationalState(inner, of_input, of_recurrent, of_output), gates
+        inner, *masks = state
+        of_input, of_recurrent, of_output = masks if self.training else (None,) * 3
         cell = self.cell
         if of_recurrent is not None:
             cell = with_methods(
                 cell,
                 recur=lambda h, *rest, **how: self.cell.recur(masked(h, of_recurrent, self.recurrent), *rest, **how),
             )
-        if self.input:
+        if self.training and self.input:
             z = cell.input_projection(masked(z, of_input, self.input))
         output, inner, gates = cell.full_step(z, inner)
-        output = masked(output, of_output, self.output)
-        return output, VariationalState(inner, of_input, of_recurrent, of_output), gates
+        return masked(output, of_output, self.output), VariationalState(inner, *masks), gates
 
     def __repr__(self) -> str:
         ps = f"input={self.input}, recurrent={self.recurrent}, output={self.output}"

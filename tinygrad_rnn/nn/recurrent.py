@@ -123,7 +123,14 @@ def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, A
     if hasattr(cell, "full_step"):
         output, after, gates = cell.full_step(z, state)
         return output, after, gates
-    return (*cell.step(z, state), cell.gates(z, state) if hasattr(cell, "gates") else {})
+    return (*cell.step(z, state), {})
+
+
+def innermost(state: Any) -> Any:
+    """A cell's own state, without what the wrappers round it have put beside it."""
+    while "state" in getattr(state, "_fields", ()):
+        state = state.state
+    return state
 
 
 def named(state: Any) -> dict[str, Any]:

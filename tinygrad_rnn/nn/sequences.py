@@ -6,6 +6,7 @@ step included. ``lengths`` (B,) stand for the mask ``t < length``. Sequences are
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,26 @@ from ..tape import bare_array
 from ..tensor import Tensor
 from ..tree import tree_map
 from ..whereabouts import ShapeError
+
+
+def padded(sequences: Iterable[Any], value: float = 0, batch_first: bool = False) -> tuple[Any, np.ndarray]:
+    """Sequences of unequal length side by side, (T, B, ...), with a value behind their ends; and their lengths (B,).
+
+    sequences: arrays, Tensors or lists, each (steps, ...). Gradients go back to those that are Tensors.
+
+    Raises ValueError for no sequences.
+
+    >>> xs, lengths = padded([[1, 2, 3], [4]])
+    >>> xs.T.tolist(), lengths.tolist()
+    ([[1, 2, 3], [4, 0, 0]], [3, 1])
+    """
+    rows = [x if hasattr(x, "shape") else np.asarray(x) for x in sequences]
+    if not rows:
+        raise ValueError("padded: at least one sequence is needed")
+    lengths = np.array([len(x) for x in rows])
+    widths = [((0, int(lengths.max()) - len(x)), *((0, 0),) * (x.ndim - 1)) for x in rows]
+    filled = [ops.pad(x, widths=width, value=value) for x, width in zip(rows, widths, strict=True)]
+    return ops.stack(filled, axis=0 if batch_first else 1), lengths
 
 
 def length_mask(lengths: Any, steps: int) -> Any:
@@ -142,6 +163,7 @@ def reset(state: Any, rows: Any, initial: Any = None) -> Any:
 
     state: nested leaves (..., B, H), of a cell or of a layer; None, for a state that has not begun, stays None.
     rows: (B,), True or 1 for those that begin anew. initial: what they begin with, of the state's structure; 0 if None.
+        Masks, as ``VariationalDropout`` draws them, are never 0 all over: without ``initial`` they stay as they are.
 
     Raises ShapeError if a leaf has another number of rows.
 
@@ -157,6 +179,6 @@ def reset(state: Any, rows: Any, initial: Any = None) -> Any:
             raise ShapeError(
                 f"reset: rows of shape {tuple(rows.shape)} do not fit a state of shape {tuple(leaf.shape)}"
             )
-        return where(beside(rows, leaf)[:, None], start, leaf)
+        return leaf if leaf.dtype.kind == "b" and initial is None else where(beside(rows, leaf)[:, None], start, leaf)
 
     return tree_map(begin_anew, state) if initial is None else tree_map(begin_anew, state, initial)

@@ -195,9 +195,10 @@ class Stacked(SequenceLayer):
 
     def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
         """All layers, from the bottom up."""
-        after, seen = [], []
+        after: list[Any] = []
+        seen = []
         for layer, s in zip(self.layers, [None] * len(self.layers) if state is None else state, strict=True):
-            done = layer.run(xs if layer is self.layers[0] else self.dropout(xs), s, mask, record)
+            done = layer.run(self.dropout(xs) if after else xs, s, mask, record)
             xs = done.outputs
             after.append(done.state)
             seen.append(done.record)

@@ -105,7 +105,7 @@ class Optimizer:
             return backend.of(value).to_host(value).copy() if backend.is_array(value) else value
 
         slots = [{name: host(value) for name, value in slots.items()} for slots in self.slots]
-        return {"lr": self.lr, "settings": self.settings, "slots": slots}
+        return {"kind": type(self).__name__, "lr": self.lr, "settings": self.settings, "slots": slots}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a ``state_dict``, with its settings as in PyTorch.
@@ -124,10 +124,13 @@ class Optimizer:
     def _fitted(self, state: Mapping[str, Any]) -> list[Slots]:
         """Slots of a state, with arrays where the parameters are, if it is of this kind and their shapes fit."""
         name = type(self).__name__
-        if not {"lr", "slots"} <= state.keys() or state.get("settings", self.settings).keys() != self.settings.keys():
+        same = state.get("kind", name) == name  # older states do not tell, but for their settings
+        same = same and state.get("settings", self.settings).keys() == self.settings.keys()
+        if not same or not {"lr", "slots"} <= state.keys():
             raise KeyError(
                 f"{name}: the state holds {list(state)} and the settings {list(state.get('settings', ()))}, but "
-                f"{list(self.settings)} are needed; it belongs to an optimiser of another kind"
+                f"{list(self.settings)} are needed; it belongs to an optimiser of another kind, "
+                f"{state.get('kind', 'which it does not tell')}"
             )
         slots = state["slots"]
         if len(slots) != len(self.slots):

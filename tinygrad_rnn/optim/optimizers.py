@@ -25,7 +25,6 @@ def _fade(slots: Slots, name: str, share: float, more: Array) -> Array:
     slot = _remember(slots, name, more)
     slot *= share
     slot += more
-    slots[name] = slot
     return slot
 
 
@@ -85,7 +84,6 @@ class Adagrad(Optimizer):
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         s = _remember(slots, "square", p)
         s += g * g
-        slots["square"] = s
         return p - self.lr * g / (s**0.5 + self.eps)
 
 

@@ -65,7 +65,7 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """The place that the schedule has come to, and the present rates; the settings are the constructor's."""
-        return {"lrs": self.lrs, **{name: getattr(self, name) for name in self.counters}}
+        return {"kind": type(self).__name__, "lrs": self.lrs, **{name: getattr(self, name) for name in self.counters}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a ``state_dict``; raises, and changes nothing, if it is of a schedule of another kind."""
@@ -76,10 +76,10 @@ class Schedule:
 
     def _check(self, state: Mapping[str, Any]) -> None:
         own = self.state_dict()
-        if state.keys() != own.keys():
+        if {"kind": own["kind"], **state}.keys() != own.keys() or state.get("kind", own["kind"]) != own["kind"]:
             raise KeyError(
                 f"{type(self).__name__}: the state holds {list(state)}, but {list(own)} are needed; it belongs to a "
-                "schedule of another kind"
+                f"schedule of another kind, {state.get('kind', 'which it does not tell')}"
             )
         if len(state["lrs"]) != len(self.lrs):
             self.refuse(f"the state is of {len(state['lrs'])} groups, not of {len(self.lrs)}")
