@@ -66,9 +66,9 @@ SAMPLES: dict[str, list[Sample]] = {
     "round": [*one(distinct), S(distinct(3, 4), decimals=1), S(distinct(4), decimals=-1), S(integers(90, 4))],
     "divide": two(normal, positive),
     "power": exponents(),
-    "hold": [
-        *one(distinct, low=-0.6, high=0.6),
-        *(S(distinct(3, 4), **bounds) for bounds in ({"low": 0.0}, {"high": 0.0}, {"low": -9, "high": 9})),
+    "clip": [
+        *one(distinct, min=-0.6, max=0.6),
+        *(S(distinct(3, 4), **bounds) for bounds in ({"min": 0.0}, {"max": 0.0}, {"min": -9, "max": 9})),
     ],
     "where": choices(),
     "cast": [*one(dtype=np.float64), S(distinct(3, 4), dtype=np.int64)],
@@ -281,7 +281,6 @@ COMPOSITES: dict[str, list[Sample]] = {
         *(S([normal(2, 3), normal(1, 3)]), S((normal(2, 3), normal(2, 1), normal(2, 0)), axis=-1)),
         *(S([normal(3)]), S([normal(0, 2), normal(2, 2).T])),
     ],
-    "clip": [S(distinct(3, 4), **bounds) for bounds in ({"min": -0.6}, {"max": 0.6}, {"low": -0.6, "max": 0.6})],
     "std": [of((3, 4)), of((3, 4), axis=0), of((2, 3, 4), axis=(0, -1), keepdims=True, ddof=1)],
     "outer": [of((3,), (4,)), of((0,), (2,)), S(normal(6)[::-2], normal(3))],
     "flatten": [of((2, 3, 4), **dims) for dims in ({}, {"start_dim": 1}, {"end_dim": -2})] + [of(()), of((0, 3))],

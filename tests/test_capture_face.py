@@ -288,7 +288,7 @@ def _count(loss: Any) -> None:
         (lambda loss: print("big") if loss > 1 else None, "reads an array's numbers"),
         (lambda loss: float(loss), "reads an array's numbers"),
         (lambda loss: np.sort(loss.data), "an array"),
-        (lambda loss: tg.backend.host_generator().random(), "drew random numbers"),
+        (lambda loss: tg.backend.host.generator.random(), "drew random numbers"),
         (lambda loss: random.random(), "drew random numbers"),
         (lambda loss: np.random.rand(), "drew random numbers"),
         (lambda loss: OWN.random(), "drew random numbers"),

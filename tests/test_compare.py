@@ -56,7 +56,7 @@ class Trained:
         arrays = [t.array for t in tensors] + [p.grad.array for p in self.model.parameters()]
         ids = [*map(id, (*tensors, *arrays, *(t.node for t in tensors), *self.optimizer.slots, *slots))]
         numbers = [np.array(x).tolist() for x in (*arrays, *slots)]
-        return [ids, numbers, self.model.calls, list(vars(self.model)), tg.backend.random_state()]
+        return [ids, numbers, self.model.calls, list(vars(self.model)), tg.backend.host.random_state()]
 
 
 def test_a_training_step_agrees_and_leaves_nothing_behind(strict_device: str) -> None:

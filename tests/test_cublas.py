@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from tinygrad_rnn.backend import Backend
 from tinygrad_rnn.cublas import Cublas, CublasError
-from tinygrad_rnn.device import CupyBackend
+from tinygrad_rnn.cupy_backend import CupyBackend
 
 NAN = float("nan")
 

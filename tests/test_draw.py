@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from tinygrad_rnn import GraphError, Tensor, bptt, nn, tape
 from tinygrad_rnn.draw.layout import BOX_HEIGHT, DETAIL_WIDTH, Box, Layout, left_edge
-from tinygrad_rnn.draw.sketch import Item, Sketch, sketch
-from tinygrad_rnn.graph import edges_of, nodes_of
+from tinygrad_rnn.draw.sketch import Item, Sketch, nodes_of, sketch
+from tinygrad_rnn.graph import edges_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -18,8 +18,8 @@ ROOT = Path(tg.__file__).parent
 # From the ground up. On one floor, files of the same folder may import each other; other neighbours may not.
 FLOORS = [
     ["cublas", "tree", "extras", "formula", "surroundings", "hints"],
-    ["seams"],
-    ["device"],
+    ["numpy_backend"],
+    ["cupy_backend"],
     ["backend"],
     ["tape"],
     ["writes"],

@@ -16,7 +16,7 @@ from launched import launches
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn
-from tinygrad_rnn.device import _VARIANTS
+from tinygrad_rnn.cupy_backend import _VARIANTS
 from tinygrad_rnn.formula import Formula, Text, functions, write
 from tinygrad_rnn.op import registry
 from tinygrad_rnn.surroundings import is_settled

@@ -186,7 +186,7 @@ def test_expressions_of_ops_compile(compiled: None, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(registry, "leaky", leaky.op)
 
     def step(x: Any) -> Any:
-        held = tg.clip(x, -0.5, 0.5) + tg.clip(x, low=0.0)
+        held = tg.clip(x, -0.5, 0.5) + tg.clip(x, min=0.0)
         chosen = tg.where(held > 0.25, np.inf, leaky(held, slope=0.1)) * tg.where(held < 0, np.nan, 1.0)
         return chosen, (held * 4).astype("int64"), (held > 0).astype("float64") + x
 

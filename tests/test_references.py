@@ -26,8 +26,7 @@ SAME_NAME = (
 # What computes the same in NumPy, as a function of the same arguments.
 NUMPY: dict[str, Callable[..., Any]] = {
     **{name: getattr(np, name) for name in SAME_NAME.split()},
-    "clip": lambda x, low=None, min=None, max=None: np.clip(x, low if min is None else min, max),
-    "hold": lambda x, low=None, high=None: np.clip(x, low, high),
+    "clip": lambda x, min=None, max=None: np.clip(x, min, max),
     "cumsum": lambda x, axis=-1: np.cumsum(x, axis=axis),
     "flatten": lambda x, start_dim=0, end_dim=-1: x.reshape(*x.shape[:start_dim], -1, *x.shape[end_dim:][1:]),
     "getitem": lambda x, key: x[key],

@@ -219,15 +219,11 @@ def test_what_is_no_number() -> None:
 
 
 @pytest.mark.parametrize("kind", [tg.tensor, np.array])
-def test_the_bounds_of_clip_have_two_names(kind: Any) -> None:
+def test_the_bounds_of_clip_have_names(kind: Any) -> None:
     x = kind([-2.0, 0.5, 2.0])
-    for bounds in ({"low": 0, "high": 1}, {"min": 0, "max": 1}, {"low": 0, "max": 1}):
-        assert tg.clip(x, **bounds).tolist() == tg.clip(x, 0, 1).tolist() == [0, 0.5, 1]
+    assert tg.clip(x, min=0, max=1).tolist() == tg.clip(x, 0, 1).tolist() == [0, 0.5, 1]
     assert (tg.clip(x, min=0).tolist(), x.clip(max=0).tolist()) == ([0, 0.5, 2], [-2, 0, 0])
     assert np.clip(x, 0, 1).tolist() == [0, 0.5, 1]
-    for twice in ({"low": 0, "min": 0}, {"high": 1, "max": 2}):
-        with pytest.raises(TypeError, match="clip: low and min are one bound, and so are high and max"):
-            tg.clip(x, **twice)
 
 
 def test_a_method_takes_what_its_function_takes() -> None:
@@ -400,10 +396,10 @@ def test_a_list_of_tensors_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("ask", "match"),
     [
-        (lambda: tg.ones(2).permute, "a Tensor has no attribute 'permute'; here that is transpose"),
+        (lambda: tg.ones(2).permute, "a Tensor has no attribute 'permute'; instead: transpose"),
         (lambda: tg.ones(2).nonsense, "'Tensor' object has no attribute 'nonsense'$"),
-        (lambda: tg.cat, "here that is concatenate"),
-        (lambda: tg.nn.ReLU, "here that is tg.relu"),
+        (lambda: tg.cat, "instead: concatenate"),
+        (lambda: tg.nn.ReLU, "instead: tg.relu"),
         (lambda: tg.nn.Linear(2, 2).register_buffer, "a module has no attribute.*an attribute that holds a Tensor"),
         (lambda: tg.nn.SequenceLayer().input_size, "defines no input_size"),
     ],

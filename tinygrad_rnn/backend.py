@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .device import CupyBackend
+from .cupy_backend import CupyBackend
 from .formula import Formula, functions
-from .seams import Array, Backend
+from .numpy_backend import Array, Backend
 
 DTypeLike = Any
 
@@ -40,7 +40,7 @@ def register(backend: Backend) -> Backend:
     return backend
 
 
-_numpy = Backend.host = register(Backend())
+host = Backend.host = register(Backend())  # its generator draws parameters, so that CPU and GPU start equal
 
 
 @functools.cache
@@ -104,7 +104,7 @@ def is_array(value: object) -> bool:
 
 def of(array: Array) -> Backend:
     """The backend that an array belongs to; Python and NumPy scalars belong to NumPy."""
-    return _by_type.get(type(array), _numpy)
+    return _by_type.get(type(array), host)
 
 
 def namespace(values: Any) -> Any:
@@ -166,22 +166,6 @@ def manual_seed(seed: int) -> None:
         backend.seed(seed)
 
 
-def random_state() -> dict[str, Any]:
-    """The state of the host's generator, as a dictionary of plain values that ``set_random_state`` takes back."""
-    return dict(_numpy.random_state())
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Continue the host's generator from where ``random_state`` was read."""
-    _numpy.set_random_state(state)
-
-
-def host_generator() -> np.random.Generator:
-    """NumPy's generator: parameters are drawn from it on every backend, so that CPU and GPU start equal."""
-    generator: np.random.Generator = _numpy.generator
-    return generator
-
-
 _SHORT = {"float": "f", "int": "i", "uint": "u", "complex": "c"}
 
 
@@ -225,14 +209,14 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
         source.reading(data)
         if source.name == target.name and _is_real(data):
             return source.xp.array(data, dtype=dtype)  # a copy: no tensor shares memory with its creator's array
-        host = source.to_host(data)
+        raw = source.to_host(data)
     else:
         try:
-            host = np.array(data)
+            raw = np.array(data)
         except ValueError as error:
             raise TypeError(f"tensor: the nested lists do not form an array ({error})") from None
-        if dtype is None and host.dtype == np.float64 and not _has_own_dtype(data):
+        if dtype is None and raw.dtype == np.float64 and not _has_own_dtype(data):
             dtype = np.float32
-    if not _is_real(host):
-        raise TypeError(f"tensor: real numbers or booleans are needed, not {type(data).__name__} of dtype {host.dtype}")
-    return target.from_host(host.astype(dtype if dtype is not None else host.dtype))
+    if not _is_real(raw):
+        raise TypeError(f"tensor: real numbers or booleans are needed, not {type(data).__name__} of dtype {raw.dtype}")
+    return target.from_host(raw.astype(dtype if dtype is not None else raw.dtype))

@@ -12,8 +12,7 @@ import numpy as np
 
 from . import backend
 from .backend import Array, is_finite
-from .create import zeros_like
-from .grad import grad
+from .grad import pull_back
 from .op import Op
 from .tape import GraphError, enable_grad, no_grad
 from .tensor import Tensor, tensor
@@ -98,14 +97,9 @@ def _pull(run: Callable[..., Any], leaves: list[Any], position: int, vs: list[Te
     """The gradient for one of the leaves; zeros if no output depends on it."""
     if not leaves[position].requires_grad:
         leaves[position] = tensor(leaves[position], requires_grad=True)
-    x = leaves[position]
     with enable_grad():
-        pairs = [(y, v) for y, v in zip(run(leaves), vs, strict=True) if y.requires_grad]
-        if not pairs:
-            return zeros_like(x)
-        ys, gs = zip(*pairs, strict=True)
-        g = grad(ys, x, gs, create_graph=record, allow_unused=True)
-    return zeros_like(x) if g is None else g
+        (g,) = pull_back(run(leaves), [leaves[position]], vs, record)
+    return g
 
 
 class _Report:

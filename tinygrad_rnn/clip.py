@@ -141,7 +141,7 @@ def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str
     """
 
     def held(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        clipped = [clip(g, low=-max_value, high=max_value) for g in gradients]
+        clipped = [clip(g, -max_value, max_value) for g in gradients]
         return clipped, [x.detach() for x in (*gradients, *clipped)]
 
     def measure(before: Tensor, *tensors: Tensor) -> tuple[list[float], list[float] | None]:
@@ -164,7 +164,7 @@ def clip_message(xp: Any, x: Array, *, bound: float) -> Array:
     return x
 
 
-clip_message.vjp(x=lambda g, bound: clip(g, low=-bound, high=bound))
+clip_message.vjp(x=lambda g, bound: clip(g, -bound, bound))
 
 
 @op

@@ -232,7 +232,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
 @contextmanager
 def _same_random_numbers(home: Any, generators: list[Any]) -> Iterator[None]:
     """Let a backend draw what the host would draw, and put all generators back."""
-    host = backend.get("numpy")
+    host = backend.host
     rewinders = list(map(_rewinder, generators))
     state = host.random_state()
     own = vars(home).copy()

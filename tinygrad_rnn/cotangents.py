@@ -10,10 +10,10 @@ from .op import BoundRule
 from .ops.shape import unbroadcast
 from .tape import Leaf, Node
 
-# Uses wait until they hold 4 times the elements of their sum, and 2^16 at least: then to combine them costs far more
-# than to add the result to a sum, and what waits for a weight does not grow with the number of time steps.
+# A pile is merged when its arrays hold 4 times as many elements as the target, and 2^16 at least. By then the merge
+# costs far more than adding its result to the sum; and memory stays bounded, however many time steps there are.
 _TIMES, _LEAST = 4, 2**16
-_BORDER = 8  # of a large weight, an eighth of that is enough where a segment of checkpointing ends
+_BORDER = 8  # at the end of a checkpointed segment, large weights merge piles of an eighth of that
 
 
 class Pile(NamedTuple):
@@ -35,7 +35,7 @@ class Cotangents:
         self._in_place = in_place  # whether sums may be, which they may not if the walk is recorded
         self._sums: dict[int, Any] = {}
         self._own: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
-        self._piles: dict[int, dict[object, Pile]] = {}  # by id, and by what tells merges apart
+        self._piles: dict[int, dict[Any, Pile]] = {}  # by id, and by rule: plans may differ
 
     def add(self, target: Node | Leaf, contribution: Any) -> None:
         """Add a contribution, which may have been broadcast, to what has arrived at a target."""
@@ -59,10 +59,10 @@ class Cotangents:
         piles = self._piles.get(target.id)
         if piles is None:
             piles = self._piles[target.id] = {}
-        pile = piles.get(rule.key)
+        pile = piles.get(rule.function)
         if pile is None:
             held = sum(getattr(value, "size", 0) for value in use)
-            pile = piles[rule.key] = Pile(rule, [], max(_TIMES * prod(target.shape), _LEAST) // max(1, held))
+            pile = piles[rule.function] = Pile(rule, [], max(_TIMES * prod(target.shape), _LEAST) // max(1, held))
         _, uses, room = pile
         uses.append(use)
         if len(uses) >= room:
@@ -81,7 +81,7 @@ class Cotangents:
         return target.id in self._own
 
     def at_border(self, waiting: Mapping[int, Node | Leaf]) -> None:
-        """Combine what waits for large arrays, where the arrays of a segment are about to be made again."""
+        """Merge the piles of large weights before a checkpointed segment is recomputed, which needs the memory."""
         for id, piles in self._piles.items():
             for pile in piles.values():
                 if _BORDER * len(pile.uses) >= pile.room and prod(waiting[id].shape) > _LEAST:

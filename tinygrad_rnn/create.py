@@ -7,15 +7,23 @@ from typing import Any
 import numpy as np
 
 from . import backend as backends
-from .backend import DTypeLike
+from .backend import Array, DTypeLike
 from .operators import one_tuple
 from .tape import bare_array
-from .tensor import Tensor, as_tensor, tensor
+from .tensor import Tensor, as_tensor
 
 
 def _placed(numbers: np.ndarray, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
-    """Numbers of the host, in float32 and on the default backend unless told otherwise."""
-    return tensor(numbers, np.float32 if dtype is None else dtype, backend or backends.default().name, requires_grad)
+    """Fresh numbers of the host, in float32 and on the default backend unless told otherwise."""
+    home = backends.get(backend) if backend else backends.default()
+    return _made(home.from_host(numbers.astype(np.float32 if dtype is None else dtype, copy=False)), requires_grad)
+
+
+def _made(array: Array, requires_grad: bool) -> Tensor:
+    """A Tensor of an array that nobody else has."""
+    made = Tensor.wrap(array)
+    made.requires_grad = requires_grad
+    return made
 
 
 def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -53,7 +61,7 @@ def ones_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> T
 def full_like(x: Any, fill_value: float, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
     """One value everywhere, with x's shape and backend, and its dtype unless told otherwise."""
     array = as_tensor(x).array
-    return tensor(backends.of(array).xp.full_like(array, fill_value, dtype=dtype), requires_grad=requires_grad)
+    return _made(backends.of(array).xp.full_like(array, fill_value, dtype=dtype), requires_grad)
 
 
 def zeros_beside(x: Any, shape: tuple[int, ...]) -> Tensor:
@@ -116,7 +124,5 @@ def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requi
 
 
 def _drawn(method: str, shape: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
-    home = backends.get(backend or backends.default().name)
-    made = Tensor.wrap(home.numbers(method, shape, np.dtype(np.float32 if dtype is None else dtype)))
-    made.requires_grad = requires_grad
-    return made
+    home = backends.get(backend) if backend else backends.default()
+    return _made(home.numbers(method, shape, np.dtype(np.float32 if dtype is None else dtype)), requires_grad)

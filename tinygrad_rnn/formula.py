@@ -251,9 +251,9 @@ class _Functions:
         return text.note(f"where({', '.join(operands)})", kinds[1])
 
     @staticmethod
-    def clip(x: Formula, low: Any, high: Any, out: None = None) -> Any:
-        above = x if low is None else np.maximum(x, low)
-        return above if high is None else np.minimum(above, high)
+    def clip(x: Formula, min: Any, max: Any, out: None = None) -> Any:
+        above = x if min is None else np.maximum(x, min)
+        return above if max is None else np.minimum(above, max)
 
 
 functions = _Functions()

@@ -87,7 +87,7 @@ def _one_for_each(given: Any) -> list[Any]:
 def _fresh(xs: Sequence[Any]) -> tuple[list[Tensor], bool]:
     """Tensors with the values of xs and nodes of their own, so that what was given is left alone; whether to record.
 
-    A derivative is recorded if it is taken of tensors that require a gradient: then f may use derivatives itself.
+    The derivative is recorded itself if some x requires a gradient, so derivatives nest: f may take some of its own.
     """
     tracked = [is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad for x in xs]
     fresh = [astype(x, dtype=x.dtype) if t else tensor(x, requires_grad=True) for x, t in zip(xs, tracked, strict=True)]
@@ -101,6 +101,18 @@ def _evaluate(f: Callable[..., Any], xs: Sequence[Tensor]) -> Tensor:
     return y
 
 
+def pull_back(
+    ys: Sequence[Tensor], xs: Sequence[Tensor], cotangents: Sequence[Any], record: bool, retain: bool | None = None
+) -> tuple[Tensor, ...]:
+    """What the cotangents of ys send back to each of xs: zeros to those on which no y depends."""
+    pairs = [(y, v) for y, v in zip(ys, cotangents, strict=True) if y.requires_grad]
+    if not pairs:
+        return tuple(map(zeros_like, xs))
+    ys, vs = zip(*pairs, strict=True)
+    found = grad(ys, xs, vs, create_graph=record, retain_graph=retain, allow_unused=True)
+    return tuple(zeros_like(x) if g is None else g for x, g in zip(xs, found, strict=True))
+
+
 def vjp(f: Callable[..., Tensor], *xs: Any) -> tuple[Tensor, Callable[[Any], tuple[Tensor, ...]]]:
     """The value f(*xs), and the function from a cotangent v to v^T J, with one part for each x.
 
@@ -111,14 +123,7 @@ def vjp(f: Callable[..., Tensor], *xs: Any) -> tuple[Tensor, Callable[[Any], tup
     fresh, record = _fresh(xs)
     with enable_grad():
         y = _evaluate(f, fresh)
-
-    def pull(cotangent: Any) -> tuple[Tensor, ...]:
-        if y.node is None:
-            return tuple(map(zeros_like, fresh))
-        parts = grad(y, fresh, [cotangent], create_graph=record, retain_graph=True, allow_unused=True)
-        return tuple(zeros_like(x) if g is None else g for x, g in zip(fresh, parts, strict=True))
-
-    return y if record else y.detach(), pull
+    return y if record else y.detach(), lambda cotangent: pull_back([y], fresh, [cotangent], record, retain=True)
 
 
 def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tensor]:
@@ -134,15 +139,9 @@ def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tenso
     directions = _directions("jvp", fresh, tangents if several else [tangents])
     with enable_grad():
         y = _evaluate(f, fresh)
-        value, slope = y if record else y.detach(), None
-        if y.node is not None:
-            v = zeros_like(y, requires_grad=True)
-            parts = grad(y, fresh, [v], create_graph=True, allow_unused=True)
-            pairs = [(g, t) for g, t in zip(parts, directions, strict=True) if g is not None and g.node is not None]
-            if pairs:
-                gs, ts = zip(*pairs, strict=True)
-                slope = grad(gs, v, ts, create_graph=record, allow_unused=True)
-    return value, zeros_like(y) if slope is None else slope
+        v = zeros_like(y, requires_grad=y.requires_grad)
+        (slope,) = pull_back(pull_back([y], fresh, [v], record=True), [v], directions, record)
+    return y if record else y.detach(), slope
 
 
 def _directions(caller: str, xs: Sequence[Tensor], vectors: Any) -> list[Tensor]:
@@ -167,16 +166,9 @@ def hvp(f: Callable[..., Tensor], x: Any, v: Any) -> Any:
     several = isinstance(x, (list, tuple))
     fresh, record = _fresh(x if several else [x])
     directions = _directions("hvp", fresh, v if several else [v])
-    parts: Sequence[Any] = [None] * len(fresh)
     with enable_grad():
-        y = _evaluate(f, fresh)
-        if y.node is not None:
-            gs = grad(y, fresh, create_graph=True, allow_unused=True)
-            pairs = [(g, d) for g, d in zip(gs, directions, strict=True) if g is not None and g.node is not None]
-            if pairs:
-                gs, ds = zip(*pairs, strict=True)
-                parts = grad(gs, fresh, ds, create_graph=record, allow_unused=True)
-    found = tuple(zeros_like(x) if h is None else h for x, h in zip(fresh, parts, strict=True))
+        gradients = pull_back([_evaluate(f, fresh)], fresh, [None], record=True)
+        found = pull_back(gradients, fresh, directions, record)
     return found if several else found[0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .tape import GraphError, Leaf, Node, Taped, step_of
+from .tape import Leaf, Node, Taped, step_of
 
 
 class Edge(NamedTuple):
@@ -52,21 +52,6 @@ def check_tensor(who: str, output: Taped) -> None:
     """Raise TypeError for anything but a Tensor."""
     if not isinstance(output, Taped):
         raise TypeError(f"{who}: a Tensor with its history is needed, such as a loss, not a {type(output).__name__}")
-
-
-def nodes_of(output: Taped, who: str = "draw") -> list[Node | Leaf]:
-    """All nodes that lead to a tensor, oldest first; GraphError if there is none, or if backward has freed them."""
-    check_tensor(who, output)
-    if output.node is None:
-        raise GraphError(f"{who}: {output!r} has no history; no input of it requires a gradient, or it was detached")
-    nodes = reachable([output.node])
-    for node in nodes:
-        if isinstance(node, Node) and not node and not hasattr(node, "again"):
-            raise GraphError(
-                f"{who}: the graph behind {node.origin} was freed by backward; {who} before it, or call "
-                "backward(retain_graph=True)"
-            )
-    return nodes
 
 
 class Stretch(NamedTuple):

@@ -141,6 +141,6 @@ def missing(name: str, called: str, cure: str | None) -> AttributeError:
     """The error for a name that is not there.
 
     >>> print(missing("cat", "tinygrad_rnn", TENSORS["cat"]))
-    tinygrad_rnn has no attribute 'cat'; here that is concatenate
+    tinygrad_rnn has no attribute 'cat'; instead: concatenate
     """
-    return AttributeError(f"{called} has no attribute {name!r}" + (f"; here that is {cure}" if cure else ""), name=name)
+    return AttributeError(f"{called} has no attribute {name!r}" + (f"; instead: {cure}" if cure else ""), name=name)

@@ -38,12 +38,11 @@ Rule = Callable[..., Any]
 class BoundRule:
     """How one input gets its gradient: the rule, the merge if there is one, and where their arguments are in a node."""
 
-    __slots__ = ("function", "input", "key", "merge", "op", "pick")
+    __slots__ = ("function", "input", "merge", "op", "pick")
 
     def __init__(self, op: Op, name: str, names: list[str]) -> None:
         self.op = op
         self.input = name
-        self.key = op.merge_keys.setdefault(name, object())  # uses through different plans are merged together
         self.function: Rule = op.rules[name]  # type: ignore[assignment]
         self.pick = _picker([names.index(parameter) for parameter in parameters_of(self.function)])
         self.merge = op.merges.get(name)
@@ -100,7 +99,7 @@ class Plan:
         return tuple([own(x) if bare & self.saves & 1 << i else x for i, x in enumerate(arrays)])
 
     def every(self, node: Node) -> list[tuple[int, BoundRule]]:
-        """Of an op of ``*xs``: its one rule, for each of the inputs that need a gradient."""
+        """For an op of ``*xs``: the place of each input that needs a gradient, and the one rule for them all."""
         ((_, rule),) = self.rules
         return [(i, rule) for i in range(self.base, len(node)) if node[i] is not None]
 
@@ -154,9 +153,8 @@ class Op:
         self.known = ["g", "k", *self.inputs, "y", *self.parents, *shapes, *self.attributes]
         self.rules: dict[str, Rule | None] = {}
         self.merges: dict[str, Rule] = {}
-        self.merge_keys: dict[str, object] = {}  # what tells the merges of one input from all others
         self.explain: Callable[..., str | None] | None = None
-        self.waits = False  # whether the host waits for what the kernel is given, to decide something
+        self.waits = False  # whether the kernel may make the host wait for a device, which no CUDA graph can hold
         self.overwrites = False  # whether ``out`` may be the memory of the first input
         self.plans: dict[int, Plan] = {}
         self.function: Any = dispatcher(self)
@@ -212,7 +210,7 @@ class Op:
         if taped:
             told = f"{taped[0]} is a Tensor, but no gradient goes there; give its number or its array, {taped[0]}.data"
         if self.explain and all(hasattr(a, "dtype") for _, a in inputs):
-            told = self.explain(*arrays, **attributes)
+            told = self.explain(*arrays, **attributes) or told
         if told is None:
             given = [f"{name} {signature(a) if hasattr(a, 'dtype') else repr(a)}" for name, a in inputs]
             told = f"{_listed(given if len(given) < 8 else [*given[:3], '...', given[-1]])}: {error}"

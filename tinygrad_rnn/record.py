@@ -62,6 +62,7 @@ from . import backend, tape
 from .backend import Array, is_finite, signature
 from .backward import walk
 from .op import BoundRule, Op
+from .ops.shape import broadcasts
 from .tape import Leaf, Node, Taped, bare_array
 from .whereabouts import whereabouts
 
@@ -233,18 +234,14 @@ def _first(made: Array, values: list[tuple[str, Any]]) -> str:
         return ""
     finite = backend.of(made).xp.isfinite(made)
     at = tuple(int(i) for i in np.unravel_index(int(finite.argmin()), made.shape))
-    there = [f"{name} = {float(x[_within(at, x.shape)]):.6g}" for name, x in values if _fits(x, made)]
+    there = [
+        f"{name} = {float(x[_within(at, x.shape)]):.6g}"
+        for name, x in values
+        if hasattr(x, "shape") and broadcasts(x.shape, made.shape)
+    ]
     row = finite[at[:-1]]
     told = f"; first at {list(at)}, with {int(row.sum())} of the {row.size} in its row finite"
     return told + (f", where {', '.join(there)}" if there else "")
-
-
-def _fits(x: Any, made: Array) -> bool:
-    """Whether an input broadcasts to a result's shape, so that it has an element for each of the result's."""
-    shape = getattr(x, "shape", None)
-    if shape is None or len(shape) > made.ndim:
-        return False
-    return all(n in (1, m) for n, m in zip(reversed(shape), reversed(made.shape), strict=False))
 
 
 def _within(at: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

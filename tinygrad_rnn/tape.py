@@ -37,7 +37,7 @@ _MARKS_KEPT = 1 << 20  # time steps that are remembered per thread (16 MB); olde
 
 
 class GraphError(RuntimeError):
-    """A graph was asked for something that it no longer holds."""
+    """A derivative is not to be had: there is no graph, or it was freed or written over, or a rule of it failed."""
 
 
 class CaptureError(RuntimeError):
@@ -183,7 +183,7 @@ def present_step() -> int | None:
 
 
 def said(step: int | None) -> str:
-    """A time step as messages say it, ``, time step 3``; "" for None."""
+    """The words for a time step at the end of a message, ``, time step 3``; "" for None."""
     return "" if step is None else f", time step {step}"
 
 

@@ -25,7 +25,8 @@ def _in_place(operator: Any) -> Any:
     def change(self: Tensor, other: Any) -> Any:
         if is_grad_enabled() or not isinstance(self.node, Leaf):
             return NotImplemented
-        self.data = operator(self, other).astype(self.dtype)
+        updated = operator(self, other)
+        self.data = updated if updated.dtype == self.dtype else updated.astype(self.dtype)
         return self
 
     return change
@@ -263,7 +264,7 @@ def seed(output: Tensor, gradient: Any, record: bool) -> Any:
             raise GraphError(
                 f"backward: {output!r} is not a scalar; sum it up, or give a gradient of shape {output.shape}"
             )
-        gradient = filled_like(output.array, 1)
+        gradient = Tensor.wrap(filled_like(output.array, 1))
     if not isinstance(gradient, Tensor):
         gradient = tensor(gradient, dtype=output.dtype, backend=output.backend)
     if gradient.shape != output.shape or gradient.backend != output.backend:

@@ -175,7 +175,7 @@ class Training:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": backend.random_state(),
+            "random": backend.host.random_state(),
             "state": tree_map(lambda x: x.numpy(), self.state),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "losses": np.array(self.losses, dtype=np.float64),
@@ -190,7 +190,7 @@ class Training:
             )
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        backend.set_random_state(saved["random"])
+        backend.host.set_random_state(saved["random"])
         place = self.optimizer.parameters[0].backend
         self.state = tree_map(lambda x: tensor(x, backend=place), saved["state"])
         for name in _COUNTERS:

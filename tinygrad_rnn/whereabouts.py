@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from os.path import basename
 from types import FrameType
 
 from . import tape
 
 
 class ShapeError(ValueError):
-    """Arrays whose shapes do not go together."""
+    """Arrays whose shapes do not go together, or whatever else makes a kernel raise ValueError."""
 
 
 def misfit(message: str) -> ShapeError:
@@ -18,8 +19,7 @@ def misfit(message: str) -> ShapeError:
     return ShapeError(message + whereabouts())
 
 
-_ENGINE_FILES = "whereabouts op operators ops tensor tape dispatch backward grad record compare replay"
-_ENGINE = {f"{__package__}.{name}" for name in _ENGINE_FILES.split()}
+_ENGINE = {__package__, f"{__package__}.ops", f"{__package__}.replay"}  # what lies in these folders, and no deeper
 
 
 def whereabouts() -> str:
@@ -35,7 +35,7 @@ def lines_outside() -> list[str]:
     while frame is not None:
         engine, ours = _belongs_to(frame.f_globals.get("__name__", ""))
         if not engine and (not lines or not ours):
-            lines.append(f"{frame.f_code.co_filename.replace(chr(92), '/').rpartition('/')[2]}:{frame.f_lineno}")
+            lines.append(f"{basename(frame.f_code.co_filename)}:{frame.f_lineno}")
             if not ours:
                 break
         frame = frame.f_back
@@ -45,5 +45,5 @@ def lines_outside() -> list[str]:
 @cache
 def _belongs_to(module: str) -> tuple[bool, bool]:
     """Whether a module is one of the engine's, and whether one of this package's."""
-    engine = module.rpartition(".")[0] in _ENGINE or module in _ENGINE or module == "contextlib"
+    engine = module.rpartition(".")[0] in _ENGINE or module == "contextlib"
     return engine, module.split(".")[0] == __package__

@@ -68,19 +68,24 @@ _copies: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
 
 def overwritten() -> Callable[[Array, int], bool]:
     """A function that says whether the memory of an array was changed in place after a moment, and before this call."""
-    writes, lent = list(_writes), list(_lent)
+    noted = [*((ref, when, None) for ref, when in _writes), *_lent]
+
+    @functools.cache
+    def by_owner() -> dict[int, list[int]]:  # which may concern an array, by its id, which others may have later
+        found: dict[int, list[int]] = {}
+        for k, (ref, *_) in enumerate(noted):
+            found.setdefault(id(owner_of(ref())), []).append(k)
+        return found
 
     @functools.cache
     def differs(k: int) -> bool:  # each array is looked at once
-        ref, _, held = lent[k]
-        array = ref()
-        return array is not None and bool(backend.of(array).checksum(array) != held)
+        ref, _, held = noted[k]
+        return held is None or bool(backend.of(array := ref()).checksum(array) != held)
 
     def written_since(array: Array, moment: int) -> bool:
         owner = owner_of(array)
-        return any(when > moment and ref() is owner for ref, when in writes) or any(
-            when > moment and owner_of(ref()) is owner and differs(k) for k, (ref, when, _) in enumerate(lent)
-        )
+        about = [(k, *noted[k]) for k in by_owner().get(id(owner), ())]
+        return any(when > moment and owner_of(ref()) is owner and differs(k) for k, ref, when, _ in about)
 
     return written_since
 

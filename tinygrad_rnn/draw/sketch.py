@@ -10,9 +10,9 @@ from typing import Any
 from .. import backend
 from ..backend import signature
 from ..backward import walk
-from ..graph import Edge, edges_of, nodes_of, stretches
+from ..graph import Edge, check_tensor, edges_of, reachable, stretches
 from ..ops.shape import unbroadcast
-from ..tape import Leaf, Node
+from ..tape import GraphError, Leaf, Node
 from ..tensor import Tensor, seed
 
 
@@ -61,6 +61,21 @@ class Sketch:
     def items(self) -> list[Item]:
         """Every box."""
         return self.leaves + [item for band in self.bands for item in band.items]
+
+
+def nodes_of(output: Tensor) -> list[Node | Leaf]:
+    """All nodes that lead to a tensor, oldest first; GraphError if there is none, or if backward has freed them."""
+    check_tensor("draw", output)
+    if output.node is None:
+        raise GraphError(f"draw: {output!r} has no history; no input of it requires a gradient, or it was detached")
+    nodes = reachable([output.node])
+    for node in nodes:
+        if isinstance(node, Node) and not node and not hasattr(node, "again"):
+            raise GraphError(
+                f"draw: the graph behind {node.origin} was freed by backward; draw before it, or call "
+                "backward(retain_graph=True)"
+            )
+    return nodes
 
 
 def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients: bool) -> Sketch:

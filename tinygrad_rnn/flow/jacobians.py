@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..grad import grad
+from ..grad import pull_back
 from ..nn.fit import begin
 from ..nn.recurrent import check_features
 from ..nn.sequences import time_major
@@ -189,18 +189,9 @@ def step_jacobians(who: str, cell: Any, xs: Any, state: Any = None) -> Iterator[
         with enable_grad():
             _, after = cell.step(z, copies)
         ends = [leaf for leaf in tree_leaves(after) if leaf.dtype.kind == "f"]
-        linked = [(end, g) for end, g in zip(ends, cotangents, strict=True) if end.requires_grad]
-        found: Any = [None] * len(before)
-        if linked:
-            outputs, given = zip(*linked, strict=True)
-            found = grad(outputs, before, given, allow_unused=True)
-        yield np.concatenate(
-            [
-                np.zeros((rows, n, size)) if g is None else g.numpy().reshape(rows, n, size)
-                for g, size in zip(found, sizes, strict=True)
-            ],
-            axis=2,
-        ).astype(np.float64)
+        found = pull_back(ends, before, cotangents, record=False)
+        blocks = [g.numpy().reshape(rows, n, size) for g, size in zip(found, sizes, strict=True)]
+        yield np.concatenate(blocks, axis=2).astype(np.float64)
         state = tree_map(lambda leaf: leaf[::n].detach(), after)
 
 

@@ -68,7 +68,7 @@ def ctc_loss(
     xp = backend.of(scores.array).xp
     skips = (symbols != blank) * (symbols != _shifted(symbols, 2, blank))
     at = ops.broadcast_to(symbols, shape=(steps, *symbols.shape))
-    emitted = ops.clip(ops.take_along_axis(scores, at, axis=-1), low=NEVER)
+    emitted = ops.clip(ops.take_along_axis(scores, at, axis=-1), min=NEVER)
     if input_lengths is None:
         alpha = path_sums(emitted, skips)[-1]
     else:

@@ -148,7 +148,7 @@ def sample(
     if temperature < 0:
         raise ValueError(f"sample: the temperature must not be negative, as {temperature} is")
     home, tokens = _home(state, start), host_array(start)
-    rng = generator or backend.host_generator()
+    rng = generator or backend.host.generator
     ended, lengths, written = np.zeros(len(tokens), bool), np.zeros(len(tokens), int), []
     with tape.no_grad():
         for _ in range(steps):
@@ -252,7 +252,7 @@ def _check_steps(who: str, steps: int) -> None:
 def _home(*trees: Any) -> backend.Backend:
     """The device on which any of the leaves is, or else NumPy."""
     homes = [backend.of(bare_array(leaf)) for leaf in tree_leaves(trees)]
-    return next((home for home in homes if home.name != "numpy"), backend.get("numpy"))
+    return next((home for home in homes if home.name != "numpy"), backend.host)
 
 
 def _moved(home: backend.Backend, x: Any) -> Any:

@@ -135,7 +135,7 @@ def calculate_gain(nonlinearity: str, slope: float = 0.01) -> float:
 
 
 def _host(generator: Generator) -> np.random.Generator:
-    return generator or backend.host_generator()
+    return generator or backend.host.generator
 
 
 # ---- for parameters that exist ----

@@ -103,7 +103,7 @@ def huber_loss(
         raise ValueError(f"huber_loss: delta must be above 0, not {delta}")
     prediction, target, mask = _elements("huber_loss", prediction, target, mask)
     difference = prediction - target
-    held = ops.clip(difference, low=-delta, high=delta)
+    held = ops.clip(difference, -delta, delta)
     return _reduce("huber_loss", held * (difference - 0.5 * held), mask, None, reduction)
 
 

@@ -11,10 +11,10 @@ from .. import backend
 from ..backend import Array, signature
 from ..op import op
 from ..tape import bare_array
-from ..whereabouts import misfit, whereabouts
+from ..whereabouts import misfit
 from .elementwise import where
 from .index import take_along_axis
-from .shape import broadcast_to, concatenate, expand_dims, flatten, reshape
+from .shape import axis_of, broadcast_to, concatenate, expand_dims, flatten, reshape
 
 
 @op
@@ -44,7 +44,7 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Any:
     """
     if axis is None:
         return reshape(roll(flatten(x), shift, 0), tuple(x.shape))
-    axis = _position("roll", x, axis)
+    axis = axis_of("roll", x, axis)
     ahead = (slice(None),) * axis
     cut = -shift % max(1, x.shape[axis])
     return concatenate([x[(*ahead, slice(cut, None))], x[(*ahead, slice(cut))]], axis=axis)
@@ -59,7 +59,7 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
     """
     if axis is None:
         return repeat(flatten(x), repeats, 0)
-    shape, axis = list(x.shape), _position("repeat", x, axis)
+    shape, axis = list(x.shape), axis_of("repeat", x, axis)
     many = broadcast_to(expand_dims(x, axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
     shape[axis] *= repeats
     return reshape(many, tuple(shape))
@@ -93,13 +93,6 @@ def tril(x: Any, k: int = 0) -> Any:
 def triu(x: Any, k: int = 0) -> Any:
     """The last two axes without what lies below the k-th diagonal, which becomes 0."""
     return where(_below(x, k - 1), False, x)
-
-
-def _position(who: str, x: Any, axis: int) -> int:
-    """An axis, which may be counted from the end, as a number from 0."""
-    if not -x.ndim <= axis < x.ndim:
-        raise IndexError(f"{who}: x {signature(bare_array(x))} has no axis {axis}{whereabouts()}")
-    return axis % x.ndim
 
 
 def _below(x: Any, k: int) -> Array:

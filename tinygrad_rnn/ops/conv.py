@@ -58,7 +58,7 @@ def windows(xp: Any, x: Array, *, size: Pair, stride: Pair, dilation: Pair = (1,
 def overlap_add(
     xp: Any, x: Array, *, shape: Shape, size: Pair, stride: Pair, dilation: Pair = (1, 1), out: Array = None
 ) -> Array:
-    """Windows added up where they overlap: the inverse journey of ``windows``."""
+    """Windows added up where they overlap: the adjoint of ``windows``, so each is the other's gradient."""
     total = xp.empty(shape, dtype=x.dtype) if out is None else out
     total.fill(0)
     for k, place in enumerate(_places(total, size, stride, dilation)):

@@ -264,20 +264,13 @@ def minimum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
 minimum.vjp(a=lambda g, a, b: _winner(g, b, a), b=lambda g, a, b: _winner(g, a, b))
 
 
-@op(name="clip")
-def hold(xp: Any, x: Array, *, low: float | None = None, high: float | None = None, out: Array = None) -> Array:
-    """The kernel of ``clip``."""
-    return xp.clip(x, low, high, out=out)
+@op
+def clip(xp: Any, x: Array, *, min: float | None = None, max: float | None = None, out: Array = None) -> Array:
+    """x held between min and max (None: no bound). The slope is 1 within, bounds included, else 0."""
+    return xp.clip(x, min, max, out=out)
 
 
-hold.vjp(x=lambda g, x, y: g * (x == y))
-
-
-def clip(x: Any, low: Any = None, high: Any = None, *, min: Any = None, max: Any = None, out: Array = None) -> Any:
-    """x held between low and high, or min and max (None: no bound). The slope is 1 within, bounds included, else 0."""
-    if (low is not None and min is not None) or (high is not None and max is not None):
-        raise TypeError("clip: low and min are one bound, and so are high and max; give each once")
-    return hold(x, min if low is None else low, max if high is None else high, out=out)
+clip.vjp(x=lambda g, x, y: g * (x == y))
 
 
 @op(name="astype")

@@ -1,4 +1,4 @@
-"""Indexing, and its inverse: putting values into zeros."""
+"""Indexing, and its adjoint: adding values into zeros."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..op import op
 from ..tape import bare_array
 from ..whereabouts import misfit
 from ..writes import own
-from .shape import Shape
+from .shape import Shape, axis_of
 
 
 @op
@@ -38,7 +38,10 @@ def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: A
 
 
 def layout(keys: tuple[Any, ...], shape: Shape) -> tuple[bool, bool]:
-    """Whether no element is named twice, and whether all are, where that is known at once: of rows, and of cuts."""
+    """Whether no element belongs to two keys, and whether each belongs to one: (apart, covering).
+
+    Known for rows, x[0], x[1], ..., and for the parts of one ``split``; of other keys it says (False, False).
+    """
     first = keys[0]
     if type(first) is int:
         apart = all(type(key) is int for key in keys) and len({key % shape[0] for key in keys}) == len(keys)
@@ -56,7 +59,8 @@ scatter.vjp(values=lambda g, k, keys: g[keys[k]])
 def getitem(xp: Any, x: Array, *, key: Any) -> Array:
     """x[key], for integers, slices, ..., None, integer arrays and boolean arrays."""
     y = x[key]
-    if xp is not np and type(key) not in (int, Cut) and (home := backend.of(x)).wraps:
+    if xp is not np and type(key) not in (int, Cut):
+        home = backend.of(x)
         for indices, size in _index_arrays(key, x.shape):
             y = home.mark_invalid(y, indices, size, lowest=-size, everywhere=isinstance(key, tuple))
     return y
@@ -100,7 +104,7 @@ def _cuts(ndim: int, axis: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """Equal parts along an axis, or the parts between the given indices."""
-    shape = x.shape
+    axis, shape = axis_of("split", x, axis), x.shape
     length = shape[axis]
     if isinstance(sections, (int, np.integer)):
         if sections < 1 or length % sections:
@@ -162,7 +166,7 @@ def take_along_axis(xp: Any, x: Array, indices: Array, *, axis: int = -1) -> Arr
 
 @op
 def add_along_axis(xp: Any, values: Array, indices: Array, *, shape: Shape, axis: int) -> Array:
-    """Zeros of a shape to which values are added along an axis: the inverse of ``take_along_axis``."""
+    """Zeros of a shape to which values are added along an axis: the adjoint of ``take_along_axis``."""
     buffer = xp.zeros(shape, dtype=values.dtype)
     grid = []
     for a, (n, length) in enumerate(zip(values.shape, shape, strict=True)):

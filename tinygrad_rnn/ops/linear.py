@@ -15,7 +15,7 @@ from ..op import op
 from ..whereabouts import misfit, whereabouts
 from .elementwise import multiply
 from .reduce import sum
-from .shape import Shape, broadcast_to, expand_dims, reshape, rows, transpose, unbroadcast
+from .shape import Shape, broadcast_to, broadcasts, expand_dims, reshape, rows, transpose, unbroadcast
 
 
 def mT(x: Any) -> Any:
@@ -103,15 +103,10 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, *, out: 
 
 
 linear.vjp(
-    x=lambda g, weight: _affine_back(g, weight),
+    x=lambda g, weight: product(g, weight),
     weight=lambda g, x: product(mT(rows(g)), rows(x)),
     bias=lambda g: g,
 )
-
-
-def _affine_back(g: Any, weight: Any) -> Any:
-    """g W for any number of axes, as one product."""
-    return product(g, weight) if g.ndim == 2 else product(rows(g), weight).reshape((*g.shape[:-1], weight.shape[1]))
 
 
 linear.merge(weight=lambda g, x: product(mT(rows(*g)), rows(*x)))
@@ -125,8 +120,8 @@ def _(x: Array, weight: Array, bias: Array | None) -> str | None:
         last = x.shape[-1] if x.ndim else "missing"
         wanted = f"(last axis {last}, weight expects {weight.shape[1]})"
         return f"x {signature(x)} does not fit weight {signature(weight)} {wanted}"
-    if bias is not None:
-        shape = (*x.shape[:-1], weight.shape[0])
+    shape = (*x.shape[:-1], weight.shape[0])
+    if bias is not None and not broadcasts(bias.shape, shape):
         return f"bias {signature(bias)} does not broadcast to the result, x W^T of shape {shape}"
     return None
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..backend import Array, signature
 from ..op import op
-from ..whereabouts import misfit
+from ..tape import bare_array
+from ..whereabouts import misfit, whereabouts
 
 Shape = tuple[int, ...]
 
@@ -52,8 +53,16 @@ def _inverse(axes: Sequence[int]) -> Shape:
     return tuple(sorted(range(ndim), key=lambda i: axes[i] % ndim))
 
 
+def axis_of(who: str, x: Any, axis: int) -> int:
+    """An axis, which may be counted from the end, as a number from 0."""
+    if not isinstance(axis, (int, np.integer)) or not -x.ndim <= axis < x.ndim:
+        raise IndexError(f"{who}: x {signature(bare_array(x))} has no axis {axis}{whereabouts()}")
+    return int(axis) % x.ndim
+
+
 def swapaxes(x: Any, a: int, b: int) -> Any:
     """x with two axes exchanged."""
+    a, b = axis_of("swapaxes", x, a), axis_of("swapaxes", x, b)
     axes = list(range(x.ndim))
     axes[a], axes[b] = axes[b], axes[a]
     return transpose(x, axes=tuple(axes))
@@ -149,6 +158,8 @@ def _pairs(ndim: int, widths: Any) -> list[tuple[int, int]]:
     if isinstance(widths[0], (int, np.integer)):
         widths = (widths,)
     pairs = [(pair[0], pair[-1]) for pair in widths]
+    if len(pairs) not in (1, ndim):
+        raise ValueError(f"{len(pairs)} pairs of widths were given for {ndim} axes")
     return pairs * ndim if len(pairs) == 1 else pairs
 
 
@@ -158,11 +169,16 @@ def _inner(shape: Shape, widths: Any) -> tuple[slice, ...]:
     return tuple(slice(before, before + n) for n, (before, _) in zip(shape, pairs, strict=True))
 
 
+def broadcasts(shape: Shape, to: Shape) -> bool:
+    """Whether an array of one shape broadcasts to another."""
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))
+
+
 def unbroadcast(g: Any, shape: Shape) -> Any:
     """Sum an array to the shape that it was broadcast from; works on arrays and on Tensors."""
-    extra = g.ndim - len(shape)
-    if extra < 0 or any(n not in (m, 1) for n, m in zip(shape, g.shape[extra:], strict=True)):
+    if not broadcasts(shape, g.shape):
         raise ValueError(f"a gradient of shape {tuple(g.shape)} cannot belong to an input of shape {shape}")
+    extra = g.ndim - len(shape)
     axes = (*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1))
     return g.sum(axis=axes, keepdims=True).reshape(shape) if axes else g.reshape(shape)
 

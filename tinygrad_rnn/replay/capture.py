@@ -96,13 +96,13 @@ class Captured(Generic[P, R]):
         return next((replay for known, replay in self._replays if known == signature and replay.fits()), None)
 
     def _record(self, signature: Any, args: Any, kwargs: Any, floats: list[float]) -> R:
-        drawn = backend.random_state()
+        drawn = backend.host.random_state()
         try:
             recording = Recording(self.step, args, kwargs, self._floats_change)
         except (NumberError, TypeError, AttributeError):
             if not (self._floats_change and floats):
                 raise
-            backend.set_random_state(drawn)
+            backend.host.set_random_state(drawn)
             recording = Recording(self.step, args, kwargs, False)
             self._floats_change = False  # it wants the number itself, so there is a recording for each
             signature, *_ = self._told_apart((args, kwargs))

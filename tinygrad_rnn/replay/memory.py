@@ -15,7 +15,7 @@ from .program import Value
 _ALIGNMENT = 64  # bytes, of a cache line
 _FEW = 8  # values that are looked at one by one sooner than put in order
 
-address = backend.get("numpy").address  # a layout is made in NumPy's memory, whatever plays it
+address = backend.host.address  # a layout is made in NumPy's memory, whatever plays it
 
 
 class Block:

@@ -93,7 +93,7 @@ class _Recording(Backend):
     def random_state(self) -> int:
         recorder = _current()
         if recorder.drawn == len(recorder.draws):  # else the generator is further on
-            recorder.states[recorder.drawn] = recorder.home.random_state(), backend.random_state()
+            recorder.states[recorder.drawn] = recorder.home.random_state(), backend.host.random_state()
         return recorder.drawn
 
     def set_random_state(self, state: int) -> None:
@@ -148,7 +148,7 @@ class Recorder:
         self.draws: list[Symbol] = []  # random numbers
         self.drawn = 0  # how many of them: fewer when steps are done once more, with the numbers of the first time
         self.states: dict[int, Any] = {}  # of the generator, by how many had been drawn
-        self.start = backend.random_state()
+        self.start = backend.host.random_state()
         self._drawn = repr(self.start)  # where the host's generator stands if only draw() used it
 
     def port(self, array: Array, name: str) -> Symbol:
@@ -168,7 +168,7 @@ class Recorder:
             self._take_back()
         if self.drawn == len(self.draws):
             array = self.sources[source](*how)
-            self._drawn = repr(backend.random_state())
+            self._drawn = repr(backend.host.random_state())
             self.draws.append(self._write("random", source, self.sources[source], how, {}, array))
         self.drawn += 1
         return self.draws[self.drawn - 1]
@@ -182,7 +182,7 @@ class Recorder:
         start = max(drawn for drawn in self.states if drawn <= self.drawn)
         of_home, of_host = self.states[start]
         self.home.set_random_state(of_home)
-        backend.set_random_state(of_host)
+        backend.host.set_random_state(of_host)
         for symbol in self.draws[start:]:
             source, how = _way(symbol)
             self.sources[source](*how)
@@ -194,7 +194,7 @@ class Recorder:
 
     def check_draws(self) -> None:
         """Raise if the step drew numbers that a replay would not draw."""
-        if repr(backend.random_state()) != self._drawn:
+        if repr(backend.host.random_state()) != self._drawn:
             refuse("drew random numbers from the generator of parameters, which would be the same in each replay")
 
     def call(self, op: Op, *inputs: Any, **attributes: Any) -> Any:

@@ -117,7 +117,7 @@ class Recording:
             yield
         except BaseException as error:
             if isinstance(error, CaptureError):  # others come from the step, which has drawn what it has drawn
-                backend.set_random_state(recorder.start)
+                backend.host.set_random_state(recorder.start)
             for leaf, g in self.grads_before.items():
                 leaf.grad = g
             for place, value in before:

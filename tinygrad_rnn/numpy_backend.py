@@ -1,4 +1,4 @@
-"""All in which NumPy and CuPy differ, as far as the engine meets it: what NumPy does. ``device.py`` is what CuPy does.
+"""All in which NumPy and CuPy differ, as far as the engine meets it: what NumPy does; for CuPy see ``cupy_backend.py``.
 
 Everywhere else a kernel receives its array module as ``xp`` and calls functions that both modules share.
 """
@@ -26,7 +26,6 @@ class Backend:
     array_type: type = np.ndarray
     cuda = False  # whether kernels can be generated, and graphs captured
     host: Any = None  # NumPy's backend
-    wraps = False  # whether an index that is out of range counts from the other end, instead of raising IndexError
 
     def __init__(self) -> None:
         self.seed(0)
@@ -52,10 +51,10 @@ class Backend:
         self.generator.bit_generator.state = state
 
     def apart(self) -> None:
-        """Marks the start of a checkpointed segment, which a recorder must not fuse with its neighbours."""
+        """Called where a checkpointed segment starts; a recorder overrides it, and fuses nothing across."""
 
     def reading(self, array: Array) -> None:
-        """Said of an array whose numbers are copied into a tensor: a recording asks later whether they still hold."""
+        """Called before an array is copied into a tensor; a recorder overrides it, to see whether that changes."""
 
     def uniform(self, shape: tuple[int, ...]) -> Array:
         """Draw float32 numbers from [0, 1) where this backend's arrays live."""
@@ -154,7 +153,9 @@ class Backend:
     def mark_invalid(
         self, values: Array, indices: Array, size: int, lowest: int = 0, everywhere: bool = False
     ) -> Array:
-        """Values looked up with indices. On a device, NaN where these are not in [lowest, size), or everywhere."""
+        """Values that were looked up by indices. On a device, which cannot raise without a wait, they become NaN where
+        the index is not in [lowest, size); with ``everywhere``, all of them do if any index is not.
+        """
         return values
 
     def synchronize(self) -> None:

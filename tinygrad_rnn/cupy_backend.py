@@ -13,7 +13,7 @@ import numpy as np
 
 from . import cublas
 from .formula import PREAMBLE, TYPES, Pointwise, copies, functions, write
-from .seams import Array, Backend, row
+from .numpy_backend import Array, Backend, row
 from .surroundings import is_settled
 
 _AT_ONCE = 24  # copies that a launch makes: all arguments of a kernel must fit into 4096 bytes
@@ -30,7 +30,6 @@ class CupyBackend(Backend):
 
     name = "cupy"
     cuda = True
-    wraps = True
     load_cublas = staticmethod(cublas.load)
 
     def __init__(self, cupy: ModuleType) -> None:
@@ -201,7 +200,7 @@ class CupyBackend(Backend):
         return None
 
     def _matters(self, x: Any) -> bool:
-        """Whether another value in its place might make a formula of what is none: a number, or a strange dtype."""
+        """Whether another value here might yet have a kernel: this one is a number, or of a dtype that has none."""
         kind: Any = type(x)
         return kind in _PLAIN or (hasattr(x, "dtype") and not (kind is self.array_type and x.dtype.name in TYPES))
 
@@ -239,7 +238,7 @@ def _called(kernel: Callable[..., Array], count: int, names: tuple[str, ...], gi
 
 
 def _kind(x: Any) -> Any:
-    """All of a number or a word that the text of a kernel can depend on. What is neither is in no kernel."""
+    """What a generated kernel can depend on in an argument that is no array: its type and, if plain, its value."""
     return x.__class__, repr(x) if x.__class__ in _PLAIN else ""
 
 
