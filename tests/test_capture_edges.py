@@ -11,6 +11,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import CaptureError, bptt, nn, optim
+from tinygrad_rnn.op import registry
 
 Setting = tuple[Callable[..., Any], Callable[[], Any]]  # a step, and what to look at after each call
 
@@ -648,3 +649,26 @@ def test_a_place_that_gets_another_array_each_time_is_not_laid_out_anew(monkeypa
     for _ in range(4):
         p.data = p.data * 0.5
         step(tg.ones(2))
+
+
+def test_an_operation_with_the_name_of_the_engines_is_what_the_user_makes_of_it() -> None:
+    before = dict(registry)
+
+    @tg.op
+    def stack(xp: Any, a: Any, b: Any, *, axis: int = 0) -> Any:
+        return xp.concatenate([b, a], axis)
+
+    @tg.op(name="expand_dims")
+    def backwards(xp: Any, x: Any) -> Any:
+        return x[::-1]
+
+    def step(x: Any) -> Any:
+        return stack(x * 2, x * 3), tg.stack([backwards(x * 2), backwards(x * 3)])
+
+    x, captured = tg.tensor([1.0, 2.0]), tg.capture(step)
+    try:
+        for _ in range(4):
+            assert [y.tolist() for y in captured(x)] == [y.tolist() for y in step(x)]
+    finally:
+        for key in registry.keys() - before:
+            del registry[key]

@@ -615,6 +615,16 @@ def test_zeros_of_both_signs_stay_apart(number: Any) -> None:
             equal(captured(tg.ones(2)), [np.full(2, np.inf), np.full(2, -np.inf)])
 
 
+def test_arguments_that_are_zeros_of_both_signs_are_two_recordings() -> None:
+    def step(x: Any, a: Any) -> Any:
+        return 1 / (x * float(a))  # which makes a constant of it
+
+    captured = tg.capture(step)
+    with np.errstate(divide="ignore"):
+        for a in (0.0, 0.0, -0.0, np.float32(0.0), np.float32(-0.0)):
+            equal(captured(tg.ones(2), a), step(tg.ones(2), a))
+
+
 def test_a_process_that_has_drawn_nothing_yet() -> None:
     """NumPy loads its generators when they are asked for first, which no step has done then."""
     program = (

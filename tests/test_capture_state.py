@@ -320,3 +320,12 @@ def test_batches_without_rows() -> None:
         return lambda k: (run(tg.zeros(5, 0, 3)), optimizer.parameters)
 
     alike(make, 4)
+
+
+def test_numbers_that_are_equal_while_recording_may_differ_later() -> None:
+    def step(x: tg.Tensor, a: float, b: float) -> Any:
+        return x * a, x * b
+
+    captured = tg.capture(step)
+    for a, b in ((0.5, 0.5), (0.5, 0.5), (0.5, 0.7)):
+        equal(captured(batch(), a, b), step(batch(), a, b))

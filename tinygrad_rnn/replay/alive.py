@@ -9,6 +9,7 @@ import numpy as np
 
 from ..tape import said
 from .arena import part_size
+from .joins import gather
 from .lanes import Lanes
 from .memory import Block
 from .program import Line, described
@@ -65,7 +66,7 @@ class Memory(NamedTuple):
 
 def _kind(line: Line) -> str:
     """What made a block: for arrays that are beside each other so that one call can do several steps, the first one."""
-    while line.name == "gather" and line.inputs[0].line is not None:
+    while line.function is gather and line.inputs[0].line is not None:
         line = line.inputs[0].line
     return f"{line.phase + ' ' + line.name:<24}{described(line.result):<22}{line.where}"
 

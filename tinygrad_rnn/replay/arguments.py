@@ -8,12 +8,38 @@ from typing import Any
 import numpy as np
 
 from .. import backend
+from ..backend import Array
 from ..tape import CaptureError, Node, Taped
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
-from .program import Value
+from .program import Value, alike
 from .recorder import Recorder, bare
 from .symbol import Scalar, Symbol
+
+_BY_VALUE = (int, float, complex, str, bytes, type, type(None), np.generic, np.dtype, range, slice)
+
+
+def signature_of(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
+    """What tells calls apart: structure, shapes, dtypes, plain values.
+
+    Gathers arrays and floats on the way, in the order in which ``Arguments`` has them.
+    """
+    if isinstance(tree, Tensor):
+        arrays.append(tree.array)
+        return "tensor", tree.array.shape, tree.array.dtype, tree.node is None
+    if isinstance(tree, (tuple, list)):
+        return type(tree), *[signature_of(child, arrays, floats) for child in tree]
+    if isinstance(tree, dict):
+        return dict, *[(key, signature_of(child, arrays, floats)) for key, child in tree.items()]
+    if backend.is_array(tree):
+        arrays.append(tree)
+        return "array", tree.shape, tree.dtype
+    if type(tree) is float:
+        floats.append(tree)
+        return float
+    if isinstance(tree, (set, frozenset)):
+        return type(tree), frozenset(map(alike, tree))
+    return alike(tree) if isinstance(tree, _BY_VALUE) else (type(tree), id(tree))  # the recording keeps it alive
 
 
 class Arguments:
@@ -103,7 +129,7 @@ def apart(x: Any) -> Any:
 
 
 def without_symbols(x: Any) -> Any:
-    """A part of what the step returned in this run, for the caller alone."""
+    """A copy, without history, of a part of what the step returned: a replay may write over what that was."""
     if isinstance(x, Taped):
         return Tensor.wrap(copied(x.array))
     return copied(x) if isinstance(x, Symbol) or backend.is_array(x) else bare(x)

@@ -10,13 +10,10 @@ from collections.abc import Callable, Collection
 from types import MethodType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-import numpy as np
-
 from .. import backend, tape
 from ..backend import Array
-from ..tensor import Tensor
-from ..tree import tree_map
 from .alive import Memory
+from .arguments import in_output, signature_of, without_symbols
 from .passes import GRAPH, JOINING, LANES, PASSES
 from .profile import Profile
 from .recorder import is_recording
@@ -28,7 +25,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _KEPT = 8  # recordings that a captured step keeps
-_BY_VALUE = (int, float, complex, str, bytes, type, type(None), np.generic, np.dtype, range)
 _OFTEN = 5  # recordings after which it says that something is wrong
 
 
@@ -58,7 +54,7 @@ class Captured(Generic[P, R]):
         if not self._called or tape.state.watchers:  # which are to see every operation
             self._called = _calls.within = True
             try:
-                return tree_map(_apart, self.step(*args, **kwargs))  # type: ignore[no-any-return]
+                return in_output(without_symbols, self.step(*args, **kwargs))  # type: ignore[no-any-return]
             finally:
                 _calls.within = False
         signature, arrays, floats = self._told_apart((args, kwargs))
@@ -137,8 +133,8 @@ class Captured(Generic[P, R]):
         """What tells calls apart, and what may differ between calls that are alike."""
         arrays: list[Array] = []
         floats: list[float] = []
-        signature = tape.state.enabled, _signature(arguments, arrays, floats)
-        return (signature, arrays, floats) if self._floats_change else ((signature, *floats), arrays, [])
+        signature = tape.state.enabled, signature_of(arguments, arrays, floats)
+        return (signature, arrays, floats) if self._floats_change else ((signature, *map(repr, floats)), arrays, [])
 
     @property
     def replay(self) -> Replay:
@@ -173,35 +169,6 @@ class Captured(Generic[P, R]):
         return self.replay.memory
 
 
-def _apart(x: Any) -> Any:
-    """A copy without history: another captured step may write to a parameter that this one returns."""
-    if isinstance(x, Tensor):
-        return Tensor.wrap(_apart(x.array))
-    return x.copy("K") if backend.is_array(x) else x
-
-
-def _signature(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
-    """What tells calls apart: structure, shapes, dtypes, plain values. Gathers arrays and floats on the way."""
-    if isinstance(tree, Tensor):
-        arrays.append(tree.array)
-        return "tensor", tree.array.shape, tree.array.dtype, tree.node is None
-    if isinstance(tree, (tuple, list)):
-        return type(tree), *[_signature(child, arrays, floats) for child in tree]
-    if isinstance(tree, dict):
-        return dict, *[(key, _signature(child, arrays, floats)) for key, child in tree.items()]
-    if backend.is_array(tree):
-        arrays.append(tree)
-        return "array", tree.shape, tree.dtype
-    if type(tree) is float:
-        floats.append(tree)
-        return float
-    if isinstance(tree, slice):
-        return slice, tree.start, tree.stop, tree.step
-    if isinstance(tree, (set, frozenset)):
-        return type(tree), frozenset(tree)
-    return type(tree), tree if isinstance(tree, _BY_VALUE) else id(tree)  # the recording keeps the object alive
-
-
 @overload
 def capture(step: Callable[P, R], *, exact: bool = ..., without: Collection[str] = ...) -> Captured[P, R]: ...
 @overload
@@ -224,8 +191,8 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
 
     exact: results equal those of the step itself bit for bit; without this some passes change the last bits
     (``hoist``, ``sum_over_time``, ``reassociate``, ``wavefront``).
-    without: passes to leave out, by name: lower, share, hoist, widen, share_again, sum_over_time, reassociate, batch,
-        and on a GPU narrow, fuse, wavefront, draw_first; also lanes, for launches one after the other, and graph, for
+    without: passes to leave out, by name: lower, share, hoist, widen, sum_over_time, reassociate, batch, and
+        on a GPU narrow, fuse, wavefront, draw_first; also lanes, for launches one after the other, and graph, for
         launches one by one.
 
     Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,

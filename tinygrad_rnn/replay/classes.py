@@ -8,7 +8,7 @@ from typing import Any
 
 from .joins import gather_line
 from .program import Line, Program, Value, alike
-from .views import slice_line
+from .views import getitem, slice_line
 
 
 class Classes:
@@ -48,15 +48,15 @@ class Classes:
                 inputs.append(self.of[x.line])
         return line.phase, line.run, line.function, _attributes(line), line.result.shape, *inputs
 
-    def recurs(self, number: int, members: list[Line] | None = None) -> bool:
+    def recurs(self, number: int) -> bool:
         """Whether a member of a class depends on another one."""
         bit = 1 << number
-        return any(self.behind.get(value, 0) & bit for line in members or self.members[number] for value in line.reads)
+        return any(self.behind.get(value, 0) & bit for line in self.members[number] for value in line.reads)
 
 
 def _attributes(line: Line) -> Any:
     """A line's attributes as they tell classes apart: which item of a stack is taken does not count."""
-    if line.name == "getitem" and type(line.attributes["key"]) is int:
+    if line.function is getitem and type(line.attributes["key"]) is int:
         return "item"
     return alike(line.attributes)
 
@@ -111,7 +111,7 @@ class Columns:
         if not isinstance(x, Value) or x.line is None:
             return None
         item, cut = x.line, None
-        if item.name == "getitem" and isinstance(item.attributes["key"], tuple):
+        if item.function is getitem and isinstance(item.attributes["key"], tuple):
             inner, key = item.inputs[0].line, item.attributes["key"]
             if inner is not None and _is_item(inner) and all(isinstance(part, slice) for part in key):
                 item, cut = inner, key
@@ -161,4 +161,4 @@ class Columns:
 
 def _is_item(line: Line) -> bool:
     """Whether a line takes one item of a stack."""
-    return line.name == "getitem" and type(line.attributes["key"]) is int and line.attributes["key"] >= 0
+    return line.function is getitem and type(line.attributes["key"]) is int and line.attributes["key"] >= 0

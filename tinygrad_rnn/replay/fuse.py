@@ -54,7 +54,7 @@ def _sliced(line: Line, cut: Line, readers: dict[Value, list[Line]]) -> list[Lin
             lines.append(part)
             x = part.result
         inputs.append(x)
-    result = Line(line.kind, line.name, line.function, tuple(inputs), line.attributes, cut.result, like=cut)
+    result = line.again(tuple(inputs), cut.result, like=cut)
     for part in lines:
         readers[part.result] = [result]
     return [*lines, result]

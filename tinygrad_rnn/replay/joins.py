@@ -14,8 +14,16 @@ from ..backend import Array
 from ..ops.index import layout
 from .program import Line, Value
 
-_JOINS = {"stack", "concatenate", "scatter", "gather"}
 _with_out: dict[Any, bool] = {}
+
+
+def gather(xp: Any, *xs: Array, axis: int, out: Array = None) -> Array:
+    """A stack that a pass makes of what may lie anywhere, as long as it lies at equal distances."""
+    return xp.stack(xs, axis=axis, out=out)
+
+
+_stack, _concatenate, _scatter = ops.stack.op.kernel, ops.shape.join.op.kernel, ops.scatter.op.kernel
+_JOINS = {_stack, _concatenate, _scatter, gather}
 
 
 def writes(line: Line) -> bool:
@@ -27,10 +35,8 @@ def writes(line: Line) -> bool:
 
 def is_join(line: Line) -> bool:
     """Whether a line puts its inputs beside each other, so that each has a place of its own in the result."""
-    if line.kind != "op" or line.name not in _JOINS:
-        return False
-    if line.name != "scatter":
-        return True
+    if line.function is not _scatter:
+        return line.function in _JOINS
     keys = line.attributes["keys"]
     return len(keys) > 1 and all(layout(keys, line.attributes["shape"]))
 
@@ -38,7 +44,7 @@ def is_join(line: Line) -> bool:
 def in_order(line: Line) -> list[Value]:
     """The pieces of a join along its first axis, in their order there; nothing for other joins."""
     pieces = list(line.inputs)
-    if line.name == "scatter":
+    if line.function is _scatter:
         keys = line.attributes["keys"]
         if any(type(key) is not int for key in keys):
             return []
@@ -51,9 +57,9 @@ def in_order(line: Line) -> list[Value]:
 
 def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
     """The inputs of a join in order, each with its place in the result."""
-    if line.name == "scatter":
+    if line.function is _scatter:
         keys: Any = line.attributes["keys"]
-    elif line.name in ("stack", "gather"):
+    elif line.function in (_stack, gather):
         axis = line.attributes["axis"] % joined.ndim
         keys = [(slice(None),) * axis + (k,) for k in range(len(line.inputs))]
     else:
@@ -70,12 +76,12 @@ def joined_in_place(line: Line, pieces: list[Array], addresses: list[int]) -> Ar
     step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
     if any(piece.strides != first.strides for piece in pieces):
         return None
-    if step < 0 and first.shape and first.size == first.shape[-1] and line.name != "gather":
+    if step < 0 and first.shape and first.size == first.shape[-1] and line.function is not gather:
         return None  # rows that lie backwards, of which products make a copy, and round otherwise
     if any(begin != addresses[0] + k * step for k, begin in enumerate(addresses)):
         return None
     strides = (step, *first.strides)
-    if line.name == "concatenate":
+    if line.function is _concatenate:
         strides = first.strides
         if step != len(first) * strides[0] or any(piece.shape != first.shape for piece in pieces):
             return None
@@ -83,9 +89,9 @@ def joined_in_place(line: Line, pieces: list[Array], addresses: list[int]) -> Ar
 
 
 def gather_line(values: Sequence[Value], like: Line) -> Line:
-    """A line that stacks values, which may lie anywhere as long as they lie at equal distances."""
+    """A line that gathers values."""
     whole = Value((len(values), *values[0].shape), values[0].dtype)
-    line = Line("op", "gather", ops.stack.op.kernel, tuple(values), {"axis": 0}, whole, like)
+    line = Line("op", "gather", gather, tuple(values), {"axis": 0}, whole, like)
     line.step = None
     return line
 
@@ -93,6 +99,4 @@ def gather_line(values: Sequence[Value], like: Line) -> Line:
 def concatenate_line(values: Sequence[Value], whole: Value, like: Line) -> Line:
     """A line that puts values one behind the other along their first axis."""
     bounds = tuple(accumulate((x.shape[0] for x in values), initial=0))
-    return Line(
-        "op", "concatenate", ops.shape.join.op.kernel, tuple(values), {"axis": 0, "bounds": bounds}, whole, like
-    )
+    return Line("op", "concatenate", _concatenate, tuple(values), {"axis": 0, "bounds": bounds}, whole, like)

@@ -10,12 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array
-from .joins import in_order, is_join, joined_in_place, slots, writes
+from .joins import gather, in_order, is_join, joined_in_place, slots, writes
 from .memory import Block, Extent, Outside, Region, address
 from .program import Line, Program, Value
-from .views import VIEWS
-
-_LARGE = 2**16  # elements
+from .views import VIEWS, expand_dims, reshape
 
 
 class Layout:
@@ -37,7 +35,7 @@ class Layout:
         self.readers: dict[Value, list[Line]] = program.uses()
         self.results = set(program.results)
         for line in program.lines:
-            if line.kind == "op" and line.name in VIEWS:
+            if line.function in VIEWS:
                 self._find_base(line)
         constants = {x: x.constant for line in program.lines for x in line.reads if x.constant is not None}
         outside = Outside()
@@ -50,12 +48,9 @@ class Layout:
                 self._put(value, block.whole, block)
                 if port is None:
                     self._lay_operand(value)
-        joins = [line for line in reversed(program.lines) if is_join(line) and line.name != "gather"]
+        joins = [line for line in reversed(program.lines) if is_join(line) and line.function is not gather]
         for line in sorted(joins, key=lambda line: -line.result.size):  # the larger may hold the smaller
             self._lay_join(line)
-        for line in program.lines:
-            if line.name == "gather" and not all(map(self._follows_slice, line.inputs)):
-                self._lay_join(line)
         for i, line in enumerate(program.lines):
             self._lay(i, line)
         self.naive = sum(value.nbytes for value in self.place if value in self.index and value not in self.base)
@@ -147,7 +142,7 @@ class Layout:
             self._put(joined, block.whole, block)
         for piece, slot in slots(line, self.place[joined]):
             source = piece
-            while source in self.base and source.line is not None and source.line.name in ("reshape", "expand_dims"):
+            while source in self.base and source.line is not None and source.line.function in (reshape, expand_dims):
                 source = self.base[source]  # all of it, in another shape
             if not isinstance(source, Value) or source.size != piece.size:
                 continue
@@ -158,31 +153,6 @@ class Layout:
         for source in self.pieces.get(joined, ()):  # before another join of the same, which may find them in order
             if (inner := source.line) is not None and is_join(inner):
                 self._lay_join(inner)
-
-    def _follows_slice(self, value: Value) -> bool:
-        """Whether a value is likely to take the place of a slice of something larger, as a gate does."""
-        if value in self.place:
-            return True
-        while (line := value.line) is not None:
-            if value in self.base:
-                return line.name == "getitem"
-            if not line.elementwise:
-                return False
-            single = [
-                x
-                for x in line.inputs
-                if isinstance(x, Value)
-                and x.shape == value.shape
-                and len(self.readers[self.root(x)])
-                and self._dies_here(x)
-            ]
-            if not single:
-                return False
-            value = single[0]
-        return False
-
-    def _dies_here(self, x: Value) -> bool:
-        return len(self.readers[x]) == 1 and x not in self.results
 
     def _lie_joined(self, line: Line) -> bool:
         """Let a join be where its pieces are, if they lie as they should already: in one block, at equal distances."""
@@ -206,7 +176,7 @@ class Layout:
     # ---- everything else ----
 
     def _lay(self, i: int, line: Line) -> None:
-        if line.name == "gather" and line.result not in self.place:
+        if line.function is gather and line.result not in self.place:
             self._lie_joined(line)
         for value in line.results:
             if value not in self.place:
@@ -220,7 +190,7 @@ class Layout:
     def _dying(self, i: int, line: Line, result: Value) -> Value | None:
         """An operand whose place a result can take, of several the one in the largest block, which lives longest.
 
-        To write across gaps takes two or three times as long, so a small result rather gets a place of its own.
+        To write across gaps takes two or three times as long, so such a result rather gets a place of its own.
         """
         fitting = [
             x
@@ -230,7 +200,7 @@ class Layout:
             and self.block[x].owned
             and x.shape == result.shape
             and x.dtype == result.dtype
-            and (self.place[x].flags.c_contiguous or x.size > _LARGE)
+            and self.place[x].flags.c_contiguous
         ]
         taken = {self.extent[x].begin for x in line.results if x in self.place}
         fitting.sort(key=lambda x: -self.block[x].nbytes)

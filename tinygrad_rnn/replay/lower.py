@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops
 from ..backend import Array
 from ..formula import ArrayOperators
 from .program import Line, Program, Value, alike
-from .symbol import Scalar
 from .views import reshape
 
 
@@ -58,18 +58,13 @@ class _Traced(ArrayOperators):
 
     @property
     def T(self) -> Any:
-        return self._view(transpose)
+        return self._view(ops.transpose.op.kernel)
 
     def reshape(self, *shape: Any) -> Any:
         return self._view(reshape, shape=shape if len(shape) > 1 else shape[0])
 
     def __bool__(self) -> bool:
         raise TypeError("a kernel that depends on values stays whole")
-
-
-def transpose(xp: Any, x: Array) -> Array:
-    """x.T."""
-    return x.T
 
 
 class _Lowering:
@@ -91,9 +86,7 @@ class _Lowering:
         """Note a call, and run it on what stands for the values."""
         if any(isinstance(x, _Traced) and x._stale for x in inputs):
             raise TypeError("a kernel that uses what it has overwritten stays whole")
-        arrays: list[Any] = [
-            x._array if isinstance(x, _Traced) else x.number if isinstance(x, Scalar) else x for x in inputs
-        ]
+        arrays: list[Any] = [x._array if isinstance(x, _Traced) else x for x in inputs]
         if kind == "op":
             array = function(np, *arrays, **attributes)
         elif kind == "dot":
@@ -115,10 +108,15 @@ class _Lowering:
 
 
 def lower(program: Program) -> None:
-    """Replace each kernel that is nothing but functions of the array module by these; other kernels stay."""
+    """Replace each kernel that is nothing but functions of the array module by these; other kernels stay.
+
+    One that hands on its input, such as that of ``clip_message``, leaves nothing behind.
+    """
     lines: list[Line] = []
-    known: dict[Any, tuple[list[Any], list[Line]] | None] = {}  # what came of a kernel, by what it was given
+    known: dict[Any, tuple[list[Any], list[Line], Value] | None] = {}  # what came of a kernel, by what it was given
+    new: dict[Value, Value] = {}  # what is read in place of a result that is an input
     for line in program.lines:
+        line.replace(new)
         if line.kind != "op" or Value in map(type, line.attributes.values()):
             lines.append(line)
             continue
@@ -130,18 +128,22 @@ def lower(program: Program) -> None:
         if template is None:
             lines.append(line)
             continue
-        given, made = template
+        given, made, last = template
         here = {stand_in: x for stand_in, x in zip(given, line.inputs, strict=True) if type(stand_in) is Value}
         for part in made:
-            result = line.result if part is made[-1] else Value(part.result.shape, part.result.dtype)
+            result = line.result if part.result is last else Value(part.result.shape, part.result.dtype)
             inputs = tuple([here.get(x, x) if type(x) is Value else x for x in part.inputs])
-            lines.append(Line(part.kind, part.name, part.function, inputs, part.attributes, result, like=line))
+            lines.append(part.again(inputs, result, like=line))
             here[part.result] = result
+        if not made:
+            new[line.result] = here[last]
+            line.let_go()
     program.lines = lines
+    program.results = [new.get(value, value) for value in program.results]
 
 
-def _lowered(line: Line) -> tuple[list[Any], list[Line]] | None:
-    """Stand-ins for a kernel's inputs, and the lines that it comes down to, the result last; None if it is to stay."""
+def _lowered(line: Line) -> tuple[list[Any], list[Line], Value] | None:
+    """Stand-ins for a kernel's inputs, the lines that it comes down to, and what it gives; None if it is to stay."""
     lowering = _Lowering(line)
     given = [Value(x.shape, x.dtype) if isinstance(x, Value) else x for x in line.inputs]
     try:
@@ -152,4 +154,4 @@ def _lowered(line: Line) -> tuple[list[Any], list[Line]] | None:
         return None
     made = Program(lowering.lines, [result._value])
     made.drop_dead()
-    return (given, made.lines) if made.lines and result.dtype == line.result.dtype else None
+    return (given, made.lines, result._value) if result.dtype == line.result.dtype else None

@@ -53,9 +53,9 @@ class Place:
         self.holder[self.key] = value
 
     def holds(self, value: Any) -> bool:
-        """Whether this very object is there, or an equal number."""
+        """Whether this very object is there, or an equal number; -0.0 is not equal to 0.0."""
         found = self.get()
-        return found is value or (type(found) is type(value) and type(value) in PLAIN and found == value)
+        return found is value or (type(found) is type(value) and type(value) in PLAIN and repr(found) == repr(value))
 
     def is_open(self) -> bool:
         """Whether something else can be put there."""

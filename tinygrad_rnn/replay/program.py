@@ -82,6 +82,24 @@ class Line:
             value.line = self
         self.read(inputs)
 
+    def again(
+        self,
+        inputs: tuple[Any, ...],
+        result: Value,
+        attributes: dict[str, Any] | None = None,
+        like: Line | None = None,
+        more: tuple[Value, ...] = (),
+    ) -> Line:
+        """A line that does the same to other inputs."""
+        attributes = self.attributes if attributes is None else attributes
+        return Line(self.kind, self.name, self.function, inputs, attributes, result, like or self, more)
+
+    def become(self, other: Line) -> None:
+        """Do what another line does, which goes, for the result that this one has."""
+        self.kind, self.name, self.function, self.attributes = other.kind, other.name, other.function, other.attributes
+        self.read(other.inputs)
+        other.let_go()
+
     @property
     def results(self) -> tuple[Value, ...]:
         """All that it computes."""
@@ -172,16 +190,20 @@ def substitute(tree: Any, new: dict[Value, Value]) -> Any:
 
 
 def alike(tree: Any) -> Any:
-    """What arguments of lines have in common that are the same: a key for a dictionary. 0.0 and -0.0 are not alike."""
+    """What arguments of lines have in common that are the same: a key for a dictionary. 0.0 and -0.0 are not alike.
+
+    Nor are two numbers that may change, even if they are equal while recording.
+    """
     if isinstance(tree, (tuple, list)):
         return type(tree), *map(alike, tree)
     if isinstance(tree, dict):
         return dict, *map(alike, tree.items())
     if isinstance(tree, slice):
         return slice, tree.start, tree.stop, tree.step
-    if isinstance(tree, (float, np.floating)):
-        return type(tree), repr(tree)
-    return type(tree), tree if isinstance(tree, Hashable) else id(tree)  # such as an array
+    kind = type(tree)  # as isinstance takes a Scalar for a float
+    if issubclass(kind, (float, np.floating)):
+        return kind, repr(tree)
+    return kind, tree if isinstance(tree, Hashable) and not hasattr(tree, "run") else id(tree)  # an array, a Scalar
 
 
 def _argument(x: Any) -> str:
@@ -240,7 +262,7 @@ class Program:
         for line in self.lines:
             result = new[line.result] = Value(line.result.shape, line.result.dtype)
             inputs, attributes = substitute(line.inputs, new), substitute(line.attributes, new)
-            lines.append(Line(line.kind, line.name, line.function, inputs, attributes, result, like=line))
+            lines.append(line.again(inputs, result, attributes))
         return Program(lines, [new.get(value, value) for value in self.results])
 
     def __str__(self) -> str:

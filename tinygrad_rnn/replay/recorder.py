@@ -201,7 +201,7 @@ class Recorder:
         """Run a kernel on this run's values, and write the call down."""
         if attributes.pop("out", None) is not None:
             refuse(f"gives {op.name} an array to write to")
-        if op.name == "getitem" and any(isinstance(x, Symbol) and x.dtype == bool for x in _flat(attributes["key"])):
+        if op is ops.getitem.op and any(isinstance(x, Symbol) and x.dtype == bool for x in _flat(attributes["key"])):
             refuse("picks elements by a boolean array, and so as many as its values say")
         for name, value in attributes.items():
             if isinstance(value, Scalar):

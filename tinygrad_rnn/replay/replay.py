@@ -67,46 +67,33 @@ class Replay:
 
     @collector_resting(lasting=True)
     def _ready(self) -> None:
-        """Lay out the memory, and make the calls."""
-        recording = self.recording
-        results = dict(zip(self.recorded.results, self.program.results, strict=True))
-        read = {value for line in self.program.lines for value in line.reads} | set(self.program.results)
-        ports = [port for port in recording.ports if port.updated or port.value in read]
-        home = recording.home
-        for outside in read:
-            if isinstance(outside.constant, np.ndarray):
-                outside.constant = home.from_host(outside.constant)
-        self._part({id(port.later.get()): port for port in ports if port.updated})
-        self.copied = [
-            (port, home.xp.empty(port.value.shape, port.value.dtype)) for port in ports if port in self._private
-        ]
-        self.written = [(port, port.later.get()) for port in ports if port.updated]
-        self.bound = [(p, p.later.get()) for p in ports if not p.updated and p not in self._private]
-        self.inputs = [home.xp.empty(value.shape, value.dtype) for _, value in recording.inputs]
-        arrays = {port.value: array for port, array in [*self.copied, *self.written, *self.bound]}
-        arrays |= {value: array for (_, value), array in zip(recording.inputs, self.inputs, strict=True)}
-        owners: dict[int, list[Value]] = defaultdict(list)  # the ports that read an array
-        for value, array in arrays.items():
-            owners[id(array)].append(value)
+        """Lay out the memory, make the calls, and see what has to be copied after them."""
+        recording, home = self.recording, self.recording.home
+        before = self._arrays_before()
+        shown: dict[int, list[Value]] = defaultdict(list)  # by id of an array: what shows it
+        for value, array in before.items():
+            shown[id(array)].append(value)
+        # The arrays that a replay writes, each with what it is to hold: a symbol, if the step computes it.
         left = [(array, port.after) for port, array in self.written]
         left += [(g.array, g.source) for g in recording.grads if g.tensor is not None]
-        kept: dict[Value, tuple[Array, Value | None]] = {}
+        computed = dict(zip(self.recorded.results, self.program.results, strict=True))
+        kept: dict[Value, tuple[Array, Value | None]] = {}  # what may be computed right there, over what was there
         for array, source in left:
-            over = owners[id(array)]
+            over = shown[id(array)]
             if isinstance(source, Symbol) and len(over) < 2:
-                kept.setdefault(results[source.value], (array, over[0] if over else None))
-        layout = Layout(self.program, arrays, kept)
+                kept.setdefault(computed[source.value], (array, over[0] if over else None))
+        layout = Layout(self.program, before, kept)
         lanes = Lanes(layout, 1 if passes.LANES in self.without else MOST)
         try:
             self.player = (Player if passes.GRAPH in self.without else GraphPlayer)(lanes, home)
         except MemoryError as error:
             raise shortage.of_replay(error, lanes.arena.size, lanes.count > 1) from error
-        overwritten = {value for array, _ in left for value in owners[id(array)]}
-        self.copies: list[tuple[Array, Array]] = []
+        overwritten = {value for array, _ in left for value in shown[id(array)]}
+        self.copies: list[tuple[Array, Array]] = []  # after the calls, in this order: to where, and what
 
         def final(symbol: Symbol) -> Array:
-            """What a symbol is after a replay: a copy, if it is what a port held before."""
-            value = results[symbol.value]
+            """Where a replay finds what a symbol was: in a copy, if that is what an array held before it is written."""
+            value = computed[symbol.value]
             array = self.player.array(value)
             if layout.root(value) in overwritten:
                 self.copies.append((array.copy(), array))
@@ -116,10 +103,31 @@ class Replay:
         self.finals = {x.value: final(x) for x in map(bare_array, leaves(recording.output)) if isinstance(x, Symbol)}
         pairs = [(array, final(x) if isinstance(x, Symbol) else x) for array, x in left]
         self.copies += [(array, source) for array, source in pairs if not is_same(source, array)]
-        gathered = sum(array.nbytes for array in self.inputs) + sum(array.nbytes for _, array in self.copied)
-        grads = sum(g.array.nbytes for g in recording.grads if g.tensor is not None)
         self._count_references()
-        self.memory = Memory(lanes.arena.size, layout.naive, gathered + grads, lanes)
+        grads = [g.array for g in recording.grads if g.tensor is not None]
+        beside = [*self.inputs, *(array for _, array in self.copied), *grads]
+        self.memory = Memory(lanes.arena.size, layout.naive, sum(array.nbytes for array in beside), lanes)
+
+    def _arrays_before(self) -> dict[Value, Array]:
+        """The arrays that hold what the program finds: those of ports, or copies of them, and copies of arguments."""
+        recording, home = self.recording, self.recording.home
+        read = {value for line in self.program.lines for value in line.reads} | set(self.program.results)
+        for value in read:
+            if isinstance(value.constant, np.ndarray):
+                value.constant = home.from_host(value.constant)
+        self._part({id(port.later.get()): port for port in recording.ports if port.updated})
+        self.written = [(port, port.later.get()) for port in recording.ports if port.updated]
+        self.copied: list[tuple[Port, Array]] = []  # before each replay, from an array that was replaced
+        self.bound: list[tuple[Port, Array]] = []  # read where they are
+        for port in recording.ports:
+            if port.value in read and not port.updated:
+                if port in self._private:
+                    self.copied.append((port, home.xp.empty(port.value.shape, port.value.dtype)))
+                else:
+                    self.bound.append((port, port.later.get()))
+        self.inputs = [home.xp.empty(value.shape, value.dtype) for _, value in recording.inputs]
+        arrays = {port.value: array for port, array in [*self.copied, *self.written, *self.bound]}
+        return arrays | {value: array for (_, value), array in zip(recording.inputs, self.inputs, strict=True)}
 
     def fits(self) -> bool:
         """Whether all that the step was recorded with is there still."""

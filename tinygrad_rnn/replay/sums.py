@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops
 from .joins import gather_line
 from .order import AT_ONCE, in_order_of
 from .program import Line, Program, Value
-from .views import reshape_line
+from .views import reshape, reshape_line
 
 _FEWEST = 4  # steps for which it is worth while
 
@@ -72,20 +73,19 @@ def _summed(line: Line, terms: list[Value], readers: dict[Value, list[Line]], pr
         total = Value(line.result.shape, line.result.dtype)
         made.append(Line("ufunc", "add", np.add, (others.pop(), others.pop()), {}, total, line))
         others.append(total)
-    if len(others) == 1:  # the line itself becomes the one that gives the sum its shape
-        last = made.pop()
-        line.kind, line.name, line.function, line.attributes = last.kind, last.name, last.function, last.attributes
-        others = list(last.inputs)
-    line.read(tuple(others))
+    if len(others) == 1:
+        line.become(made.pop())  # the one that gives the sum its shape
+    else:
+        line.read(tuple(others))
     return made
 
 
 def _part(x: Value) -> Line | None:
     """The line that sums up something, if x is its result, perhaps in another shape."""
     line = x.line
-    if line is not None and line.name == "reshape":
+    if line is not None and line.function is reshape:
         line = line.inputs[0].line
-    return line if line is not None and line.name == "sum" and line.kind == "op" else None
+    return line if line is not None and line.function is ops.sum.op.kernel else None
 
 
 def _at_once(parts: list[Line], like: Line) -> list[Line]:

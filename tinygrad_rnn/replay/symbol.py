@@ -46,7 +46,7 @@ def refused(what: str, kind: type[CaptureError] = CaptureError) -> Callable[...,
 def _shows_port(value: Value) -> bool:
     """Whether a value is a view of an array that was there before the step."""
     root = value
-    while root.line is not None and root.line.name in VIEWS:
+    while root.line is not None and root.line.function in VIEWS:
         root = root.line.reads[0]
     return root is not value and root.line is None
 

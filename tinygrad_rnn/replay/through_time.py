@@ -30,7 +30,7 @@ def reassociate(program: Program) -> None:
         found = _late_and_early(line, classes, readers, program)
         if found is not None:
             late, a, b = found
-            early = Line(line.kind, line.name, line.function, (a, b), {}, Value(late.shape, line.result.dtype), line)
+            early = line.again((a, b), Value(late.shape, line.result.dtype))
             lines.append(early)
             line.read((late, early.result))
         lines.append(line)
@@ -137,8 +137,7 @@ def _joined_elementwise(members: list[Line], columns: Columns) -> list[Line]:
         return []  # it would have to be spread first
     inputs, lines = columns.gather(members)
     whole = Value((len(members), *first.result.shape), first.result.dtype)
-    lines.append(Line(first.kind, first.name, first.function, tuple(inputs), {}, whole, first))
-    return lines + list(_items(whole, members))
+    return [*lines, first.again(tuple(inputs), whole), *_items(whole, members)]
 
 
 def _joined_product(members: list[Line], columns: Columns) -> list[Line]:

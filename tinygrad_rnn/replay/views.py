@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backend import Array
+from .. import ops
 from .program import Line, Value
 
-VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "flip", "getitem", "clip_message"}
-
-
-def getitem(xp: Any, x: Array, *, key: Any) -> Array:
-    """x[key]."""
-    return x[key]
-
-
-def reshape(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Array:
-    """x in another shape."""
-    return x.reshape(shape)
+# Kernels: an operation of the user's may have any of these names, and does something else.
+getitem, reshape, expand_dims = ops.getitem.op.kernel, ops.reshape.op.kernel, ops.expand_dims.op.kernel
+_OTHERS = ops.transpose, ops.broadcast_to, ops.squeeze, ops.flip
+VIEWS = {getitem, reshape, expand_dims, *(operation.op.kernel for operation in _OTHERS)}
 
 
 def slice_line(x: Value, key: Any, shape: tuple[int, ...], like: Line) -> Line:
@@ -25,19 +18,15 @@ def slice_line(x: Value, key: Any, shape: tuple[int, ...], like: Line) -> Line:
     return Line("op", "getitem", getitem, (x,), {"key": key}, Value(shape, x.dtype), like)
 
 
-def columns_key(x: Value, start: int, stop: int) -> tuple[slice, ...]:
-    """What takes a slice of a value's last axis and all of the others."""
-    return (*(slice(None),) * (len(x.shape) - 1), slice(start, stop))
-
-
 def columns_line(x: Value, start: int, stop: int, like: Line) -> Line:
-    """A line that takes columns of a value."""
-    return slice_line(x, columns_key(x, start, stop), (*x.shape[:-1], stop - start), like)
+    """A line that takes a slice of a value's last axis and all of the others."""
+    key = (*(slice(None),) * (len(x.shape) - 1), slice(start, stop))
+    return slice_line(x, key, (*x.shape[:-1], stop - start), like)
 
 
 def columns(line: Line, base: Value) -> tuple[int, int] | None:
     """Start and stop, if a line takes a slice of a base's last axis and all of the others."""
-    key = line.attributes.get("key") if line.name == "getitem" and line.inputs[0] is base else None
+    key = line.attributes["key"] if line.function is getitem and line.inputs[0] is base else None
     if not isinstance(key, tuple) or not key or not all(isinstance(part, slice) for part in key):
         return None
     if len(key) != len(base.shape) or any(part != slice(None) for part in key[:-1]) or key[-1].step not in (None, 1):

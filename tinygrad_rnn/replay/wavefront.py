@@ -14,7 +14,7 @@ from typing import Any
 from .joins import concatenate_line, gather_line, in_order, is_join
 from .order import in_order_of
 from .program import Line, Program, Value
-from .views import reshape_line, slice_line
+from .views import getitem, reshape, reshape_line, slice_line
 
 _BLOCKS = 16  # of steps, at most: each of them costs launches
 _ROWS = 64  # of a product, at least: fewer take no less time
@@ -97,7 +97,7 @@ class _Region:
         for line in reversed(self.lines):
             for value in line.results:
                 if value in needed or not own.issuperset(self.index.readers.get(value, ())):
-                    if line.name == "reshape":
+                    if line.function is reshape:
                         needed.update(line.reads)
                         yield line
                     else:
@@ -117,7 +117,7 @@ class _Region:
                     found.append(line)
                     for k in self._read(line):
                         heappush(ahead, k)
-                elif line.name == "getitem" and line.inputs[0] in self.wholes and (steps := self._taken(line)):
+                elif line.function is getitem and line.inputs[0] in self.wholes and (steps := self._taken(line)):
                     self.takes[line] = steps
         wanted = {line.inputs[0] for line in self.takes}
         kept = []
@@ -137,7 +137,7 @@ class _Region:
         shape = line.result.shape
         if not line.result.size or not shape or shape[0] % len(self.steps):
             return False
-        if line.name == "reshape":
+        if line.function is reshape:
             return line.inputs[0] in self.wholes
         if line.kind == "dot":
             return line.inputs[0] in self.wholes and line.inputs[1] not in self.wholes
@@ -190,9 +190,8 @@ class _Region:
                     x = part.result
                 inputs.append(x)
             results = [Value(self._shape(value, block), value.dtype) for value in line.results]
-            attributes = {"shape": results[0].shape} if line.name == "reshape" else line.attributes
-            like = line.kind, line.name, line.function
-            made.append(Line(*like, tuple(inputs), attributes, results[0], line, tuple(results[1:])))
+            attributes = {"shape": results[0].shape} if line.function is reshape else line.attributes
+            made.append(line.again(tuple(inputs), results[0], attributes, more=tuple(results[1:])))
             new.update(zip(line.results, results, strict=True))
         return new
 

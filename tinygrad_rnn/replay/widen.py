@@ -12,7 +12,7 @@ import numpy as np
 
 from .order import in_order_of
 from .program import Line, Program, Value
-from .views import columns, columns_key, columns_line, getitem
+from .views import columns, columns_line, getitem
 
 # What leaves every number as it is, bit for bit: with it a call can pass over a slice that it is not for.
 _NEUTRAL: dict[Any, float] = {np.multiply: 1.0, np.add: -0.0}
@@ -84,7 +84,7 @@ class _Widening:
             if x is part.line.result:
                 signature.append("self")
             elif isinstance(x, Value):
-                of = x.line.inputs[0] if x.line is not None and x.line.name == "getitem" else None
+                of = x.line.inputs[0] if x.line is not None and x.line.function is getitem else None
                 if of is None or of is base or x.line is None or columns(x.line, of) != (part.start, part.stop):
                     return None
                 signature.append(of)
@@ -107,7 +107,7 @@ class _Widening:
                 numbers = [lines[part].inputs[k] if part in lines else _NEUTRAL[first.function] for part in slices]
                 inputs.append(self._constant(shape, first.result.dtype, slices, numbers))
         result = Value(shape, first.result.dtype)
-        wide = Line("ufunc", first.name, first.function, tuple(inputs), {}, result, first)
+        wide = first.again(tuple(inputs), result)
         self.position[wide] = self.position[first]
         self.readers[result] = [lines.get(part, part.line) for part in slices]
         for part, line in zip(slices, self.readers[result], strict=True):
@@ -127,9 +127,7 @@ class _Widening:
         """Let a line take its result from a wider one."""
         for x in line.reads:
             self.readers[x] = [reader for reader in self.readers[x] if reader is not line]
-        line.kind, line.name, line.function = "op", "getitem", getitem
-        line.attributes = {"key": columns_key(base, start, stop)}
-        line.read((base,))
+        line.become(columns_line(base, start, stop, line))
 
     def _constant(self, shape: tuple[int, ...], dtype: Any, slices: list[_Slice], numbers: list[Any]) -> Any:
         """One number if it is the same for all slices, else an array that has each slice's number in its columns."""
