@@ -19,7 +19,7 @@ from numpy.lib.array_utils import byte_bounds
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
 from tinygrad_rnn.replay import straight
-from tinygrad_rnn.replay.memory import Extent, Region
+from tinygrad_rnn.replay.blocks import Extent, Region
 from tinygrad_rnn.replay.program import Value
 
 

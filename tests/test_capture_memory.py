@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, cotangents, nn, optim
 from tinygrad_rnn.replay.arena import pack
-from tinygrad_rnn.replay.memory import Block, Extent
+from tinygrad_rnn.replay.blocks import Block, Extent
 from tinygrad_rnn.replay.program import Value
 
 VOCABULARY = 11

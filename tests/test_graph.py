@@ -286,7 +286,7 @@ def test_a_capture_that_is_broken_off_leaves_everything_as_it_was(
 ) -> None:
     captured, x = played(lambda x: (tg.tanh(x) * x.sum()).sum(axis=0), calls=3), leaves(3, 4)
     with monkeypatch.context() as patched:
-        patched.setattr(graph, "_captured", broken_off)
+        patched.setattr(graph, "_call_in_graph", broken_off)
         with pytest.raises(KeyboardInterrupt):
             captured(x)
     assert (device.allocators, len(device.streams), device.capturing) == ([None], 1, None)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..backend import Array
+from .blocks import Block, aligned
 from .layout import Layout
-from .memory import Block, aligned
 from .program import Line, Value
 
 _PARTS = 64  # of the largest block, each with lines of its own between which it is in use

@@ -12,8 +12,8 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .. import backend, tape
 from ..backend import Array
-from .alive import Memory
 from .arguments import in_output, signature_of, without_symbols
+from .memory import Memory
 from .passes import GRAPH, JOINING, LANES, PASSES
 from .profile import Profile
 from .recorder import is_recording

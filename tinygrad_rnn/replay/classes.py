@@ -46,7 +46,7 @@ class Classes:
                 inputs.append(x.shape)
             else:
                 inputs.append(self.of[x.line])
-        return line.phase, line.run, line.function, _attributes(line), line.result.shape, *inputs
+        return line.phase, line.rerun, line.function, _attributes(line), line.result.shape, *inputs
 
     def recurs(self, number: int) -> bool:
         """Whether a member of a class depends on another one."""
@@ -70,7 +70,7 @@ class Columns:
         self.whole: dict[tuple[int, int, int], Value] = {}  # results of a class, from one on so many, as one array
         self.sorted: dict[int, dict[Value, int]] = {}  # by class: each member's place there
 
-    def run(self, number: int) -> dict[Value, int]:
+    def in_time(self, number: int) -> dict[Value, int]:
         """The results of a class in the order of time."""
         if number not in self.sorted:
             members = sorted(self.classes.members[number], key=lambda line: line.step or 0)
@@ -118,13 +118,13 @@ class Columns:
         if _is_item(item):
             return item.inputs[0], cut, item.attributes["key"]
         number = self.classes.of.get(x.line)
-        return None if number is None else (number, None, self.run(number)[x])
+        return None if number is None else (number, None, self.in_time(number)[x])
 
     def behind(self, members: list[Line]) -> int:
         """The classes that must be done before: of all steps of what is read, as they are read as one."""
         read = {x for line in members for x in line.reads}
         classes = {place[0] for x in read if (place := self._place(x)) is not None and isinstance(place[0], int)}
-        read.update(*map(self.run, classes))
+        read.update(*map(self.in_time, classes))
         return reduce(or_, (self.classes.behind.get(x, 0) for x in read), 0)
 
     def gather(self, members: list[Line]) -> tuple[list[Any], list[Line]]:
@@ -152,7 +152,7 @@ class Columns:
 
     def _whole(self, number: int, start: int, count: int) -> Value:
         if (number, start, count) not in self.whole:
-            values = tuple(self.run(number))[start : start + count]
+            values = tuple(self.in_time(number))[start : start + count]
             line = gather_line(values, self.classes.members[number][0])
             self.whole[number, start, count] = line.result
             self.lines.append(line)

@@ -56,7 +56,7 @@ class GraphPlayer(Player):
             except _ImpossibleError as error:
                 warnings.warn(f"capture: {error}. The step is replayed call by call", stacklevel=4)
                 self._graphs = [self._play]
-                self._part()  # the pool is for graphs alone
+                self._forget()  # the pool is for graphs alone
             for launch in self._graphs:
                 launch()
 
@@ -65,8 +65,8 @@ class GraphPlayer(Player):
         self._streams = [self._cuda.Stream(non_blocking=True) for _ in range(self._lanes.count)]
         self._pool = self.home.pool()  # last, as who finds it takes all to be there
         streams = [stream.ptr for stream in self._streams]
-        self._part = weakref.finalize(self, self.home.forget, streams, self._pool)
-        self._part.atexit = False
+        self._forget = weakref.finalize(self, self.home.forget, streams, self._pool)
+        self._forget.atexit = False
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -121,7 +121,7 @@ class GraphPlayer(Player):
         first = self._streams[0]
         first.begin_capture()
         try:
-            self._issue((line, [partial(_captured, line, call) for call in calls]) for line, calls in plan)
+            self._issue((line, [partial(_call_in_graph, line, call) for call in calls]) for line, calls in plan)
         except BaseException:
             with suppress(Exception):  # a capture that went wrong says so once more when it ends
                 first.end_capture()
@@ -136,7 +136,7 @@ class _ImpossibleError(Exception):
     """What a graph cannot do."""
 
 
-def _captured(line: Line, call: Callable[[], Any]) -> None:
+def _call_in_graph(line: Line, call: Callable[[], Any]) -> None:
     try:
         call()
     except Exception as error:

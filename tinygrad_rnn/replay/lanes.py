@@ -15,9 +15,9 @@ import numpy as np
 
 from ..backend import Array
 from .arena import Arena
+from .blocks import Extent
 from .joins import is_join
 from .layout import Layout
-from .memory import Extent
 from .program import Line, Value
 
 MOST = 6  # at most: each in which there are products takes a workspace of 32 MiB

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array
+from .blocks import Block, Extent, Outside, Region, address
 from .joins import gather, in_order, is_join, joined_in_place, slots, writes
-from .memory import Block, Extent, Outside, Region, address
 from .program import Line, Program, Value
 from .views import VIEWS, expand_dims, reshape
 

@@ -45,7 +45,7 @@ def draw_first(program: Program) -> None:
 
 def _first(line: Line, first: dict[Any, Line]) -> Line:
     """The first line that computes what this one does."""
-    apart = line.run if line.function not in VIEWS or any(x.line is not None for x in line.reads) else 0
+    apart = line.rerun if line.function not in VIEWS or any(x.line is not None for x in line.reads) else 0
     return first.setdefault((line.function, apart, alike(line.inputs), alike(line.attributes)), line)
 
 

@@ -53,7 +53,7 @@ class Line:
 
     __slots__ = (
         *("attributes", "function", "inputs", "kind", "more", "name"),
-        *("phase", "reads", "result", "run", "step", "where"),
+        *("phase", "reads", "result", "rerun", "step", "where"),
     )
 
     def __init__(
@@ -75,7 +75,7 @@ class Line:
         self.more = more
         self.step: int | None = like.step if like else None  # the time step
         self.phase: str = like.phase if like else "forward"
-        self.run: int = like.run if like else 0  # another one for steps that are done once more, by bptt.checkpointed
+        self.rerun: int = like.rerun if like else 0  # counts up where steps are done once more, by bptt.checkpointed
         self.where: str = like.where if like else ""
         result.line = self
         for value in more:

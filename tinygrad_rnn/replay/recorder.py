@@ -65,7 +65,7 @@ def _on_arrays(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return function(*[a.array if isinstance(a, Symbol) else a for a in args], **kwargs)
 
 
-class _Recording(Backend):
+class _SymbolBackend(Backend):
     """The backend of symbols."""
 
     array_type = Symbol
@@ -100,7 +100,7 @@ class _Recording(Backend):
         _current().run_again(state)
 
     def apart(self) -> None:
-        _current().run += 1
+        _current().rerun += 1
 
     def shows_elsewhere(self, symbol: Symbol) -> bool:
         """Whether somebody holds a view of this symbol's memory. Copies of the symbol are no views."""
@@ -126,7 +126,7 @@ def _current() -> Recorder:
     return _active.recorder
 
 
-_backend = _Recording()
+_backend = _SymbolBackend()
 for _type in (Symbol, DeviceSymbol):
     backend._by_type[_type] = _backend
     backend.modules[_type] = _backend.xp
@@ -144,7 +144,7 @@ class Recorder:
         self.lines: list[Line] = []
         self.seen: dict[int, Array] = {}  # bare arrays that were made tensors, by id
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
-        self.run = 0  # of lines
+        self.rerun = 0  # of lines
         self.draws: list[Symbol] = []  # random numbers
         self.drawn = 0  # how many of them: fewer when steps are done once more, with the numbers of the first time
         self.states: dict[int, Any] = {}  # of the generator, by how many had been drawn
@@ -189,7 +189,7 @@ class Recorder:
 
     def run_again(self, drawn: int) -> None:
         """Note that what follows runs once more, from where so many random numbers had been drawn."""
-        self.run += 1
+        self.rerun += 1
         self.drawn = drawn
 
     def check_draws(self) -> None:
@@ -214,7 +214,7 @@ class Recorder:
 
     def _write(self, kind: str, name: str, function: Any, inputs: Any, attributes: Any, array: Array) -> Symbol:
         line = Line(kind, name, function, inputs, attributes, Value(array.shape, array.dtype))
-        line.step, line.run = tape.step_of(tape.clock()), self.run
+        line.step, line.rerun = tape.step_of(tape.clock()), self.rerun
         line.where = (lines_outside() or [""])[-1]
         self.lines.append(line)
         return self.symbol(array, line.result)

@@ -15,11 +15,11 @@ from ..backend import Array
 from ..tape import Leaf, Taped, bare_array, collector_resting
 from ..tensor import Tensor
 from . import passes
-from .alive import Memory
 from .arguments import in_output, leaves
 from .graph import GraphPlayer
 from .lanes import MOST, Lanes
 from .layout import Layout
+from .memory import Memory
 from .player import Player, is_same
 from .profile import Profile, Row
 from .program import Line, Program, Value
@@ -115,7 +115,7 @@ class Replay:
         for value in read:
             if isinstance(value.constant, np.ndarray):
                 value.constant = home.from_host(value.constant)
-        self._part({id(port.later.get()): port for port in recording.ports if port.updated})
+        self._give_copies({id(port.later.get()): port for port in recording.ports if port.updated})
         self.written = [(port, port.later.get()) for port in recording.ports if port.updated]
         self.copied: list[tuple[Port, Array]] = []  # before each replay, from an array that was replaced
         self.bound: list[tuple[Port, Array]] = []  # read where they are
@@ -169,7 +169,7 @@ class Replay:
             if gradient is not None:
                 gradient.array = array  # clipping, or another backward, may have given it a new one
 
-    def _part(self, own: dict[int, Port]) -> None:
+    def _give_copies(self, own: dict[int, Port]) -> None:
         """Where a place shows an array that belongs to another one, give it a copy."""
         for port in self.recording.ports:
             found = port.later.get()
@@ -185,7 +185,7 @@ class Replay:
         After p.data, q.data = q.data, p.data one such array is shown elsewhere: another place of the step's then gets a
         copy, and if somebody else has it, it is theirs, and the program is laid out anew.
         """
-        self._part({id(array): port for port, array in self.written})
+        self._give_copies({id(array): port for port, array in self.written})
         before = self._references
         self._count_references()
         if any(self._references[k] >= before[k] for k in moved):  # there should be one less, as the place has let go

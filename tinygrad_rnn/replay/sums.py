@@ -62,7 +62,7 @@ def _summed(line: Line, terms: list[Value], readers: dict[Value, list[Line]], pr
             others.append(x)
         else:
             of = part.inputs[0]
-            kinds[of.shape, of.dtype, str(part.attributes), part.run].append(part)
+            kinds[of.shape, of.dtype, str(part.attributes), part.rerun].append(part)
     if not any(len(parts) >= _FEWEST for parts in kinds.values()):
         return []
     made: list[Line] = []
