@@ -382,3 +382,35 @@ def test_a_wider_gradient_to_start_from_is_narrowed() -> None:
     (x * 2).backward(tg.ones(3, dtype="float64"))
     (g,) = gradients(x)
     assert_equal([g], [np.full(3, 4, np.float32)])
+
+
+# ---- where a slope is 0 and a gradient infinite ----
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: tg.sqrt(tg.relu(x)), [0, 0.25]),
+        (lambda x: tg.sqrt(x.clip(0, 10)), [0, 0.25]),
+        (lambda x: tg.log(x.clip(0, 10)), [0, 0.25]),
+        (lambda x: (x - x).std() + x, [1, 1]),
+    ],
+)
+def test_what_has_no_slope_gets_0_and_not_nan(function: Any, expected: list[float]) -> None:
+    x = tg.tensor([-1.0, 4.0], requires_grad=True)
+    with np.errstate(all="ignore"):
+        function(x).sum().backward()
+    assert gradients(x)[0].tolist() == expected
+
+
+def test_slopes_far_below_1_have_all_their_digits() -> None:
+    x = np.array([-200.0, -20.0, -10.0, 0.0, 10.0, np.inf, -np.inf], np.float32)
+    expected = [0, 2.0611536e-9, 4.539787e-5, 0.5, 0.9999546, 1, 0]
+    for function in (tg.softplus, lambda x: tg.logaddexp(x, 0.0)):
+        t = tg.tensor(x, requires_grad=True)
+        np.testing.assert_allclose(tg.grad(function(t).sum(), t).numpy(), expected, rtol=1e-6)
+
+
+def test_the_mean_of_more_numbers_than_float16_can_count() -> None:
+    x = tg.ones(70_000, dtype="float16", requires_grad=True)
+    np.testing.assert_allclose(tg.grad(x.mean(), x).numpy(), 1 / 70_000, rtol=1e-2)

@@ -672,3 +672,16 @@ def test_an_operation_with_the_name_of_the_engines_is_what_the_user_makes_of_it(
     finally:
         for key in registry.keys() - before:
             del registry[key]
+
+
+def test_gradients_that_are_constants_add_up() -> None:
+    w = tg.ones(3, requires_grad=True)
+
+    def step(x: Any) -> Any:
+        v = w * x
+        return tg.grad((v * v).mean() - v.mean() + v.sum() * 0.1 + w.sum(), w)
+
+    captured = tg.capture(step)
+    for k in range(4):
+        x = tg.tensor([1.0, 2.0, float(k)])
+        np.testing.assert_array_equal(captured(x).numpy(), step(x).numpy())

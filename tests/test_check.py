@@ -266,6 +266,22 @@ def test_what_cannot_be_checked_says_why() -> None:
     assert report_of(doubled.vjp(x=lambda g: 2 * g)) == "check(doubled): it changes its input 'x' in place"
 
 
+def test_a_kernel_that_names_out_must_write_all_of_it() -> None:
+    def partly(xp: Any, x: Any, *, out: Any = None) -> Any:
+        if out is None:
+            return xp.where(x > 0, x, 0)
+        xp.copyto(out, x, where=x > 0)
+        return out
+
+    def elsewhere(xp: Any, x: Any, *, out: Any = None) -> Any:
+        return xp.where(x > 0, x, 0)
+
+    for kernel in (partly, elsewhere):
+        operation = op(kernel).vjp(x=lambda g, x: g * (x > 0))
+        with pytest.raises(CheckError, match="it names out=, but does not write the result there"):
+            check(operation)
+
+
 def test_samples_and_grad_mode_are_left_alone() -> None:
     x, y = np.ones(3, dtype=np.float32), tg.ones(3, requires_grad=True)
     with tg.no_grad():

@@ -405,3 +405,11 @@ def test_a_report_is_its_norm_where_a_number_is_wanted() -> None:
     assert float(report) == 5.0
     assert f"{report:.2f}" == "5.00"
     assert f"{report}" == repr(report)
+
+
+def test_a_tied_parameter_counts_once() -> None:
+    w = tg.tensor([3.0, 4.0], requires_grad=True)
+    (w * w / 2).sum().backward()
+    assert float(tg.clip_grad_norm_([w, w], 1.0)) == 5.0
+    assert w.grad is not None
+    np.testing.assert_allclose(w.grad.numpy(), [0.6, 0.8], rtol=1e-6)

@@ -297,6 +297,8 @@ def test_beams_stop_when_all_have_ended() -> None:
         (lambda d, s: nn.sample(d, s, [0, 1], 3, temperature=-1.0), "temperature must not be negative"),
         (lambda d, s: nn.beam_search(d, s, [0, 1], 3, width=0), "width must be at least 1"),
         (lambda d, s: nn.beam_search(d, s, [0, 1], 0), "beam_search: at least one step"),
+        (lambda d, s: nn.beam_search(d, s, [[0, 1]], 3), r"beam_search: start holds a token for each row"),
+        (lambda d, s: nn.greedy(d, s, [0, 1], 3, end=-1), "the end is token -1, but tokens go from 0 to"),
         (lambda d, s: nn.teacher_forced(d, s, [0, 1], np.zeros((3, 2), int), 1.5), "ratio is a probability"),
         (lambda d, s: nn.teacher_forced(d, s, [0, 1], np.zeros((2, 3), int)), r"targets of shape \(2, 3\)"),
         (lambda d, s: nn.teacher_forced(d, s, [0, 1], np.zeros(3, int)), r"targets of shape \(3,\)"),
@@ -306,3 +308,10 @@ def test_beams_stop_when_all_have_ended() -> None:
 def test_what_cannot_be_written_is_refused(call: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         call(Decoder(), start_state(2))
+
+
+@pytest.mark.parametrize("logit", [np.nan, -np.inf])
+@pytest.mark.parametrize("write", [nn.greedy, nn.sample, nn.beam_search])
+def test_logits_that_leave_no_token_a_chance_are_refused(write: Any, logit: float) -> None:
+    with pytest.raises(FloatingPointError, match="logits leave no token a chance"):
+        write(lambda tokens, state: (tg.full((len(tokens), 5), logit), state), None, [0, 1], 3)

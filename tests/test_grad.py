@@ -427,3 +427,26 @@ def test_as_many_tangents_as_arguments() -> None:
     assert tg.jvp(lambda a: a * a, x, [1.0, 3.0])[1].tolist() == [2, 6]
     with pytest.raises(ShapeError, match="jvp: 1 vectors were given for 2 arguments"):
         tg.jvp(lambda a, b: a * b, (x, x), x)
+
+
+def test_derivatives_know_what_else_has_a_part_in_them() -> None:
+    """A penalty on a derivative trains the parameters that the function reads, and a direction that is learned."""
+    w, x = tg.tensor([2.0], requires_grad=True), tg.tensor([3.0])
+    weighted = lambda z: z**3 * w  # noqa: E731
+    for found, expected in (
+        (tg.jacobian(weighted, x)[0], 27),
+        (tg.jvp(weighted, x, tg.ones(1))[1], 27),
+        (tg.vjp(weighted, x)[1](tg.ones(1))[0], 27),
+        (tg.hvp(lambda z: weighted(z).sum(), x, tg.ones(1)), 18),
+    ):
+        assert tg.grad(found.sum(), w).item() == expected
+    v = tg.ones(1, requires_grad=True)
+    for found, expected in (
+        (tg.jvp(lambda z: z**3, x, v)[1], 27),
+        (tg.vjp(lambda z: z**3, x)[1](v)[0], 27),
+        (tg.hvp(lambda z: (z**3).sum(), x, v), 18),
+    ):
+        assert tg.grad(found.sum(), v).item() == expected
+    assert not tg.jacobian(lambda z: z**3, x).requires_grad
+    with tg.no_grad():
+        assert not tg.jacobian(weighted, x).requires_grad

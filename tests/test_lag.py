@@ -94,6 +94,8 @@ def test_what_it_refuses() -> None:
         flow.gradient_by_lag(step, [], start, w)
     with pytest.raises(ValueError, match="there are no parameters"):
         flow.gradient_by_lag(step, xs, start, [])
+    with pytest.raises(ValueError, match="a parameter was given twice"):
+        flow.gradient_by_lag(step, xs, start, [w, w])
     with pytest.raises(TypeError, match="'0' must be a leaf that requires a gradient"):
         flow.gradient_by_lag(step, xs, start, w * 2)
     with pytest.raises(ValueError, match=r"loss of step 0 has shape \(3,\)"):

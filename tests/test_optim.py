@@ -391,3 +391,15 @@ def test_centered_rmsprop_survives_constant_gradients() -> None:
         p.grad = tg.tensor(gradient)
         opt.step()
     assert np.isfinite(p.data).all()
+
+
+def test_averages_take_the_dtype_of_a_model_that_was_moved() -> None:
+    layer = nn.Linear(2, 2)
+    for kind in (optim.Adam, optim.RMSprop, optim.Adagrad):
+        opt = kind(layer.parameters())
+        for dtype in ("float32", "float64"):
+            layer.to(dtype)
+            layer(tg.ones(1, 2, dtype=dtype)).sum().backward()
+            opt.step()
+        arrays = [x for slots in opt.slots for x in slots.values() if isinstance(x, np.ndarray) and x.ndim]
+        assert {x.dtype for x in arrays} == {np.dtype("float64")}

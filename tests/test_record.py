@@ -234,3 +234,12 @@ def test_lines_know_only_what_they_saw() -> None:
         assert lines[before.node] == ""
     assert record.line_of(y.node) == ""
     assert "test_record.py:" in lines[y.node]
+
+
+def test_infinities_that_stand_in_the_code_are_no_anomaly() -> None:
+    mask, scores = np.array([[True, False], [True, True]]), tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    with tg.detect_anomaly():
+        tg.softmax(tg.where(mask, scores, -np.inf).reshape(2, 2) + 1.0).sum().backward()
+        nn.MaxPool2d(2, 2, 1)(tg.ones(1, 1, 4, 4))
+    assert "subtract made f32[2,2]" in report(lambda: tg.where(mask, scores, -np.inf) - tg.where(mask, scores, -np.inf))
+    assert "exp made f32[2,2]" in report(lambda: tg.exp(1000.0 * scores))

@@ -454,6 +454,9 @@ def test_detach_and_to() -> None:
     assert y.detach().data is y.data
     assert not y.detach().requires_grad
     assert y.to("numpy") is y
+    assert y.to("float32") is y
+    assert (y.to("float64").dtype, y.to(dtype=np.float16).dtype) == (np.float64, np.float16)
+    assert tg.grad(y.to("numpy", "float64").sum(), x).tolist() == [2, 2, 2]
     with pytest.raises(tg.BackendError, match="'nonsense'"):
         y.to("nonsense")
 
@@ -619,3 +622,19 @@ def test_import_needs_numpy_alone() -> None:
     root = Path(tg.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", source], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['tinygrad_rnn']"
+
+
+def test_what_would_go_wrong_later_is_refused_at_once() -> None:
+    for seed, error in ((-1, ValueError), (None, TypeError), (0.5, TypeError)):
+        with pytest.raises(error):
+            tg.manual_seed(seed)  # type: ignore[arg-type]
+    assert tg.randn(2).shape == (2,)
+    with pytest.raises(TypeError, match="drawn in floating point, not int64"):
+        tg.rand(3, dtype="int64")
+    with pytest.raises(TypeError, match="needs a Tensor of its own dtype"):
+        tg.ones(2, requires_grad=True).grad = tg.ones(2, dtype="float64")
+    for x in (tg.ones(2), tg.tensor(1.0)):
+        with pytest.raises(IndexError, match=r"concatenate: x f32\[.*\] has no axis 7"):
+            tg.concatenate([x], axis=7)
+    with pytest.raises(ShapeError, match=r"pad: .* widths must not be negative"):
+        tg.pad(tg.ones(3), (-1, 0))

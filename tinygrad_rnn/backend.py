@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import threading
 import warnings
@@ -158,9 +159,13 @@ def use_backend(name: str) -> Iterator[None]:
 def manual_seed(seed: int) -> None:
     """Restart the random generator of every backend, for parameters, ``randn``, ``rand`` and dropout masks.
 
+    Raises TypeError or ValueError, and changes nothing, for anything but a whole number of at least 0.
+
     >>> manual_seed(0)
     """
     global _seed
+    if operator.index(seed) < 0:
+        raise ValueError(f"manual_seed: a whole number of at least 0 is needed, not {seed}")
     _seed = seed
     for backend in _backends.values():
         backend.seed(seed)
@@ -179,6 +184,14 @@ def short_dtype(dtype: Any) -> str:
 def signature(array: Array) -> str:
     """Dtype and shape, such as ``f32[32,128]``."""
     return f"{short_dtype(array.dtype)}[{','.join(map(str, array.shape))}]"
+
+
+def is_dtype(x: Any) -> bool:
+    """Whether this names a dtype: ``"float64"``, ``np.float64``; None does not."""
+    try:
+        return x is not None and np.dtype(x) is not None
+    except TypeError:
+        return False
 
 
 def is_finite(x: Any) -> bool:

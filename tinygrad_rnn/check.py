@@ -36,7 +36,7 @@ def check(function: Callable[..., Any], *samples: Any, **attributes: Any) -> Non
 
     For each input x, and random u and v, ``gradient(v . f) . u = v . (f(x + h u) - f(x - h u)) / 2h`` must hold; and
     again with that gradient in the place of f (order two). A rule must give on Tensors what it gives on arrays, and a
-    merge the sum of what the rule gives for each use.
+    merge the sum of what the rule gives for each use. A kernel that names ``out`` must write all of it.
 
     function: an ``@op``, or a function that returns Tensors, perhaps in tuples.
     samples: its arguments. Floating-point arrays, Tensors and Python floats, also nested in tuples, are differentiated;
@@ -180,6 +180,15 @@ class _Report:
             raise CheckError(f"{self.title}: two calls gave different results; draw random numbers before the call")
         if not all(map(is_finite, ys)):
             raise CheckError(f"{self.title}: the result is not finite; give samples from inside its domain")
+        if self.op and self.op.writes_out:
+            for y in ys:  # the only one
+                out = backend.of(y).xp.full_like(y, np.nan)
+                self.function(*problem.values, **self.attributes, out=out)
+                if not _same(out, y, ROUNDING):
+                    raise CheckError(
+                        f"{self.title}: it names out=, but does not write the result there; write every element, or "
+                        "leave out= away"
+                    )
         return ys
 
     def rules(self, problem: _Problem, k: int, gradients: dict[int, Array]) -> Iterator[str]:

@@ -255,15 +255,18 @@ def _check(caller: str, on_nonfinite: str, **bound: float) -> None:
 
 
 def _with_gradients(parameters: Parameters) -> list[tuple[str, Tensor, Tensor]]:
-    """(name, parameter, gradient) of every parameter that has one."""
+    """(name, parameter, gradient) of every parameter that has one; tied ones, given twice, count once."""
     if isinstance(parameters, str) or not isinstance(parameters, (Tensor, Iterable)):
         raise TypeError(
             f"clip: parameters are Tensors, or pairs of name and Tensor, such as model.parameters(), not a "
             f"{type(parameters).__name__}"
         )
     entries = [parameters] if isinstance(parameters, Tensor) else parameters
-    named = [(f"parameter {i} {list(e.shape)}", e) if isinstance(e, Tensor) else e for i, e in enumerate(entries)]
-    return [(name, p, p.grad) for name, p in named if p.grad is not None]
+    names: dict[Tensor, str] = {}
+    for i, entry in enumerate(entries):
+        name, p = (f"parameter {i} {list(entry.shape)}", entry) if isinstance(entry, Tensor) else entry
+        names.setdefault(p, name)
+    return [(name, p, p.grad) for p, name in names.items() if p.grad is not None]
 
 
 def _put(p: Tensor, gradient: Tensor) -> None:

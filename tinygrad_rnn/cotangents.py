@@ -47,7 +47,7 @@ class Cotangents:
         sums = self._sums
         if id not in sums:
             sums[id] = contribution
-        elif id in self._own:
+        elif id in self._own and type(sums[id]) is type(contribution):  # while recording, the sum may be a constant
             sums[id] += contribution
         else:
             sums[id] = sums[id] + contribution

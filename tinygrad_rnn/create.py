@@ -125,4 +125,7 @@ def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requi
 
 def _drawn(method: str, shape: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
     home = backends.get(backend) if backend else backends.default()
-    return _made(home.numbers(method, shape, np.dtype(np.float32 if dtype is None else dtype)), requires_grad)
+    dtype = np.dtype("float32" if dtype is None else dtype)
+    if dtype.kind != "f":
+        raise TypeError(f"randn, rand: numbers are drawn in floating point, not {dtype}; convert them afterwards")
+    return _made(home.numbers(method, shape, dtype), requires_grad)

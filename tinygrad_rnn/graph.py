@@ -43,8 +43,8 @@ def reachable(
         node = ahead.pop()
         if node.id not in found and node not in without:
             found[node.id] = node
-            parents = [edge.parent for edge in edges_of(node)]
-            ahead += [p for p in parents if isinstance(p, Leaf) or p.id >= horizon]
+            parents = node.parents if isinstance(node, Node) else ()
+            ahead += [p for p in parents if isinstance(p, Leaf) or (p is not None and p.id >= horizon)]
     return [found[id] for id in sorted(found)]
 
 

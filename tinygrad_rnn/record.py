@@ -47,8 +47,10 @@ FloatingPointError: a gate is saturated, ...
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -170,6 +172,7 @@ class _Trap(Lines):
         self._now: int | None = None
         self._count: dict[str, int] = defaultdict(int)  # by op: how often it was called in this time step
         self._last: dict[tuple[str, int], tuple[int | None, Array]] = {}  # by op and count: a step, and what it made
+        self._meant: list[weakref.ref[Any]] = []  # arrays whose infinities stand in the code, as those of masks do
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         super().forward(op, inputs, attributes, result)
@@ -179,7 +182,7 @@ class _Trap(Lines):
             self._count.clear()
         key = op.name, self._count[op.name] if now is not None else 0
         self._count[op.name] += 1
-        if not is_finite(result.array):
+        if not is_finite(result.array) and not self._is_meant(inputs, attributes, result.array):
             values = [(name, x) for name, x in zip(op.names(len(inputs)), inputs, strict=False) if x is not None]
             came = "" if all(map(is_finite, inputs)) else " (it came in with an input)"
             raise FloatingPointError(
@@ -187,6 +190,19 @@ class _Trap(Lines):
                 f"{_first(result.array, values)}{self._before(*key)}{self._on_the_way_back()}"
             )
         self._last[key] = now, result.array
+
+    def _is_meant(self, inputs: tuple[Any, ...], attributes: dict[str, Any], made: Array) -> bool:
+        """Whether no NaN was made, and the infinities come from an infinite number in the code, as in a mask."""
+        meant = [array for array in (ref() for ref in self._meant) if array is not None]
+        self._meant = [ref for ref in self._meant if ref() is not None]
+        given = any(
+            math.isinf(x) if isinstance(x, (float, np.floating)) else any(x is array for array in meant)
+            for x in (*inputs, *attributes.values())
+        )
+        if not given or bool(backend.of(made).xp.isnan(made).any()):
+            return False
+        self._meant.append(weakref.ref(made))
+        return True
 
     def _before(self, name: str, count: int) -> str:
         """What the same operation made the time before, when all was finite."""
@@ -265,6 +281,7 @@ def _range(x: Array) -> str:
 def detect_anomaly() -> Iterator[None]:
     """Raise FloatingPointError where the first NaN or infinity is born, forward or backward, inside this block.
 
+    An infinite number that the code names, ``where(mask, scores, -inf)``, is no anomaly, nor is what keeps it infinite.
     The message names the operation, its inputs' ranges, the time step and the source line; where the first such element
     stands, and the inputs there; and what the same operation made in the time step before, when all was still finite.
     Backward it names the step and the line of the operation whose rule it was. It looks at every result, which on a

@@ -161,7 +161,7 @@ def anbn_successors(string: str) -> list[str]:
     ['a', 'ab', 'ab', 'b', 'T']
     """
     n = string.count("a")
-    return ["a"] + ["ab"] * n + ["b"] * (n - 1) + ["T"]
+    return ["a"] + ["ab"] * n + (["b"] * (n - 1) + ["T"] if n else [])
 
 
 REBER = "BTPSXVE"

@@ -136,6 +136,8 @@ class Tensor(Operators, Taped):
             raise GraphError(f"grad: {self!r} is not a leaf that requires a gradient")
         if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
             raise ShapeError(f"grad: {self!r} needs a Tensor of shape {self.shape}, not {_outline(value)}")
+        if value is not None and value.dtype != self.dtype:
+            raise TypeError(f"grad: {self!r} needs a Tensor of its own dtype, not {value!r}; use g.astype(x.dtype)")
         self.node.grad = value
 
     def __len__(self) -> int:
@@ -212,11 +214,17 @@ class Tensor(Operators, Taped):
         """The same array without history: the way back ends here."""
         return Tensor.wrap(self.array)
 
-    def to(self, name: str) -> Tensor:
-        """A copy on another backend, without history; the tensor itself if it is already there."""
-        if name == self.backend:
-            return self
-        return tensor(self.array, backend=name, requires_grad=isinstance(self.node, Leaf))
+    def to(self, where: Any = None, dtype: DTypeLike = None) -> Tensor:
+        """A copy on another backend (``"cupy"``), without history; in another dtype (``"float64"``), as ``astype``.
+
+        The tensor itself if it is so already.
+        """
+        if backend.is_dtype(where):
+            where, dtype = None, where
+        x: Tensor = self if dtype is None or self.dtype == dtype else self.astype(dtype)  # type: ignore[attr-defined]
+        if where is None or where == self.backend:
+            return x
+        return tensor(x.array, backend=where, requires_grad=isinstance(self.node, Leaf))
 
     def backward(
         self,
@@ -237,7 +245,8 @@ class Tensor(Operators, Taped):
         if self.node is None:
             raise GraphError(
                 f"backward: {self!r} has no history; no input of it requires a gradient, it was detached, made in "
-                "no_grad, or returned by a captured step, which does its backward itself"
+                "no_grad, or returned by a captured step, which does its backward itself; the loss of a window of "
+                "truncated BPTT goes back by window.backward()"
             )
         arrived = walk(
             [(self.node, seed(self, gradient, create_graph))],

@@ -158,6 +158,8 @@ def _named(parameters: Any) -> dict[str, Tensor]:
         named = {str(k): p for k, p in enumerate(listed)}
     if not named:
         raise ValueError("gradient_by_lag: there are no parameters (a generator can be read only once)")
+    if len(set(named.values())) < len(named):
+        raise ValueError("gradient_by_lag: a parameter was given twice")
     for name, p in named.items():
         if not isinstance(p, Tensor) or not isinstance(p.node, Leaf):
             raise TypeError(f"gradient_by_lag: {name!r} must be a leaf that requires a gradient, not {p!r}")

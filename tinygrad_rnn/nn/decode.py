@@ -136,24 +136,22 @@ def sample(
     start: (B,) tokens. steps: how many to write at most. end: the token that ends a row; none does if None.
     temperature: less than 1 favours what is likely, 0 takes the likeliest. generator: as in ``teacher_forced``.
 
-    Raises ValueError for a negative temperature, and for less than one step.
+    Raises ValueError for a negative temperature, for less than one step, and for an end that is no token;
+    FloatingPointError for logits that leave no token a chance, such as NaN.
 
     >>> from tinygrad_rnn import zeros
     >>> sample(lambda tokens, state: (zeros(2, 5), state), None, [0, 0], 7).tokens.shape
     (7, 2)
     """
-    _check_steps("sample", steps)
-    if host_array(start).ndim != 1:
-        raise ValueError(f"sample: start holds a token for each row, (B,), and not {start!r}")
+    home, tokens = _begun("sample", state, start, steps)
     if temperature < 0:
         raise ValueError(f"sample: the temperature must not be negative, as {temperature} is")
-    home, tokens = _home(state, start), host_array(start)
     rng = generator or backend.host.generator
     ended, lengths, written = np.zeros(len(tokens), bool), np.zeros(len(tokens), int), []
     with tape.no_grad():
         for _ in range(steps):
             output, state = step(home.from_host(tokens), state)
-            logits = host_array(output).astype(np.float64)
+            logits = _checked("sample", output, end)
             # The index of the largest logit, each with Gumbel noise added, is distributed as softmax says.
             tokens = np.argmax(logits + (temperature * rng.gumbel(size=logits.shape) if temperature else 0), axis=-1)
             tokens = tokens if end is None else np.where(ended, end, tokens)
@@ -183,7 +181,7 @@ def beam_search(
     ``step`` is called with B * width tokens, the ``width`` of a row side by side, and with a state of as many rows.
     What it has in its closure for each row must be repeated alike: ``repeat_rows(memory, width)``.
 
-    Raises ValueError for less than one step or beam.
+    Raises ValueError for less than one step or beam, and otherwise as ``sample`` does.
 
     >>> from tinygrad_rnn import log, tensor
     >>> p = tensor([[0.0, 0.6, 0.4], [0.4, 0.3, 0.3], [1.0, 0.0, 0.0]])  # 1 looks better at first, but 2 0 is likelier
@@ -191,10 +189,9 @@ def beam_search(
     >>> found.tokens[:, 0, 0].tolist(), np.exp(found.scores[0]).round(2).tolist()
     ([2, 0], [0.4, 0.24])
     """
-    _check_steps("beam_search", steps)
+    home, first = _begun("beam_search", state, start, steps)
     if width < 1:
         raise ValueError(f"beam_search: the width must be at least 1, not {width}")
-    home, first = _home(state, start), host_array(start)
     batch = len(first)
     state, tokens = repeat_rows(state, width), np.repeat(first, width)
     scores = np.where(np.arange(width) == 0, np.zeros((batch, 1)), -np.inf)  # all beams are equal: only one counts
@@ -202,8 +199,8 @@ def beam_search(
     written = np.zeros((0, batch, width), int)
     with tape.no_grad():
         for _ in range(steps):
-            logits, state = step(home.from_host(tokens), state)
-            gains = ops.log_softmax(host_array(logits).astype(np.float64)).reshape(batch, width, -1)
+            output, state = step(home.from_host(tokens), state)
+            gains = ops.log_softmax(_checked("beam_search", output, end)).reshape(batch, width, -1)
             if end is not None:  # what has ended goes on with ends, at no cost
                 gains[ended] = -np.inf
                 gains[ended, end] = 0
@@ -247,6 +244,25 @@ def repeat_rows(state: Any, times: int) -> Any:
 def _check_steps(who: str, steps: int) -> None:
     if steps < 1:
         raise ValueError(f"{who}: at least one step is needed, not {steps}")
+
+
+def _begun(who: str, state: Any, start: Any, steps: int) -> tuple[backend.Backend, np.ndarray]:
+    """Where to compute, and the first tokens on the host."""
+    _check_steps(who, steps)
+    tokens = host_array(start)
+    if tokens.ndim != 1:
+        raise ValueError(f"{who}: start holds a token for each row, (B,), and not {start!r}")
+    return _home(state, start), tokens
+
+
+def _checked(who: str, output: Any, end: int | None) -> np.ndarray:
+    """Logits on the host, in float64, of which at least one in each row is a number."""
+    logits = host_array(output).astype(np.float64)
+    if end is not None and not 0 <= end < logits.shape[-1]:
+        raise ValueError(f"{who}: the end is token {end}, but tokens go from 0 to {logits.shape[-1] - 1}")
+    if not np.all(logits.max(axis=-1) > -np.inf):  # which NaN is not either
+        raise FloatingPointError(f"{who}: logits leave no token a chance: they are NaN, or -inf all over")
+    return logits
 
 
 def _home(*trees: Any) -> backend.Backend:

@@ -91,10 +91,12 @@ class Module:
         """Switch dropout and the like off; returns the module."""
         return self.train(False)
 
-    def to(self, where: str | None = None, dtype: DTypeLike = None) -> Module:
+    def to(self, where: Any = None, dtype: DTypeLike = None) -> Module:
         """Move all Tensors to a backend (``"cupy"``), to a dtype (``"float64"``), or both; gradients are dropped."""
-        if where is not None and where not in ("numpy", "cupy") and where not in backend.available_backends():
-            where, dtype = None, _dtype(where)  # to("float64"), to(np.float64)
+        if backend.is_dtype(where):
+            where, dtype = None, where
+        elif where not in (None, "numpy", "cupy", *backend.available_backends()):
+            raise TypeError(f"to: {where!r} is neither a backend, 'numpy' or 'cupy', nor a dtype")
         moved = [
             (t, backend.as_array(t.array, dtype if t.dtype.kind == "f" else None, where or t.backend))
             for _, t in self.named_tensors()
@@ -188,13 +190,6 @@ def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, *
 def first_tensor(module: Module) -> Tensor | None:
     """A module's first floating-point Tensor, whose dtype and backend further ones should share."""
     return next((t for _, t in module.named_tensors() if t.dtype.kind == "f"), None)
-
-
-def _dtype(name: Any) -> DTypeLike:
-    try:
-        return np.dtype(name)
-    except TypeError:
-        raise TypeError(f"to: {name!r} is neither a backend, 'numpy' or 'cupy', nor a dtype") from None
 
 
 def _outline(value: Any) -> str:

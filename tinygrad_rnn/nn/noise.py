@@ -39,6 +39,7 @@ class Zoneout(Wrapper):
 
     def __init__(self, cell: Any, p: float | Sequence[float] = 0.1):
         super().__init__(cell)
+        p = p.tolist() if hasattr(p, "tolist") else p
         for q in p if isinstance(p, Sequence) else [p]:
             check_probability("Zoneout", q)
         self.p = p

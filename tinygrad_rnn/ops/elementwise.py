@@ -198,10 +198,13 @@ tanh.vjp(x=lambda g, y: g * (1 - y * y))
 
 @op
 def sigmoid(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Logistic function, y = 1 / (1 + e^-x)."""
-    half = _HALF.get(x.dtype, 0.5) if xp is np else 0.5
+    """Logistic function, y = 1 / (1 + e^-x), as 0.5 tanh(x / 2) + 0.5: to the last digit of 1, not of a y far below.
+
+    For the logarithm of such a y there is softplus: log sigmoid(x) = -softplus(-x).
+    """
+    half = _HALF.get(getattr(x, "dtype", np.dtype(float)), 0.5) if xp is np else 0.5
     y = xp.multiply(x, half, out=out)
-    y = xp.tanh(y, out=out)  # 0.5 tanh(x / 2) + 0.5 never overflows
+    y = xp.tanh(y, out=out)  # which never overflows, and takes half the time of exp
     y *= half
     y += half
     return y
@@ -220,7 +223,7 @@ def relu(xp: Any, x: Array, *, out: Array = None) -> Array:
     return xp.maximum(x, 0, out=out)
 
 
-relu.vjp(x=lambda g, y: g * (y > 0))
+relu.vjp(x=lambda g, y: where(y > 0, g, 0))  # and 0, not NaN, where g is infinite
 
 
 @op
@@ -229,7 +232,12 @@ def softplus(xp: Any, x: Array, *, out: Array = None) -> Array:
     return xp.logaddexp(x, 0, out=out)
 
 
-softplus.vjp(x=lambda g, x: g * sigmoid(x))
+softplus.vjp(x=lambda g, x: g * _logistic(x))
+
+
+def _logistic(x: Any) -> Any:
+    """``sigmoid`` to the last digit, of y far below 1 too."""
+    return exp(minimum(x, 0)) * sigmoid(absolute(x))
 
 
 @op
@@ -252,7 +260,7 @@ logaddexp.vjp(a=lambda g, a, b: g * _share(a, b), b=lambda g, a, b: g * _share(b
 
 def _share(a: Array, b: Array) -> Array:
     """e^a / (e^a + e^b), one half where they are equal and infinite."""
-    return where(a == b, 0.5, sigmoid(a - where(a == b, 0, b)))  # of infinities there is no difference
+    return where(a == b, 0.5, _logistic(a - where(a == b, 0, b)))  # of infinities there is no difference
 
 
 @op
@@ -270,7 +278,7 @@ def clip(xp: Any, x: Array, *, min: float | None = None, max: float | None = Non
     return xp.clip(x, min, max, out=out)
 
 
-clip.vjp(x=lambda g, x, y: g * (x == y))
+clip.vjp(x=lambda g, x, y: where(x == y, g, 0))
 
 
 @op(name="astype")

@@ -8,7 +8,7 @@ from typing import Any
 from .. import backend
 from ..backend import Array
 from ..op import op
-from .elementwise import sqrt
+from .elementwise import sqrt, where
 from .shape import between, broadcast_to, concatenate, expand_dims, flip
 
 Axis = int | tuple[int, ...] | None
@@ -29,7 +29,7 @@ def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Arr
     return backend.of(x).mean(x, axis, keepdims)
 
 
-mean.vjp(x=lambda g, x_shape, axis, keepdims: spread(g / _count(x_shape, axis), x_shape, axis, keepdims))
+mean.vjp(x=lambda g, x_shape, axis, keepdims: spread(g * _share(x_shape, axis), x_shape, axis, keepdims))
 
 
 @op
@@ -95,8 +95,9 @@ var.vjp(
 
 
 def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Any:
-    """Standard deviation, the square root of ``var``."""
-    return sqrt(var(x, axis=axis, keepdims=keepdims, ddof=ddof))
+    """Standard deviation, the square root of ``var``; the slope where all elements are equal is taken as 0."""
+    square = var(x, axis=axis, keepdims=keepdims, ddof=ddof)
+    return where(square == 0, 0, sqrt(where(square == 0, 1, square)))
 
 
 @op
@@ -152,6 +153,11 @@ def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
 def _count(shape: tuple[int, ...], axis: Axis) -> int:
     """How many elements are summed up in one."""
     return math.prod(shape[a] for a in _axes(len(shape), axis))
+
+
+def _share(shape: tuple[int, ...], axis: Axis) -> float:
+    """One by how many elements are summed up in one: in float16 the number itself may be out of range."""
+    return 1 / (_count(shape, axis) or 1)
 
 
 def spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:

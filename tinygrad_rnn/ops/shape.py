@@ -121,12 +121,13 @@ def between(x: Any, axis: int, start: int, stop: int) -> Any:
 def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
     """Arrays one after another along an existing axis."""
     xs = tuple(xs)
-    if len(xs) == 1:
-        return xs[0]
     try:
         lengths = [x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs]  # a wrong axis fails in the kernel
     except (AttributeError, TypeError, ValueError) as error:  # a list of numbers, or an array for an axis
         join.op.fail(error, xs, {"axis": axis})
+    if len(xs) == 1:
+        axis_of("concatenate", xs[0], axis)
+        return xs[0]
     return join(*xs, axis=axis, bounds=tuple(accumulate(lengths, initial=0)))
 
 
@@ -160,6 +161,8 @@ def _pairs(ndim: int, widths: Any) -> list[tuple[int, int]]:
     pairs = [(pair[0], pair[-1]) for pair in widths]
     if len(pairs) not in (1, ndim):
         raise ValueError(f"{len(pairs)} pairs of widths were given for {ndim} axes")
+    if any(width < 0 for pair in pairs for width in pair):
+        raise ValueError(f"widths must not be negative, as in {pairs}; x[1:] leaves elements away")
     return pairs * ndim if len(pairs) == 1 else pairs
 
 

@@ -14,9 +14,12 @@ from .base import Optimizer, Parameters, Slots
 
 
 def _remember(slots: Slots, name: str, like: Array) -> Array:
-    """The named array of a parameter's slots, zeros at first."""
-    if name not in slots:
+    """The named array of a parameter's slots, zeros at first; in its dtype, which ``model.to`` may have changed."""
+    slot = slots.get(name)
+    if slot is None:
         slots[name] = backend.of(like).xp.zeros_like(like)
+    elif slot.dtype != like.dtype:
+        slots[name] = slot.astype(like.dtype)
     return slots[name]
 
 

@@ -77,7 +77,8 @@ def pack(blocks: list[Block]) -> int:
 
     Large blocks come first, the largest before all, each where the arena grows least, and nothing else lies that is in
     use at the same time. That is asked of its parts one by one: where a stack dies from its end, as that of the gates
-    on the way back, another one that grows from its end can follow it. Small blocks share the memory behind.
+    on the way back, another one that grows from its end can follow it. Small blocks share the memory behind, by a
+    sweep over the lines: there are thousands of them, and to ask their parts too would take seconds for 2 % less.
     """
     blocks = sorted(blocks, key=lambda block: (-block.nbytes, block.lines))
     size = part_size(blocks)
