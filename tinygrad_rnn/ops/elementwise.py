@@ -198,9 +198,10 @@ tanh.vjp(x=lambda g, y: g * (1 - y * y))
 
 @op
 def sigmoid(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Logistic function, y = 1 / (1 + e^-x), as 0.5 tanh(x / 2) + 0.5: to the last digit of 1, not of a y far below.
+    """Logistic function, y = 1 / (1 + e^-x).
 
-    For the logarithm of such a y there is softplus: log sigmoid(x) = -softplus(-x).
+    It is computed as 0.5 tanh(x / 2) + 0.5, to the last digit of 1, but not of a y far below 1. For the logarithm of
+    such a y there is softplus: log sigmoid(x) = -softplus(-x).
     """
     half = _HALF.get(getattr(x, "dtype", np.dtype(float)), 0.5) if xp is np else 0.5
     y = xp.multiply(x, half, out=out)
