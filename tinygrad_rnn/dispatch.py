@@ -65,7 +65,7 @@ def {name}{signature}:
     if _needs and _state.enabled:
         _plan = _plans.get(_needs) or _op.plan(_needs)
         if _plan.rules:
-            if _bare & _plan.saves:
+            if _bare and _bare & _plan.saves:
                 {inputs} = _plan.own(_bare, {inputs})
             _node = _Node({contents})
             _node.id = _clock()

@@ -203,7 +203,7 @@ def sigmoid(xp: Any, x: Array, *, out: Array = None) -> Array:
     It is computed as 0.5 tanh(x / 2) + 0.5, to the last digit of 1, but not of a y far below 1. For the logarithm of
     such a y there is softplus: log sigmoid(x) = -softplus(-x).
     """
-    half = _HALF.get(getattr(x, "dtype", np.dtype(float)), 0.5) if xp is np else 0.5
+    half = _HALF.get(getattr(x, "dtype", None), 0.5) if xp is np else 0.5
     y = xp.multiply(x, half, out=out)
     y = xp.tanh(y, out=out)  # which never overflows, and takes half the time of exp
     y *= half
@@ -212,7 +212,7 @@ def sigmoid(xp: Any, x: Array, *, out: Array = None) -> Array:
 
 
 # NumPy's functions take a 0-d array twice as quickly as a Python number.
-_HALF = {np.dtype(letter): np.array(0.5, letter) for letter in "efd"}
+_HALF: dict[Any, Any] = {np.dtype(letter): np.array(0.5, letter) for letter in "efd"}
 
 
 sigmoid.vjp(x=lambda g, y: g * (y * (1 - y)))

@@ -104,7 +104,9 @@ def _cuts(ndim: int, axis: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """Equal parts along an axis, or the parts between the given indices."""
-    axis, shape = axis_of("split", x, axis), x.shape
+    shape = x.shape
+    if not -len(shape) <= axis < len(shape):
+        axis_of("split", x, axis)  # which raises
     length = shape[axis]
     if isinstance(sections, (int, np.integer)):
         if sections < 1 or length % sections:
