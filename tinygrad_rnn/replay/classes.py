@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, NamedTuple
 
 from .joins import gather_line
 from .program import Line, Program, Value, alike
@@ -61,8 +61,19 @@ def _attributes(line: Line) -> Any:
     return alike(line.attributes)
 
 
+class Item(NamedTuple):
+    """Where a value comes from if it is one of many: an item of a stack that is there, or one of a class's results.
+
+    Lines can be joined if they read items k, k + 1, ... of one source. Results of a class have to be gathered first.
+    """
+
+    source: Value | int  # the stack, or the number of the class
+    cut: Any  # which part of the item it is, as a gate is of all four; None for all of it
+    position: int
+
+
 class Columns:
-    """What the members of a class read: for each class among that, one array of all its steps."""
+    """What the members of a class read: for each of their inputs, one array of all its steps."""
 
     def __init__(self, classes: Classes) -> None:
         self.classes = classes
@@ -95,35 +106,35 @@ class Columns:
         runs: list[list[Line]] = []
         expected: Any = None
         for line in members:
-            places = [self._place(x) for x, differs in zip(line.inputs, own, strict=True) if differs]
-            if None in places:
+            items = [self._item(x) for x, differs in zip(line.inputs, own, strict=True) if differs]
+            if None in items:
                 expected = None
                 continue
-            if places == expected:
+            if items == expected:
                 runs[-1].append(line)
             else:
                 runs.append([line])
-            expected = [(source, cut, k + 1) for source, cut, k in places]  # type: ignore[misc]
+            expected = [item._replace(position=item.position + 1) for item in items if item]
         return [run for run in runs if len(run) > 1]
 
-    def _place(self, x: Any) -> tuple[Any, Any, int] | None:
-        """Of what a value is an item: of a stack that is there, or of its class; and which part of the item it is."""
+    def _item(self, x: Any) -> Item | None:
+        """What a value is an item of, if it is one."""
         if not isinstance(x, Value) or x.line is None:
             return None
-        item, cut = x.line, None
-        if item.function is getitem and isinstance(item.attributes["key"], tuple):
-            inner, key = item.inputs[0].line, item.attributes["key"]
+        line, cut = x.line, None
+        if line.function is getitem and isinstance(line.attributes["key"], tuple):
+            inner, key = line.inputs[0].line, line.attributes["key"]
             if inner is not None and _is_item(inner) and all(isinstance(part, slice) for part in key):
-                item, cut = inner, key
-        if _is_item(item):
-            return item.inputs[0], cut, item.attributes["key"]
+                line, cut = inner, key
+        if _is_item(line):
+            return Item(line.inputs[0], cut, line.attributes["key"])
         number = self.classes.of.get(x.line)
-        return None if number is None else (number, None, self.in_time(number)[x])
+        return None if number is None else Item(number, None, self.in_time(number)[x])
 
     def behind(self, members: list[Line]) -> int:
         """The classes that must be done before: of all steps of what is read, as they are read as one."""
         read = {x for line in members for x in line.reads}
-        classes = {place[0] for x in read if (place := self._place(x)) is not None and isinstance(place[0], int)}
+        classes = {item.source for x in read if (item := self._item(x)) is not None and isinstance(item.source, int)}
         read.update(*map(self.in_time, classes))
         return reduce(or_, (self.classes.behind.get(x, 0) for x in read), 0)
 
@@ -136,7 +147,9 @@ class Columns:
             if not differs:
                 inputs.append(first)
                 continue
-            source, cut, start = self._place(first)  # type: ignore[misc]
+            item = self._item(first)
+            assert item is not None  # of members of a run
+            source, cut, start = item
             if isinstance(source, int):
                 whole, start = self._whole(source, start, len(members)), 0
             else:

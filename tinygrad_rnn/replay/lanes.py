@@ -112,7 +112,10 @@ def spread(before: Mapping[Line, set[Line]], most: int) -> dict[Line, tuple[floa
 
 
 def _gap(busy: list[tuple[float, float]], ready: float, time: float) -> tuple[float, float]:
-    """When a lane can take so much time for something that is ready, and less what it does until then."""
+    """When a lane can begin something that takes so much time, and, negative, when the work before that ends.
+
+    The smaller of two such pairs begins sooner, or as soon after less idling.
+    """
     k = bisect_right(busy, ready, key=itemgetter(1))
     while k < len(busy) and busy[k][0] - ready < time:
         ready = max(ready, busy[k][1])

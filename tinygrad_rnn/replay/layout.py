@@ -1,8 +1,11 @@
 """Where each value of a program lies in memory.
 
-A value that is a view lies where its base does. A piece of a stack, of a concatenation or of a gradient that is put
-together from slices is computed right into its place there. An elementwise result takes the place of an operand that
-nobody reads any more. What is left gets a block of its own, and blocks that are never alive together share memory.
+A value that is a view lies where its base does. The others get their places in four rounds: arrays that are there,
+and results that may be computed right into them; joins (stacks, concatenations, gradients put together from slices),
+the largest first, into which their pieces are computed; elementwise results, which may take the place of an operand;
+and the rest, each in a block of its own. Blocks that are never in use together share memory later (``arena``).
+
+A place is free for another value when no later line reads any element of it: through a view, a piece, or a join.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class Layout:
         self.views: dict[Value, list[Line]] = {}  # of each base
         self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
         self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
-        self._shown: dict[Value, tuple[Region, int]] = {}  # what shows parts of a value, and the last to read all of it
+        self._known: dict[Value, tuple[Region, int]] = {}  # what ``_parts`` has found
         self.index = {value: i for i, line in enumerate(program.lines) for value in line.results}
         self.readers: dict[Value, list[Line]] = program.uses()
         self.results = set(program.results)
@@ -171,7 +174,7 @@ class Layout:
         self.pieces.setdefault(joined, []).append(piece)
         self.joins.setdefault(piece, []).append(joined)
         for value in (joined, piece):
-            self._shown.pop(value, None)
+            self._known.pop(value, None)
 
     # ---- everything else ----
 
@@ -222,9 +225,9 @@ class Layout:
             if value in seen or stop <= low or start >= high or not np.shares_memory(self.place[value], region):
                 continue
             seen.add(value)
-            if value not in self._shown:
-                self._shown[value] = self._parts(value)
-            parts, last = self._shown[value]
+            if value not in self._known:
+                self._known[value] = self._parts(value)
+            parts, last = self._known[value]
             if last > i:
                 return True
             ahead += self.joins.get(value, ())

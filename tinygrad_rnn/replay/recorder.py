@@ -133,7 +133,12 @@ for _type in (Symbol, DeviceSymbol):
 
 
 class Recorder:
-    """Writes down what a step does."""
+    """Writes down what a step does.
+
+    While it does so, the state of the random generator is the number of draws so far. Setting it back means that
+    checkpointing repeats something, and the same draws are given out again. A draw that differs from the first time's
+    shows that the first was a try, as checkpointing tries a cell out: the real generator goes back to before it.
+    """
 
     def __init__(self, home: Backend) -> None:
         self.home = home

@@ -174,37 +174,43 @@ class Recording:
         """
         self.output = output
         self.result = in_output(without_symbols, output)
-        replaced: list[Any] = []
-        given: dict[Any, Any] = {None: None}  # gradients, of which several leaves may have got one
-        for leaf, before in self.grads_before.items():
-            if leaf.grad is before:
-                given[before] = before
-            else:
-                source = None if leaf.grad is None else leaf.grad.array
-                replaced.append((leaf, leaf.grad, source, copied(source)))
+        left = {leaf: leaf.grad for leaf, before in self.grads_before.items() if leaf.grad is not before}
+        sources = {gradient: gradient.array for gradient in left.values() if gradient is not None}
+        arrays = {gradient: copied(source) for gradient, source in sources.items()}
+        self._settle_ports()
+        self.numbers_after = [(place, x) for place, before in self.numbers if (x := place.get()) is not before]
+        for place, _ in self.numbers:
+            place.put(bare(place.get()))
+        self._settle_gradients(left, sources, arrays)
+        known = {(id(place.holder), place.key) for place in self.reach.ports}
+        new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
+        for place in new_places:
+            place.put(bare(place.get()))
+        self.steady = not new_places  # not so for the first step of an optimiser, which makes its buffers
+
+    def _settle_ports(self) -> None:
+        """See which arrays the step replaced or wrote into."""
         for port in self.ports:
             left = port.place.get()
             port.after = left.copy() if isinstance(left, Symbol) else left
         new = [(port, copied(port.after)) for port in self.ports]  # of all, before any is written
         for port, array in new:
             port.place.put(_commit(port.array, array) if port.updated else port.array)
-        self.numbers_after = [(place, x) for place, before in self.numbers if (x := place.get()) is not before]
-        for place, _ in self.numbers:
-            place.put(bare(place.get()))
+
+    def _settle_gradients(self, left: dict[Leaf, Any], sources: dict[Any, Any], arrays: dict[Any, Array]) -> None:
+        """See which gradients the step replaced; several leaves may have been left with one, or with an old one.
+
+        Such a gradient is two things: the array of the old one, its port, which is only read, and the new one.
+        """
+        kept = {before for leaf, before in self.grads_before.items() if leaf not in left}
+        given = {gradient: gradient if gradient in kept else Tensor.wrap(array) for gradient, array in arrays.items()}
         self.grads: list[Gradient] = []
-        for leaf, gradient, source, array in replaced:
-            if gradient not in given:
-                given[gradient] = Tensor.wrap(array)
-            leaf.grad = given[gradient]
-            self.grads.append(Gradient(leaf, leaf.grad, bare_array(leaf.grad), source))
+        for leaf, gradient in left.items():
+            leaf.grad = given.get(gradient)
+            self.grads.append(Gradient(leaf, leaf.grad, bare_array(leaf.grad), sources.get(gradient)))
         for port in self.ports:
-            if isinstance(port.later, ArrayOfGradient) and port.later.holder in {leaf for leaf, *_ in replaced}:
-                port.after = Symbol(port.array, port.value)  # the new one is written, and the old one only read
-        known = {(id(place.holder), place.key) for place in self.reach.ports}
-        new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
-        for place in new_places:
-            place.put(bare(place.get()))
-        self.steady = not new_places  # not so for the first step of an optimiser, which makes its buffers
+            if isinstance(port.later, ArrayOfGradient) and port.later.holder in left:
+                port.after = Symbol(port.array, port.value)
 
     def changed(self) -> list[str]:
         """The paths of what is no longer as it was when the step was recorded."""
