@@ -13,7 +13,7 @@ from .. import backend
 from ..create import zeros
 from ..graph import reachable
 from ..nn.fit import begin
-from ..nn.recurrent import advance, project
+from ..nn.recurrent import advance, check_cell, project
 from ..ops import broadcast_to
 from ..shortage import readable
 from ..tape import Node, bare_array
@@ -103,6 +103,7 @@ def memory_plan(cell: Any, T: int, B: int, budget: int | None = None, inputs: An
     >>> plan.sqrt.bytes < plan.plain.bytes / 15, plan.scheduled(2**20).bytes <= 2**20, plan.fit(10**8).name
     (True, True, 'plain')
     """
+    check_cell("memory_plan", cell)
     if T < 1:
         raise ValueError(f"memory_plan: T must be at least 1, not {T}")
     if inputs is None:

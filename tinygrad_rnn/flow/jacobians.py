@@ -10,7 +10,7 @@ import numpy as np
 
 from ..grad import pull_back
 from ..nn.fit import begin
-from ..nn.recurrent import check_features
+from ..nn.recurrent import check_cell, check_features
 from ..nn.sequences import time_major
 from ..ops import broadcast_to, expand_dims, reshape
 from ..tape import enable_grad, no_grad
@@ -157,6 +157,7 @@ def _directions(jacobian: np.ndarray, count: int | None, warmup: int, steps: int
 @no_grad()
 def _projected(who: str, cell: Any, xs: Any, state: Any) -> tuple[int, Any, Any]:
     """The number of steps, all projected inputs, and the first state."""
+    check_cell(who, cell)
     xs, _ = time_major(who, xs)
     if xs.ndim == 2 and getattr(cell, "input_size", None) is not None:
         xs = expand_dims(xs, axis=1)

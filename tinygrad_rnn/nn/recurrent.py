@@ -58,13 +58,18 @@ def unroll(
     return advance(cell, zs, state, real, reverse=reverse, record=record)
 
 
-def prepare(cell: Any, xs: Any, mask: Any) -> tuple[Any, Any]:
-    """The inputs, and which of their steps are real, (T, B, 1), as states and outputs of most cells are shaped."""
+def check_cell(who: str, cell: Any) -> None:
+    """Raise TypeError for anything but a cell."""
     if not (hasattr(cell, "input_projection") and hasattr(cell, "step")):
         raise TypeError(
-            f"unroll: a cell is an object with input_projection(x) and step(z, state), but {cell!r} is none; a layer "
+            f"{who}: a cell is an object with input_projection(x) and step(z, state), but {cell!r} is none; a layer "
             "goes over the sequence by itself, layer(xs)"
         )
+
+
+def prepare(cell: Any, xs: Any, mask: Any) -> tuple[Any, Any]:
+    """The inputs, and which of their steps are real, (T, B, 1), as states and outputs of most cells are shaped."""
+    check_cell("unroll", cell)
     xs, real = time_major("unroll", xs, mask=mask)
     check_features(cell, xs, mask is not None)
     return xs, None if real is None else real[:, :, None]
