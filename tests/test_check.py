@@ -167,8 +167,8 @@ def test_a_rule_that_fails_or_has_the_wrong_shape() -> None:
 
 
 def test_a_missing_rule() -> None:
-    expected = "check(softsign): there is no rule for 'x'; write one, softsign.vjp(x=lambda g, ...: ...)"
-    assert report_of(softsign_with()) == expected
+    expected = "check(softsign): there is no rule for 'x'; write one, softsign.vjp(x=lambda g, ...: ...), or, if it is"
+    assert report_of(softsign_with()).startswith(expected)
     x = tg.tensor([1.0], requires_grad=True)
     with pytest.raises(
         TypeError, match=r"softsign: its input 'x' needs a gradient, but has no rule\. Write one, softsign\.vjp"

@@ -362,3 +362,25 @@ def test_what_is_no_loss_and_no_model_is_refused() -> None:
         tg.lint(tg.ones(1, requires_grad=True).sum(), [nn.Linear(2, 2)])
     with pytest.raises(TypeError, match="draw: a Tensor with its history is needed, such as a loss, not a ndarray"):
         tg.draw(np.ones(3))  # type: ignore[arg-type]
+
+
+def test_weights_that_the_model_does_not_know_are_noted() -> None:
+    class Bare:
+        """A cell, but no module."""
+
+        def __init__(self) -> None:
+            self.w = tg.ones(3, 3, requires_grad=True)
+
+        def input_projection(self, x: Any) -> Any:
+            return x
+
+        def step(self, z: Any, state: Any) -> Any:
+            h = tg.tanh(z + state @ self.w)
+            return h, h
+
+    model = nn.Sequential(nn.Linear(3, 3))
+    outputs, _ = bptt.unroll(Bare(), model(tg.ones(2, 1, 3)), tg.zeros(1, 3))
+    (found,) = tg.lint(outputs.sum(), model)
+    assert found.note
+    assert "[3, 3]" in found.where
+    assert "let the object that holds it be a Module" in found.cure

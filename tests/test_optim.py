@@ -403,3 +403,25 @@ def test_averages_take_the_dtype_of_a_model_that_was_moved() -> None:
             opt.step()
         arrays = [x for slots in opt.slots for x in slots.values() if isinstance(x, np.ndarray) and x.ndim]
         assert {x.dtype for x in arrays} == {np.dtype("float64")}
+
+
+def test_an_update_that_returns_nothing_is_named() -> None:
+    class Forgetful(optim.Optimizer):
+        def update(self, p: Any, g: Any, slots: Any) -> Any:
+            p -= g
+
+    w = tg.ones(2, requires_grad=True)
+    w.sum().backward()
+    with pytest.raises(TypeError, match=r"Forgetful.update must return the parameter's new array, not None"):
+        Forgetful([w], lr=0.1).step()
+
+
+def test_names_of_pytorch_say_what_is_here() -> None:
+    opt = optim.SGD([tg.ones(1, requires_grad=True)], lr=0.1)
+    for holder in (opt, optim.Groups(opt)):
+        with pytest.raises(AttributeError, match=r"instead: groups, .* opt.groups\[0\].lr"):
+            _ = holder.param_groups
+    with pytest.raises(AttributeError, match="a schedule has no attribute 'get_last_lr'; instead: lrs"):
+        _ = optim.StepLR(opt, 1).get_last_lr
+    with pytest.raises(AttributeError, match=r"instead: .*optim.StepLR"):
+        _ = optim.lr_scheduler  # type: ignore[attr-defined]

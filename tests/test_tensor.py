@@ -638,3 +638,18 @@ def test_what_would_go_wrong_later_is_refused_at_once() -> None:
             tg.concatenate([x], axis=7)
     with pytest.raises(ShapeError, match=r"pad: .* widths must not be negative"):
         tg.pad(tg.ones(3), (-1, 0))
+
+
+def test_random_generators_go_on_from_where_they_were() -> None:
+    before = tg.random_state()
+    first = tg.randn(3), tg.dropout(tg.ones(50), 0.5)
+    tg.set_random_state(before)
+    for a, b in zip(first, (tg.randn(3), tg.dropout(tg.ones(50), 0.5)), strict=True):
+        assert a.tolist() == b.tolist()
+    with pytest.raises(TypeError, match="what random_state\\(\\) returned is needed"):
+        tg.set_random_state(3)  # type: ignore[arg-type]
+
+
+def test_tensors_are_not_made_by_their_class() -> None:
+    with pytest.raises(TypeError, match=r"made by tg.tensor"):
+        tg.Tensor([1.0])

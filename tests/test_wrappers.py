@@ -295,3 +295,26 @@ def test_attention_over_nothing_in_half_precision() -> None:
         outputs, _ = nn.unroll(attention.over(memory, lengths=[5, 0]), xs)
     assert outputs.dtype == np.float16
     assert np.isfinite(outputs.data).all()
+
+
+class Plain(nn.WeightedCell):
+    """A cell that says what it does in ordinary operations, without the methods that wrappers replace."""
+
+    def step(self, z: Any, state: Any) -> tuple[Any, Any]:
+        h = tg.tanh(tg.linear(state, self.weight_hh, z))
+        return h, h
+
+
+@pytest.mark.parametrize(
+    ("wrap", "told"),
+    [
+        (nn.SkipThroughTime, "the step of Plain makes no use of self.recur.* write self.recur"),
+        (lambda cell: nn.VariationalDropout(cell, recurrent=0.5), "VariationalDropout: .*self.recur"),
+        (lambda cell: nn.RecurrentDropout(cell, 0.5), "RecurrentDropout: .*self.activation.* write self.activation"),
+    ],
+)
+def test_a_wrapper_that_would_change_nothing_says_so(wrap: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        nn.unroll(wrap(Plain(D, H)), tg.ones(T, B, D))
+    nn.unroll(wrap(nn.RNNCell(D, H)), tg.ones(T, B, D))
+    nn.unroll(nn.VariationalDropout(Plain(D, H), input=0.5, output=0.5), tg.ones(T, B, D))

@@ -5,7 +5,15 @@ back-propagation through time is what falls out of unrolling them.
 """
 
 from . import backend, bptt, flow, nn, ops, optim, tape
-from .backend import BackendError, available_backends, manual_seed, set_backend, use_backend
+from .backend import (
+    BackendError,
+    available_backends,
+    manual_seed,
+    random_state,
+    set_backend,
+    set_random_state,
+    use_backend,
+)
 from .check import CheckError, check
 from .clip import ClipReport, clip_grad_norm_, clip_grad_value_, clip_message
 from .compare import Comparison, compare_backends

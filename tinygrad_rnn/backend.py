@@ -171,6 +171,30 @@ def manual_seed(seed: int) -> None:
         backend.seed(seed)
 
 
+def random_state() -> dict[str, Any]:
+    """Where the random generators stand, by backend: plain values, which ``save`` takes and ``set_random_state`` too.
+
+    >>> from tinygrad_rnn import rand
+    >>> before = random_state()
+    >>> x = rand(2)
+    >>> set_random_state(before)
+    >>> x.tolist() == rand(2).tolist()
+    True
+    """
+    return {name: backend.random_state() for name, backend in _backends.items()}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Let the random generators go on from where ``random_state`` was read; those of backends that are not here do not.
+
+    Raises TypeError for anything else than such a state.
+    """
+    if not isinstance(state, dict) or "numpy" not in state:
+        raise TypeError(f"set_random_state: what random_state() returned is needed, not {state!r}")
+    for name in state.keys() & {*available_backends()}:
+        get(name).set_random_state(state[name])
+
+
 _SHORT = {"float": "f", "int": "i", "uint": "u", "complex": "c"}
 
 

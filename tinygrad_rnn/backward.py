@@ -89,8 +89,8 @@ def walk(
     except MemoryError as error:
         raise explained(error, "backward", getattr(g, "array", g), f" on the way back through {node!r}") from error
     except Exception as error:
-        failed = cotangents.combining or rule
-        whose = f"the rule of {failed.op.name} for its input {failed.input!r} failed: " if failed else ""
+        failed, kind = cotangents.combining or rule, "merge" if cotangents.combining else "rule"
+        whose = f"the {kind} of {failed.op.name} for its input {failed.input!r} failed: " if failed else ""
         raise GraphError(f"backward: {whose}{error} (on the way back through {node!r})") from error
     return arrived
 

@@ -196,7 +196,10 @@ class _Report:
         name, op = problem.names[k], self.op
         word = name.partition("[")[0]
         if op and word in op.inputs and word not in op.rules:
-            yield f"there is no rule for {name!r}; write one, {op.name}.vjp({word}=lambda g, ...: ...)"
+            yield (
+                f"there is no rule for {name!r}; write one, {op.name}.vjp({word}=lambda g, ...: ...), or, if it is an "
+                "attribute, let it follow a * in the kernel"
+            )
             return
         try:
             gradients[k] = problem.gradient(k)

@@ -48,6 +48,9 @@ class Tensor(Operators, Taped):
     __slots__ = ("__weakref__",)
     __array_ufunc__ = None  # so that ndarray * Tensor asks Tensor
 
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise TypeError("Tensor: tensors are made by tg.tensor(data), tg.zeros(2, 3) and the like")
+
     __iadd__, __isub__ = _in_place(Operators.__add__), _in_place(Operators.__sub__)
     __imul__, __itruediv__ = _in_place(Operators.__mul__), _in_place(Operators.__truediv__)
     __ifloordiv__, __imod__ = _in_place(Operators.__floordiv__), _in_place(Operators.__mod__)

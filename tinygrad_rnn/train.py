@@ -168,14 +168,11 @@ class Training:
         return min((loss for _, loss in self.validation_curve), default=math.inf)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on exactly from here, as a tree for ``tg.save``.
-
-        The random generator of the host is part of it, those of GPUs are not.
-        """
+        """All that is needed to go on exactly from here, random generators included, as a tree for ``tg.save``."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": backend.host.random_state(),
+            "random": backend.random_state(),
             "state": tree_map(lambda x: x.numpy(), self.state),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "losses": np.array(self.losses, dtype=np.float64),
@@ -190,7 +187,10 @@ class Training:
             )
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        backend.host.set_random_state(saved["random"])
+        random = saved["random"]
+        backend.set_random_state(
+            random if "numpy" in random else {"numpy": random}
+        )  # of the host alone, in older files
         place = self.optimizer.parameters[0].backend
         self.state = tree_map(lambda x: tensor(x, backend=place), saved["state"])
         for name in _COUNTERS:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..nn import LayerNormBasicLSTMCell, LSTMCell, PeepholeLSTMCell
 from ..nn.cells import Gates
-from ..nn.wrappers import Wrapper, with_methods
+from ..nn.wrappers import Wrapper, altered_step
 
 
 class GatesDetached(Wrapper):
@@ -32,5 +32,4 @@ class GatesDetached(Wrapper):
         super().__init__(cell)
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
-        cell = with_methods(self.cell, recur=lambda h, *rest, **how: self.cell.recur(h.detach(), *rest, **how))
-        return cell.full_step(z, state)  # type: ignore[no-any-return]
+        return altered_step(self, z, state, recur=lambda h, *rest, **how: self.cell.recur(h.detach(), *rest, **how))

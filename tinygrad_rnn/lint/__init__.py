@@ -47,7 +47,7 @@ def lint(
     were overwritten, softmax before cross-entropy, float64 among float32. The rest needs to be told more:
 
     model: a module, of which parameters get no gradient, are cut off by ``detach``, are not finite, or still hold the
-        gradient of an earlier backward.
+        gradient of an earlier backward; and leaves that want a gradient, but are no parameters of it.
     outputs, with mask or lengths: what the loss was computed from, (T, B, ...), and which of its steps are real, as for
         ``unroll``: whether padding reaches the loss, by a gradient that touches no ``.grad``, and whether a mean counts
         it, by the operations ``mean`` and division by the number of all steps.

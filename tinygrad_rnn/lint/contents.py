@@ -37,6 +37,15 @@ def parameters(case: Case) -> Iterator[Finding]:
             )
         elif case.nodes and tensor.node not in leaves:
             yield _unused(case, name, tensor)
+    known = {tensor.node for _, tensor in case.model.named_tensors()}
+    for leaf in leaves - known:
+        yield Finding(
+            "something else than the model's parameters gets a gradient",
+            f"{leaf!r} {list(leaf.shape)}",
+            "an optimizer of model.parameters() does not train it",
+            "if it is a weight, let the object that holds it be a Module, and an attribute of the model",
+            note=True,
+        )
     held = [name for name, tensor in case.model.named_tensors() if tensor.grad is not None]
     if held:
         yield Finding(

@@ -62,7 +62,8 @@ class Cell(Module):
         """Zeros for the batch of one step's projected input z."""
         if not hasattr(self, "output_size"):
             raise NoInitialState(
-                f"{type(self).__name__}: it has no output_size to begin with zeros of, so a state must be given"
+                f"{type(self).__name__}: nothing says what state to begin with; give one, set self.output_size for "
+                "zeros of that size, or define initial_state(z)"
             )
         leaf = tree_leaves(z)[0]
         return zeros_beside(leaf, (*leaf.shape[:-1], self.output_size))
@@ -130,6 +131,7 @@ class WeightedCell(Cell):
         held = {name: (getattr(self, name), usual) for name, usual in self.usual.items()}
         told = {name: value for name, (value, usual) in held.items() if usual is None or value != usual}
         told |= {"bias": False} if self.bias is None else {}
+        told |= {"proj_size": self.output_size} if self.output_size != self.hidden_size else {}
         return "".join(f", {name}={value!r}" for name, value in told.items())
 
 

@@ -17,7 +17,7 @@ from ..tree import tree_leaves, tree_map
 from .cells import Gates, WeightedCell
 from .fit import asking, check_input
 from .recurrent import innermost
-from .wrappers import Wrapper, need_weights, with_methods
+from .wrappers import Wrapper, altered_step, need_weights
 
 
 class Zoneout(Wrapper):
@@ -115,10 +115,9 @@ class RecurrentDropout(Wrapper):
         self.p = check_probability("RecurrentDropout", p)
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
-        cell = self.cell
-        if self.training and self.p:
-            cell = with_methods(cell, activation=lambda a: dropout(self.cell.activation(a), self.p))
-        return cell.full_step(z, state)  # type: ignore[no-any-return]
+        if not (self.training and self.p):
+            return self.inner_step(z, state)
+        return altered_step(self, z, state, activation=lambda a: dropout(self.cell.activation(a), self.p))
 
     def __repr__(self) -> str:
         return f"RecurrentDropout({self.cell!r}, {self.p})"
@@ -177,15 +176,13 @@ class VariationalDropout(Wrapper):
     def full_step(self, z: Any, state: Any) -> tuple[Any, VariationalState, Gates]:
         inner, *masks = state
         of_input, of_recurrent, of_output = masks if self.training else (None,) * 3
-        cell = self.cell
-        if of_recurrent is not None:
-            cell = with_methods(
-                cell,
-                recur=lambda h, *rest, **how: self.cell.recur(masked(h, of_recurrent, self.recurrent), *rest, **how),
-            )
+
+        def recur(h: Any, *rest: Any, **how: Any) -> Any:
+            return self.cell.recur(masked(h, of_recurrent, self.recurrent), *rest, **how)
+
         if self.training and self.input:
-            z = cell.input_projection(masked(z, of_input, self.input))
-        output, inner, gates = cell.full_step(z, inner)
+            z = self.cell.input_projection(masked(z, of_input, self.input))
+        output, inner, gates = altered_step(self, z, inner, **({} if of_recurrent is None else {"recur": recur}))
         return masked(output, of_output, self.output), VariationalState(inner, *masks), gates
 
     def __repr__(self) -> str:

@@ -57,7 +57,8 @@ def length_mask(lengths: Any, steps: int) -> Any:
         lengths = lengths if lengths.size else lengths.astype(int)  # NumPy takes an empty list for fractions
     bare = bare_array(lengths)
     if bare.dtype.kind not in "iu":
-        raise TypeError(f"lengths: integers are needed, one for each row, not {signature(bare)}")
+        cure = "; a mask is given as mask=" if bare.dtype.kind == "b" else ""
+        raise TypeError(f"lengths: integers are needed, one for each row, not {signature(bare)}{cure}")
     if bare.ndim != 1:
         raise ValueError(f"lengths: one for each row is needed, shape (B,), not {signature(bare)}")
     if isinstance(bare, np.ndarray) and bare.size and not 0 <= bare.min() <= bare.max() <= steps:

@@ -189,7 +189,7 @@ class SkipThroughTime(Wrapper):
                 z = linear(past[-tap - 1], weight if rows is None else weight[rows], z)
             return self.cell.recur(h, z, rows, **layer)  # type: ignore[no-any-return]
 
-        output, inner, gates = with_methods(self.cell, recur=recur).full_step(z, inner)
+        output, inner, gates = altered_step(self, z, inner, recur=recur)
         return output, SkipState(inner, (output, *past)[: len(past)]), gates
 
     def __repr__(self) -> str:
@@ -266,8 +266,30 @@ def need_weights(wrapper: Wrapper, cell: Any) -> WeightedCell:
     )
 
 
-def with_methods(cell: Any, **methods: Any) -> Any:
-    """A copy of a cell, parameters shared, that does some things in another way."""
-    other = copy(cell)
-    vars(other).update(methods)
-    return other
+_SPELLED = {
+    "recur": "self.recur(h, z) for linear(h, self.weight_hh, z)",
+    "activation": "self.activation(g) for tanh(g)",
+}
+
+
+def altered_step(wrapper: Wrapper, z: Any, state: Any, **methods: Any) -> tuple[Any, Any, Gates]:
+    """The inner cell's ``full_step``, done with other methods than its own; TypeError if it does not use them."""
+    used = set()
+
+    def noting(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            used.add(name)
+            return method(*args, **kwargs)
+
+        return call
+
+    other = copy(wrapper.cell)  # its parameters are shared
+    vars(other).update({name: noting(name, method) for name, method in methods.items()})
+    taken: tuple[Any, Any, Gates] = other.full_step(z, state)
+    for name in methods.keys() - used:
+        cell = type(wrapper.cell).__name__
+        raise TypeError(
+            f"{type(wrapper).__name__}: the step of {cell} makes no use of self.{name}, so this wrapper would change "
+            f"nothing; write {_SPELLED[name]} there"
+        )
+    return taken

@@ -33,3 +33,9 @@ __all__ = [
     "StepLR",
     "Warmup",
 ]
+
+
+def __getattr__(name: str) -> object:
+    from ..hints import OPTIMISERS, missing
+
+    raise missing(name, f"module {__name__!r}", OPTIMISERS.get(name))

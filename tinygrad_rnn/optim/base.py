@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
+from ..hints import OPTIMISERS, hinted, missing
 from ..tensor import Tensor
 from ..whereabouts import ShapeError
 
@@ -78,7 +79,10 @@ class Optimizer:
                 if self.weight_decay:
                     g = self.decay(p, g)
                 slots["step"] = slots.get("step", 0) + 1
-                p.data = backend.of(p.array).xp.asarray(self.update(p.array, g, slots))  # NumPy: 0-d becomes a scalar
+                new = self.update(p.array, g, slots)
+                if new is None:
+                    raise TypeError(f"{type(self).__name__}.update must return the parameter's new array, not None")
+                p.data = backend.of(p.array).xp.asarray(new)  # NumPy makes scalars of 0-d results
 
     def decay(self, p: Tensor, g: Array) -> Array:
         """L2 regularisation: weight_decay * p is part of the gradient."""
@@ -187,6 +191,8 @@ class Groups(Optimizer):
         return {"groups": [group.state_dict() for group in self.groups]}
 
     def __getattr__(self, name: str) -> Any:
+        if name in OPTIMISERS:
+            raise missing(name, "Groups", OPTIMISERS[name])
         raise AttributeError(f"Groups: {name} is not the same for all; each has its own, such as opt.groups[0].{name}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -201,3 +207,6 @@ def _settings(kind: type[Optimizer]) -> list[str]:
 def _check_distinct(name: str, parameters: list[Any]) -> None:
     if len(set(parameters)) < len(parameters):
         raise ValueError(f"{name}: a parameter was given twice")
+
+
+hinted(Optimizer, OPTIMISERS, "an optimiser")

@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..hints import OPTIMISERS, hinted
 from .base import Optimizer
 
 
@@ -317,3 +318,6 @@ class Warmup(Schedule):
         self._check(state)
         self.schedule.load_state_dict(state["schedule"])
         super().load_state_dict(state)
+
+
+hinted(Schedule, OPTIMISERS, "a schedule")
