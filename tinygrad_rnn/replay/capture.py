@@ -141,7 +141,7 @@ class Captured(Generic[P, R]):
         """The latest recording, ready to be played."""
         if not self._replays:
             raise RuntimeError(
-                "capture: nothing is recorded yet; call the step twice, or, with an optimiser, three times"
+                "capture: nothing is recorded yet; call the step twice"
             )
         return self._replays[0][1]
 
