@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import CaptureError, bptt, nn, optim
+from tinygrad_rnn import CaptureError, bptt, nn, optim, tape
 from tinygrad_rnn.op import registry
 
 Setting = tuple[Callable[..., Any], Callable[[], Any]]  # a step, and what to look at after each call
@@ -685,3 +686,141 @@ def test_gradients_that_are_constants_add_up() -> None:
     for k in range(4):
         x = tg.tensor([1.0, 2.0, float(k)])
         np.testing.assert_array_equal(captured(x).numpy(), step(x).numpy())
+
+
+# ---- what joins lines that only look alike ----
+
+
+def gates(work: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda x: work(*tg.split(x * 1.0, 3, axis=-1))
+
+
+def of_integers(x: Any) -> Any:
+    i = x.astype("int64") + 1
+    return i[:, :1] * 2, i[:, 1:] * 0.5
+
+
+def of_booleans(x: Any) -> Any:
+    m = x > 1.5
+    return m[:, :1] * 2, m[:, 1:2] * 3, ~m[:, 2:]
+
+
+def by_dtype(x: Any) -> Any:
+    parts = []
+    with tape.timeline() as mark:
+        for k, part in enumerate((x, x.astype("float64")) * 2):
+            mark(k)
+            parts.append(tg.tanh(part) * 2 + 1)
+    return parts
+
+
+def counted(x: Any) -> Any:
+    right, small = 0, 0
+    for row in tg.tile(x, (8, 10)):
+        right, small = right + (row > 0).sum(), small + row.astype("int8").sum()
+    return right, small
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(
+    "step",
+    [
+        gates(lambda a, b, c: (a * a, b * b, c)),
+        gates(lambda a, b, c: (a + a, b + b, tg.tanh(c))),
+        gates(lambda a, b, c: (a > 0.3, b > 2.5, c > 3.5)),
+        of_integers,
+        of_booleans,
+        by_dtype,
+        counted,
+    ],
+)
+def test_lines_that_only_look_alike_stay_apart(step: Any, exact: bool) -> None:
+    captured = tg.capture(step, exact=exact)
+    for x in ([[1.0, 2.0, 3.0]], [[3.0, 1.0, -2.0]]) * 3:
+        for found, expected in zip(captured(tg.tensor(x)), step(tg.tensor(x)), strict=True):
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6)
+            assert found.dtype == expected.dtype
+
+
+# ---- kernels and arrays that look at themselves ----
+
+
+def by_kind(xp: Any, x: Any) -> Any:
+    return x * 2 if isinstance(x, np.ndarray) else x * 3
+
+
+def by_attribute(xp: Any, x: Any) -> Any:
+    return x * 2 if hasattr(x, "sum") else x * 3
+
+
+def by_trying(xp: Any, x: Any) -> Any:
+    try:
+        return xp.select([x > 0], [x * 2])
+    except TypeError:
+        return x * 3
+
+
+@pytest.mark.parametrize("kernel", [by_kind, by_attribute, by_trying])
+def test_kernels_take_the_branch_that_they_took(kernel: Any) -> None:
+    captured = tg.capture(tg.op(kernel))
+    try:
+        assert [captured(tg.ones(2)).tolist() for _ in range(4)] == [[2.0, 2.0]] * 4
+    finally:
+        del registry[kernel.__name__]
+
+
+def test_what_arrays_cannot_do_while_they_are_recorded_is_said() -> None:
+    def sorted_in_place(x: Any) -> Any:
+        numbers = x.data * -1.0
+        numbers.sort()
+        return tg.tensor(numbers)
+
+    for step, told in ((sorted_in_place, "writes into an array"), (lambda x: x.data.take([0]) * x, "have no 'take'")):
+        captured = tg.capture(step)
+        captured(tg.tensor([1.0, 2.0]))
+        with pytest.raises((CaptureError, AttributeError), match=told):
+            captured(tg.tensor([1.0, 2.0]))
+
+
+# ---- buffers, words, dictionaries ----
+
+BUFFER = np.array([2, 3])
+BUFFERS: dict[str, Callable[[Any], Any]] = {
+    "lengths": lambda x: nn.last(x, lengths=BUFFER),
+    "mask": lambda x: nn.mse_loss(x[:, :, 0], tg.zeros(5, 2), mask=nn.length_mask(BUFFER, 5)),
+    "ignored": lambda x: nn.cross_entropy(x[0], BUFFER % 3, ignore_index=1),
+    "numbers of NumPy": lambda x: x * (BUFFER * 2)[:, None],
+    "a part": lambda x: x[0] * tg.tensor(BUFFER[:1]),
+    "a choice": lambda x: tg.where((BUFFER > 2)[:, None], x, 0.0),
+    "indices": lambda x: x[BUFFER + 0],
+    "an operation": lambda x: x * BUFFER[:, None],
+}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_a_buffer_that_is_filled_anew_is_read_anew(name: str) -> None:
+    x = tg.tensor(np.arange(30.0).reshape(5, 2, 3))
+    captured = tg.capture(BUFFERS[name])
+    for numbers in ([2, 3], [2, 3], [2, 3], [1, 4], [4, 2], [4, 2]):
+        BUFFER[:] = numbers
+        np.testing.assert_array_equal(captured(x).numpy(), BUFFERS[name](x).numpy())
+
+
+def test_words_for_a_number_that_may_change() -> None:
+    captured = tg.capture(lambda x, s: x * {"0.5": 2.0}.get(str(s), 1.0))
+    for s in (0.5, 0.5, 0.5, 0.25, 0.5):
+        assert captured(tg.ones(1), s).item() == (2.0 if s == 0.5 else 1.0)
+
+
+def test_dictionaries_of_ones_own_kind() -> None:
+    class Batch(dict[str, Any]):
+        __getattr__ = dict.__getitem__
+
+    known = defaultdict(float, a=1.0)
+    named, ordered = tg.capture(lambda b: b.x * known.get("a", 9.0)), tg.capture(lambda d: d)
+    for _ in range(3):
+        assert named(Batch(x=tg.ones(1))).item() == 1.0
+        assert isinstance(ordered(OrderedDict(x=tg.ones(1))), OrderedDict)
+    del known["a"]
+    assert named(Batch(x=tg.ones(1))).item() == 9.0
+    assert known == {}

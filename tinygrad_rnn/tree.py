@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 
 def rebuild(like: Any, children: Any) -> Any:
     """A container of the same kind as ``like`` (named tuples included) with new children."""
-    if isinstance(like, dict):
+    if type(like) is dict:
         return dict(zip(like, children, strict=True))
+    if isinstance(like, dict):  # of a kind of its own, which may hold more than items
+        other = copy(like)
+        other.update(zip(like, children, strict=True))
+        return other
     if hasattr(like, "_fields"):
         return type(like)(*children)
     return type(like)(children)

@@ -140,9 +140,7 @@ class Captured(Generic[P, R]):
     def replay(self) -> Replay:
         """The latest recording, ready to be played."""
         if not self._replays:
-            raise RuntimeError(
-                "capture: nothing is recorded yet; call the step twice"
-            )
+            raise RuntimeError("capture: nothing is recorded yet; call the step twice")
         return self._replays[0][1]
 
     def source(self, after: str | None = None) -> str:

@@ -43,10 +43,10 @@ class Classes:
             if type(x) is not Value:
                 inputs.append(alike(x))
             elif x.line is None or x.line.step != line.step:
-                inputs.append(x.shape)
+                inputs.append((x.shape, x.dtype))
             else:
                 inputs.append(self.of[x.line])
-        return line.phase, line.rerun, line.function, _attributes(line), line.result.shape, *inputs
+        return line.phase, line.rerun, line.function, _attributes(line), line.result.shape, line.result.dtype, *inputs
 
     def recurs(self, number: int) -> bool:
         """Whether a member of a class depends on another one."""

@@ -38,6 +38,7 @@ class _Traced(ArrayOperators):
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function is np.dot and all(x.ndim == 2 for x in args):
             return self._lowering.note("dot", np.dot, args)
+        self._lowering.whole = True  # even if the kernel catches the error
         return NotImplemented
 
     def _become(self, result: _Traced) -> Any:
@@ -63,7 +64,14 @@ class _Traced(ArrayOperators):
     def reshape(self, *shape: Any) -> Any:
         return self._view(reshape, shape=shape if len(shape) > 1 else shape[0])
 
+    __class__ = property(lambda self: np.ndarray)  # type: ignore[assignment]  # for isinstance
+
+    def __getattr__(self, name: str) -> Any:
+        self._lowering.whole = True
+        raise AttributeError(name)
+
     def __bool__(self) -> bool:
+        self._lowering.whole = True
         raise TypeError("a kernel that depends on values stays whole")
 
 
@@ -73,6 +81,7 @@ class _Lowering:
     def __init__(self, line: Line) -> None:
         self.line = line
         self.lines: list[Line] = []
+        self.whole = False  # whether the kernel did what a _Traced cannot follow
 
     def trace(self, x: Any) -> Any:
         """What the kernel is given in place of an input: shapes and dtypes alone count, so the values are all 0."""
@@ -84,16 +93,16 @@ class _Lowering:
 
     def note(self, kind: str, function: Callable[..., Any], inputs: tuple[Any, ...], **attributes: Any) -> _Traced:
         """Note a call, and run it on what stands for the values."""
-        if any(isinstance(x, _Traced) and x._stale for x in inputs):
+        if any(type(x) is _Traced and x._stale for x in inputs):
             raise TypeError("a kernel that uses what it has overwritten stays whole")
-        arrays: list[Any] = [x._array if isinstance(x, _Traced) else x for x in inputs]
+        arrays: list[Any] = [x._array if type(x) is _Traced else x for x in inputs]
         if kind == "op":
             array = function(np, *arrays, **attributes)
         elif kind == "dot":
             array = np.broadcast_to(np.zeros((), np.result_type(*arrays)), (arrays[0].shape[0], arrays[1].shape[1]))
         else:
             array = self._broadcast(function, arrays)
-        values = tuple(x._value if isinstance(x, _Traced) else x for x in inputs)
+        values = tuple(x._value if type(x) is _Traced else x for x in inputs)
         result = Value(array.shape, array.dtype)
         line = Line(kind, function.__name__, function, values, attributes, result, like=self.line)
         self.lines.append(line)
@@ -150,7 +159,7 @@ def _lowered(line: Line) -> tuple[list[Any], list[Line], Value] | None:
         result = line.function(np, *map(lowering.trace, given), **line.attributes)
     except Exception:  # it does more than a _Traced can follow
         return None
-    if not isinstance(result, _Traced) or result._stale or result.shape != line.result.shape:
+    if lowering.whole or type(result) is not _Traced or result._stale or result.shape != line.result.shape:
         return None
     made = Program(lowering.lines, [result._value])
     made.drop_dead()

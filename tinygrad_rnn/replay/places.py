@@ -42,7 +42,8 @@ class Place:
         self.holder = holder
         self.key = key
         self.path = path
-        self.read = _READ.get(type(holder), self.otherwise)  # with a third argument, for what is not there
+        otherwise = dict.get if isinstance(holder, dict) else self.otherwise  # to index a defaultdict makes an item
+        self.read = _READ.get(type(holder), otherwise)  # with a third argument, for what is not there
 
     def get(self) -> Any:
         """What is there now; ABSENT if there is nothing."""

@@ -217,6 +217,8 @@ def _argument(x: Any) -> str:
         return f"slice({', '.join(map(_argument, parts))})"
     if is_array(x):
         return signature(x) if x.ndim else f"np.{x.dtype.name}({x.item()!r})"
+    if hasattr(x, "run"):
+        return f"Scalar({x.number})"
     return f"np.{x.__name__}" if isinstance(x, type) else repr(x)
 
 

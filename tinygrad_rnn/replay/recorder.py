@@ -14,6 +14,7 @@ from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, registry
 from ..whereabouts import lines_outside
+from ..writes import owner_of
 from .program import TRIED, Line, Value, mapped
 from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse, refused
 
@@ -147,7 +148,7 @@ class Recorder:
         self.kind = Symbol if home.name == "numpy" else DeviceSymbol
         self.made: list[weakref.ref[Symbol]] = []
         self.lines: list[Line] = []
-        self.seen: dict[int, Array] = {}  # bare arrays that were made tensors, by id
+        self.seen: dict[int, Array] = {}  # bare arrays whose numbers went into constants, by id of the owner
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
         self.rerun = 0  # of lines
         self.draws: list[Symbol] = []  # random numbers
@@ -277,6 +278,10 @@ def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
     """A kernel, or, if symbols are among its arguments, the recorder."""
     if any(map(_is_symbolic, inputs)) or any(map(_is_symbolic, attributes.values())):
         return _current().call(op, *inputs, **attributes)
+    if _active.recorder is not None:
+        for x in (*inputs, *attributes.values()):
+            if backend.is_array(x):
+                _seen(_active.recorder, x)
     return op.kernel(xp, *inputs, **attributes)
 
 
@@ -310,9 +315,9 @@ def _drawn(recorder: Recorder, source: str, *how: Any) -> Any:
 
 
 def _seen(recorder: Recorder, array: Array) -> None:
-    """Note a bare array that the recording thread makes a tensor of."""
+    """Note a bare array whose numbers the recording thread uses now, and a replay would not use again."""
     if _active.recorder is recorder:
-        recorder.seen[id(array)] = array
+        recorder.seen[id(owner_of(array))] = array
 
 
 def _way(drawn: Symbol) -> tuple[str, Any]:

@@ -94,8 +94,14 @@ class Recording:
                 self._check(reach(), drawn, held, recorder, output)
             self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
-        found = [self.reach.arrays[id] for id in recorder.seen if id in self.reach.arrays]
-        self.seen = [(path, x, backend.of(x).checksum(x)) for path, x in found]  # bare arrays, of which it made tensors
+        # Bare arrays whose numbers the step may have used otherwise than by lines, which read them anew in each replay.
+        # On a device, where to look makes the host wait, only those of which it is certain.
+        live = {id(writes.owner_of(value.constant)) for value in recorder.constants.values()}
+        self.seen = [
+            (path, x, backend.of(x).checksum(x))
+            for path, x in self.reach.arrays.values()
+            if (owner := id(writes.owner_of(x))) in recorder.seen or (owner not in live and isinstance(x, np.ndarray))
+        ]
 
     def _places(self) -> tuple[list[tuple[Place, Place]], list[Place]]:
         """Where the step finds arrays, now and in replays; and where it finds numbers that may change."""

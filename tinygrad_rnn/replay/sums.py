@@ -37,7 +37,12 @@ def _adds(line: Line) -> bool:
 def _is_inner(line: Line, readers: dict[Value, list[Line]], program: Program) -> bool:
     """Whether a sum of two is a term of another one, and nothing else."""
     read = readers.get(line.result, ())
-    return len(read) == 1 and line.result not in program.results and _adds(read[0])
+    return (
+        len(read) == 1
+        and line.result not in program.results
+        and _adds(read[0])
+        and read[0].result.dtype == line.result.dtype
+    )
 
 
 def _terms(line: Line, readers: dict[Value, list[Line]], program: Program) -> Iterator[Value]:
@@ -96,6 +101,6 @@ def _at_once(parts: list[Line], like: Line) -> list[Line]:
     axis = parts[0].attributes["axis"]
     axes = range(len(xs[0].shape)) if axis is None else [axis] if isinstance(axis, int) else axis
     over = (0, *(a % len(xs[0].shape) + 1 for a in axes))
-    summed = Value(tuple(n for k, n in enumerate(whole.shape) if k not in over), whole.dtype)
+    summed = Value(tuple(n for k, n in enumerate(whole.shape) if k not in over), parts[0].result.dtype)
     total = Line("op", "sum", parts[0].function, (whole,), {"axis": over, "keepdims": False}, summed, like)
     return [gathered, total, reshape_line(summed, like.result.shape, like)]

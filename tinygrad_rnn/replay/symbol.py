@@ -79,6 +79,9 @@ class Symbol(Operators):
     def __repr__(self) -> str:
         return f"Symbol({backend.signature(self.array)})"
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"capture: while a step is recorded, arrays have no {name!r}; use operations of tg")
+
     def __len__(self) -> int:
         return len(self.array)
 
@@ -121,7 +124,7 @@ class Symbol(Operators):
     __float__ = __int__ = __index__ = refused("makes a Python number of an array")
     item = tolist = refused("reads an array's numbers")
     __array__ = refused("hands an array to NumPy")
-    __setitem__ = fill = refused("writes into an array")
+    __setitem__ = fill = sort = refused("writes into an array")
 
 
 class DeviceSymbol(Symbol):
@@ -148,8 +151,7 @@ class Scalar:
         self.number = number  # what it is in this run
         self.run = run  # what gives it in a replay
 
-    def __repr__(self) -> str:
-        return f"Scalar({self.number})"
+    __repr__ = __str__ = __format__ = refused("makes text of a number that may change", NumberError)
 
     __class__ = property(lambda self: float)  # type: ignore[assignment]  # for isinstance
 

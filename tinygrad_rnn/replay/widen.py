@@ -67,9 +67,15 @@ class _Widening:
                     groups.setdefault(signature, {}).setdefault(part, line)
         whole = slices[0].start == 0 and slices[-1].stop == base.shape[-1] and _touching(slices)
         made = []
-        for (function, *operands), lines in groups.items():
+        for (function, dtype, *operands), lines in groups.items():
             most = len(lines) > 1 and 2 * sum(part.stop - part.start for part in lines) > base.shape[-1]
-            if whole and most and function in _NEUTRAL and all(x in ("self", "scalar") for x in operands):
+            if (
+                whole
+                and most
+                and function in _NEUTRAL
+                and dtype == base.dtype
+                and operands in (["self", "scalar"], ["scalar", "self"])
+            ):
                 made.append(self._joined(base, slices, lines))
                 break  # the slices are now those of the result
             made += [self._joined(base, run, lines) for run in _runs(lines)]
@@ -79,7 +85,7 @@ class _Widening:
         """What lines have in common that can be joined: the function, and where its operands come from."""
         if line.kind != "ufunc" or line.result.shape != part.line.result.shape:
             return None
-        signature: list[Any] = [line.function]
+        signature: list[Any] = [line.function, line.result.dtype]
         for x in line.inputs:
             if x is part.line.result:
                 signature.append("self")
@@ -88,7 +94,12 @@ class _Widening:
                 if of is None or of is base or x.line is None or columns(x.line, of) != (part.start, part.stop):
                     return None
                 signature.append(of)
-            elif np.ndim(x) == 0 and not hasattr(x, "run") and getattr(x, "dtype", base.dtype) == base.dtype:
+            elif (
+                base.dtype.kind == "f"
+                and np.ndim(x) == 0
+                and not hasattr(x, "run")
+                and np.result_type(base.dtype, x) == base.dtype
+            ):
                 signature.append("scalar")
             else:
                 return None
@@ -105,7 +116,7 @@ class _Widening:
                 inputs.append(self._part(x.line.inputs[0], start, stop, first))  # type: ignore[union-attr]
             else:
                 numbers = [lines[part].inputs[k] if part in lines else _NEUTRAL[first.function] for part in slices]
-                inputs.append(self._constant(shape, first.result.dtype, slices, numbers))
+                inputs.append(self._constant(shape, base.dtype, slices, numbers))
         result = Value(shape, first.result.dtype)
         wide = first.again(tuple(inputs), result)
         self.position[wide] = self.position[first]
