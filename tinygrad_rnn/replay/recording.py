@@ -27,6 +27,9 @@ from .recorder import Recorder, bare, recording
 from .symbol import Scalar, Symbol
 
 
+_SMALL = 2**14  # bytes
+
+
 class Port:
     """A place outside that the program reads, writes, or both."""
 
@@ -94,13 +97,14 @@ class Recording:
                 self._check(reach(), drawn, held, recorder, output)
             self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
-        # Bare arrays whose numbers the step may have used otherwise than by lines, which read them anew in each replay.
-        # On a device, where to look makes the host wait, only those of which it is certain.
+        # Bare arrays whose numbers the step used otherwise than by lines, which read them anew in each replay; and small
+        # ones, which only NumPy may have read.
         live = {id(writes.owner_of(value.constant)) for value in recorder.constants.values()}
         self.seen = [
             (path, x, backend.of(x).checksum(x))
             for path, x in self.reach.arrays.values()
-            if (owner := id(writes.owner_of(x))) in recorder.seen or (owner not in live and isinstance(x, np.ndarray))
+            if (owner := id(writes.owner_of(x))) in recorder.seen
+            or (owner not in live and isinstance(x, np.ndarray) and x.nbytes <= _SMALL)
         ]
 
     def _places(self) -> tuple[list[tuple[Place, Place]], list[Place]]:
