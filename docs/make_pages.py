@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tinygrad_rnn.op import registry
+
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n(?:```text\n(.*?)```|!\[[^\]]*\]\((.*?)\)))?", re.S)
 
@@ -37,11 +39,16 @@ def pages() -> list[Path]:
 def run(page: Path) -> Iterator[Block]:
     """Run a page from its top to its bottom, in one namespace."""
     space: dict[str, Any] = {"__name__": page.stem}
-    for code, shown, picture in (match.groups() for match in BLOCK.finditer(page.read_text(encoding="utf-8"))):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, page.name, "exec"), space)
-        yield Block(printed.getvalue(), shown, picture or "", space["figure"] if picture else None)
+    operations = dict(registry)
+    try:
+        for code, shown, picture in (match.groups() for match in BLOCK.finditer(page.read_text(encoding="utf-8"))):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, page.name, "exec"), space)
+            yield Block(printed.getvalue(), shown, picture or "", space["figure"] if picture else None)
+    finally:
+        for name in registry.keys() - operations:  # an operation would keep all of its page alive
+            del registry[name]
 
 
 def save(figure: Any, path: Path) -> None:

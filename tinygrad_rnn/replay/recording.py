@@ -96,8 +96,8 @@ class Recording:
                 self._check(reach(), drawn, held, recorder, output)
             self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
-        # Bare arrays whose numbers the step used, but not by lines, which read them anew in each replay; and small ones,
-        # which only NumPy may have read.
+        # Bare arrays whose numbers the step used, but not by lines, which read them anew in each replay; and small
+        # ones, which only NumPy may have read.
         live = {id(writes.owner_of(value.constant)) for value in recorder.constants.values()}
         self.seen = [
             (path, x, backend.of(x).checksum(x))
