@@ -165,7 +165,6 @@ def intercepted(ops: Iterable[Op], stand_in: Callable[..., Any]) -> Iterator[Non
                 op.function.__globals__.update(_kernels(op))
 
 
-@functools.cache
 def parameters_of(rule: Callable[..., Any] | None) -> tuple[str, ...]:
     """The names of a rule's parameters; no rule has none."""
     return tuple(inspect.signature(rule).parameters) if rule else ()

@@ -38,14 +38,15 @@ Rule = Callable[..., Any]
 class BoundRule:
     """How one input gets its gradient: the rule, the merge if there is one, and where their arguments are in a node."""
 
-    __slots__ = ("function", "input", "merge", "op", "pick")
+    __slots__ = ("function", "input", "merge", "op", "parameters", "pick")
 
     def __init__(self, op: Op, name: str, names: list[str]) -> None:
         self.op = op
         self.input = name
         self.function: Rule = op.rules[name]  # type: ignore[assignment]
-        self.pick = _picker([names.index(parameter) for parameter in parameters_of(self.function)])
         self.merge = op.merges.get(name)
+        self.parameters = parameters_of(self.function), parameters_of(self.merge)
+        self.pick = _picker([names.index(parameter) for parameter in self.parameters[0]])
 
     def combine(self, uses: list[tuple[Any, ...]]) -> Any:
         """The sum of the gradients of several uses of one array, by the merge: it gets a tuple for each parameter."""
@@ -53,8 +54,9 @@ class BoundRule:
             return self.function(*uses[0])
         assert self.merge is not None
         in_time = zip(*reversed(uses), strict=True)  # the walk met the latest use first
-        columns = dict(zip(parameters_of(self.function), in_time, strict=True))
-        return self.merge(**{parameter: columns[parameter] for parameter in parameters_of(self.merge)})
+        of_rule, of_merge = self.parameters
+        columns = dict(zip(of_rule, in_time, strict=True))
+        return self.merge(**{parameter: columns[parameter] for parameter in of_merge})
 
 
 def _picker(positions: list[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
