@@ -5,7 +5,7 @@
 An LSTM reads a sequence, and the loss is a mean square: of its last output (many to one), of all outputs, or of each
 output where it is made, in the cell, so that no sequence of outputs is stored. The ways take turns within each round;
 times are medians over the rounds, and ratios medians of each round's ratio. Memory is the peak that tracemalloc sees in
-a run of its own, outputs, gradients and Python's objects included. One thread.
+a separate run, including outputs, gradients and Python's objects. One thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Way = Callable[..., Any]
 
 
 class Scored(Wrapper):
-    """The square of each output in the place of the output: (B, 1)."""
+    """Replaces each output by its mean square, (B, 1)."""
 
     def full_step(self, z: Any, state: Any) -> Any:
         output, state, gates = self.inner_step(z, state)
@@ -60,9 +60,9 @@ def seconds(run: Callable[[], None]) -> float:
 
 
 def peak(run: Callable[[], None]) -> int:
-    """The most bytes that a run has in use at a time."""
+    """The peak of the bytes that a run has in use."""
     gc.collect()
-    del tape.state.marks[:], tape.state.steps[:]  # time steps of all runs before: no part of this one
+    del tape.state.marks[:], tape.state.steps[:]  # time steps of earlier runs, which do not count
     tracemalloc.start()
     run()
     most = tracemalloc.get_traced_memory()[1]

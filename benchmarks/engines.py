@@ -116,14 +116,14 @@ def build_tinygrad_rnn(
 
 
 def build_captured(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
-    """The engine of this repository, a recorded step replayed."""
+    """The engine of this repository, replaying a recorded step."""
     from tinygrad_rnn import capture
 
     return build_tinygrad_rnn(params, tokens, targets, capture)
 
 
 def build_captured_own(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
-    """The same with a cell as a user would write it, who did not split off what does not recur."""
+    """The same with a cell as a user might write it, without splitting off what does not recur."""
     import tinygrad_rnn as tg
     from tinygrad_rnn import capture, nn
 
@@ -146,7 +146,7 @@ def build_captured_own(params: Parameters, tokens: np.ndarray, targets: np.ndarr
 
 
 def build_products(params: Parameters, tokens: np.ndarray, targets: np.ndarray) -> Step:
-    """The matrix products of the captured step, and nothing else, once that has been replayed: the floor."""
+    """Only the matrix products of the captured step, once it has been replayed: a lower bound."""
     from tinygrad_rnn import capture
 
     captured: list[Any] = []
@@ -198,7 +198,7 @@ def torch_layer_norm(x: Any, gain: Any, shift: Any) -> Any:
 
 
 def torch_fused_layer_norm(x: Any, gain: Any, shift: Any) -> Any:
-    """Return the same from PyTorch's fused kernel, which takes no shift but a vector."""
+    """Return the same from PyTorch's fused kernel, which only takes a vector as shift."""
     layer_norm = import_module("torch.nn.functional").layer_norm
     if shift.shape == gain.shape:
         return layer_norm(x, gain.shape, gain, shift)
@@ -387,7 +387,7 @@ def build_autograd(params: Parameters, tokens: np.ndarray, targets: np.ndarray) 
 
 
 class Engine(NamedTuple):
-    """An engine: the package that has to be installed, how to build a step, and for which cells it can."""
+    """An engine: the package that has to be installed, how to build a step, and the cells that it supports."""
 
     package: str
     build: Build

@@ -2,9 +2,9 @@
 
     python benchmarks/epoch.py --text input.txt --epochs 1 --threads 1
 
-Each engine lives in a process of its own. In turns each trains on a twentieth of an epoch while the others wait, and in
-the end each measures its validation loss. The recipe: embedding, two LSTM layers of 128, batch 50, windows of 50 steps
-with the state carried from one to the next, norm clip 5, RMSprop 2e-3 (decay 0.95), 95 % of the text to learn from.
+Each engine lives in a process of its own. They take turns: one trains on a twentieth of an epoch while the others wait,
+and measures its validation loss at the epoch's end. The recipe: embedding, two LSTM layers of 128, batch 50, windows of
+50 steps with the state carried over, norm clip 5, RMSprop 2e-3 (decay 0.95), 95 % of the text to learn from.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _tensors(window: Any) -> Any:
 
 
 def work(engine: str, text: str, seed: int, threads: int) -> None:
-    """Serve one engine: for each line read, train on the next part of an epoch, and validate where one ends."""
+    """Serve one engine: for each line read, train on the next part of an epoch, and validate at its end."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     if engine == "torch-lstm":

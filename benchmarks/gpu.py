@@ -1,11 +1,11 @@
-"""What a GPU makes of it, in a few minutes: training steps beside PyTorch's and JAX's, crossover, character model.
+"""Benchmarks on a GPU, in a few minutes: training steps beside PyTorch's and JAX's, crossover, character model.
 
     python benchmarks/gpu.py --quick                # under 3 minutes
     python benchmarks/gpu.py --out gpu.md           # under 10
     python benchmarks/gpu.py --device cpu           # seconds: tiny shapes on NumPy, to see that all of it works
 
-Each engine runs in a process of its own (``gpu_work.py``), within a time limit. One that fails has a row with its
-error, and the rest goes on. The tables are Markdown, written anew after each part, so that nothing is lost.
+Each engine runs in a process of its own (``gpu_work.py``), within a time limit. One that fails gets a row with its
+error, and the rest goes on. The tables are Markdown, rewritten after each part, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Found = dict[str, list[Figure]]
 HERE = Path(__file__).resolve().parent
 BESIDE = ("torch-cells", "torch-lstm")
 ENGINES = ("tinygrad_rnn", *CAPTURED, *BESIDE, "jax-scan")
-NEEDED = {"float32": 1e-4, "TF32": 2e-2}  # how near, relative, the losses of two engines must be
+NEEDED = {"float32": 1e-4, "TF32": 2e-2}  # largest relative difference between the losses of two engines
 SECONDS = {"whole": 570.0, "engine": 75.0}
 QUICK_SECONDS = {"whole": 170.0, "engine": 30.0}
 
 
 def run(arguments: list[str], seconds: float) -> list[Figure]:
-    """What one process finds; if it ends badly or takes too long, what it found until then, and an error."""
+    """The figures of one process; if it fails or takes too long, those found until then, and an error."""
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if seconds <= 0:
         return [{"error": "not begun: no time was left"}]
@@ -52,7 +52,7 @@ def run(arguments: list[str], seconds: float) -> list[Figure]:
         assert process.stdout is not None
         assert process.stderr is not None
         late = threading.Timer(seconds, process.kill)
-        listener = threading.Thread(target=complaints.extend, args=(process.stderr,))  # or its pipe would be full
+        listener = threading.Thread(target=complaints.extend, args=(process.stderr,))  # or its pipe could fill up
         late.start()
         listener.start()
         try:
@@ -77,9 +77,9 @@ def run(arguments: list[str], seconds: float) -> list[Figure]:
 def needed(w: Workload) -> tuple[float, float, int]:
     """Operations, bytes and launches that a training step needs at least.
 
-    FLOPs: three products (forward, for inputs, for weights) of the inputs and three of the states, 48 T B H^2 a layer,
-    and the head. Bytes, as 4 of each float: for each of the (T, B, H) states about 16 floats are read or written
-    forward and 22 backward, as gates are larger than what a cache holds; each weight five times. Launches: a product
+    FLOPs: three products of the inputs and three of the states (forward, gradients of these, gradients of weights),
+    48 T B H^2 per layer, and the head. Bytes, 4 per float: for each of the (T, B, H) states about 16 floats are read or
+    written forward and 22 backward, as the gates do not fit in the cache; each weight five times. Launches: a product
     and a pointwise kernel for each step, layer and direction.
     """
     states, weights = w.steps * w.batch * w.hidden_size, 8 * w.hidden_size**2
@@ -88,9 +88,9 @@ def needed(w: Workload) -> tuple[float, float, int]:
 
 
 def bounds(w: Workload, limits: Figure) -> dict[str, float]:
-    """Milliseconds below which a training step cannot go on this device, by what it is that bounds it.
+    """Lower bounds on the milliseconds of a training step on this device, by what limits it.
 
-    The recurrence is that of one layer, as layers can go on side by side.
+    The recurrence counts for one layer only, as layers can run side by side.
     """
     flops, bytes_, _ = needed(w)
     return {
@@ -104,7 +104,7 @@ def bounds(w: Workload, limits: Figure) -> dict[str, float]:
 
 
 def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """A table in Markdown, of which some columns are words."""
+    """A Markdown table whose first ``left`` columns are words."""
     marks = ["---"] * left + ["---:"] * (len(header) - left)
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, marks, *rows])
 
@@ -115,7 +115,7 @@ def errors(figures: list[Figure], *keys: str) -> list[str]:
 
 
 def by_key(figures: list[Figure], *keys: str) -> dict[tuple[Any, ...], Figure]:
-    """The figures that were had, by some of their values."""
+    """The figures without an error, by some of their values."""
     return {tuple(f[k] for k in keys): f for f in figures if "error" not in f}
 
 
@@ -144,7 +144,7 @@ def steps_table(found: Found, cases: dict[str, Workload]) -> str:
 
 
 def roofline_table(found: Found, cases: dict[str, Workload]) -> str:
-    """What each shape needs, what the device was seen to do, and the time that follows."""
+    """What each shape needs, the measured limits of the device, and the bounds that follow."""
     rows = []
     for limits in by_key(found.get("limits", []), "precision").values():
         for shape, w in cases.items():

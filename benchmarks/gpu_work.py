@@ -1,8 +1,8 @@
-"""One part of ``gpu.py``, in a process of its own: what it finds goes to stdout, a line of JSON for each figure.
+"""One part of ``gpu.py``, in a process of its own: results go to stdout, a line of JSON for each figure.
 
     python benchmarks/gpu_work.py steps torch-lstm --device cpu --tiny
 
-A figure that cannot be had is a line too, with its error.
+A figure that cannot be measured is a line too, with its error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Figure = dict[str, Any]
 
 
 def shapes(quick: bool, tiny: bool) -> dict[str, Workload]:
-    """The training steps to time; tiny ones are to see that everything works."""
+    """The training steps to time; tiny ones only show that everything works."""
     if tiny:
         return {f"{layers} x 8": Workload(batch=2, steps=4, hidden_size=8, layers=layers) for layers in (1, 2)}
     sizes = product((512, 1024), (1,) if quick else (1, 2))
@@ -42,7 +42,7 @@ def shapes(quick: bool, tiny: bool) -> dict[str, Workload]:
 
 
 def grid(quick: bool, tiny: bool) -> dict[str, Workload]:
-    """Where the crossover between CPU and GPU is looked for."""
+    """The training steps among which to look for the crossover between CPU and GPU."""
     batches, sizes = ([1, 64], [128, 1024]) if quick else ([1, 16, 64, 256], [64, 128, 256, 512, 1024])
     if tiny:
         batches, sizes = [1, 2], [4]
@@ -82,7 +82,7 @@ def set_tf32(package: str, device: str, allowed: bool) -> None:
 
 
 def clock(package: str, device: str) -> Callable[[Callable[[], Any]], float]:
-    """What gives the milliseconds of a call: by events on a GPU, but for JAX, which shows none."""
+    """A function that times a call in milliseconds: by events on a GPU, except for JAX, which shows none."""
 
     def wall(call: Callable[[], Any]) -> float:
         begin = time.perf_counter()
@@ -105,7 +105,7 @@ def clock(package: str, device: str) -> Callable[[Callable[[], Any]], float]:
 
 
 def timed(measure: Callable[[Callable[[], Any]], float], call: Callable[[], Any], seconds: float) -> list[float]:
-    """Milliseconds of calls, for so long, but of three at least."""
+    """The milliseconds of calls, made for some seconds, but at least three times."""
     end, found = time.perf_counter() + seconds, [measure(call) for _ in range(3)]
     while time.perf_counter() < end and len(found) < 200:
         found.append(measure(call))
@@ -125,7 +125,7 @@ def captured(without: list[str], params: Parameters, tokens: np.ndarray, targets
 
     if "graph" not in without and not backend.default().cuda:
         raise NotImplementedError("CUDA graphs need a GPU")
-    warnings.filterwarnings("error", message="capture")  # that a graph is impossible is no figure of a graph
+    warnings.filterwarnings("error", message="capture")  # without a graph there is no figure for a graph
     return build_tinygrad_rnn(params, tokens, targets, capture(without=without))
 
 
@@ -212,7 +212,7 @@ def limits(_: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]:
             return xp.ones(shape, dtype=np.float32)
 
         def best(call: Callable[[], Any], times: int) -> float:
-            """Seconds of one call, of many in a row."""
+            """Seconds per call, of many in a row."""
             return min(timed(measure, lambda: [call() for _ in range(times)], 0.2)) / times / 1e3
 
         def product_of(a: Any, b: Any) -> Callable[[], Any]:

@@ -2,8 +2,8 @@
 
     python benchmarks/launches.py               # seconds; PyTorch's are counted where it is installed
 
-Kernels, copies and products that one more time step takes, forward and on the way back. Of PyTorch's cells of ordinary
-operations each operation counts that is more than a view.
+Counted are the kernels, copies and products of one more time step, forward and backward. For PyTorch, with cells made
+of ordinary operations, every operation counts that is more than a view.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ VIEWS = ("view", "t", "select.int", "split.Tensor", "detach", "unbind.int", "tra
 
 
 def more_steps(count: Callable[[int], tuple[int, int]]) -> list[float]:
-    """What each count grows by with one more time step."""
-    count(6)  # what is done once
+    """By how much each count grows with one more time step."""
+    count(6)  # for what is only done once
     return [(b - a) / 6 for a, b in zip(count(6), count(12), strict=True)]
 
 

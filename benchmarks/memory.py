@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py --workloads M D L
 
-Checkpointed is the recurrence alone, or, with the loss inside, all of the model: then it is one cell, which reads a
-token and its target, and whose output is the loss of a time step. --segments is for both, ceil(sqrt(T)) by default.
-The eager peak is what tracemalloc sees above the step's start, planned the arena of the captured step, and "one array
-each" what it would take if every result had memory of its own. Times are medians, eager and captured taking turns in
-this process, with one thread if OMP_NUM_THREADS says so.
+Checkpointing covers the recurrence alone, or, with the loss inside, the whole model as one cell, which reads a token
+and its target and outputs the loss of a time step. --segments applies to both, ceil(sqrt(T)) by default. The eager peak
+is what tracemalloc sees above the step's start; "planned" is the arena of the captured step, and "one array each" what
+it would take with memory of its own for every result. Times are medians, with eager and captured taking turns in this
+process, and with one thread if OMP_NUM_THREADS says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROUNDS = 7
 
 
 def peak(step: Any) -> int:
-    """The most bytes that Python's allocators hold during a step, beyond what they hold before."""
+    """The peak of the bytes that Python's allocators hold during a step, beyond those held before it."""
     tracemalloc.start()
     step()
     before, _ = tracemalloc.get_traced_memory()

@@ -1,9 +1,9 @@
-"""Time per step of h = tanh(h * w + x[t]) over 64 numbers, forward and backward, for ever longer sequences.
+"""Time per step of h = tanh(h * w + x[t]) over 64 numbers, forward and backward, for longer and longer sequences.
 
     python benchmarks/per_step.py [--lengths 1000 10000 100000] [--rounds 5]
 
-The sequence x is one leaf that needs a gradient, so that T slices of it meet again on the way back. Flat means that
-neither the graph nor the slices cost more than their number. One thread; medians over the rounds; and after each
+The sequence x is one leaf that needs a gradient, so its T slices meet again in the backward pass. If the times are
+flat, the cost of the graph and of the slices is linear in T. One thread; medians over the rounds; and after each
 length, what the cyclic garbage collector finds when the graph is dropped (it should be nothing).
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
     print("| ---: | ---: | ---: | ---: | ---: |")
     for length in options.lengths:
         gc.collect()
-        # As many graphs for a short sequence as fill the time of a long one, so that medians are worth the same.
+        # Short sequences are repeated to take as long as a long one, so that their medians are as reliable.
         repeats = max(1, 10_000 // length)
         rounds = [[step_times(length) for _ in range(repeats)] for _ in range(options.rounds)]
         left = gc.collect()

@@ -1,4 +1,4 @@
-"""Truncated BPTT along a stream without end: memory and time for each step, at 10,000, 100,000 and 1,000,000 steps.
+"""Truncated BPTT along an endless stream: memory and time per step, at 10,000, 100,000 and 1,000,000 steps.
 
 python benchmarks/stream.py                      # k1 = 20, k2 = 50, an LSTM of 8 units, batch 1
 python benchmarks/stream.py --k2 0               # chunks: k2 = None
@@ -28,14 +28,14 @@ from tinygrad_rnn.tape import Node
 
 
 def sine() -> Iterator[np.ndarray]:
-    """A noisy sine, for as long as it is asked for."""
+    """A noisy sine without end."""
     rng = np.random.default_rng(0)
     for t in itertools.count():
         yield np.array([[np.sin(t * 2 * np.pi / 25) + 0.1 * rng.standard_normal()]], np.float32)
 
 
 def resident() -> float:
-    """Memory of this process at present, in MB; its peak where the system does not tell."""
+    """The memory of this process now, in MB; its peak if the system does not report it."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize() / 1e6
@@ -44,7 +44,7 @@ def resident() -> float:
 
 
 def main() -> None:
-    """Learn to say what comes next, and report on the way."""
+    """Learn to predict the next value, and report on the way."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for name, default in (("k1", 20), ("k2", 50), ("hidden", 8), ("steps", 1_000_000)):
         parser.add_argument(f"--{name}", type=int, default=default)

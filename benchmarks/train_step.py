@@ -74,7 +74,7 @@ def hold_to_cores(threads: int) -> None:
 
 
 class Worker:
-    """A process that runs one engine, of which a script makes a worker if it is called with --worker."""
+    """A process that runs one engine: a script called with --worker."""
 
     def __init__(self, engine: str, script: str, arguments: list[str], threads: int) -> None:
         count = str(threads)
@@ -151,7 +151,7 @@ def disagreements(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def columns(result: dict[str, Any], base: float) -> list[str]:
-    """Return the numbers of one engine's row; base is the median that its ratio is to."""
+    """Return the numbers of one engine's row; base is the median that its own is divided by."""
     ms = result["ms"]
     median = statistics.median(ms)
     return [

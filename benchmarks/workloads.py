@@ -26,7 +26,7 @@ WORKLOADS = {
 }
 
 
-CELLS = {  # gates, then what a cell has beside weights and a bias for them, in units of hidden_size
+CELLS = {  # gates, then parameters beside their weights and bias, in units of hidden_size
     "rnn": (1, {}),
     "lstm": (4, {}),
     "gru": (3, {"bias_hn": 1}),
@@ -36,7 +36,7 @@ CELLS = {  # gates, then what a cell has beside weights and a bias for them, in 
 
 
 def cell_of(params: dict[str, np.ndarray]) -> str:
-    """Return which of CELLS the parameters are those of."""
+    """Return the name of the cell that has these parameters."""
     names = {name.rpartition(".")[2] for name in params}
     rows, columns = params["cells.0.weight_hh"].shape
     fitting = [name for name, (gates, extras) in CELLS.items() if rows == gates * columns and names >= extras.keys()]

@@ -53,7 +53,7 @@ def videos(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray
 
 
 def learn(args: argparse.Namespace, seed: int, frames: slice, name: str) -> tuple[Watcher, float]:
-    """Train on these frames of each video; the network, and how often it is right about new videos."""
+    """Train on these frames of each video; returns the network, and how often it is right about new videos."""
     rng, model = np.random.default_rng(seed), Watcher()
 
     def loss_of(_: int) -> Tensor:

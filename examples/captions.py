@@ -2,9 +2,9 @@
 
     python examples/captions.py
 
-A CNN makes of the picture the state that an LSTM starts from, and the LSTM writes until it says "." A caption counts if
-every word is right: colours, shapes, how they lie, and the left or upper one first. The baseline has the same parts,
-but takes the mean of what the CNN saw over all places: a bag of features, which knows what is there, and of where only
+A CNN turns the picture into the first state of an LSTM, which writes until it says "." A caption counts only if every
+word is right: colours, shapes, how they lie, and the left or upper one first. The baseline has the same parts, but
+averages the CNN's features over all places: a bag of features, which knows what is there, but not where, except for
 what a convolution can tell near an edge.
 """
 
@@ -50,7 +50,7 @@ class Captioner(nn.Module):
         return seen, nn.LSTMState(seen, seen)
 
     def step(self, words: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """The logits of the words that come next, and the next state; what was seen stays before the eyes."""
+        """The logits of the next words, and the next state; each step sees the picture again."""
         seen, state = state
         output, state = self.cell(self.words(words) + seen, state)
         return self.head(output), (seen, state)
@@ -88,7 +88,7 @@ def write(model: Captioner, pictures: np.ndarray) -> list[str]:
 
 
 def learn(args: argparse.Namespace, seed: int, bag: bool) -> tuple[Captioner, float]:
-    """A trained model, and how many of its captions of new pictures are true."""
+    """A trained model, and the share of new pictures that it captions without an error."""
     rng, model = np.random.default_rng(seed), Captioner(bag)
 
     def loss_of(_: int) -> Tensor:

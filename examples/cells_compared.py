@@ -2,10 +2,10 @@
 
     python examples/cells_compared.py
 
-Each cell learns by the same batches for the same number of steps. What decides is how the gradient comes back from the
+Each cell learns from the same batches for the same number of steps. What decides is how the gradient gets back from the
 last step to the first: through a product of 50 Jacobians (the simple RNN), past gates that can stay open (LSTM and
 GRU in all forms), along a path that skips, leaks or adds, or through each unit's own weight. One table, one picture.
-The bar is on the share of the gated cells' answers that are right; the baseline is the simple RNN.
+The bar is on the share of right answers of the gated cells; the baseline is the simple RNN.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Part = nn.Cell | list[nn.Cell]
 
 
 def biased(cell: nn.WeightedCell, block: int, by: float) -> nn.WeightedCell:
-    """The cell with a number added to the biases of one of its gates, which so begins open, or closed."""
+    """The cell with a number added to the biases of one of its gates, which thus begins open or closed."""
     state, rows = cell.state_dict(), slice(block * cell.hidden_size, (block + 1) * cell.hidden_size)
     state["bias"][rows] += by
     cell.load_state_dict(state)
     return cell
 
 
-# Gates begin so that about 1 / lag of the memory goes, and as little comes, at each step (Tallec and Ollivier 2018).
+# Gates begin so that each step forgets about 1 / lag of the memory, and adds as little (Tallec and Ollivier 2018).
 GATED: dict[str, Callable[[float], Part]] = {
     "LSTM": lambda k: biased(nn.LSTMCell(X, H, forget_bias=k), 0, -k),
     "coupled LSTM": lambda k: nn.CoupledLSTMCell(X, H, forget_bias=k),
@@ -59,7 +59,7 @@ OTHER: dict[str, Callable[[float], Part]] = {
 
 
 class Reader(nn.Module):
-    """Steps (T, B) to logits (B, SYMBOLS) after the last, by one cell, or by several one above the other."""
+    """Steps (T, B) to logits (B, SYMBOLS) after the last, by one cell, or by a stack of several."""
 
     def __init__(self, part: Part):
         cells = part if isinstance(part, list) else [part]
@@ -71,14 +71,14 @@ class Reader(nn.Module):
 
 
 def batch(rng: np.random.Generator, lag: int, count: int) -> np.ndarray:
-    """(lag + 1, count): a symbol to keep, and then others that mean nothing."""
+    """(lag + 1, count): a symbol to remember, and then others that mean nothing."""
     steps = rng.integers(SYMBOLS, X, (lag + 1, count))
     steps[0] = rng.integers(SYMBOLS, size=count)
     return steps
 
 
 def learned(name: str, args: argparse.Namespace, seed: int) -> tuple[float, list[float], float]:
-    """A cell's share of right answers after training, its losses, and its milliseconds a training step."""
+    """A cell's share of right answers after training, its losses, and its milliseconds per training step."""
     rng, model = np.random.default_rng(seed), Reader((GATED | OTHER)[name](float(np.log(args.lag))))
 
     def loss(step: int) -> Tensor:

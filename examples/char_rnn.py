@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 
-# Threads of OpenBLAS wait for each other by spinning: beside another busy process two take 20 times as long as one.
+# OpenBLAS's threads spin while they wait for each other: beside a busy process, two take 20 times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy
 
 import argparse
@@ -64,7 +64,7 @@ def generate(model: CharLSTM, vocabulary: Vocabulary, prime: str, length: int, t
     unread, state = vocabulary.encode(prime), None
     for _ in range(length):
         logits, state = model(tg.tensor(unread[:, None], backend=where), state)
-        # The index of the largest logit, each with Gumbel noise added, is distributed as softmax says.
+        # With Gumbel noise added to the logits, the index of the largest is distributed as their softmax.
         noise = temperature * rng.gumbel(size=len(vocabulary))
         unread = np.argmax(logits[-1, 0].numpy() + noise, keepdims=True)
         written.append(int(unread[0]))
@@ -72,7 +72,7 @@ def generate(model: CharLSTM, vocabulary: Vocabulary, prime: str, length: int, t
 
 
 def prepare(settings: dict[str, Any], prime: str, replay: str, saved: Any = None) -> tuple[Training, dict[str, Any]]:
-    """The training, at its start or where it was saved, and what describes the run."""
+    """The training, at its start or where it was saved, and a description of the run."""
     text = (read_text(settings["text"]) if settings["text"] else python_documentation())[: settings.get("limit")]
     vocabulary = Vocabulary(text)
     vocabulary.encode(prime)  # a prime that cannot be read should fail now, not after the training
@@ -155,7 +155,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def at_least(lowest: int, kind: type[int] | type[float]) -> Any:
-    """How argparse is to read a number that must not be lower."""
+    """A type for argparse: a number of at least ``lowest``."""
 
     def read(word: str) -> float:
         with contextlib.suppress(ValueError):
@@ -167,7 +167,7 @@ def at_least(lowest: int, kind: type[int] | type[float]) -> Any:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options; those of the recipe are None where they are not given."""
+    """Parse the options; those of the recipe are None if they are not given."""
     parser = Parser(prog="char_rnn.py", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to learn from (Python's documentation)")
     for name, kind, meaning in (
@@ -214,7 +214,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program and return its exit status; whatever goes wrong is told in one sentence."""
+    """Run the program and return its exit status; errors are reported in one sentence."""
     options = parse(arguments)
     try:
         run(options)

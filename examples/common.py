@@ -1,6 +1,6 @@
-"""What the programs of the gallery share: options, seeds, a training loop, the check of a result, a picture.
+"""The common part of the gallery's programs: options, seeds, a training loop, the check of a result, a picture.
 
-A program says what it is to reach, and how to run it once; ``checked`` does the rest:
+A program states the bar that it has to reach, and how to run once; ``checked`` does the rest:
 
     BAR = Bar("strings of 500 bits judged right", full=0.99, quick=0.9, baseline="guessing")
 
@@ -18,7 +18,7 @@ A program says what it is to reach, and how to run it once; ``checked`` does the
     if __name__ == "__main__":
         main().exit()
 
-Options of its own are given as name=(value, value for --quick, help). Whatever goes wrong is told in one sentence.
+A program's own options are given as name=(value, value for --quick, help). Errors are reported in one sentence.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tinygrad_rnn.extras import import_extra
 
 
 class Result(NamedTuple):
-    """What one seed came to, what the baseline came to on the same test, and anything worth saying beside it."""
+    """The result of one seed, that of the baseline on the same test, and a note."""
 
     value: float
     baseline: float
@@ -47,7 +47,7 @@ class Result(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """What a program is to reach with every seed: at least ``full`` (``quick`` with --quick), or at most if ``lower``.
+    """What a program must reach with every seed: at least ``full`` (``quick`` with --quick), or at most if ``lower``.
 
     what: the quantity, in words. baseline: what it is compared with, in words; it must not be better.
     """
@@ -59,7 +59,7 @@ class Bar(NamedTuple):
     lower: bool = False
 
     def text(self, quick: bool) -> str:
-        """Such as "at least 0.9"."""
+        """The bar in words, such as "at least 0.9"."""
         return f"at {'most' if self.lower else 'least'} {self.quick if quick else self.full:.4g}"
 
     def met(self, result: Result, quick: bool) -> bool:
@@ -69,7 +69,7 @@ class Bar(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of the table that run_all.py prints, in words, and whether all is as it should be."""
+    """A line of the table that run_all.py prints, in words, and whether the program passed."""
 
     task: str
     result: str
@@ -81,7 +81,7 @@ class Row(NamedTuple):
 
 
 class Finished(SystemExit):
-    """The end of a program that knows what came of it; its status is 1 if it did not pass."""
+    """The end of a program, with its rows for the table; the exit status is 1 if it did not pass."""
 
     def __init__(self, passed: bool, rows: list[Row]):
         super().__init__(int(not passed))
@@ -89,7 +89,7 @@ class Finished(SystemExit):
 
 
 class Report(NamedTuple):
-    """What a program came to over all of its seeds."""
+    """The results of a program over all of its seeds."""
 
     bar: Bar
     quick: bool
@@ -103,11 +103,11 @@ class Report(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether all did."""
+        """Whether all seeds did."""
         return self.met == len(self.results)
 
     def exit(self) -> None:
-        """End the program, with status 1 if a seed missed the bar; its row tells of the worst seed."""
+        """End the program, with status 1 if a seed missed the bar; its row shows the worst seed."""
         bar, sign = self.bar, -1 if self.bar.lower else 1
         worst = min(self.results, key=lambda result: sign * result.value)
         result, baseline = f"{bar.what}: {worst.value:.4g}", f"{worst.baseline:.4g} ({bar.baseline})"
@@ -117,7 +117,7 @@ class Report(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """The options that all programs have; its help is a program's docstring, and what is wrong is one sentence."""
+    """Parses the options of all programs. The help is a program's docstring, and an error is one sentence."""
 
     def __init__(self, doc: str | None):
         kind = argparse.RawDescriptionHelpFormatter
@@ -132,7 +132,7 @@ class Parser(argparse.ArgumentParser):
 
 @contextmanager
 def running(program: str, backend: str | None = None) -> Iterator[None]:
-    """What is made inside is made on the backend, if one is given; what goes wrong ends the program in one sentence."""
+    """Run the block on the backend, if one is given; an error ends the program with one sentence."""
     try:
         with tg.use_backend(backend) if backend else nullcontext():
             yield
@@ -162,7 +162,7 @@ def parse(doc: str | None, arguments: list[str] | None, **own: tuple[Any, Any, s
 
 
 def whole(lowest: int) -> Callable[[str], int]:
-    """How argparse is to read a whole number that must not be lower."""
+    """A type for argparse: a whole number of at least ``lowest``."""
 
     def read(word: str) -> int:
         if not word.isdecimal() or int(word) < lowest:
@@ -173,12 +173,12 @@ def whole(lowest: int) -> Callable[[str], int]:
 
 
 def checked(run: Callable[[argparse.Namespace, int], Result], bar: Bar, args: argparse.Namespace) -> Report:
-    """Run a program with each seed, and say what came out and whether it reached the bar."""
+    """Run a program with each seed, and print the results and whether they reached the bar."""
     args.program = Path(run.__code__.co_filename).stem
     args.out = args.out or Path("runs") / args.program
     begun, results = time.perf_counter(), []
     with running(f"{args.program}.py", args.backend):
-        import_extra("matplotlib", "this program")  # now, and not when all is learned
+        import_extra("matplotlib", "this program")  # fail now, not after the training
         args.out.mkdir(parents=True, exist_ok=True)
         for seed in range(args.seed, args.seed + args.seeds):
             tg.manual_seed(seed)
@@ -193,7 +193,7 @@ def checked(run: Callable[[argparse.Namespace, int], Result], bar: Bar, args: ar
 
 
 def progress(steps: int, title: str) -> Iterator[int]:
-    """The numbers below ``steps``, with a bar where tqdm is installed and somebody looks at a terminal."""
+    """The numbers below ``steps``, with a progress bar if tqdm is installed and the output is a terminal."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:
@@ -204,7 +204,7 @@ def progress(steps: int, title: str) -> Iterator[int]:
 def train(
     model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, lr: float = 1e-2, title: str = "training"
 ) -> list[float]:
-    """The losses of so many steps of Adam, with clipping by norm, while the rate falls to 0 as half a cosine."""
+    """Train with Adam, clipping by norm, and a learning rate that falls to 0 as half a cosine; returns all losses."""
     optimizer = optim.Adam(model.parameters(), lr=lr)
     schedule, losses = optim.CosineAnnealingLR(optimizer, steps), []
     model.train()
@@ -221,7 +221,7 @@ def train(
 
 
 def put(array: Any) -> Tensor:
-    """An array from the host, as a Tensor where the program computes; fractions become float32."""
+    """An array from the host, as a Tensor on the program's backend; float64 becomes float32."""
     array = np.asarray(array)
     return tg.tensor(
         array.astype(np.float32) if array.dtype == np.float64 else array, backend=tg.backend.default().name
@@ -229,7 +229,7 @@ def put(array: Any) -> Tensor:
 
 
 def columns(rows: Iterable[Iterable[int]]) -> np.ndarray:
-    """Rows of numbers as the columns of an array (T, B), with 0 after the ends of those that are shorter."""
+    """Rows of numbers as the columns of an array (T, B), with 0 after the ends of shorter ones."""
     return np.array([*zip_longest(*rows, fillvalue=0)])
 
 
@@ -250,6 +250,6 @@ def picture(
 
 
 def out_file(args: argparse.Namespace, name: str) -> Path:
-    """The path of a file to write in --out, which is said."""
+    """The path of a file to write in --out, which is also printed."""
     print(f"wrote {args.out / name}")
     return Path(args.out / name)

@@ -2,9 +2,9 @@
 
     python examples/dna_motif.py
 
-The motif is the TATA box, TATA(A|T)A(A|T), somewhere among random letters. Stretches that hold none are made of the
-letters of one that does, shuffled, so that counting letters helps nobody: a bag of letters guesses. A GRU reads letter
-by letter, learns on 60 letters, and is then asked about 300 as well.
+The motif is the TATA box, TATA(A|T)A(A|T), somewhere among random letters. Stretches without it are made by shuffling
+stretches with it, so counting letters does not help: a bag of letters can only guess. A GRU reads letter by letter,
+learns on 60 letters, and is then tested on 300 as well.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Reader(nn.Module):
 
 
 class Bag(nn.Module):
-    """The same answer from how often each letter comes."""
+    """The same answer from how often each letter occurs."""
 
     def __init__(self) -> None:
         self.layers = nn.Sequential(nn.Linear(len(LETTERS), 32), tg.tanh, nn.Linear(32, 2))
@@ -52,7 +52,7 @@ def holds(letters: np.ndarray) -> np.ndarray:
 
 
 def stretches(rng: np.random.Generator, length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Letters (T, B), of which every other column holds a motif; whether it does; and where its motif begins.
+    """Letters (T, B), whether each column holds a motif (every other one does), and where its motif begins.
 
     All columns are made with a motif. Half of them are then shuffled, until they hold none.
     """

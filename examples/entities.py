@@ -2,10 +2,10 @@
 
     python examples/entities.py
 
-As if written down by a machine that hears no capitals: "rose said that ..." has a name, "rose petals fell" has not, and
-about "rose needs more time , anna said about ..." only the last word decides, the gardener or the garden. A network
-that reads forward has to answer before it knows; whatever its size, it can only guess. Sentences are made by rule and
-of unequal length (``lengths``), and those of the test are none of those learned from.
+There are no capitals, as if a machine had taken dictation: "rose said that ..." has a name, "rose petals fell" has
+none, and in "rose needs more time , anna said about ..." only the last word decides, the gardener or the garden. A
+network that reads forward has to answer before it knows; whatever its size, it can only guess. Sentences are made by
+rule and of unequal length (``lengths``); those of the test are drawn separately.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
 
 BAR = Bar("F1 on words that may be a name or not", full=0.97, quick=0.85, baseline="reading forward only")
-LISTS = {  # BOTH may be a name or not; what stands in capitals in a pattern is drawn from these
+LISTS = {  # BOTH may be a name or not; words in capitals in a pattern are drawn from these
     "BOTH": "rose mark will grant hope bill grace may pearl daisy lily jack harry dawn summer ginger",
     "FIRST": "anna pavlos hermione patrick maria george nadia omar ingrid kofi mei boris",
     "LAST": "granger papas smith tanaka okafor novak silva berg rossi khan",

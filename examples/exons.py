@@ -2,10 +2,10 @@
 
     python examples/exons.py
 
-An intron begins with GTA, and ends with the next CAG. But a CAG outside of an intron means nothing, nor does a GTA
-within one, and both are strewn in; so what a base is can depend on a signal many bases before it, and a window of 21
-bases often does not see that far. As the G of a donor is part of the intron that the next two bases announce, the
-network has to read ahead as well: it reads both ways.
+An intron begins with GTA, the donor, and ends with the next CAG, the acceptor. A CAG outside an intron means nothing,
+nor does a GTA inside one, and both are scattered about. So what a base is can depend on a signal many bases before it,
+and a window of 21 bases often does not reach that far. The G of a donor already belongs to the intron, but only the
+next two bases tell, so the network has to read both ways.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CODE = {base: k for k, base in enumerate("ACGT")}
 
 
 def gene(rng: np.random.Generator) -> tuple[str, np.ndarray]:
-    """Random bases, with donors and acceptors strewn in, and which of them are exons by the rule."""
+    """Random bases, with donors and acceptors scattered among them, and which bases are exons by the rule."""
     bases = list(rng.choice(list("ACGT"), LENGTH))
     for signal, count in ((DONOR, 2), (ACCEPTOR, 2)):
         for start in rng.integers(LENGTH - len(signal), size=count):
@@ -34,7 +34,7 @@ def gene(rng: np.random.Generator) -> tuple[str, np.ndarray]:
 
 
 def spliced(dna: str) -> np.ndarray:
-    """Which bases are in exons: all that are not from a donor to the end of the acceptor that ends its intron."""
+    """Which bases are in exons: all except those from a donor to the end of the next acceptor."""
     exon, at = np.ones(len(dna), bool), 0
     while (start := dna.find(DONOR, at)) >= 0:
         end = dna.find(ACCEPTOR, start + len(DONOR))
@@ -50,7 +50,7 @@ def genes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]
 
 
 class Splicer(nn.Module):
-    """Bases (T, B) to logits (T, B) of being in an exon, by all that stands before and after."""
+    """Bases (T, B) to logits (T, B) of being in an exon, from all that comes before and after."""
 
     def __init__(self) -> None:
         self.gru = nn.Bidirectional(nn.GRUCell(4, 32), nn.GRUCell(4, 32))
@@ -61,7 +61,7 @@ class Splicer(nn.Module):
 
 
 class Window(nn.Module):
-    """The same, by REACH bases on either side; beyond the ends there is nothing."""
+    """The same from REACH bases on either side; beyond the ends there are zeros."""
 
     def __init__(self) -> None:
         self.below, self.above = nn.Linear(4 * (2 * REACH + 1), 128), nn.Linear(128, 1)
@@ -73,7 +73,7 @@ class Window(nn.Module):
 
 
 def learned(model: nn.Module, steps: int, seed: int, bases: np.ndarray) -> np.ndarray:
-    """The probabilities that a model, once trained, gives for the bases of a test."""
+    """Train a model; returns its probabilities for the bases of a test."""
     rng = np.random.default_rng(seed)
 
     def loss(step: int) -> Tensor:

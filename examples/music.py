@@ -2,10 +2,10 @@
 
     python examples/music.py                # learn the tunes, grow each from its first note, write them as music.mid
 
-Each output of an LSTM is its next input. It learns seven songs that are centuries old and nobody's, each from another
-starting note, and is then given that note and nothing else. The baseline goes by the note before alone, as a table of
-what follows what (a Markov chain): it loses its way at the first note that comes twice. With a temperature, the network
-does not recite but vary: the last track of the file is such a melody of its own.
+Each output of an LSTM is its next input. It learns seven songs that are centuries old and in the public domain, each
+from another starting note, and is then given that note and nothing else. The baseline knows only the previous note and
+what most often follows it (a Markov chain): it loses its way at the first note that occurs twice. With a temperature,
+the network does not recite but varies: the last track of the file is such a melody.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Composer(nn.Module):
 
 
 def markov(songs: np.ndarray, notes: int) -> np.ndarray:
-    """What the chain writes from the first notes: each time the note that most often follows the one before."""
+    """What the Markov chain writes from the first notes: always the note that most often follows the previous one."""
     follows = np.zeros((notes, notes), int)
     np.add.at(follows, (songs[:-1], songs[1:]), 1)
     follows[0, 1:] = 0  # what comes after the end is the end
@@ -110,7 +110,7 @@ def delta(ticks: int) -> bytes:
 
 
 def draw(args: argparse.Namespace, melodies: dict[str, list[Note]]) -> None:
-    """Melodies as a piano roll: time to the right, pitch up; the note that was given is orange."""
+    """Melodies as a piano roll: time to the right, pitch up; the given note is orange."""
     with picture(args, "Each melody grew from its orange note", rows=4, columns=2, size=(9, 6)) as axes:
         for panel, (name, melody) in zip(axes.ravel(), melodies.items(), strict=True):
             pitches, beats = np.array(melody).T

@@ -1,4 +1,4 @@
-"""One to one, the degenerate case: a recurrent network that is given one step is a network without recurrence.
+"""One to one, the degenerate case: a recurrent network that takes one step is a network without recurrence.
 
     python examples/one_to_one.py
 
@@ -34,7 +34,7 @@ class Recurrent(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """One hidden layer of tanh units, with the weights of a recurrent network where it has use for them."""
+    """One hidden layer of tanh units, with all weights of a recurrent network except the recurrent ones."""
 
     def __init__(self, twin: Recurrent):
         self.hidden, self.head = nn.Linear(2, UNITS), nn.Linear(UNITS, 2)
@@ -56,7 +56,7 @@ def spirals(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarra
 
 
 def learn(model: Any, args: argparse.Namespace, seed: int) -> float:
-    """Train a model on points that are the same for all models of a seed; the share of new ones that it tells apart."""
+    """Train on points that are the same for all models of a seed; returns the share of new ones that it tells apart."""
     rng = np.random.default_rng(seed)
 
     def loss_of(_: int) -> Tensor:
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
 
 def draw(args: argparse.Namespace, models: dict[str, nn.Module]) -> None:
-    """Which points each model gives to which spiral."""
+    """Which points each model assigns to which spiral."""
     side = np.linspace(-2.2, 2.2, 60)
     grid = put(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
     points, which = spirals(np.random.default_rng(0), 300)

@@ -19,7 +19,7 @@ from tinygrad_rnn import Tensor, nn
 
 BAR = Bar("right on strings of 500 bits", full=0.99, quick=0.95, baseline="a bag of bits")
 LENGTHS = (5, 10, 20, 50, 100, 200, 500)
-SHORT = 20  # the longest that is trained on
+SHORT = 20  # the longest in training
 
 
 class Reader(nn.Module):

@@ -5,7 +5,7 @@
 Somebody without a window hears one word an hour. The weather goes from sun to clouds to rain and back, and what people
 say depends on it: a hidden Markov model, so that Bayes' rule gives the best probability that anyone can have (the
 forward algorithm, "filtering"). The network is told neither the model nor that there is one, only the words, and
-whether it rained. It is measured by how many nats a word its cross-entropy lies above that of Bayes' filter.
+whether it rained. The measure is how many nats per word its cross-entropy lies above that of Bayes' filter.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def learned(memory: bool, steps: int, seed: int, words: np.ndarray) -> np.ndarra
 
 
 def run(args: argparse.Namespace, seed: int) -> Result:
-    """Train both listeners, and hold them against Bayes' filter on words that neither has heard."""
+    """Train both listeners, and compare them with Bayes' filter on new words."""
     words, rain = overheard(np.random.default_rng((seed, 1)), days=1000)
     best = bayes(words)
     gru, mlp = (learned(memory, args.steps, seed, words) for memory in (True, False))
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
 
 def draw(args: argparse.Namespace, words: np.ndarray, curves: dict[str, np.ndarray], rain: np.ndarray) -> None:
-    """The probabilities of one day, with what was heard."""
+    """The probabilities of one day, with the words that were heard."""
     with picture(args, "P(rain | the words so far)", size=(8, 3.6)) as axes:
         axes.fill_between(range(HOURS), rain, step="mid", alpha=0.15, label="it rained")
         for (name, p), style in zip(curves.items(), ("k-", "C3--", "C1:"), strict=True):

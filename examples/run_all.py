@@ -1,14 +1,14 @@
-"""Run the programs of this folder and of learn/ and reference/, and print one table of what they came to.
+"""Run the programs of this folder and of learn/ and reference/, and print one table of their results.
 
     python examples/run_all.py --quick                      # the short forms, within minutes
     python examples/run_all.py --quick parity ball          # some of them
     python examples/run_all.py --markdown results.md        # the full forms, and the table as Markdown
     python examples/run_all.py --resume                     # go on where an earlier run was stopped
 
-A program is any file there that can be run by itself and knows --quick. It is run as from a shell, in the folder --out,
-and fails if it raises anything or ends with another status than 0. Programs of the gallery have the worst of their
-seeds in the table, reference programs a line for each bar, with the first seed or the first that missed. All others
-are run with the seeds 0, 1 and 2 (0 alone with --quick), and have what they say of their result, or their last line.
+A program is any file there that can be run by itself and knows --quick. It runs as from a shell, in the folder --out,
+and fails if it raises an error or its exit status is not 0. The table shows the worst seed of each gallery program, and
+a line for each bar of a reference program, with the first seed or the first that missed. All others are run with the
+seeds 0, 1 and 2 (only 0 with --quick); the table shows what they print about their result, or their last line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = Row._fields[:-1]
 
 
 def programs() -> dict[str, Path]:
-    """All programs by name, such as "parity" and "learn/01_scalar"."""
+    """All programs by name, such as "parity" and "learn/01_tape"."""
     found = [path for folder in (HERE, HERE / "learn", HERE / "reference") for path in sorted(folder.glob("[!_]*.py"))]
     return {
         path.relative_to(HERE).with_suffix("").as_posix(): path
@@ -39,7 +39,7 @@ def programs() -> dict[str, Path]:
 
 
 def run(name: str, path: Path, arguments: list[str], first: int = 0) -> list[Row]:
-    """The lines of a program: those that it ends with, or one of all that it said with several seeds."""
+    """The rows of a program: those that it ends with, or one row for all that it printed with several seeds."""
     told: list[str] = []
     seeds, passed, begun = 1 if "--quick" in arguments else 3, 0, time.perf_counter()
     for seed in range(first, first + seeds):
@@ -53,7 +53,7 @@ def run(name: str, path: Path, arguments: list[str], first: int = 0) -> list[Row
 
 
 def once(path: Path, arguments: list[str]) -> tuple[Finished | None, str, str]:
-    """Run a program as a shell would: how it ended if it knows that itself, what it printed, and why it failed."""
+    """Run a program as a shell would; returns its ``Finished`` if it raised one, its output, and why it failed."""
     printed, why, finished, before = io.StringIO(), "", None, (sys.argv, sys.path)
     sys.argv, sys.path = [str(path), *arguments], [str(path.parent), str(HERE), *sys.path]
     try:
@@ -62,7 +62,7 @@ def once(path: Path, arguments: list[str]) -> tuple[Finished | None, str, str]:
     except Finished as end:
         finished = end
     except SystemExit as end:
-        if end.code == 130:  # somebody wants all to stop
+        if end.code == 130:  # Ctrl-C stops everything
             raise KeyboardInterrupt from None
         why = f"ended with {end.code}" if end.code else ""
     except Exception as error:
@@ -74,7 +74,7 @@ def once(path: Path, arguments: list[str]) -> tuple[Finished | None, str, str]:
 
 
 def result(printed: str) -> str:
-    """What tells of a result: the claims of a rung, a loss, or else the last line."""
+    """The result in a program's output: the claims of a rung, a loss, or else the last line."""
     lines = printed.strip().splitlines() or [""]
     claims = [line.removeprefix("holds: ") for line in lines if line.startswith("holds: ")]
     if claims:
@@ -83,7 +83,7 @@ def result(printed: str) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as Markdown, which is easy to read as it stands."""
+    """The rows as a Markdown table, aligned so that it is easy to read as it is."""
     cells = [COLUMNS, *[[cell.replace("|", "\\|") for cell in row[:-1]] for row in rows]]
     widths = [max(len(line[k]) for line in cells) for k in range(len(COLUMNS))]
     lines = [f"| {' | '.join(map(str.ljust, line, widths))} |" for line in cells]
@@ -92,7 +92,7 @@ def table(rows: list[Row]) -> str:
 
 
 def all_rows(chosen: dict[str, Path], arguments: list[str], first: int, out: Path, resume: bool) -> list[Row]:
-    """The lines of all programs, which are run in a folder and kept there as soon as each has ended."""
+    """The rows of all programs, which run in a folder; each program's rows are saved there as soon as it has ended."""
     out.mkdir(parents=True, exist_ok=True)
     file, before = out.resolve() / "rows.json", Path.cwd()
     kept = read(file) if resume and file.exists() else {}
@@ -109,7 +109,7 @@ def all_rows(chosen: dict[str, Path], arguments: list[str], first: int, out: Pat
 
 
 def read(file: Path) -> dict[str, list[Row]]:
-    """What was kept."""
+    """The rows that an earlier run has saved."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return {command: [Row(*row) for row in rows] for command, rows in found.items()}

@@ -2,10 +2,10 @@
 
     python examples/sentiment.py
 
-The sentences are made by rule. Those that are judged come in twins, one bad and one good, of exactly the same words:
+The sentences are made by rule. Those of the test come in twins, one bad and one good, of exactly the same words:
 "the plot is not dull it is funny" and "the plot is not funny it is dull", or "A but B" and "B but A", where the end
-counts. A bag of words cannot tell twins apart, and is right about one of the two. The LSTM is tried with two answers:
-from its last state, and from the mean of all its states.
+counts. A bag of words cannot tell twins apart, and is right about one of the two. The LSTM answers in two ways: from
+its last state, and from the mean of all its states.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Bag(nn.Module):
 
 
 def clause(rng: np.random.Generator, good: bool) -> list[str]:
-    """Such as "the plot is never really dull", which is good."""
+    """A clause, such as "the plot is never really dull", which is good."""
     negated = bool(rng.integers(2))
     word, thing, filler = rng.choice(GOOD if good != negated else BAD), rng.choice(THINGS), rng.choice(FILLERS, 1)
     filler = filler[: rng.integers(2)]
@@ -79,7 +79,7 @@ def encode(sentences: list[list[str]]) -> np.ndarray:
 
 
 def batch(rng: np.random.Generator, pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """As many pairs of twins as of single clauses, which are bad and good by turns, and which are good."""
+    """Pairs of clauses and pairs of twins, as many of each, every second sentence good; and which are good."""
     both = [make for _ in range(pairs) for make in ([clause(rng, False), clause(rng, True)], twins(rng))]
     return encode([sentence for pair in both for sentence in pair]), np.arange(4 * pairs) % 2
 

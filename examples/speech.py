@@ -5,7 +5,7 @@
 A letter is spoken as two of four tones, one after the other, of random length, loudness and pitch, in noise. All that
 is known of a recording is what was said, not when. Each frame gives letters and the blank a probability, and CTC adds
 up all ways to read the frames as the word (Graves et al. 2006). A classifier that judges each frame by itself hears
-tones, but not which came first. Errors are letters to insert, delete and change, for each letter spoken.
+tones, but not which came first. Errors are the letters to insert, delete or change, per letter spoken.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
 
 BAR = Bar("letter errors", full=0.03, quick=0.2, baseline="frame by frame", lower=True)
-RATE, FRAME, HOP = 4000, 128, 64  # samples a second, in a frame, and from frame to frame
+RATE, FRAME, HOP = 4000, 128, 64  # samples per second, per frame, and from frame to frame
 TONES = (400, 600, 900, 1300)  # Hz
 LETTERS = {letter: (a, b) for letter, (a, b) in zip(
     "abcdefghijkl", ((a, b) for a in TONES for b in TONES if a != b), strict=True)}  # fmt: skip
@@ -79,7 +79,7 @@ def learned(memory: bool, steps: int, seed: int) -> Listener:
 
 
 def edits(a: str, b: str) -> int:
-    """The fewest letters to insert, delete or change that make b of a (Levenshtein 1966)."""
+    """The fewest letters to insert, delete or change to turn a into b (Levenshtein 1966)."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         before, row[0] = row[0], i

@@ -3,10 +3,10 @@
     python examples/temperature.py
     python examples/temperature.py --file temperatures.txt        (one number a line; there is then no bar)
 
-An MLP on a sliding window gives each day weights of its own, and knows nothing of before and after: permute the days of
-all windows, and its weights with them, and every step of training comes out the same. Its loss is shown for both. An
-RNN given the permuted days has lost something. An MLP whose windows are shuffled one by one has lost all of it. The
-series is made by rule: a year, weather that swings back after some days, and rounding to whole degrees.
+An MLP on a sliding window has weights of its own for each day, and no notion of order: permute the days of all windows,
+and its weights with them, and every step of training comes out the same. Its loss is shown for both. An RNN loses
+something if the days are permuted. An MLP whose windows are shuffled one by one loses all order. The series is made by
+rule: a year, weather that swings back after some days, and rounding to whole degrees.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ORDER = np.array([3, 6, 0, 5, 1, 7, 2, 4])  # in which the permuted windows are 
 
 
 def degrees(rng: np.random.Generator, days: int) -> np.ndarray:
-    """A series of whole degrees. Nobody can be less than NOISE, and a little for the rounding, off in the mean."""
+    """A series of whole degrees. No forecast can be off by less than NOISE and a little for rounding, in the mean."""
     weather, noise = np.zeros(days), rng.normal(0, NOISE, days)
     for t in range(2, days):
         weather[t] = 1.5 * weather[t - 1] - 0.85 * weather[t - 2] + noise[t]
@@ -65,7 +65,7 @@ class Network(nn.Module):
 
 
 def permuted(windows: np.ndarray) -> np.ndarray:
-    """The days of all windows in one other order; tomorrow, the last row, stays."""
+    """The days of all windows in the same other order; tomorrow, the last row, stays."""
     return np.concatenate([windows[ORDER], windows[-1:]])
 
 
@@ -75,7 +75,7 @@ def shuffled(windows: np.ndarray) -> np.ndarray:
 
 
 def fit(model: nn.Module, windows: np.ndarray, steps: int, seed: int) -> nn.Module:
-    """The model, trained on windows (WINDOW + 1, N), of which the last row is to be predicted."""
+    """The model, trained on windows (WINDOW + 1, N), whose last row is to be predicted."""
     rng = np.random.default_rng(seed)
 
     def loss(step: int) -> Tensor:
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     ):
         tg.manual_seed(seed)
         model = kind()
-        if name == "MLP, permuted":  # its weights go where their days have gone
+        if name == "MLP, permuted":  # its weights move with their days
             model.load_state_dict({k: w[:, ORDER] if k == "below.weight" else w for k, w in model.state_dict().items()})
         fit(model, see(windows[:, : split - WINDOW]), args.steps, seed)
         with tg.no_grad():

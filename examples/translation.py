@@ -2,10 +2,10 @@
 
     python examples/translation.py
 
-"ninety seven" is "quatre vingt dix sept" and "twenty one" is "vingt et un": a sentence in one language is no word for
-word copy of one in the other, nor as long. The model learns from 2,000 of the numbers below 10,000, and is asked about
-others. The baseline has the same decoder and the same attention, but its encoder is a bag of words, without recurrence:
-to it, three hundred four and four hundred three are the same. Teacher forcing is drawn for each word.
+"ninety seven" is "quatre vingt dix sept" and "twenty one" is "vingt et un": a translation is not word for word, nor of
+the same length. The model learns from 2,000 of the numbers below 10,000, and is tested on others. The baseline has the
+same decoder and the same attention, but its encoder is a bag of words, without recurrence: to it, three hundred four
+and four hundred three are the same. Whether the teacher or the model gives the next word is drawn for each word.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ FRENCH = [END, *sorted({word for n in range(10_000) for word in french(n)})]  # 
 
 
 def batch(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """English (S, B), its lengths (B,), and French (T, B), of which END fills the rest."""
+    """English (S, B), its lengths (B,), and French (T, B), padded with END."""
     ours, theirs = [english(n) for n in numbers], [french(n) for n in numbers]
     words = columns([ENGLISH.index(word) for word in row] for row in ours)
     targets = columns([FRENCH.index(word) for word in (*row, END)] for row in theirs)
@@ -68,7 +68,7 @@ def batch(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class Translator(nn.Module):
-    """An encoder, recurrent or of single words, and a decoder that attends to what it gives."""
+    """An encoder, recurrent or of single words, and a decoder that attends to its outputs."""
 
     def __init__(self, recurrent: bool):
         self.english, self.french = nn.Embedding(len(ENGLISH), 16), nn.Embedding(len(FRENCH), 16)
@@ -78,7 +78,7 @@ class Translator(nn.Module):
         self.head = nn.Linear(64, len(FRENCH))
 
     def encode(self, words: Tensor, lengths: np.ndarray) -> tuple[Tensor, Tensor]:
-        """What to attend to (S, B, 64), and the decoder's first state (B, 64)."""
+        """The outputs to attend to (S, B, 64), and the decoder's first state (B, 64)."""
         x = self.english(words)
         memory = tg.tanh(self.encoder(x)) if isinstance(self.encoder, nn.Linear) else self.encoder(x, None, lengths)[0]
         return memory, tg.tanh(self.bridge(nn.mean(memory, lengths)))
@@ -95,7 +95,7 @@ class Translator(nn.Module):
 
 
 def learned(recurrent: bool, args: argparse.Namespace, seed: int, numbers: np.ndarray) -> Translator:
-    """A translator, trained with one word in ten from itself and not from the teacher."""
+    """A translator, trained with one word in ten from itself instead of the teacher."""
     rng, model = np.random.default_rng(seed), Translator(recurrent)
 
     def loss(step: int) -> Tensor:
@@ -110,7 +110,7 @@ def learned(recurrent: bool, args: argparse.Namespace, seed: int, numbers: np.nd
 
 
 def translated(model: Translator, numbers: np.ndarray, width: int = 1) -> float:
-    """How many numbers come out right to the last word: greedily, or as the best of several beams."""
+    """The share of numbers that come out without an error, greedily or as the best of several beams."""
     words, lengths, targets = batch(numbers)
     with tg.no_grad():
         memory, state = model.encode(put(words), lengths)

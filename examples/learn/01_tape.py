@@ -3,7 +3,7 @@
     python examples/learn/01_tape.py
 
 A tape is a list of what was computed, in order. Everything on it comes after what it was made from. So a walk from the
-end to the beginning meets a number only when all that was made from it has sent its part of the gradient back.
+end to the beginning meets a number only after everything made from it has sent back its part of the gradient.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tinygrad_rnn as tg
 
 
 class Number:
-    """A number that knows from which others it was made, and its slope in each of them."""
+    """A number that knows which numbers it was made from, and its slope in each of them."""
 
     tape: list[Number] = []
 

@@ -1,9 +1,9 @@
-"""An operation of one's own: a kernel, a rule for each input, and the proof that the rule is right.
+"""An operation of your own: a kernel, a rule for each input, and the proof that the rule is right.
 
     python examples/learn/02_own_op.py
 
-The package has no list of operations that it knows. Each one is a function on bare arrays, and for each input an
-expression that says what becomes of the gradient g of the output: g times the derivative, the vector-Jacobian product.
+The package has no fixed list of operations. Each one is a function on bare arrays, with an expression for each input
+that turns the gradient g of the output into that of the input: g times the derivative, the vector-Jacobian product.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def hardly(xp: Any, x: Any, scale: Any) -> Any:
     return scale * xp.log1p(abs(x)) * xp.sign(x)
 
 
-# A rule says by the names of its parameters what it needs, and the tape keeps just that: for x alone not even y.
+# The names of a rule's parameters say what it needs, and the tape keeps only that: for x alone, not even y.
 hardly.vjp(
     x=lambda g, x, scale: g * scale / (1 + abs(x)),
     scale=lambda g, y, scale: g * y / scale,
@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> None:
     slope = tg.grad(y.sum(), v)
     check("its gradient is 1.5 / (1 + |x|)", np.allclose(slope.numpy(), 1.5 / (1 + abs(v.numpy())), rtol=1e-15))
 
-    # The rule also runs on Tensors, and is then recorded itself: gradients of gradients cost nothing more to write.
+    # The rule also runs on Tensors, and is then recorded itself: gradients of gradients need no more code.
     curvature = tg.hvp(lambda x: hardly(x, 1.5).sum(), v.detach(), tg.ones(3, dtype="float64"))
     expected = -1.5 * np.sign(v.numpy()) / (1 + abs(v.numpy())) ** 2
     check("its second derivative is -1.5 sign(x) / (1 + |x|)^2", np.allclose(curvature.numpy(), expected, rtol=1e-14))

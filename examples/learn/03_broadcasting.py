@@ -2,8 +2,8 @@
 
     python examples/learn/03_broadcasting.py
 
-Broadcasting is such a use: a bias of 3 numbers that is added to 4 rows is used 4 times. So is a tensor that occurs
-twice in a formula, a weight that serves every time step, and a batch that is taken in parts.
+Broadcasting is such a use: a bias of 3 numbers that is added to 4 rows is used 4 times. The same goes for a tensor that
+occurs twice in a formula, a weight that serves every time step, and a batch that is taken in parts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tinygrad_rnn import Tensor
 
 
 def gradient(x: Tensor) -> np.ndarray:
-    """What has gathered in ``x.grad``, as an array of NumPy."""
+    """What has accumulated in ``x.grad``, as a NumPy array."""
     assert x.grad is not None
     return x.grad.numpy()
 
@@ -45,7 +45,7 @@ def main(options: argparse.Namespace) -> None:
     (x * x + x).sum().backward()
     check("unless it was emptied", gradient(x).tolist() == [7.0, 11.0])
 
-    # Which is of use: a batch that does not fit into memory is taken in parts, and the gradients of the parts add up.
+    # This is useful: a batch that does not fit into memory is taken in parts, and the gradients of the parts add up.
     data, w = tg.randn(64, 5, dtype="float64"), tg.randn(5, dtype="float64", requires_grad=True)
     ((data @ w) ** 2).mean().backward()
     whole, w.grad = gradient(w), None

@@ -4,7 +4,7 @@
 
     h_t = tanh(W_ih x_t + W_hh h_{t-1} + b),    loss = the sum of all h_t squared
 
-On its way back the gradient of h_t has two parts: what the loss sends to h_t itself, and what comes from h_{t+1}.
+In the backward pass the gradient of h_t has two parts: what the loss sends to h_t itself, and what h_{t+1} sends.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def by_hand(x: np.ndarray, w_ih: np.ndarray, w_hh: np.ndarray, b: np.ndarray) ->
 
     da = np.empty_like(z)  # the gradient of what goes into tanh
     one_by_one = np.zeros_like(w_hh)
-    g = np.zeros_like(h[0])  # the gradient of h[t + 1] that comes from the future; from behind the last step nothing
+    g = np.zeros_like(h[0])  # the gradient of h[t + 1] that comes from the future: none after the last step
     for t in reversed(range(steps)):
         g = 2 * h[t + 1] + g
         da[t] = g * (1 - h[t + 1] * h[t + 1])
-        one_by_one += da[t].T @ h[t]  # as textbooks write it: in every step a small product
+        one_by_one += da[t].T @ h[t]  # as textbooks write it: a small product in every step
         g = da[t] @ w_hh
 
     rows = da.reshape(steps * batch, hidden)  # all uses of a weight at once: one product of tall matrices
@@ -59,8 +59,8 @@ def main(options: argparse.Namespace) -> None:
     for (name, _), ours, g in zip(cell.named_parameters(), by_us, gradients, strict=True):
         check(f"the gradient of {name} is the same" + " to the last bit" * on_cpu, same(ours, g.numpy(), on_cpu))
 
-    # The sum over time of small products is rounded after every step, that inside one tall product in another order:
-    # neither is more right than the other, and they differ in the last digits.
+    # A sum of small products is rounded after every step, the sum inside one tall product in another order: neither is
+    # more accurate than the other, and they differ in the last digits.
     apart = abs(one_by_one - by_us[1]).max() / abs(one_by_one).max()
     print(f"summed step by step, that of weight_hh differs by {apart / np.finfo(float).eps:.1f} ulp of the largest")
     check("added up in another order, it is the same but for rounding", apart < 1e-14)

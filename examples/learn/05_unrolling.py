@@ -25,12 +25,12 @@ def main(options: argparse.Namespace) -> None:
     print(tg.draw(h.sum(), names=cell, fold=None))
 
     state = None
-    for t in range(4):  # what unroll does, but for the projection of the inputs, which it makes once for all steps
+    for t in range(4):  # what unroll does, except that it projects the inputs of all steps at once
         _, state = cell(x[t], state)
     assert state is not None
     check("a loop over the cell ends in the same state", np.allclose(state.numpy(), h.numpy(), rtol=1e-14))
 
-    # T weights in place of one, all with the same values: what arrives at each is the part of one time step.
+    # T weights instead of one, all with the same values: the gradient of each is the part of one time step.
     shared = cell.weight_hh
     copies = [tg.tensor(shared, requires_grad=True) for _ in range(4)]
     state = tg.zeros(1, 3, dtype="float64")
@@ -43,7 +43,7 @@ def main(options: argparse.Namespace) -> None:
     check("step 0 sends nothing, as the state before it is 0", not parts[0].numpy().any())
     check("the parts add up to the gradient of the shared weight", np.allclose(sum(p.numpy() for p in parts), whole))
 
-    # A horizon ends the walk at a moment: no gradient passes it. That is all of truncated BPTT.
+    # A horizon ends the walk at a moment: no gradient passes it. That is all there is to truncated BPTT.
     h, moments = tg.zeros(1, 3, dtype="float64"), []
     with tape.timeline() as mark:
         for t in range(4):

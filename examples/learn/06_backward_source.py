@@ -1,9 +1,9 @@
-"""Reading the way back: what a backward pass does is a list of lines, and here it is printed, read, and run as code.
+"""Reading the backward pass: it is a list of lines, which is printed here, read, and run as code.
 
     python examples/learn/06_backward_source.py
 
-``tg.capture`` records one call of a function with everything that it does, the walk back included. What it writes down
-is a program without a tape: what was a rule and a graph is now lines in order, the latest time step first.
+``tg.capture`` records one call of a function with everything that it does, the backward pass included. The recording is
+a program without a tape: rules and graph have become lines in order, the latest time step first.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> None:
     order = [back.index(f", time step {t}\n") for t in reversed(range(STEPS))]
     check("the walk back begins with the last step", order == sorted(order))
 
-    # The lines are Python: each name is that of an operation, and an operation on bare arrays is just its kernel.
+    # The lines are Python: each function is an operation, and on bare arrays an operation is just its kernel.
     space: dict[str, Any] = {op.name: op.function for op in registry.values()} | {"w": w.data}
     space |= {f"argument_{k}": argument.data for k, argument in enumerate((h, x, v))}
     exec(source, space)

@@ -1,9 +1,9 @@
-"""Vanishing and exploding gradients: how long the gradient is in each state, seen.
+"""Vanishing and exploding gradients: the norm of the gradient in each state, made visible.
 
     python examples/learn/07_vanishing_exploding.py
 
 On its way from h_t to h_{t-1} a gradient is multiplied by the transposed Jacobian of one step, W_hh^T diag(tanh').
-Where that shortens it a little in every step, it vanishes like a power; where it lengthens it, it explodes like one.
+If that shortens it a little in every step, it vanishes exponentially; if it lengthens it, it explodes exponentially.
 (Hochreiter 1991; Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013)
 """
 
@@ -27,7 +27,7 @@ def norms(cell: nn.Cell, xs: Tensor) -> np.ndarray:
 
 
 def show(name: str, found: np.ndarray) -> None:
-    """A bar for every tenth step, ten characters for the norm at the end, and one more or less for each factor of 2."""
+    """A bar for every tenth step: ten characters for the norm at the end, and one more or less for each factor of 2."""
     print(name)
     for t in range(STEPS - 1, -1, -10):
         length = int(10 + np.log2(found[t] / found[-1])) if found[t] > 0 else 0

@@ -2,9 +2,9 @@
 
     python examples/learn/08_clipping.py
 
-The loss of a recurrent network is smooth for the most part, but for walls, where the gradient explodes. A single unit
-has them: h_t = w sigmoid(h_{t-1}) + b, and the loss (sigmoid(h_50) - 0.7)^2. A long gradient does not say that the
-minimum is far away, so only its direction is taken, and its length limited. (Pascanu, Mikolov and Bengio 2013)
+The loss of a recurrent network is mostly smooth, except for walls, where the gradient explodes. Even a single unit has
+them: h_t = w sigmoid(h_{t-1}) + b, and the loss (sigmoid(h_50) - 0.7)^2. A long gradient does not mean that the minimum
+is far away, so its direction is kept, and its length is limited. (Pascanu, Mikolov and Bengio 2013)
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def descend(max_norm: float | None, updates: int) -> tuple[float, float, float]:
 
 
 def main(options: argparse.Namespace) -> None:
-    """The same way down twice, with and without a limit; and what clipping leaves as it is."""
+    """The same descent with and without a limit; and what clipping leaves unchanged."""
     print("without clipping")
     free, longest, farthest = descend(None, 300)
     check("the wall throws it more than 2 away in one step", longest > 40 and farthest > 2)

@@ -3,8 +3,8 @@
     python examples/learn/09_truncation.py
 
 1. Cut in time. The state goes on and the gradient does not: windows of k1 steps, whose gradient reaches k2 steps back.
-2. Cut at random. Windows end by chance, and what passes an end that might have been is enlarged: no error in the mean.
-3. Cut by path. The LSTM of 1997 sent errors back without end, but along its memory only, and not through its gates.
+2. Cut at random. Windows end by chance, and what passes a place where one could have ended is scaled up: unbiased.
+3. Cut by path. The LSTM of 1997 sent errors back without limit, but only along its memory, not through its gates.
 
 A map has a row for the loss of each step t and a column for the use of the weights in each step s.
 """
@@ -49,7 +49,7 @@ def reach(windows: Windows, seed: int) -> np.ndarray:
 
 
 def gradient(scheme: str, cell: nn.Cell, xs: Tensor, rng: np.random.Generator) -> np.ndarray:
-    """What a scheme makes of the gradient of the mean loss: say what was heard three steps ago."""
+    """The gradient of the mean loss by a scheme. The task: repeat the input of three steps ago."""
 
     def step(t: int, state: Any) -> tuple[Tensor, Any]:
         h, state = cell(xs[t], state)

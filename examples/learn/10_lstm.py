@@ -25,7 +25,7 @@ STEPS = 100
 
 
 def by_equation(cell: nn.LSTMCell, x: Tensor, h: Any, c: Any) -> tuple[Tensor, Tensor]:
-    """One step, as the equations stand above."""
+    """One step, by the equations above."""
     i, f, g, o = tg.split(x @ cell.weight_ih.T + h @ cell.weight_hh.T + cell.bias, 4, axis=-1)
     c = tg.sigmoid(f) * c + tg.sigmoid(i) * tg.tanh(g)
     return tg.sigmoid(o) * tg.tanh(c), c
@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> None:
     run = bptt.unroll(lstm, xs, record=True)
     check("nn.LSTMCell computes these equations", np.allclose(c.numpy(), run.state.c.numpy(), rtol=1e-12))
 
-    # The highway alone: the gates taken as constants in the state before, as in 1997.
+    # The highway alone: the gates are constants with respect to the previous state, as in 1997.
     start = nn.LSTMState(tg.zeros(8, 16, dtype="float64"), tg.zeros(8, 16, dtype="float64", requires_grad=True))
     along = bptt.unroll(bptt.GatesDetached(lstm), xs, start, record=True)
     carried = tg.grad(along.state.c.sum(), start.c).numpy()

@@ -25,7 +25,7 @@ H = 16
 
 
 def by_equation(cell: nn.GRUCell, x: Tensor, h: Any) -> Tensor:
-    """One step, as the equations stand above."""
+    """One step, by the equations above."""
     w_r, w_z, w_n = tg.split(cell.weight_hh, 3)
     x_r, x_z, x_n = tg.split(x @ cell.weight_ih.T + cell.bias, 3, axis=-1)
     r, z = tg.sigmoid(x_r + h @ w_r.T), tg.sigmoid(x_z + h @ w_z.T)
@@ -51,7 +51,7 @@ def main(options: argparse.Namespace) -> None:
         found = bptt.unroll(cell, xs).state
         check(f'reset="{reset}" computes its equations', np.allclose(h.numpy(), found.numpy(), rtol=1e-11))
 
-    # The two forms are one where r does nothing: with r = 1, and without the bias b_hn that r multiplies.
+    # The two forms agree where r does nothing: with r = 1, and without the bias b_hn that r multiplies.
     after, before = nn.GRUCell(4, H, dtype="float64"), nn.GRUCell(4, H, dtype="float64", reset="before")
     assert after.bias_hn is not None
     after.bias_hn.data = tg.zeros(H, dtype="float64").data

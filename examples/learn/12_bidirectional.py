@@ -4,7 +4,7 @@
 
 In "He needs to work more, Pavlos said about Patrick" only the end says who he is. A bidirectional network reads a
 sequence twice, forwards and backwards, and each output is made of both. (Schuster and Paliwal 1997)
-A sequence that is shorter than the batch is read backwards from its own end, and not from the padding's.
+A sequence that is shorter than others in its batch is read backwards from its own end, not from that of the padding.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Tagger(nn.Module):
 
 
 def train(model: Tagger, updates: int) -> float:
-    """Learn to say at each step what the next symbol will be; the share that is right in new sequences."""
+    """Learn to predict the next symbol at each step; returns the share that is right in new sequences."""
     optimizer = optim.Adam(model.parameters(), lr=0.02)
     for batch in [32] * updates + [1000]:
-        bits = (tg.rand(13, batch, 1) > 0.5).astype("float32")  # by chance: no past tells the future
+        bits = (tg.rand(13, batch, 1) > 0.5).astype("float32")  # random: the past does not tell the future
         scores = model(bits)[:-1]
         optimizer.zero_grad()
         nn.binary_cross_entropy_with_logits(scores, bits[1:]).backward()

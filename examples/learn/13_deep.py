@@ -1,10 +1,10 @@
-"""Depth: layers on top of each other, and a gradient that comes down and back at once.
+"""Depth: layers on top of each other, and a gradient that flows down and back at the same time.
 
     python examples/learn/13_deep.py
 
 The outputs of one layer are the inputs of the next. In the graph every state then has two uses: in its own layer one
-step later, and in the layer above in the same step. From the last output a gradient reaches a state by every path of
-steps back and layers down; (lag + depth over depth) of them, as on a chessboard.
+step later, and in the layer above in the same step. From the last output a gradient reaches a state along every path of
+steps back and layers down: there are (lag + depth over depth) of them, as on a chessboard.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(options: argparse.Namespace) -> None:
     check("its state has a row for each layer", h.shape == c.shape == (LAYERS, B, H))
     check("of which the last is the last output", bool((h.numpy()[-1] == outputs.numpy()[-1]).all()))
 
-    # Units of weight 1 without a squashing only count: the gradient in a state is the number of paths that lead to it.
+    # Linear units of weight 1 only count: the gradient in a state is the number of paths that lead to it.
     count = nn.RNN(1, 1, num_layers=LAYERS, bias=False, nonlinearity=lambda a: a, dtype="float64")
     for p in count.parameters():
         p.data = tg.ones(1, 1, dtype="float64").data

@@ -1,9 +1,9 @@
-"""Derivatives of derivatives, through time: the way back is made of operations too, and can be gone back.
+"""Derivatives of derivatives, through time: the backward pass is made of operations, and can be differentiated too.
 
     python examples/learn/14_second_derivatives.py
 
-With ``create_graph=True`` the rules run on Tensors in place of arrays, so that the walk back leaves a graph of its own.
-That gives curvature along time, and losses that speak of gradients, such as "do not vanish".
+With ``create_graph=True`` the rules run on Tensors instead of arrays, so the backward pass leaves a graph of its own.
+That gives curvature through time, and losses on gradients, such as "do not vanish".
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""A cell of one's own: two methods of ordinary operations, and everything that takes a cell takes it.
+"""A cell of your own: two methods made of ordinary operations, and everything that takes a cell accepts it.
 
     python examples/learn/15_own_cell.py
 
-This one turns pairs of numbers, (a, b), by an angle that it learns for each pair, and adds what comes in:
+This one turns pairs of numbers, (a, b), by an angle that it learns for each pair, and adds the input:
 
     a_t = cos(angle) a_{t-1} - sin(angle) b_{t-1} + W_a x_t
     b_t = sin(angle) a_{t-1} + cos(angle) b_{t-1} + W_b x_t
 
-A turn changes no length, so no gradient vanishes or explodes on its way back, however long it is. (Unitary recurrent
+A turn changes no length, so no gradient vanishes or explodes, however far back it goes. (Unitary recurrent
 networks: Arjovsky, Shah and Bengio 2016)
 """
 
@@ -44,7 +44,7 @@ class TurnCell(nn.Cell):
 
 
 def remember(cell: nn.Cell, updates: int = 30) -> float:
-    """Learn to say whether a sequence began with 1 or -1, after 150 steps of noise; the share that is right."""
+    """Learn to say whether a sequence began with 1 or -1, after 150 steps of noise; returns the share that is right."""
     layer, head = nn.Recurrent(cell), nn.Linear(cell.output_size, 1)
     optimizer = optim.Adam([*layer.parameters(), *head.parameters()], lr=0.01)
     for batch in [32] * updates + [1000]:
@@ -57,7 +57,7 @@ def remember(cell: nn.Cell, updates: int = 30) -> float:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Its derivative, its gradient over a thousand steps, its company, and what it is good for."""
+    """Its derivative, its gradient over a thousand steps, its use with other layers, and what it is good for."""
     cell = TurnCell(3, 4, dtype="float64")
     z, state = cell.input_projection(tg.randn(2, 3, dtype="float64")), tg.randn(2, 8, dtype="float64")
     tg.check(cell.step, z, state)

@@ -1,10 +1,10 @@
-"""Capture and replay: a training step is recorded once, and from then on played without Python's part in it.
+"""Capture and replay: a training step is recorded once, and then replayed without running its Python code.
 
     python examples/learn/16_capture.py
 
 A step of fixed shapes does the same operations every time: forward, backward, clipping, update. Kernels are pure
 functions, so what was done once can be written down and done again with other numbers, in a better order, and in memory
-that is laid out beforehand. Nothing in the step is written differently for that.
+that is laid out beforehand. The code of the step need not change for that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def make(seed: int, hidden: int) -> Callable[[Tensor, nn.LSTMState], tuple[Tenso
 
 
 def train(step: Callable, x: Tensor, hidden: int, updates: int) -> tuple[np.ndarray, float]:
-    """The loss of every update, and the median of the milliseconds that one took."""
+    """The loss of every update, and the median of milliseconds per update."""
     zeros = tg.zeros(x.shape[2], hidden)
     state, losses, taken = nn.LSTMState(zeros, zeros), [], []
     for update in range(updates):

@@ -1,4 +1,4 @@
-"""CPU and GPU: the same lines, as the array decides where an operation is done.
+"""CPU and GPU: the same code, as the arrays decide where an operation runs.
 
     python examples/learn/17_devices.py
 

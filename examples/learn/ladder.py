@@ -1,4 +1,4 @@
-"""What the rungs share: three options, and checks. All else stands in the rung itself."""
+"""The common part of the rungs: three options, and checks. Everything else is in the rung itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tinygrad_rnn as tg
 
 
 def climb(rung: Callable[[argparse.Namespace], None]) -> None:
-    """Run a rung's function with the options ``backend``, ``seed`` and ``quick``; what goes wrong is one sentence."""
+    """Run a rung's function with the options ``backend``, ``seed`` and ``quick``; an error is one sentence."""
     parser = Parser(sys.modules[rung.__module__].__doc__)
     options = parser.parse_args()
     with running(parser.prog, options.backend):

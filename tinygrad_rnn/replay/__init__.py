@@ -1,3 +1,3 @@
-"""Recording a step of fixed shapes once, and replaying it without Python's part in it."""
+"""Record a step of fixed shapes once, and replay it without running its Python code."""
 
 from .capture import Captured, capture

@@ -1,4 +1,4 @@
-"""The arena: how blocks that are never in use together share memory."""
+"""The arena, in which blocks that are never in use at the same time share memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .blocks import Block, aligned
 from .layout import Layout
 from .program import Line, Value
 
-_PARTS = 64  # of the largest block, each with lines of its own between which it is in use
-_MANY = 4096  # blocks that are placed one by one, which takes time with the square of their number
+_PARTS = 64  # of the largest block, each with a lifetime of its own
+_MANY = 4096  # blocks that are placed one by one, which takes quadratic time
 
 
 class Arena:
-    """Memory for the blocks of a layout, each of which is given its offset there.
+    """Memory for the blocks of a layout, each of which gets an offset.
 
-    Blocks that are used in other lanes than each other lie apart, or one lane would have to wait for the other.
+    Blocks that are used by different lanes share no memory, or one lane would have to wait for the other.
     """
 
     def __init__(self, layout: Layout, order: Sequence[Line], lane: Mapping[Line, int]) -> None:
@@ -44,7 +44,7 @@ class Arena:
         self._memory = np.empty(self.size, np.uint8)
 
     def place(self, value: Value) -> Array:
-        """Where a value lies, in memory of which not a byte is touched."""
+        """Where a value lies, as an array in memory that is never touched."""
         place, block = self._layout.place[value], self._layout.block[value]
         if not block.owned or not place.size:
             return place
@@ -53,7 +53,7 @@ class Arena:
 
 
 def lifetimes(lines: Sequence[Line], layout: Layout) -> dict[Value, tuple[int, int]]:
-    """The first and the last line that use each value. A view, which has a base, is as such no use."""
+    """The first and the last line that use each value. Taking a view does not count."""
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
     for i, line in enumerate(lines):
@@ -68,17 +68,17 @@ def lifetimes(lines: Sequence[Line], layout: Layout) -> dict[Value, tuple[int, i
 
 
 def part_size(blocks: list[Block]) -> int:
-    """Bytes of the parts of large blocks."""
+    """The size in bytes of the parts of large blocks."""
     return aligned(max((block.nbytes for block in blocks), default=0) // _PARTS)
 
 
 def pack(blocks: list[Block]) -> int:
-    """Give each block its offset in the arena, and return the bytes of that.
+    """Give each block its offset in the arena, and return the arena's size.
 
-    Large blocks come first, the largest before all, each where the arena grows least, and nothing else lies that is in
-    use at the same time. That is asked of its parts one by one: where a stack dies from its end, as that of the gates
-    on the way back, another one that grows from its end can follow it. Small blocks share the memory behind, by a
-    sweep over the lines: there are thousands of them, and to ask their parts too would take seconds for 2 % less.
+    Large blocks come first, in order of size, each where the arena grows least, clear of all that is in use at the same
+    time. This is checked part by part: when a stack is used up from its end, as the gates are in the backward pass,
+    another one can grow into its place. Small blocks share the memory behind, by a sweep over the lines: there are
+    thousands of them, and checking their parts too would take seconds and save 2 %.
     """
     blocks = sorted(blocks, key=lambda block: (-block.nbytes, block.lines))
     size = part_size(blocks)
@@ -97,14 +97,14 @@ def pack(blocks: list[Block]) -> int:
 
 
 def _free_offset(parts: np.ndarray, taken: np.ndarray, bottom: int, top: int) -> int:
-    """Of the offsets at which no part lies over one in use at the same time: least new memory, next to the first block.
+    """The conflict-free offset that takes the least new memory; of several, the one next to the first block.
 
     The first block is the largest one, and lies at 0.
     """
     taken = taken[:, (parts[2].min() <= taken[3]) & (taken[2] <= parts[3].max())]
     low, high, first, last = parts[:, :, None]
     clash = (first <= taken[3]) & (taken[2] <= last)
-    starts, stops = (taken[0] - high)[clash], (taken[1] - low)[clash]  # no offset between these will do
+    starts, stops = (taken[0] - high)[clash], (taken[1] - low)[clash]  # offsets between these conflict
     if not len(starts):
         return 0
     order = starts.argsort()
@@ -121,7 +121,7 @@ def _free_offset(parts: np.ndarray, taken: np.ndarray, bottom: int, top: int) ->
 
 
 def _sweep(blocks: list[Block], top: int) -> int:
-    """Give each block the smallest gap behind an offset that holds it, at the moment when it is needed."""
+    """Give each block, when it is first needed, the smallest gap behind ``top`` that holds it; returns the new top."""
     events: list[tuple[int, int, int]] = []
     for number, block in enumerate(blocks):
         start, stop = block.lines
@@ -149,7 +149,7 @@ def _sweep(blocks: list[Block], top: int) -> int:
 
 
 def _merge(free: list[tuple[int, int]], offset: int) -> None:
-    """Join the gap at an offset with those that it touches."""
+    """Merge the gap at an offset with those that it touches."""
     i = next(k for k, gap in enumerate(free) if gap[0] == offset)
     if i + 1 < len(free) and sum(free[i]) == free[i + 1][0]:
         free[i : i + 2] = [(free[i][0], free[i][1] + free[i + 1][1])]

@@ -1,4 +1,4 @@
-"""What goes into a step that is recorded, and what comes out of it."""
+"""The arguments and the output of a recorded step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BY_VALUE = (int, float, complex, str, bytes, type, type(None), np.generic, np.d
 
 
 def signature_of(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
-    """What tells calls apart: structure, shapes, dtypes, plain values.
+    """A signature that tells calls apart: structure, shapes, dtypes, plain values.
 
-    Gathers arrays and floats on the way, in the order in which ``Arguments`` has them.
+    Appends the arrays and floats that it finds, in the order of ``Arguments``.
     """
     if isinstance(tree, Tensor):
         arrays.append(tree.array)
@@ -43,13 +43,13 @@ def signature_of(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
 
 
 class Arguments:
-    """The arguments of a call, with symbols in place of arrays, and numbers that may change in place of floats."""
+    """The arguments of a call, with Symbols in place of arrays and Scalars in place of floats."""
 
     def __init__(self, recorder: Recorder, args: Any, kwargs: Any, floats_change: bool) -> None:
         self.inputs: list[tuple[Symbol, Value]] = []
         self.floats: list[float] = []
         self._recorder, self._floats_change = recorder, floats_change
-        self._given: list[tuple[Any, list[Any]]] = []  # what a step can change, with what is there
+        self._given: list[tuple[Any, list[Any]]] = []  # objects that a step could change, with their parts
         self.args, self.kwargs = self._noted((args, kwargs))
 
     def _noted(self, tree: Any) -> Any:
@@ -77,7 +77,7 @@ class Arguments:
         return tree
 
     def close(self) -> None:
-        """Let go of what the step was given; raise if it has changed that, as a replay would change nobody's."""
+        """Release the arguments; raise if the step has changed one, which a replay would not repeat."""
         del self.args, self.kwargs
         given, self._given = self._given, []
         for x, before in given:
@@ -92,29 +92,29 @@ class Arguments:
 
 
 def _parts(x: Any) -> list[Any]:
-    """What can be changed about an argument."""
+    """The parts of an argument that a step could change."""
     if isinstance(x, Tensor):
         return [x.array, x.grad]
     return [*x, *x.values()] if isinstance(x, dict) else list(x)
 
 
 def _is_report(x: Any) -> bool:
-    """Whether something measures ``x.tensors`` when looked at, and ``x.of(tensors)`` others, as clipping's report."""
+    """Whether x is a report on ``x.tensors``, such as clipping's; ``x.of(tensors)`` makes one on others."""
     return hasattr(x, "tensors") and hasattr(x, "of")
 
 
 def in_output(function: Callable[[Any], Any], output: Any) -> Any:
-    """What a step returns, with something else in place of each leaf; reports are made anew."""
+    """A step's output with a function applied to each leaf; reports are made anew."""
     return tree_map(lambda x: x.of(map(function, x.tensors)) if _is_report(x) else function(x), output)
 
 
 def leaves(output: Any) -> list[Any]:
-    """What a step returns, with the tensors that a report is about in its place."""
+    """The leaves of a step's output; a report counts as its tensors."""
     return [leaf for x in tree_leaves(output) for leaf in (x.tensors if _is_report(x) else [x])]
 
 
 def check_output(output: Any) -> None:
-    """Raise if a replay could not return anew what the step returns."""
+    """Raise if the output holds something that a replay could not make anew."""
     for x in leaves(output):
         if not isinstance(x, (Taped, Symbol, Scalar, np.generic, str, int, float)) and not backend.is_array(x):
             raise CaptureError(
@@ -124,17 +124,17 @@ def check_output(output: Any) -> None:
 
 
 def apart(x: Any) -> Any:
-    """A tensor of a symbol apart from that of the step, which may come to hold something else."""
+    """A separate tensor for the symbol of x, as the step may later put another array into x."""
     return Taped.wrap(x.array) if isinstance(x, Tensor) and isinstance(x.array, Symbol) else x
 
 
 def without_symbols(x: Any) -> Any:
-    """A copy, without history, of a part of what the step returned: a replay may write over what that was."""
+    """A copy, without history, of a leaf of the output: a replay may overwrite the original."""
     if isinstance(x, Taped):
         return Tensor.wrap(copied(x.array))
     return copied(x) if isinstance(x, Symbol) or backend.is_array(x) else bare(x)
 
 
 def copied(x: Any) -> Any:
-    """A copy of what an array is in this run."""
-    return None if x is None else bare(x).copy("K")  # in its order: products of other orders round otherwise
+    """A copy of an array, or of a symbol's array in this run."""
+    return None if x is None else bare(x).copy("K")  # in the same memory order, which affects how products round

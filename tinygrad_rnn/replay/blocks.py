@@ -1,4 +1,4 @@
-"""Blocks of memory, and what lies where in them."""
+"""Blocks of memory, and where values lie in them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ..backend import Array
 from .program import Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
-_FEW = 8  # values that are looked at one by one sooner than put in order
+_FEW = 8  # so few values are searched faster than sorted
 
-address = backend.host.address  # a layout is made in NumPy's memory, whatever plays it
+address = backend.host.address  # layouts are made in NumPy's memory, for any device
 
 
 class Block:
-    """Memory for one value, or for several that lie within it or follow each other there.
+    """Memory for one value, or for several that lie within it or take its place one after another.
 
-    While the layout is made, a block has memory of its own, of which not a byte is touched: views of it tell where
-    things would lie. In the end it is a part of the arena.
+    While the layout is made, a block has memory of its own that is never touched: views of it only show where values
+    will lie. In the end the block is a part of the arena.
     """
 
     def __init__(self, like: Value | Array, outside: Array = None) -> None:
-        self.outside = outside  # the array that is there already; None for a part of the arena
+        self.outside = outside  # an existing array; None for a part of the arena
         self.owned = outside is None  # whether it is a part of the arena
         if isinstance(like, Value):
             self.nbytes = like.nbytes
@@ -35,11 +35,11 @@ class Block:
         else:
             self.nbytes, self.memory, self.whole = like.nbytes, like, like
         self.address = address(self.memory)
-        self.uses: list[tuple[int, int, int, int]] = []  # from byte to byte, from line to line
+        self.uses: list[tuple[int, int, int, int]] = []  # first and end byte, first and last line
         self.offset = 0  # in the arena
 
     def used(self, extent: Extent, lines: tuple[int, int]) -> None:
-        """These bytes are in use from one line to another."""
+        """Note that these bytes are in use from one line to another."""
         self.uses.append((extent.low - self.address, extent.high - self.address, *lines))
 
     @property
@@ -48,14 +48,14 @@ class Block:
         return min(use[2] for use in self.uses), max(use[3] for use in self.uses)
 
     def parts(self, size: int) -> np.ndarray:
-        """First byte, byte behind the last, first and last line in use of each part of so many bytes, in 4 rows.
+        """Parts of ``size`` bytes, as 4 rows: first byte, end byte, first and last line that use the part.
 
-        Parts beside each other that are in use from the same line to the same one are one part.
+        Adjacent parts that are in use between the same lines are merged.
         """
         count = -(-max(1, self.nbytes) // size)
         first, last = np.full(count, np.iinfo(int).max), np.full(count, -1)
         low, high, start, stop = np.array(self.uses).T
-        counts = -(-high // size) - low // size  # of the parts that each use touches, which follow each other
+        counts = -(-high // size) - low // size  # how many parts each use touches, all adjacent
         part = np.repeat(low // size - counts.cumsum() + counts, counts) + np.arange(counts.sum())
         np.minimum.at(first, part, np.repeat(start, counts))
         np.maximum.at(last, part, np.repeat(stop, counts))
@@ -65,7 +65,7 @@ class Block:
 
 
 class Extent(NamedTuple):
-    """The bytes of an array: where it begins, the first of them, and the one after the last."""
+    """The addresses of an array: of its first element, its lowest byte, and the end of the highest."""
 
     begin: int
     low: int
@@ -73,7 +73,7 @@ class Extent(NamedTuple):
 
     @classmethod
     def of(cls, array: Array) -> Extent:
-        """That of an array in NumPy's memory."""
+        """The extent of an array in NumPy's memory."""
         begin = low = high = address(array)
         if array.flags.c_contiguous:
             return cls(begin, low, high + array.nbytes)
@@ -86,7 +86,7 @@ class Extent(NamedTuple):
 
 
 class Region:
-    """Values by the bytes that they take up, to find those that may share some with others."""
+    """Values sorted by address, to find those that may overlap a range."""
 
     def __init__(self, values: list[Value], extents: dict[Value, Extent]) -> None:
         self._values = values
@@ -94,19 +94,19 @@ class Region:
         if len(values) > _FEW:
             self._values = sorted(values, key=lambda value: extents[value].low)
             self._lows = [extents[value].low for value in self._values]
-            self._highs = list(accumulate((extents[value].high for value in self._values), max))  # of all so far
+            self._highs = list(accumulate((extents[value].high for value in self._values), max))  # running maximum
 
     def near(self, low: int, high: int) -> list[Value]:
-        """All values that may lie between two addresses; simply all, if they are few."""
+        """The values that may overlap the bytes between two addresses; simply all, if they are few."""
         if not self._lows:
             return self._values
         return self._values[bisect_right(self._highs, low) : bisect_left(self._lows, high)]
 
 
 class Outside:
-    """Blocks for arrays that are there already.
+    """Blocks for arrays that exist already.
 
-    For those on a device, arrays on the host that lie to each other as these do stand in, while the layout is made.
+    While the layout is made, host arrays with the same relative positions stand in for device arrays.
     """
 
     def __init__(self) -> None:
@@ -124,5 +124,5 @@ class Outside:
 
 
 def aligned(nbytes: int) -> int:
-    """So many bytes, and as many more as it takes for the next block to begin with a cache line."""
+    """A size rounded up to whole cache lines, so that the next block begins with one."""
     return -(-max(1, nbytes) // _ALIGNMENT) * _ALIGNMENT

@@ -1,4 +1,4 @@
-"""``capture``: a step that is recorded once and replayed from then on."""
+"""``capture``: record a step once, and replay it from then on."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _KEPT = 8  # recordings that a captured step keeps
-_OFTEN = 5  # recordings after which it says that something is wrong
+_OFTEN = 5  # recordings of one signature after which it warns
 
 
 class _Calls(threading.local):
-    within = False  # whether a captured step is being run as it is
+    within = False  # whether a captured step is running eagerly
 
 
 _calls = _Calls()
@@ -49,9 +49,9 @@ class Captured(Generic[P, R]):
         self._lock = threading.RLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if is_recording() or _calls.within:  # a captured step within another one is a part of that, with its history
+        if is_recording() or _calls.within:  # inside another captured step it is just a part of that one, with history
             return self.step(*args, **kwargs)
-        if not self._called or tape.state.watchers:  # which are to see every operation
+        if not self._called or tape.state.watchers:  # watchers must see every operation
             self._called = _calls.within = True
             try:
                 return in_output(without_symbols, self.step(*args, **kwargs))  # type: ignore[no-any-return]
@@ -63,7 +63,7 @@ class Captured(Generic[P, R]):
             return self._record(signature, args, kwargs, floats) if replay is None else replay(arrays, floats)
 
     def __get__(self, instance: Any, owner: Any = None) -> Captured[..., Any]:
-        """For a method: the step of one instance, with recordings of its own that go when the instance does."""
+        """For a method: the captured step of one instance. Its recordings live as long as the instance."""
         if instance is None:
             return self
         if not hasattr(instance, "__dict__"):
@@ -73,7 +73,7 @@ class Captured(Generic[P, R]):
             )
         key = f"_captured_{self._name}_{id(self)}"
         step, known = MethodType(self.step, instance), vars(instance).get(key)
-        if known is None or known.step != step:  # that of an object of which this one is a copy
+        if known is None or known.step != step:  # it belongs to the object that this one was copied from
             known = Captured(step, self.without)
             if isinstance(instance, type):
                 setattr(instance, key, known)
@@ -82,7 +82,7 @@ class Captured(Generic[P, R]):
         return known  # type: ignore[no-any-return]
 
     def __reduce__(self) -> Any:
-        return Captured, (self.step, self.without)  # a copy records for itself
+        return Captured, (self.step, self.without)  # a copy makes its own recordings
 
     @property
     def _name(self) -> str:
@@ -100,7 +100,7 @@ class Captured(Generic[P, R]):
                 raise
             backend.host.set_random_state(drawn)
             recording = Recording(self.step, args, kwargs, False)
-            self._floats_change = False  # it wants the number itself, so there is a recording for each
+            self._floats_change = False  # the step needs the number itself, so each number gets a recording
             signature, *_ = self._told_apart((args, kwargs))
         if recording.steady:
             self._recorded[signature] += 1
@@ -110,7 +110,7 @@ class Captured(Generic[P, R]):
         return recording.result  # type: ignore[return-value]
 
     def _warn(self, signature: Any) -> None:
-        """Say so if recordings are made over and over again: each takes as long as many steps."""
+        """Warn if recordings are made again and again: each takes as long as many steps."""
         count, total = self._recorded[signature], self._recorded.total()
         same = next((replay for known, replay in self._replays if known == signature), None)
         if count == _OFTEN and same is not None:
@@ -130,7 +130,7 @@ class Captured(Generic[P, R]):
             )
 
     def _told_apart(self, arguments: Any) -> tuple[Any, list[Array], list[float]]:
-        """What tells calls apart, and what may differ between calls that are alike."""
+        """The signature that tells calls apart, and the arrays and floats that may differ between equal signatures."""
         arrays: list[Array] = []
         floats: list[float] = []
         signature = tape.state.enabled, signature_of(arguments, arrays, floats)
@@ -144,16 +144,16 @@ class Captured(Generic[P, R]):
         return self._replays[0][1]
 
     def source(self, after: str | None = None) -> str:
-        """The recorded step as lines of code, forward, backward and update, as it is replayed.
+        """The step as it is replayed, as lines of code: forward, backward and update.
 
-        after: the name of a pass (see ``passes``), for the lines as they were after it; "" for those recorded.
+        after: the name of a pass (see ``passes``), for the lines right after it; "" for the lines as recorded.
         """
         if after is not None and after not in ("", *PASSES):
             raise ValueError(f"source: there is no pass {after!r}; there are {', '.join(PASSES)}, and '' for none")
         return str(self.replay.program_after(after))
 
     def profile(self, *args: P.args, **kwargs: P.kwargs) -> Profile:
-        """Do one step, a real one, and say what each line of it took: time, operations, bytes."""
+        """Run one real step, and return the time, operations and bytes of each line."""
         signature, arrays, floats = self._told_apart((args, kwargs))
         with self._lock:
             replay = self._found(signature)
@@ -163,7 +163,7 @@ class Captured(Generic[P, R]):
 
     @property
     def memory(self) -> Memory:
-        """Bytes that a replay needs, and would need if each result had memory of its own; printed, what takes most."""
+        """Bytes that a replay needs, and would need with an array for each result; printed, also what takes most."""
         return self.replay.memory
 
 
@@ -174,29 +174,29 @@ def capture(
     step: None = ..., *, exact: bool = ..., without: Collection[str] = ...
 ) -> Callable[[Callable[P, R]], Captured[P, R]]: ...
 def capture(step: Any = None, *, exact: bool = False, without: Collection[str] = ()) -> Any:
-    """A function that does what a training step does, but records it once and then replays what it recorded.
+    """A function that records a training step once, and replays the recording from then on.
 
-    The first call runs the step as it is. The second runs it too and writes down every operation, forward, backward,
-    clipping and update; this program is then made better (products that do not recur become one, what T steps do alike
-    is done at once, memory is planned). Later calls play it, without Python's part in it.
+    The first call runs the step as it is. The second also records every operation: forward, backward, clipping and
+    update. The recorded program is then optimised: products that do not recur become one, equal work of T steps is done
+    at once, memory is planned. Later calls replay it, without running the step's Python code.
 
-    Everything that the step uses may change between calls: tensors, and arrays, floats and nested states among the
-    arguments; an optimiser's learning rate and buffers. ``randn``, ``rand`` and masks of dropout are drawn anew, from
-    the same generators as ever. Parameters and gradients are written in place. Other shapes, dtypes, structures or
-    plain arguments, and other Python values that the step reaches (``model.training``), are recorded anew; eight
-    recordings are kept. Methods can be captured, and models be arguments. Within ``detect_anomaly`` and other watchers
-    the step runs as it is.
+    Everything that the step uses may change between calls: tensors; arrays, floats and nested states among the
+    arguments; an optimiser's learning rate and buffers. ``randn``, ``rand`` and dropout masks are drawn anew, from the
+    usual generators. Parameters and gradients are written in place. Other shapes, dtypes, structures or plain
+    arguments, and other Python values that the step reaches (``model.training``), lead to a new recording; eight are
+    kept. Methods can be captured, and models can be arguments. Within ``detect_anomaly`` and other watchers the step
+    runs eagerly.
 
-    exact: results equal those of the step itself bit for bit; without this some passes change the last bits
-    (``hoist``, ``sum_over_time``, ``reassociate``, ``wavefront``).
+    exact: leave out the passes that may change the last bits of a result (``hoist``, ``sum_over_time``,
+    ``reassociate``, ``wavefront``).
     without: passes to leave out, by name: lower, share, hoist, widen, sum_over_time, reassociate, batch, and
-        on a GPU narrow, fuse, wavefront, draw_first; also lanes, for launches one after the other, and graph, for
-        launches one by one.
+        on a GPU narrow, fuse, wavefront, draw_first; also lanes, for a single lane, and graph, for single launches
+        instead of CUDA graphs.
 
-    Raises CaptureError, with every array as it was, for a step that depends on values (``if loss > 1``, ``.item()``,
-    ``.numpy()``), draws random numbers in another way, or from an iterator, changes Python values, or keeps results
-    anywhere but in its return value. What it returns are copies without history. Printing and counting in Python happen
-    only while recording.
+    Raises CaptureError, and restores every array, for a step that depends on values (``if loss > 1``, ``.item()``,
+    ``.numpy()``), draws random numbers in other ways, reads an iterator, changes Python values, or keeps results
+    anywhere but in its return value. It returns copies without history. A replay does not repeat Python side effects
+    such as printing and counting.
 
     >>> from tinygrad_rnn import nn, ones, optim
     >>> model = nn.Linear(3, 1)

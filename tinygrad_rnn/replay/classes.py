@@ -1,4 +1,4 @@
-"""Lines that play the same part in different time steps, and what their inputs are, one behind the other."""
+"""Classes of lines that play the same part in different time steps, and their inputs as arrays over time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Classes:
         self.behind: dict[Value, int] = {}  # a bit for each class that a value depends on, its own included
         kinds: dict[Any, int] = {}
         numbers: dict[tuple[int, int], int] = {}
-        seen: dict[tuple[int, int], int] = {}  # lines of a kind in a step
+        seen: dict[tuple[int, int], int] = {}  # by step and kind: lines so far
         for line in program.lines:
             mask = 0
             for value in line.reads:
@@ -37,7 +37,7 @@ class Classes:
             self.behind[line.result] = mask
 
     def _role(self, line: Line) -> Any:
-        """What a line does with what: classes of its own step, or something from outside, of which the shape counts."""
+        """What a line does, and to what: inputs from its own step count by class, others by shape."""
         inputs: list[Any] = []
         for x in line.inputs:
             if type(x) is not Value:
@@ -55,52 +55,52 @@ class Classes:
 
 
 def _attributes(line: Line) -> Any:
-    """A line's attributes as they tell classes apart: which item of a stack is taken does not count."""
+    """A line's attributes, to tell classes apart; which item of a stack it takes does not count."""
     if line.function is getitem and type(line.attributes["key"]) is int:
         return "item"
     return alike(line.attributes)
 
 
 class Item(NamedTuple):
-    """Where a value comes from if it is one of many: an item of a stack that is there, or one of a class's results.
+    """Where one value of many comes from: it is an item of an existing stack, or one of a class's results.
 
     Lines can be joined if they read items k, k + 1, ... of one source. Results of a class have to be gathered first.
     """
 
     source: Value | int  # the stack, or the number of the class
-    cut: Any  # which part of the item it is, as a gate is of all four; None for all of it
+    cut: Any  # the part of the item, such as one gate of four; None for all of it
     position: int
 
 
 class Columns:
-    """What the members of a class read: for each of their inputs, one array of all its steps."""
+    """The inputs of a class's members: for each input, one array over all time steps."""
 
     def __init__(self, classes: Classes) -> None:
         self.classes = classes
         self.lines: list[Line] = []
-        self.whole: dict[tuple[int, int, int], Value] = {}  # results of a class, from one on so many, as one array
-        self.sorted: dict[int, dict[Value, int]] = {}  # by class: each member's place there
+        self.whole: dict[tuple[int, int, int], Value] = {}  # by class, start, count: its results as one array
+        self.sorted: dict[int, dict[Value, int]] = {}  # by class: the position of each result
 
     def in_time(self, number: int) -> dict[Value, int]:
-        """The results of a class in the order of time."""
+        """The results of a class in the order of time, with their positions."""
         if number not in self.sorted:
             members = sorted(self.classes.members[number], key=lambda line: line.step or 0)
             self.sorted[number] = {line.result: k for k, line in enumerate(members)}
         return self.sorted[number]
 
     def _split(self, members: list[Line]) -> list[bool]:
-        """For each input whether it is one value for all members, or one for each."""
+        """For each input, whether it differs between members."""
         return [
             isinstance(column[0], Value) and any(x is not column[0] for x in column)
             for column in zip(*(line.inputs for line in members), strict=True)
         ]
 
     def differing(self, members: list[Line]) -> list[Value]:
-        """The inputs of the first line that are not those of all."""
+        """The inputs of the first member that are not shared by all."""
         return [x for x, differs in zip(members[0].inputs, self._split(members), strict=True) if differs]
 
     def runs(self, members: list[Line]) -> list[list[Line]]:
-        """In the order of time, the members whose inputs follow each other as the members do: two or more at a time."""
+        """Runs of two or more members, in the order of time, whose inputs are consecutive items too."""
         members = sorted(members, key=lambda line: line.step or 0)
         own = self._split(members)
         runs: list[list[Line]] = []
@@ -118,7 +118,7 @@ class Columns:
         return [run for run in runs if len(run) > 1]
 
     def _item(self, x: Any) -> Item | None:
-        """What a value is an item of, if it is one."""
+        """The item that a value is, if it is one."""
         if not isinstance(x, Value) or x.line is None:
             return None
         line, cut = x.line, None
@@ -132,7 +132,7 @@ class Columns:
         return None if number is None else Item(number, None, self.in_time(number)[x])
 
     def behind(self, members: list[Line]) -> int:
-        """The classes that must be done before: of all steps of what is read, as they are read as one."""
+        """The classes that must come first, as bits. Inputs count with all steps, as they are read as one array."""
         read = {x for line in members for x in line.reads}
         classes = {item.source for x in read if (item := self._item(x)) is not None and isinstance(item.source, int)}
         read.update(*map(self.in_time, classes))
@@ -148,7 +148,7 @@ class Columns:
                 inputs.append(first)
                 continue
             item = self._item(first)
-            assert item is not None  # of members of a run
+            assert item is not None  # the members are a run
             source, cut, start = item
             if isinstance(source, int):
                 whole, start = self._whole(source, start, len(members)), 0

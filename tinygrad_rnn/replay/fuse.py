@@ -1,4 +1,4 @@
-"""Passes that make generated kernels: elementwise lines that can go together become one line of several results."""
+"""Passes that fuse elementwise lines into generated kernels: one line with several results."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .program import Line, Program, Value
 from .views import columns, columns_line
 
 _QUIET = tuple(f"{__package__.partition('.')[0]}.{folder}." for folder in ("ops", "replay"))
-_OPERANDS = 48  # of a kernel at most: all that it is told about its arrays must fit into 4096 bytes
+_OPERANDS = 48  # of a kernel at most: its launch parameters must fit into 4096 bytes
 
 
 def narrow(program: Program) -> None:
-    """Compute slice by slice what is read in slices only, as gates are, so that it can go with what is done to them."""
+    """Compute slice by slice what is only read in slices, as gates are, so that it can be fused with its readers."""
     readers = program.uses()
-    instead: dict[Line, list[Line]] = {}  # of a slice: the lines that compute it
+    instead: dict[Line, list[Line]] = {}  # by slice: the lines that compute it instead
     for line in reversed(program.lines):
         slices = readers.get(line.result, [])
         if is_pointwise(line) and line.result not in program.results and _are_apart(slices, line.result):
@@ -31,11 +31,11 @@ def narrow(program: Program) -> None:
             ahead += instead.pop(line)[::-1]
         else:
             lines.append(line)
-    program.lines = lines  # those that nobody reads any more are dropped after each pass
+    program.lines = lines  # dead lines are dropped after each pass
 
 
 def _are_apart(slices: list[Line], base: Value) -> bool:
-    """Whether lines are slices of a base's columns, two or more, that do not overlap."""
+    """Whether lines are two or more column slices of a base that do not overlap."""
     bounds = [columns(line, base) for line in slices]
     if len(bounds) < 2 or None in bounds:
         return False
@@ -43,7 +43,7 @@ def _are_apart(slices: list[Line], base: Value) -> bool:
 
 
 def _sliced(line: Line, cut: Line, readers: dict[Value, list[Line]]) -> list[Line]:
-    """A slice of a line's result, computed of slices of what it reads."""
+    """Lines that compute a slice of a line's result from slices of its inputs."""
     start, stop = columns(cut, line.result)  # type: ignore[misc]
     lines: list[Line] = []
     inputs: list[Any] = []
@@ -61,20 +61,20 @@ def _sliced(line: Line, cut: Line, readers: dict[Value, list[Line]]) -> list[Lin
 
 
 def fuse(program: Program) -> None:
-    """Let elementwise lines of one shape wait for each other, as long as they can: then they are one kernel.
+    """Delay elementwise lines of one shape as long as possible, and fuse them into one kernel.
 
-    What needs them waits too. A line that needs one of those in between cannot be a part of the kernel that these wait
-    for: it makes that kernel go, and begins the next one.
+    Lines that need their results wait too. A line that needs one of these waiting lines cannot join the kernel that
+    they wait for: that kernel is written down, and the line begins the next one.
     """
     _Fusion(program).run()
 
 
 class _Group:
-    """Elementwise lines of one shape that wait for each other."""
+    """Elementwise lines of one shape that wait to be fused."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self.needs: set[_Group] = set()  # those that must go before it
+        self.needs: set[_Group] = set()  # groups that must come before it
 
 
 class _Fusion:
@@ -82,11 +82,11 @@ class _Fusion:
         self.program = program
         self.readers = program.uses()
         self.results = set(program.results)
-        self.lines: list[Line] = []  # that need not wait any more
+        self.lines: list[Line] = []  # written down, in order
         self.groups: dict[tuple[int, ...], _Group] = {}  # by shape
         self.group_of: dict[Line, _Group] = {}
         self.names: dict[Pointwise, str] = {}
-        self.later: dict[Line, set[_Group]] = {}  # lines that wait for groups, in order, without being a part of one
+        self.later: dict[Line, set[_Group]] = {}  # other lines that wait for groups, in order
 
     def run(self) -> None:
         for line in self.program.lines:
@@ -101,7 +101,7 @@ class _Fusion:
         self.program.lines = self.lines
 
     def _needs(self, line: Line, but: _Group | None = None) -> set[_Group]:
-        """The groups that must go before a line, apart from one of which the line is to be a part."""
+        """The groups that must come before a line, except ``but``, which the line is to join."""
         needs: set[_Group] = set()
         for source in (x.line for x in line.reads if x.line is not None):
             group = self.group_of.get(source)
@@ -125,7 +125,7 @@ class _Fusion:
         self.group_of[line] = group
 
     def _go(self, groups: set[_Group]) -> None:
-        """Write down groups, after those that they need, and then what waited for nothing else."""
+        """Write down groups, after those that they need, and then the lines that waited only for them."""
         everything = _all(groups)
         for shape, group in list(self.groups.items()):
             if group in everything and self.groups.get(shape) is group:
@@ -137,7 +137,7 @@ class _Fusion:
                 self._release(group)
 
     def _fused(self, group: list[Line]) -> list[Line]:
-        """One line for a group, of which what others read are the results."""
+        """One line for a group; its results are the values that others read."""
         if len(group) == 1:
             return group
         inside = set(group)
@@ -161,9 +161,9 @@ class _Fusion:
 
 
 def _parts(lines: list[Line]) -> list[list[Line]]:
-    """Lines by what they share, so that the steps of two directions do not become one, and each wait for the other.
+    """Split lines into parts that share no values, so that two directions need not wait for each other.
 
-    Outside of time steps they stay together.
+    Lines outside of time steps stay together.
     """
     parts: list[tuple[set[Any], list[Line]]] = []
     for line in lines:
@@ -179,18 +179,18 @@ def _parts(lines: list[Line]) -> list[list[Line]]:
 
 
 def _all(groups: set[_Group]) -> set[_Group]:
-    """Groups, those that they need, and so on."""
+    """Groups, and all groups that they need, directly or not."""
     return groups.union(*(_all(group.needs) for group in groups))
 
 
 def _is_quiet(line: Line) -> bool:
-    """Whether a line can be done later: one that may raise, or draws numbers, keeps its place among the others."""
+    """Whether a line may be delayed. One that may raise or draws random numbers keeps its place."""
     module = getattr(line.function, "__module__", None) or ""
     return line.kind in ("ufunc", "dot") or module.startswith(_QUIET)
 
 
 def _operands(group: list[Line], readers: dict[Value, list[Line]]) -> int:
-    """How many arrays a group reads from outside, or leaves to others."""
+    """How many arrays a group reads from outside or leaves to others."""
     inside = set(group)
     read = {x for line in group for x in line.reads if x.line not in inside}
     return len(read) + sum(not inside.issuperset(readers.get(line.result, ())) for line in group)

@@ -1,9 +1,9 @@
-"""Plays a program as CUDA graphs: one launch in place of one for each call.
+"""Plays a program as CUDA graphs: one launch instead of one for each call.
 
-A graph holds launches with their addresses, so all that they read and write stays where it is: results in the arena,
-temporaries in a pool of their own, ports and numbers in buffers. It also holds which launch waits for which: each lane
-is captured on a stream of its own, and only what waits for something in another lane waits for an event there. What
-needs the host, and random numbers, come between two graphs.
+A graph fixes the addresses of its launches, so all that they read and write must stay in place: results in the arena,
+temporaries in a pool of their own, ports and numbers in buffers. It also fixes which launch waits for which: each lane
+is captured on a stream of its own, and waits between lanes are events. Lines that need the host, random draws
+included, run between two graphs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .program import Line
 
 
 class GraphPlayer(Player):
-    """The calls of a program: played one by one at first, which makes what a graph may not make, then as graphs."""
+    """The calls of a program: played one by one at first, to set up what a capture cannot, and then as graphs."""
 
     def __init__(self, lanes: Lanes, home: Backend) -> None:
         super().__init__(lanes, home)
@@ -33,7 +33,7 @@ class GraphPlayer(Player):
         calls: dict[Line, list[partial[Any]]] = {line: [] for line in lanes.lines if line in lanes.of}
         for line, call in zip(self.lines, self.calls, strict=True):
             calls[line].append(call)
-        self._plan = list(calls.items())  # those that turned out to be none included, as others may wait for them
+        self._plan = list(calls.items())  # lines without a call included, as others may wait for them
         self._pool: Any = None
         self._streams: list[Any] = []  # of each lane
         self._has_played = False  # without running out of memory
@@ -56,21 +56,21 @@ class GraphPlayer(Player):
             except _ImpossibleError as error:
                 warnings.warn(f"capture: {error}. The step is replayed call by call", stacklevel=4)
                 self._graphs = [self._play]
-                self._forget()  # the pool is for graphs alone
+                self._forget()  # only graphs need the pool
             for launch in self._graphs:
                 launch()
 
     def _set_apart(self) -> None:
-        """Make a pool and streams, of whose memory nothing is to be left when this player is gone."""
+        """Make a pool and streams, whose memory is freed when this player is gone."""
         self._streams = [self._cuda.Stream(non_blocking=True) for _ in range(self._lanes.count)]
-        self._pool = self.home.pool()  # last, as who finds it takes all to be there
+        self._pool = self.home.pool()  # last, as it signals that all is set up
         streams = [stream.ptr for stream in self._streams]
         self._forget = weakref.finalize(self, self.home.forget, streams, self._pool)
         self._forget.atexit = False
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """On streams and with a pool of its own, after what is under way, and before all that follows."""
+        """Run the block on the player's own streams and pool, after all earlier work and before all later work."""
         present = self._cuda.get_current_stream()
         self._streams[0].wait_event(self._event(present))
         try:
@@ -81,11 +81,11 @@ class GraphPlayer(Player):
                 present.wait_event(self._event(stream))
 
     def _event(self, stream: Any) -> Any:
-        """What happens when a stream has done all that it was given so far."""
+        """An event that marks the end of a stream's work so far."""
         return stream.record(self._cuda.Event(disable_timing=True))
 
     def _issue(self, plan: Iterable[tuple[Line, Iterable[Callable[[], Any]]]]) -> None:
-        """Make calls, each on the stream of its lane, which begin after the first stream and end before it goes on."""
+        """Make calls on the streams of their lanes, which fork from the first stream and join it again at the end."""
         first, *others = self._streams
         begin = self._event(first)
         for stream in others:
@@ -95,7 +95,7 @@ class GraphPlayer(Player):
         for line, calls in plan:
             stream = self._streams[self._lanes.of[line]]
             for other in self._lanes.waits.get(line, ()):
-                if other in done:  # or it was done before these calls
+                if other in done:  # else it ran before these calls
                     stream.wait_event(done[other])
             with stream:
                 for call in calls:
@@ -117,13 +117,13 @@ class GraphPlayer(Player):
         return launches
 
     def _graph(self, plan: Iterable[tuple[Line, list[partial[Any]]]]) -> Any:
-        """A graph of calls."""
+        """Capture calls as a graph."""
         first = self._streams[0]
         first.begin_capture()
         try:
             self._issue((line, [partial(_call_in_graph, line, call) for call in calls]) for line, calls in plan)
         except BaseException:
-            with suppress(Exception):  # a capture that went wrong says so once more when it ends
+            with suppress(Exception):  # a failed capture raises once more when it ends
                 first.end_capture()
             raise
         try:
@@ -133,7 +133,7 @@ class GraphPlayer(Player):
 
 
 class _ImpossibleError(Exception):
-    """What a graph cannot do."""
+    """CUDA cannot make a graph of a step."""
 
 
 def _call_in_graph(line: Line, call: Callable[[], Any]) -> None:

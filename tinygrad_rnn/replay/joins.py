@@ -1,4 +1,4 @@
-"""Lines that put their inputs beside each other, so that each has a place of its own in the result."""
+"""Joins: lines that put their inputs side by side, so that each has its own place in the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _with_out: dict[Any, bool] = {}
 
 
 def gather(xp: Any, *xs: Array, axis: int, out: Array = None) -> Array:
-    """A stack that a pass makes of what may lie anywhere, as long as it lies at equal distances."""
+    """A stack that a pass makes. It needs no copy if its inputs are evenly spaced in memory, in either direction."""
     return xp.stack(xs, axis=axis, out=out)
 
 
@@ -34,7 +34,7 @@ def writes(line: Line) -> bool:
 
 
 def is_join(line: Line) -> bool:
-    """Whether a line puts its inputs beside each other, so that each has a place of its own in the result."""
+    """Whether a line puts its inputs side by side, so that each has its own place in the result."""
     if line.function is not _scatter:
         return line.function in _JOINS
     keys = line.attributes["keys"]
@@ -42,7 +42,7 @@ def is_join(line: Line) -> bool:
 
 
 def in_order(line: Line) -> list[Value]:
-    """The pieces of a join along its first axis, in their order there; nothing for other joins."""
+    """The pieces of a join along the first axis, in order; nothing for other joins."""
     pieces = list(line.inputs)
     if line.function is _scatter:
         keys = line.attributes["keys"]
@@ -67,17 +67,17 @@ def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
         keys = [(slice(None),) * axis + (slice(bounds[k], bounds[k + 1]),) for k in range(len(line.inputs))]
     for piece, key in zip(line.inputs, keys, strict=True):
         key = key if isinstance(key, tuple) else (key,)
-        yield piece, joined[key if ... in key else (*key, ...)]  # an array, also where a number would be meant
+        yield piece, joined[key if ... in key else (*key, ...)]  # an array, even of a single element
 
 
 def joined_in_place(line: Line, pieces: list[Array], addresses: list[int]) -> Array | None:
-    """What a join along the first axis is, if its pieces, in order and in one block, lie at equal distances."""
+    """A join along the first axis as a view of its pieces, which lie in one block; None if they are unevenly spaced."""
     first = pieces[0]
     step = addresses[1] - addresses[0] if len(pieces) > 1 else first.nbytes
     if any(piece.strides != first.strides for piece in pieces):
         return None
     if step < 0 and first.shape and first.size == first.shape[-1] and line.function is not gather:
-        return None  # rows that lie backwards, of which products make a copy, and round otherwise
+        return None  # rows in reverse order: products copy them, and round differently
     if any(begin != addresses[0] + k * step for k, begin in enumerate(addresses)):
         return None
     strides = (step, *first.strides)
@@ -97,6 +97,6 @@ def gather_line(values: Sequence[Value], like: Line) -> Line:
 
 
 def concatenate_line(values: Sequence[Value], whole: Value, like: Line) -> Line:
-    """A line that puts values one behind the other along their first axis."""
+    """A line that concatenates values along their first axis."""
     bounds = tuple(accumulate((x.shape[0] for x in values), initial=0))
     return Line("op", "concatenate", _concatenate, tuple(values), {"axis": 0, "bounds": bounds}, whole, like)

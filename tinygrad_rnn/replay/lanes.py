@@ -1,8 +1,8 @@
-"""Lines that need not wait for each other, in lanes beside each other: a GPU works on several of them at once.
+"""Puts independent lines into parallel lanes, which a GPU works on at the same time.
 
-Memory says who waits for whom: a line comes after those that wrote what it reads, and after those that read or wrote
-where it writes. That is asked twice: before blocks share memory, to find what could go side by side, and afterwards,
-to find all that must not.
+Dependencies follow from memory: a line comes after those that wrote what it reads, and after those that read or wrote
+where it writes. They are derived twice: before blocks share memory, to find what can run in parallel, and afterwards,
+to find what must not.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .joins import is_join
 from .layout import Layout
 from .program import Line, Value
 
-MOST = 6  # at most: each in which there are products takes a workspace of 32 MiB
-# What a line takes, in microseconds. Lanes depend on how these compare, and only on that.
-_LAUNCH, _HOP = 2.0, 1.0  # a kernel; from one lane to another
-_FLOPS, _BYTES = 2e7, 2e6  # operations and bytes in a microsecond
-_WORTH_WHILE = 0.95  # of the time in one lane
+MOST = 6  # at most: each lane with products takes a workspace of 32 MiB
+# Costs in microseconds. Only their ratios matter for the lanes.
+_LAUNCH, _HOP = 2.0, 1.0  # a kernel; a wait for another lane
+_FLOPS, _BYTES = 2e7, 2e6  # operations and bytes per microsecond
+_WORTH_WHILE = 0.95  # share of the time in one lane that several may take
 
 
 class Lanes:
-    """A program in lanes: its lines in the order in which they begin, and the memory for that.
+    """A program in lanes: its lines in the order in which they begin, and their memory.
 
-    Lines that are calls have a lane, and those of other lanes for which they wait.
+    Each line that is a call has a lane, and a list of the lines in other lanes that it waits for.
     """
 
     def __init__(self, layout: Layout, most: int = 1) -> None:
@@ -50,17 +50,17 @@ class Lanes:
 
 
 def hazards(lines: Sequence[Line], place: Callable[[Value], Array]) -> dict[Line, set[Line]]:
-    """For each line, those before it that wrote what it reads, or that read or wrote where it writes.
+    """For each line, the earlier lines that wrote what it reads, or that read or wrote where it writes.
 
-    Of those that a later one waits for anyway, some are left out. All wait for a line that needs the host, and it waits
-    for all.
+    Some that later ones wait for anyway are left out. A line that needs the host is a barrier: it waits for all earlier
+    lines, and all later ones wait for it.
     """
     arrays = {value: place(value) for line in lines for value in (*line.reads, *line.results)}
     extents = {value: Extent.of(array) for value, array in arrays.items() if array.size}
     bounds = sorted({bound for _, *part in extents.values() for bound in part})
     index = {bound: k for k, bound in enumerate(bounds)}
     spans = {value: range(index[low], index[high]) for value, (_, low, high) in extents.items()}
-    written: list[list[tuple[Line, Array]]] = [[] for _ in bounds]  # from each bound to the next one
+    written: list[list[tuple[Line, Array]]] = [[] for _ in bounds]  # between each bound and the next
     read: list[list[tuple[Line, Array]]] = [[] for _ in bounds]
     before: dict[Line, set[Line]] = {}
     barrier: set[Line] = set()
@@ -77,7 +77,7 @@ def hazards(lines: Sequence[Line], place: Callable[[Value], Array]) -> dict[Line
             array = arrays[value]
             for k in spans.get(value, ()):
                 found.update(other for other, where in (*written[k], *read[k]) if _meet(where, array))
-                if array.flags.c_contiguous:  # then whoever waits for this line waits for the others as well
+                if array.flags.c_contiguous:  # then a wait for this line includes the others
                     written[k], read[k] = [], []
                 written[k].append((line, array))
         found.discard(line)
@@ -90,7 +90,7 @@ def _meet(a: Array, b: Array) -> bool:
 
 
 def spread(before: Mapping[Line, set[Line]], most: int) -> dict[Line, tuple[float, int]]:
-    """For each line when it begins, and its lane: the first gap in which it fits, after which a lane is idle least.
+    """For each line its start time and its lane: where it can begin first, and then where the lane idles least.
 
     Nothing, if one lane is hardly slower.
     """
@@ -98,7 +98,7 @@ def spread(before: Mapping[Line, set[Line]], most: int) -> dict[Line, tuple[floa
     begin: dict[Line, tuple[float, int]] = {}
     busy: list[list[tuple[float, float]]] = [[] for _ in range(most)]
     for line, others in before.items():
-        latest = [0.0] * most  # when what this line waits for is done, by lane
+        latest = [0.0] * most  # by lane: when all that this line waits for is done
         for other in others:
             start, lane = begin[other]
             latest[lane] = max(latest[lane], start + cost[other])
@@ -112,9 +112,9 @@ def spread(before: Mapping[Line, set[Line]], most: int) -> dict[Line, tuple[floa
 
 
 def _gap(busy: list[tuple[float, float]], ready: float, time: float) -> tuple[float, float]:
-    """When a lane can begin something that takes so much time, and, negative, when the work before that ends.
+    """When a lane can begin work that takes ``time``, and, negated, when its work before that ends.
 
-    The smaller of two such pairs begins sooner, or as soon after less idling.
+    The smaller of two such pairs begins earlier, or at the same time after less idling.
     """
     k = bisect_right(busy, ready, key=itemgetter(1))
     while k < len(busy) and busy[k][0] - ready < time:
@@ -124,7 +124,7 @@ def _gap(busy: list[tuple[float, float]], ready: float, time: float) -> tuple[fl
 
 
 def _in_order(lines: Sequence[Line], start: Mapping[Line, float]) -> list[Line]:
-    """Lines in the order in which they begin; what is no call, and so never comes too late, behind what it needs."""
+    """Lines in the order in which they begin; lines without a call follow what they read."""
     key: dict[Line, float] = {}
     for line in lines:
         key[line] = start.get(line, max((key[x.line] for x in line.reads if x.line in key), default=0.0))
@@ -137,9 +137,9 @@ def _cost(line: Line) -> float:
 
 
 def waits(before: Mapping[Line, set[Line]], lane: Mapping[Line, int]) -> dict[Line, list[Line]]:
-    """For each line, those of other lanes for which it has to wait, if waits before it do not see to that already."""
+    """For each line, the lines in other lanes that it must wait for, unless earlier waits imply that."""
     position = {line: k for k, line in enumerate(before)}
-    done = {k: dict.fromkeys(lane.values(), -1) for k in set(lane.values())}  # what each lane has waited for, by lane
+    done = {k: dict.fromkeys(lane.values(), -1) for k in set(lane.values())}  # vector clocks of the lanes
     after: dict[Line, dict[int, int]] = {}
     found: dict[Line, list[Line]] = {}
     for line, others in before.items():

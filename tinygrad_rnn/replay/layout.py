@@ -1,11 +1,11 @@
-"""Where each value of a program lies in memory.
+"""Decides where each value of a program lies in memory.
 
-A value that is a view lies where its base does. The others get their places in four rounds: arrays that are there,
-and results that may be computed right into them; joins (stacks, concatenations, gradients put together from slices),
-the largest first, into which their pieces are computed; elementwise results, which may take the place of an operand;
-and the rest, each in a block of its own. Blocks that are never in use together share memory later (``arena``).
+A view lies in its base. Other values get their places in four rounds: existing arrays, and results that may be
+computed right into them; joins (stacks, concatenations, gradients put together from slices), the largest first, whose
+pieces are computed in place; elementwise results, which may overwrite an operand; and the rest, each in a block of its
+own. Blocks that are never in use at the same time share memory later (``arena``).
 
-A place is free for another value when no later line reads any element of it: through a view, a piece, or a join.
+A place is free for another value when no later line reads any element of it, be it through a view, a piece or a join.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Layout:
         self.views: dict[Value, list[Line]] = {}  # of each base
         self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
         self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
-        self._known: dict[Value, tuple[Region, int]] = {}  # what ``_parts`` has found
+        self._known: dict[Value, tuple[Region, int]] = {}  # results of ``_parts``
         self.index = {value: i for i, line in enumerate(program.lines) for value in line.results}
         self.readers: dict[Value, list[Line]] = program.uses()
         self.results = set(program.results)
@@ -60,7 +60,7 @@ class Layout:
         self.blocks = list(dict.fromkeys(block for block in self.block.values() if block.owned))
 
     def is_there(self, line: Line) -> bool:
-        """Whether nothing is to be done for a line: it is a view, or a join of what lies in its place."""
+        """Whether a line needs no call: it is a view, or a join whose pieces are all in place."""
         return line.result in self.base or (is_join(line) and len(self.pieces.get(line.result, ())) == len(line.inputs))
 
     def _put(self, value: Value, place: Array, block: Block) -> None:
@@ -72,7 +72,7 @@ class Layout:
             if np.may_share_memory(view, place) or not view.size:
                 self._put(line.result, view, block)
             else:
-                del self.base[line.result]  # its elements have to be moved
+                del self.base[line.result]  # it is a copy, not a view
                 self.views[value].remove(line)
 
     # ---- views ----
@@ -85,7 +85,7 @@ class Layout:
         self.views.setdefault(base, []).append(line)
 
     def root(self, value: Value) -> Value:
-        """What a view is a view of in the end."""
+        """The base at the end of a chain of views."""
         while value in self.base:
             value = self.base[value]
         return value
@@ -98,9 +98,9 @@ class Layout:
         return self._reads_apart(line, place)
 
     def _reads_apart(self, line: Line, place: Array) -> bool:
-        """Whether what a kernel reads and writes is just at this place, or not there at all.
+        """Whether everything that a kernel reads and writes is exactly at this place, or does not overlap it.
 
-        It may write an element before it reads another one; NumPy's own functions take care of that themselves.
+        A kernel may write one element before it reads another; NumPy's own functions handle overlaps themselves.
         """
         if line.kind == "ufunc":
             return True
@@ -112,10 +112,10 @@ class Layout:
         )
 
     def _lay_operand(self, value: Value) -> None:
-        """Compute what a result is written over, and nothing reads later, where the result is to be."""
+        """Let an operand that its result may overwrite, and that nothing reads later, lie where the result will."""
         line, place = value.line, self.place[value]
         operands = [x for x in line.over if isinstance(x, Value) and x in self.index] if line else []
-        for x in sorted(operands, key=self.index.__getitem__):  # of a sum, the one that was added to before
+        for x in sorted(operands, key=self.index.__getitem__):  # of a sum, the running total
             last = all(
                 self.index[r.result] <= self.index[value] and r.result not in self.base and not is_join(r)
                 for r in self.readers[x]
@@ -128,7 +128,7 @@ class Layout:
     # ---- joins ----
 
     def _may_lie_in(self, value: Value, place: Array) -> bool:
-        """Whether the line of a value can write to a place: only elementwise functions do so across gaps."""
+        """Whether the line of a value can write to a place: only elementwise functions can if it has gaps."""
         line = value.line
         if value in self.place or line is None or value in self.base or place.dtype != value.dtype:
             return False
@@ -158,7 +158,7 @@ class Layout:
                 self._lay_join(inner)
 
     def _lie_joined(self, line: Line) -> bool:
-        """Let a join be where its pieces are, if they lie as they should already: in one block, at equal distances."""
+        """Let a join lie where its pieces are, if they are already evenly spaced in one block."""
         pieces = in_order(line)
         if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
             return False
@@ -191,9 +191,9 @@ class Layout:
                     self._put(value, own.whole, own)
 
     def _dying(self, i: int, line: Line, result: Value) -> Value | None:
-        """An operand whose place a result can take, of several the one in the largest block, which lives longest.
+        """An operand that a result can overwrite; of several, the one in the largest block, which lives longest.
 
-        To write across gaps takes two or three times as long, so such a result rather gets a place of its own.
+        Operands with gaps do not count: to write across gaps takes two or three times as long.
         """
         fitting = [
             x
@@ -215,7 +215,7 @@ class Layout:
         return None
 
     def _is_read_after(self, i: int, x: Value) -> bool:
-        """Whether a line after this one reads any element of a value's place, as it is now."""
+        """Whether a line after the i-th one reads any element that now lies in a value's place."""
         region, (_, low, high) = self.place[x], self.extent[x]
         seen = set()
         ahead = [self.root(x)]
@@ -235,7 +235,7 @@ class Layout:
         return False
 
     def _parts(self, value: Value) -> tuple[Region, int]:
-        """Views and pieces of a value, and the last line that reads it otherwise than to make these."""
+        """Views and pieces of a value, and the last line that reads it for anything but a view or a join."""
         views = [line.result for line in self.views.get(value, ())]
         made = {*views, *self.joins.get(value, ())}
         read = [self.index[line.result] for line in self.readers.get(value, ()) if line.result not in made]

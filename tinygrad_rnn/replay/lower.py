@@ -1,4 +1,4 @@
-"""From kernels to the array module's own functions, which write where they are told and can be moved and joined."""
+"""Lowers kernels to the array module's own functions, which take ``out``, and can be moved and joined."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .views import reshape
 
 
 class _Traced(ArrayOperators):
-    """Stands for an array inside a kernel. It notes NumPy's functions that are called with it, and knows few others."""
+    """Stands in for an array inside a kernel. It notes the NumPy functions called on it, and supports little else."""
 
     def __init__(self, lowering: _Lowering, array: Array, value: Value) -> None:
         self._lowering = lowering
         self._array = array
         self._value = value
-        self._family = [self]  # what shows the same memory: an array, and views of it
+        self._family = [self]  # aliases: an array and its views
         self._is_input = self._stale = False
         self.shape, self.dtype, self.ndim, self.size = array.shape, array.dtype, array.ndim, array.size
 
@@ -42,7 +42,7 @@ class _Traced(ArrayOperators):
         return NotImplemented
 
     def _become(self, result: _Traced) -> Any:
-        """What is written in place keeps its dtype; what shows the same memory changes too, and must not be used."""
+        """Become a result that is written in place, in the same dtype. Aliases change too, and must not be used."""
         others = [x for x in self._family if x is not self]
         if any(x._is_input for x in others) or (self.shape, self.dtype) != (result.shape, result.dtype):
             return NotImplemented
@@ -76,7 +76,7 @@ class _Traced(ArrayOperators):
 
 
 class _Lowering:
-    """The lines that one kernel comes down to."""
+    """The lines that one kernel is lowered to."""
 
     def __init__(self, line: Line) -> None:
         self.line = line
@@ -84,7 +84,7 @@ class _Lowering:
         self.whole = False  # whether the kernel did what a _Traced cannot follow
 
     def trace(self, x: Any) -> Any:
-        """What the kernel is given in place of an input: shapes and dtypes alone count, so the values are all 0."""
+        """The stand-in for an input of the kernel. Only shape and dtype count, so all elements are 0."""
         if not isinstance(x, Value):
             return x
         traced = _Traced(self, np.broadcast_to(np.zeros((), x.dtype), x.shape), x)
@@ -92,7 +92,7 @@ class _Lowering:
         return traced
 
     def note(self, kind: str, function: Callable[..., Any], inputs: tuple[Any, ...], **attributes: Any) -> _Traced:
-        """Note a call, and run it on what stands for the values."""
+        """Note a call, and make a stand-in for its result."""
         if any(type(x) is _Traced and x._stale for x in inputs):
             raise TypeError("a kernel that uses what it has overwritten stays whole")
         arrays: list[Any] = [x._array if type(x) is _Traced else x for x in inputs]
@@ -117,13 +117,13 @@ class _Lowering:
 
 
 def lower(program: Program) -> None:
-    """Replace each kernel that is nothing but functions of the array module by these; other kernels stay.
+    """Replace each kernel that only calls functions of the array module by these calls; other kernels stay.
 
-    One that hands on its input, such as that of ``clip_message``, leaves nothing behind.
+    A kernel that returns its input, such as that of ``clip_message``, disappears.
     """
     lines: list[Line] = []
-    known: dict[Any, tuple[list[Any], list[Line], Value] | None] = {}  # what came of a kernel, by what it was given
-    new: dict[Value, Value] = {}  # what is read in place of a result that is an input
+    known: dict[Any, tuple[list[Any], list[Line], Value] | None] = {}  # lowered kernels, by kind of inputs
+    new: dict[Value, Value] = {}  # inputs to read in place of the results of kernels that disappear
     for line in program.lines:
         line.replace(new)
         if line.kind != "op" or Value in map(type, line.attributes.values()):
@@ -152,7 +152,7 @@ def lower(program: Program) -> None:
 
 
 def _lowered(line: Line) -> tuple[list[Any], list[Line], Value] | None:
-    """Stand-ins for a kernel's inputs, the lines that it comes down to, and what it gives; None if it is to stay."""
+    """Stand-ins for a kernel's inputs, the lines that it is lowered to, and its result; None if it has to stay."""
     lowering = _Lowering(line)
     given = [Value(x.shape, x.dtype) if isinstance(x, Value) else x for x in line.inputs]
     try:

@@ -1,4 +1,4 @@
-"""What a replay holds in memory, and by whom it was made."""
+"""What a replay holds in memory, and which lines made it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _ROWS = 12
 
 
 class Memory(NamedTuple):
-    """Bytes of a replay. Printed, it says what is in use when most is: bytes, arrays, the largest, and its line."""
+    """Bytes of a replay. Printed, it shows what is in use at the peak, by the lines that made it."""
 
-    planned: int  # of the arena in which all results lie
-    naive: int  # of one array for each result
-    kept: int  # of gradients and copies of arguments, which are there beside the arena
+    planned: int  # the arena, in which all results lie
+    naive: int  # one array for each result
+    kept: int  # gradients and copies of arguments, beside the arena
     lanes: Lanes
 
     @property
     def peak(self) -> tuple[Line | None, Counter[Line]]:
-        """The line at which most of the arena is in use, and the bytes of each block by the line that made it."""
+        """The line at which most of the arena is in use, and the bytes in use then, by the line that made them."""
         layout, lines = self.lanes.layout, self.lanes.lines
         blocks = layout.blocks
         parts = [block.parts(part_size(blocks)) for block in blocks]
@@ -36,7 +36,7 @@ class Memory(NamedTuple):
             np.add.at(change, first, high - low)
             np.subtract.at(change, last + 1, high - low)
         now = int(change.cumsum().argmax())
-        makers: dict[Block, Line] = {}  # the first line of those with the largest result in a block
+        makers: dict[Block, Line] = {}  # the first line with the largest result in each block
         for line in sorted(lines, key=lambda line: -line.result.nbytes):
             for value in line.results:
                 if value not in layout.base:
@@ -65,7 +65,7 @@ class Memory(NamedTuple):
 
 
 def _kind(line: Line) -> str:
-    """What made a block: for arrays that are beside each other so that one call can do several steps, the first one."""
+    """The line that made a block, in words; in place of a gather, the line of its first array."""
     while line.function is gather and line.inputs[0].line is not None:
         line = line.inputs[0].line
     return f"{line.phase + ' ' + line.name:<24}{described(line.result):<22}{line.where}"

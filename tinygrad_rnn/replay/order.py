@@ -1,4 +1,4 @@
-"""Where lines go that a pass has made: each at the position of another one, but after all that it reads."""
+"""Schedules the lines that a pass has made: each at a given position, but after everything that it reads."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from heapq import heappop, heappush
 
 from .program import Line
 
-AT_ONCE = -1  # the position of a line that comes as soon as all is there that it reads
+AT_ONCE = -1  # the position of a line that comes as soon as its inputs are computed
 
 
 def in_order_of(position: Mapping[Line, int]) -> list[Line]:
-    """Lines after those that they read, and otherwise in the order of their positions."""
+    """Sort lines topologically, and otherwise by their positions."""
     lines = sorted(position, key=position.__getitem__)
     rank = {line: i for i, line in enumerate(lines)}
     readers: list[list[int]] = [[] for _ in lines]
-    waits = [0] * len(lines)  # for how many values
+    waits = [0] * len(lines)  # how many values each line waits for
     for i, line in enumerate(lines):
         for value in line.reads:
             if value.line in rank:
                 readers[rank[value.line]].append(i)
                 waits[i] += 1
-    ready = [i for i, count in enumerate(waits) if not count]  # a heap, as it grows
+    ready = [i for i, count in enumerate(waits) if not count]  # sorted, so it is a heap
     done = []
     while ready:
         now = heappop(ready)

@@ -1,4 +1,4 @@
-"""What is done to a program before it is played: each pass is a function that changes it in place."""
+"""The passes that optimise a program before it is replayed: functions that change it in place."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .widen import widen
 
 
 def share(program: Program) -> None:
-    """Compute once what several lines compute of the same inputs, but what is made again to save memory.
+    """Share common subexpressions, except between segments and reruns of ``checkpointed``, which save memory.
 
-    Views of what comes from outside take no memory, and are shared by all.
+    Views of ports and constants take no memory, and are always shared.
     """
     first: dict[Any, Line] = {}
     new: dict[Value, Value] = {}
@@ -33,18 +33,18 @@ def share(program: Program) -> None:
         new[line.result] = known.result
         line.let_go()
         if known.step != line.step:
-            known.step = None  # it is no more a part of one step than of another
+            known.step = None  # it no longer belongs to one time step
     program.lines = kept
     program.results = [new.get(value, value) for value in program.results]
 
 
 def draw_first(program: Program) -> None:
-    """Draw random numbers, in their order, before everything else, so that the rest can be one graph."""
+    """Draw random numbers first, in their order, so that the rest can be one graph."""
     program.lines.sort(key=lambda line: line.kind != "random")
 
 
 def _first(line: Line, first: dict[Any, Line]) -> Line:
-    """The first line that computes what this one does."""
+    """The first line that computes the same as this one."""
     apart = line.rerun if line.function not in VIEWS or any(x.line is not None for x in line.reads) else 0
     return first.setdefault((line.function, apart, alike(line.inputs), alike(line.attributes)), line)
 
@@ -64,14 +64,14 @@ PASSES = {
 }
 
 JOINING = {"hoist", "sum_over_time", "reassociate", "wavefront"}  # may change the last bits of a result
-FOR_LAUNCHES = {"narrow", "fuse", "wavefront", "draw_first"}  # on a GPU, where launches are what matters
+FOR_LAUNCHES = {"narrow", "fuse", "wavefront", "draw_first"}  # on a GPU, where launches are the bottleneck
 FOR_THE_CACHE = {"widen", "reassociate", "batch"}  # on a CPU
-GRAPH, LANES = "graph", "lanes"  # no passes, but can be left out like one: the CUDA graph, and what it has side by side
-_NEEDS = {LANES: GRAPH, "wavefront": LANES}  # what is of no use without another
+GRAPH, LANES = "graph", "lanes"  # not passes, but can be left out like them: the CUDA graph, and lanes in it
+_NEEDS = {LANES: GRAPH, "wavefront": LANES}  # useless without the other
 
 
 def left_out(without: Collection[str], home: Backend) -> set[str]:
-    """What is to be left out on a backend: what was asked for, what is for other backends, and what needs these."""
+    """The names to leave out on a backend: those asked for, those for other backends, and those that need these."""
     names = {*without, *(FOR_THE_CACHE if home.cuda else FOR_LAUNCHES)}
     if not home.cuda or not hasattr(home.xp.cuda, "Graph"):
         names.add(GRAPH)
@@ -82,7 +82,7 @@ def left_out(without: Collection[str], home: Backend) -> set[str]:
 
 
 def run(program: Program, without: Collection[str] = (), until: str | None = None) -> None:
-    """All passes, in their order, but for some; up to the one that is named, if one is."""
+    """Run all passes in order, except ``without``, and up to ``until`` if it is given."""
     for name, change in {"": Program.drop_dead, **PASSES}.items():
         if name not in without:
             change(program)

@@ -1,4 +1,4 @@
-"""Where the values are kept that a step was recorded with."""
+"""Places that hold the values a step was recorded with."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import deque
 from types import CellType, MappingProxyType
 from typing import Any
 
-ABSENT = object()  # what is found in a place that is gone
-PLAIN = (int, float, bool, type(None))  # types of which an equal value is as good as the same
+ABSENT = object()  # found in a place that is gone
+PLAIN = (int, float, bool, type(None))  # types for which equality is as good as identity
 
 
 def _item(items: Any, key: Any, default: Any) -> Any:
@@ -20,7 +20,7 @@ def _item(items: Any, key: Any, default: Any) -> Any:
 def _content(cell: Any, key: str, default: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is empty
+    except ValueError:  # an empty cell
         return default
 
 
@@ -28,12 +28,12 @@ def _member(items: Any, key: Any, default: Any) -> Any:
     return key if key in items else default
 
 
-# By type of the holder; of a set, the key is the value.
+# By the holder's type. In a set, the key is the value.
 _READ: dict[type, Any] = {dict: dict.get, MappingProxyType: MappingProxyType.get, CellType: _content, set: _member}
 
 
 class Place:
-    """Where a value is kept: an item of a list or dictionary, such as an object's attributes."""
+    """A place that holds a value: an item of a list or dictionary, such as an object's ``__dict__``."""
 
     __slots__ = ("holder", "key", "path", "read")
     otherwise: Any = staticmethod(_item)
@@ -42,29 +42,31 @@ class Place:
         self.holder = holder
         self.key = key
         self.path = path
-        otherwise = dict.get if isinstance(holder, dict) else self.otherwise  # to index a defaultdict makes an item
-        self.read = _READ.get(type(holder), otherwise)  # with a third argument, for what is not there
+        otherwise = (
+            dict.get if isinstance(holder, dict) else self.otherwise
+        )  # indexing a defaultdict adds items
+        self.read = _READ.get(type(holder), otherwise)  # takes a default as its third argument
 
     def get(self) -> Any:
-        """What is there now; ABSENT if there is nothing."""
+        """The value there now; ABSENT if there is none."""
         return self.read(self.holder, self.key, ABSENT)
 
     def put(self, value: Any) -> None:
-        """Put something there."""
+        """Put a value there."""
         self.holder[self.key] = value
 
     def holds(self, value: Any) -> bool:
-        """Whether this very object is there, or an equal number; -0.0 is not equal to 0.0."""
+        """Whether this very object is there, or an equal number; -0.0 does not equal 0.0."""
         found = self.get()
         return found is value or (type(found) is type(value) and type(value) in PLAIN and repr(found) == repr(value))
 
     def is_open(self) -> bool:
-        """Whether something else can be put there."""
+        """Whether another value can be put there."""
         return isinstance(self.holder, (dict, list, deque, CellType))
 
 
 class Attribute(Place):
-    """An attribute that is in no dictionary, such as a closure's cell, a function's code, or a tensor's array."""
+    """An attribute outside any dictionary, such as a closure cell's contents, a function's code, a tensor's array."""
 
     __slots__ = ()
     otherwise = staticmethod(getattr)
@@ -74,7 +76,7 @@ class Attribute(Place):
 
 
 class ArrayOfGradient(Place):
-    """The array of the gradient that a leaf holds; of the one given as key, where a step has let it go."""
+    """The array of a leaf's gradient; if the leaf has none, of the gradient given as key."""
 
     def get(self) -> Any:
         return self._gradient.array

@@ -18,7 +18,7 @@ from .program import Line, Value, substitute
 from .straight import straight
 from .symbol import Scalar
 
-_CALLS = 64  # in a row that become one function, at least
+_CALLS = 64  # that become one function, at least
 
 
 class Player:
@@ -57,27 +57,27 @@ class Player:
         yield part
 
     def set_numbers(self) -> None:
-        """Take over the numbers that may change between replays."""
+        """Update the numbers that may change between replays."""
         self._put(*[scalar.run() for _, scalar in self.scalars])
 
     def steps(self) -> Iterator[tuple[Line, partial[Any]]]:
-        """Each call with its line; it is to be called before the next one is asked for."""
+        """Each call with its line; it must be called before the next one is asked for."""
         self.set_numbers()
         yield from zip(self.lines, self.calls, strict=True)
 
     def poison(self) -> None:
-        """Make every byte of the arena 0xff, NaN in floating point: what a replay reads it must have written."""
+        """Fill the arena with 0xff bytes, NaN in floating point, to expose reads of what a replay has not written."""
         self.arena.fill(255)
 
     def array(self, value: Value) -> Array:
-        """Where a value is, or will be."""
+        """The array that holds a value, or will hold it."""
         if value.constant is not None:
             return value.constant
         if value not in self.arrays:
             place, block = self._layout.place[value], self._layout.block[value]
             if block.outside is block.memory:
                 self.arrays[value] = place
-            elif not place.size:  # its place may be behind the end
+            elif not place.size:  # its place may be past the end
                 self.arrays[value] = self.xp.zeros(place.shape, place.dtype)
             else:
                 memory = self.arena if block.owned else block.outside
@@ -95,9 +95,9 @@ class Player:
         if isinstance(x, Scalar):
             return self._number(x, _dtype_of(x, line))
         if self.xp is not np:
-            return x.item() if isinstance(x, np.ndarray) else x  # a number that a kernel has in NumPy's way
+            return x.item() if isinstance(x, np.ndarray) else x  # a kernel's 0-d constant
         if type(x) is float and line.kind == "ufunc" and line.result.dtype.kind == "f":
-            return np.asarray(x, line.result.dtype)  # which NumPy takes twice as quickly as a Python number
+            return np.asarray(x, line.result.dtype)  # twice as fast as a Python number
         return x
 
     def _number(self, scalar: Scalar, dtype: Any) -> Array:
@@ -122,7 +122,7 @@ class Player:
         if line.kind == "random":
             return [partial(_fill, out, line.function, *line.inputs)]
         new = {value: self.array(value) for value in line.reads}
-        attributes, inputs = substitute(line.attributes, new), substitute(inputs, new)  # values within keys
+        attributes, inputs = substitute(line.attributes, new), substitute(inputs, new)  # values inside keys
         if writes(line) and out.flags.c_contiguous:
             return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
         return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]
@@ -137,7 +137,7 @@ class Player:
         return partial(call, *inputs, *map(self.array, line.results))
 
     def _into(self, line: Line, inputs: list[Any], out: Array) -> partial[Any]:
-        """A call that writes its result: with the output by position, which NumPy takes more quickly, where it may."""
+        """A call with its output, which is passed by position where possible, as this is faster in NumPy."""
         if self.xp is not np:
             return partial(getattr(self.xp, line.function.__name__), *inputs, out=out)
         if line.function in (np.maximum, np.minimum):
@@ -148,7 +148,7 @@ class Player:
         return partial(line.function, *inputs, out)
 
     def _copies(self, line: Line, out: Array) -> list[partial[Any]]:
-        """What it takes to bring the pieces of a join to their places."""
+        """The copies that bring the pieces of a join to their places."""
         copies: list[tuple[Array, Array]] = []
         for piece, slot in slots(line, out):
             source = self._given(piece, line)
@@ -159,13 +159,13 @@ class Player:
 
 
 def _dtype_of(scalar: Scalar, line: Line) -> Any:
-    """The dtype that a Python number would take on in a line."""
+    """The dtype that a Python number would get in a line."""
     others = [x.dtype for x in line.inputs if isinstance(x, Value)]
     return np.result_type(*others, scalar.number) if others else line.result.dtype
 
 
 def is_same(a: Any, b: Array) -> bool:
-    """Whether an array is the same memory as another one."""
+    """Whether two arrays have the same memory, shape and strides."""
     if a is b or not hasattr(a, "strides"):
         return a is b
     home = backend.of(a)
@@ -173,7 +173,7 @@ def is_same(a: Any, b: Array) -> bool:
 
 
 def _in_runs(copies: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
-    """Copies, of which those that follow each other at equal distances become one."""
+    """Copies, in which runs of evenly spaced ones are merged into one."""
     run: list[tuple[Array, Array]] = []
     for copy in [*copies, None]:
         if run and copy is not None and _follows(run, copy):
@@ -191,7 +191,7 @@ def _follows(run: list[tuple[Array, Array]], copy: tuple[Array, Array]) -> bool:
 
 
 def _evenly(arrays: Sequence[Array]) -> bool:
-    """Whether arrays are alike and lie at equal distances in one piece of memory."""
+    """Whether arrays are alike and evenly spaced in one piece of memory."""
     if not all(hasattr(array, "strides") for array in arrays):
         return False  # a Python number
     home, first = backend.of(arrays[0]), arrays[0]
@@ -205,7 +205,7 @@ def _evenly(arrays: Sequence[Array]) -> bool:
 
 
 def _spread(arrays: Sequence[Array]) -> Array:
-    """Arrays at equal distances as one, along a new first axis."""
+    """Evenly spaced arrays as one array with a new first axis."""
     home, first = backend.of(arrays[0]), arrays[0]
     step = home.address(arrays[1]) - home.address(first)
     return home.xp.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (step, *first.strides))

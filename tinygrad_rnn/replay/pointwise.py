@@ -1,4 +1,4 @@
-"""Generated kernels: lines that do something to each element, as one line of which a kernel does the work."""
+"""Generates kernels, each of which does the work of several elementwise lines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..formula import Formula, Pointwise, Text, functions
 from .program import Line, Value
 from .symbol import Scalar
 
-_known: dict[Any, bool] = {}  # whether a function can be written, by what it is given
-_KEPT = 1 << 12  # of these
+_known: dict[Any, bool] = {}  # whether a function can be a formula, by its inputs
+_KEPT = 1 << 12  # entries at most
 
 
 def is_pointwise(line: Line) -> bool:
-    """Whether a line can be a part of a kernel."""
+    """Whether a line can be a part of a generated kernel."""
     arrays = [x for x in line.inputs if isinstance(x, Value)]
     if line.kind not in ("ufunc", "op") or not line.result.size or len(line.reads) != len(arrays):
         return False
@@ -46,16 +46,16 @@ def _write(line: Line, formula: Callable[[Any], Any]) -> Formula:
 
 
 def _formula(text: Text, x: Any) -> Any:
-    """What stands for an input of a line; what is the same in each replay stands for itself."""
+    """The stand-in for an input of a line; a constant stands for itself."""
     if isinstance(x, Scalar):
         return Formula(text, float, x)  # it is a float in every run
     return Formula(text, x.dtype, x) if isinstance(x, Value) else x
 
 
 def kernel(lines: list[Line], outputs: list[Value]) -> tuple[Pointwise, list[Any]]:
-    """One kernel for lines in order, and its inputs: values, and numbers that may change, of which each has a dtype."""
+    """One kernel for lines in order, and its inputs: values, and numbers that may change."""
     text = Text()
-    formulas: dict[int, Any] = {}  # by id: a number that may change is no key
+    formulas: dict[int, Any] = {}  # by id, as a Scalar cannot be hashed
 
     def formula(x: Any) -> Any:
         if not isinstance(x, (Value, Scalar)):

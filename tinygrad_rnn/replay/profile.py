@@ -1,4 +1,4 @@
-"""What the lines of a replay took."""
+"""Time and work of each line of a replay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .program import Line
 
 
 class Row(NamedTuple):
-    """What one kind of line took."""
+    """Time and work of one line, or of one kind of line."""
 
     calls: int
     seconds: float

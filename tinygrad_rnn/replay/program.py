@@ -15,11 +15,11 @@ from ..op import Op, op_of
 from ..tape import said
 from ..tree import rebuild
 
-TRIED = "tried"  # the name of lines whose random numbers a replay draws only if something reads them
+TRIED = "tried"  # the name of random draws that a replay makes only if something reads them
 
 
 class Value:
-    """One array of a program. A port is filled before each replay, a constant is what it was at the recording."""
+    """One array of a program. A port is filled before each replay; a constant stays as it was recorded."""
 
     __slots__ = ("constant", "dtype", "line", "name", "shape")
 
@@ -28,7 +28,7 @@ class Value:
         self.dtype = dtype
         self.name = name
         self.constant = constant
-        self.line: Line | None = None  # what computes it; None for ports and constants
+        self.line: Line | None = None  # the line that computes it; None for ports and constants
 
     @property
     def size(self) -> int:
@@ -37,7 +37,7 @@ class Value:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of an array of its own."""
+        """Bytes that it takes in an array of its own."""
         return int(self.size * self.dtype.itemsize)
 
     def __repr__(self) -> str:
@@ -47,8 +47,8 @@ class Value:
 class Line:
     """``result = function(*inputs, **attributes)``: a kernel of an operation, or one function of the array module.
 
-    kind: "op" for a kernel, which gets ``xp`` first; "ufunc", "dot" for what is called with ``out`` last; "random" for
-    what draws numbers, and so is neither shared nor left out; "fused" for a generated kernel, with ``more`` results.
+    kind: "op" for a kernel, which takes ``xp`` first; "ufunc" and "dot" for functions that take ``out`` last; "random"
+    for draws, never shared, and dropped only if TRIED; "fused" for a generated kernel, with ``more`` results.
     """
 
     __slots__ = (
@@ -75,7 +75,7 @@ class Line:
         self.more = more
         self.step: int | None = like.step if like else None  # the time step
         self.phase: str = like.phase if like else "forward"
-        self.rerun: int = like.rerun if like else 0  # counts up where steps are done once more, by bptt.checkpointed
+        self.rerun: int = like.rerun if like else 0  # a number for each segment of bptt.checkpointed, and each rerun
         self.where: str = like.where if like else ""
         result.line = self
         for value in more:
@@ -90,24 +90,24 @@ class Line:
         like: Line | None = None,
         more: tuple[Value, ...] = (),
     ) -> Line:
-        """A line that does the same to other inputs."""
+        """A line that applies the same function to other inputs."""
         attributes = self.attributes if attributes is None else attributes
         return Line(self.kind, self.name, self.function, inputs, attributes, result, like or self, more)
 
     def become(self, other: Line) -> None:
-        """Do what another line does, which goes, for the result that this one has."""
+        """Take over another line's function and inputs, but keep this line's result. The other line is dead."""
         self.kind, self.name, self.function, self.attributes = other.kind, other.name, other.function, other.attributes
         self.read(other.inputs)
         other.let_go()
 
     @property
     def results(self) -> tuple[Value, ...]:
-        """All that it computes."""
+        """All values that it computes."""
         return self.result, *self.more
 
     @property
     def elementwise(self) -> bool:
-        """Whether each element of its results comes of the elements at the same place, and can be written anywhere."""
+        """Whether it computes element by element, and so can write to an array of any strides."""
         return self.kind in ("ufunc", "fused")
 
     @property
@@ -117,19 +117,19 @@ class Line:
 
     @property
     def needs_host(self) -> bool:
-        """Whether it draws numbers, or the host waits for what it computes: no CUDA graph can hold that."""
+        """Whether it draws random numbers or makes the host wait: a CUDA graph can do neither."""
         return self.kind == "random" or ((op := self.operation) is not None and op.waits)
 
     @property
     def over(self) -> tuple[Any, ...]:
-        """The inputs in whose place it can write its result."""
+        """The inputs that its result may overwrite in place."""
         if self.elementwise:
             return self.inputs
         return self.inputs[:1] if (op := self.operation) is not None and op.overwrites else ()
 
     @property
     def flops(self) -> int:
-        """Floating-point operations, of which products take two for each pair of numbers."""
+        """Floating-point operations; a product takes two for each pair of numbers."""
         if self.kind == "dot":
             return 2 * self.result.size * prod(self.inputs[0].shape[-1:])
         return self.result.size if self.kind == "ufunc" else 0
@@ -140,20 +140,20 @@ class Line:
         return sum(value.nbytes for value in (*self.reads, *self.results))
 
     def read(self, inputs: tuple[Any, ...]) -> None:
-        """Set what it reads."""
+        """Set its inputs."""
         self.inputs = inputs
-        self.reads: list[Value] = []  # every value, those within keys included
+        self.reads: list[Value] = []  # all values, those inside keys included
         _gather(inputs, self.reads)
         if self.attributes:
             _gather(self.attributes.values(), self.reads)
 
     def let_go(self) -> None:
-        """Part from results that nobody reads: line and value would keep each other until the collector comes."""
+        """Break the reference cycle between a dead line and its results, so that no collector has to."""
         for value in self.results:
             value.line = None
 
     def replace(self, new: dict[Value, Value]) -> None:
-        """Read other values in place of some."""
+        """Replace some of the values that it reads."""
         if not new.keys().isdisjoint(self.reads):
             if self.attributes:
                 self.attributes = substitute(self.attributes, new)
@@ -165,7 +165,7 @@ class Line:
 
 
 def _gather(tree: Iterable[Any], found: list[Value]) -> None:
-    """Add the values among a container's items, and within these, to those found."""
+    """Append all values in a nested container to ``found``."""
     for x in tree:
         if type(x) is Value:
             found.append(x)
@@ -176,7 +176,7 @@ def _gather(tree: Iterable[Any], found: list[Value]) -> None:
 
 
 def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """A container whose items are replaced; itself if they stay what they were, as those of most keys do."""
+    """A container with a function applied to its items; the container itself if none changes, the usual case."""
     old = tree.values() if isinstance(tree, dict) else tree
     new = [function(child) for child in old]
     return tree if all(map(operator.is_, new, old)) else rebuild(tree, new)
@@ -190,9 +190,9 @@ def substitute(tree: Any, new: dict[Value, Value]) -> Any:
 
 
 def alike(tree: Any) -> Any:
-    """What arguments of lines have in common that are the same: a key for a dictionary. 0.0 and -0.0 are not alike.
+    """A hashable key, equal for arguments of lines that are the same. 0.0 and -0.0 have different keys.
 
-    Nor are two numbers that may change, even if they are equal while recording.
+    Numbers that may change have different keys too, even if they are equal while recording.
     """
     if isinstance(tree, (tuple, list)):
         return type(tree), *map(alike, tree)
@@ -200,10 +200,10 @@ def alike(tree: Any) -> Any:
         return dict, *map(alike, tree.items())
     if isinstance(tree, slice):
         return slice, tree.start, tree.stop, tree.step
-    kind = type(tree)  # as isinstance takes a Scalar for a float
+    kind = type(tree)  # not isinstance, which takes a Scalar for a float
     if issubclass(kind, (float, np.floating)):
         return kind, repr(tree)
-    return kind, tree if isinstance(tree, Hashable) and not hasattr(tree, "run") else id(tree)  # an array, a Scalar
+    return kind, tree if isinstance(tree, Hashable) and not hasattr(tree, "run") else id(tree)  # arrays, Scalars: by id
 
 
 def _argument(x: Any) -> str:
@@ -223,7 +223,7 @@ def _argument(x: Any) -> str:
 
 
 class Program:
-    """Lines in the order in which they run, and the values that must be there afterwards."""
+    """Lines in the order in which they run, and the values that must exist afterwards."""
 
     def __init__(self, lines: list[Line], results: list[Value]) -> None:
         self.lines = lines
@@ -245,7 +245,7 @@ class Program:
         return found
 
     def drop_dead(self) -> None:
-        """Leave out lines whose result nobody reads; random numbers are drawn all the same, as in eager steps."""
+        """Remove dead code. Unread random numbers are still drawn, as in an eager step, unless they are TRIED."""
         wanted = set(self.results)
         kept = []
         for line in reversed(self.lines):
@@ -258,7 +258,7 @@ class Program:
         self.lines = kept[::-1]
 
     def copy(self) -> Program:
-        """The same program with lines and results of its own, to be changed."""
+        """A copy with its own lines and results, free to be changed."""
         new: dict[Value, Value] = {}
         lines = []
         for line in self.lines:
@@ -288,12 +288,12 @@ def _text(lines: Iterable[Line]) -> Iterator[str]:
 
 
 def described(value: Value) -> str:
-    """The kind of a value's elements, and its shape."""
+    """A value's dtype and shape, such as "f32[64,128]"."""
     return f"{value.dtype.kind}{8 * value.dtype.itemsize}[{','.join(map(str, value.shape))}]"
 
 
 def name_values(program: Program) -> None:
-    """Give every result a name: that of its operation, and a number."""
+    """Name every result after its operation, with a number."""
     numbers: Counter[str] = Counter()
     for line in program.lines:
         for value in line.results:

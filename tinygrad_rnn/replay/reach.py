@@ -1,7 +1,7 @@
 """What a step can reach: the tensors that it uses, and the Python values that it was recorded with.
 
-From the function through its closure, the globals and attributes that it names, its arguments, and on from there.
-An object can list in ``ports`` the attributes that hold what changes from call to call, such as an optimiser's ``lr``.
+The search goes from the function through its closure, the globals and attributes that it names, and its arguments.
+A class can list in ``ports`` the attributes that change from call to call, such as an optimiser's ``lr``.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from .places import ABSENT, PLAIN, Attribute, Place
 
 _OPAQUE = (str, bytes, CodeType, np.dtype, np.generic)
 _WRAPPED = (BuiltinFunctionType, MethodType, partial, staticmethod, classmethod, property)
-_PARTS = ("__self__", "__func__", "func", "args", "keywords", "fget")  # of those
-_PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # what the engine calls of any object
-_ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may mean any attribute
-_HOLDERS = {"ChainMap", "Namespace", "SimpleNamespace", "UserDict", "UserList"}  # Python's own, of what users put there
+_PARTS = ("__self__", "__func__", "func", "args", "keywords", "fget")  # of those that hold others
+_PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # methods that the engine calls on any object
+_ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may use any attribute
+_HOLDERS = {"ChainMap", "Namespace", "SimpleNamespace", "UserDict", "UserList"}  # Python's own, for users' objects
 _MAKING = {"__init__", "__new__", "__post_init__", "__del__", "__repr__", "__str__"}
 
 
 class Reach:
-    """All that a function can reach, and that is reached through some arguments.
+    """Everything that a function can reach, by itself and through its arguments.
 
-    Of objects, classes and modules of the user those attributes count whose names occur in code that is reached; of
-    objects of the engine's classes, and of those derived from them, all.
+    Of the user's objects, classes and modules, only attributes named in reachable code count; of objects of the
+    engine's classes, and of classes derived from them, all attributes count.
     """
 
     def __init__(self, function: Any, arguments: Any = ()) -> None:
         self._root = function
         self._mentioned = set(_PROTOCOL)
         known = 0
-        while known < len(self._mentioned):  # until no code is found that mentions more
+        while known < len(self._mentioned):  # until no more code is found that mentions new names
             known = len(self._mentioned)
             self._walk([(function, "", False), *_objects(arguments)])
 
@@ -61,28 +61,28 @@ class Reach:
         self.generators: list[Any] = []  # of random numbers
         self.iterators: list[Place] = []
         self.ports: list[Place] = []  # arrays and numbers that change from call to call
-        self.fixed: list[tuple[Place, Any]] = []  # everything else, with what is there
+        self.fixed: list[tuple[Place, Any]] = []  # all other places, with their values
         self.arrays: dict[int, tuple[str, Any]] = {}  # that no tensor holds, by id, with a path to each
         self.sizes: list[tuple[Any, int, str]] = []  # of lists, dictionaries and sets
         self._seen: set[int] = set()
-        self._kept: list[Any] = []  # what was seen stays alive, or another object may get its id
+        self._kept: list[Any] = []  # keeps what was seen alive, so that no other object gets its id
         self._ahead = ahead
         while self._ahead:
             self._visit(*self._ahead.pop())
 
     def unchanged(self) -> bool:
-        """Whether all that a step was recorded with is there still."""
+        """Whether everything that the step was recorded with is still there."""
         containers, sizes, columns = self._columns
         if not all(map(operator.eq, map(len, containers), sizes)):
             return False
-        for read, holders, keys, values in columns:  # nearly always all is, which is seen soonest many at a time
+        for read, holders, keys, values in columns:  # nearly always equal, so many are checked at once
             if not all(map(operator.is_, map(read, holders, keys, repeat(ABSENT)), values)):
                 return all(place.holds(value) for place, value in self.fixed)
         return True
 
     @cached_property
     def _columns(self) -> Any:
-        """Containers and their lengths; and for each way to read a place holders, keys, and what was there."""
+        """Containers and their lengths; and for each read function, the holders, keys and values of its places."""
         columns: dict[Any, list[Any]] = {}
         for place, value in self.fixed:
             columns.setdefault(place.read, []).append((place.holder, place.key, value))
@@ -90,7 +90,7 @@ class Reach:
         return containers, sizes, [(read, *zip(*rows, strict=True)) for read, rows in columns.items()]
 
     def changed(self) -> list[str]:
-        """The paths of what is no longer as it was."""
+        """The paths of everything that has changed."""
         paths = [place.path for place, value in self.fixed if not place.holds(value)]
         return paths + [f"the length of {path}" for container, size, path in self.sizes if len(container) != size]
 
@@ -125,7 +125,7 @@ class Reach:
             self._items(x, x, path, False)
         elif isinstance(x, (list, deque)):
             self._items(x, range(len(x)), path, is_port)
-            if hasattr(x, "__dict__"):  # a class of its own, such as ModuleList
+            if hasattr(x, "__dict__"):  # a subclass, such as ModuleList
                 self._object(x, path)
         elif isinstance(x, (tuple, set, frozenset)):
             self.sizes.append((x, len(x), path))
@@ -151,7 +151,7 @@ class Reach:
             self._look(Place(container, key, f"{path}[{key!r}]"), is_port)
 
     def _namespace(self, names: Any, path: str, also: Any = ()) -> list[str]:
-        """Look at what is mentioned of the attributes of an object, a class or a module."""
+        """Look at the mentioned attributes of an object, a class or a module."""
         every = not _ANY.isdisjoint(self._mentioned)
         found = [name for name in list(names) if every or name in self._mentioned or name in also]
         for name in found:
@@ -167,11 +167,11 @@ class Reach:
                 self._look(Place(held, name, f"{path}.{name}".lstrip(".")), name in ports)
         else:
             self._namespace(held, path)
-        hooks = {name for c in derived for name in vars(c)} - _MAKING  # the engine may call what it defines itself
+        hooks = {name for c in derived for name in vars(c)} - _MAKING  # the engine may call any method that it defines
         self._inherited(x, type(x), path, [held], hooks)
 
     def _inherited(self, x: Any, kind: type, path: str, before: list[Any], hooks: set[str]) -> None:
-        """Look at what is mentioned of the user's classes of an object; before: where a name is looked for first."""
+        """Look at the mentioned attributes of an object's user classes; before: namespaces that take precedence."""
         for c in _own_classes(kind):
             special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])} - _MAKING
             for name in self._namespace(vars(c), path, () if x is kind else hooks | special):
@@ -187,7 +187,7 @@ class Reach:
             self._ahead += [(part, path, False) for part in (getattr(f, name, None) for name in _PARTS)]
         elif not (f is self._root or is_users(f.__module__)):
             return
-        elif hasattr(f, "op"):  # an operation of the user's: what the engine made of it is not theirs
+        elif hasattr(f, "op"):  # a user's operation: only its kernel and rules are the user's code
             self._ahead += [(rule, path, False) for rule in (f.op.kernel, *f.op.rules.values(), *f.op.merges.values())]
         else:
             read, mentioned = names_in(f.__code__)
@@ -197,12 +197,12 @@ class Reach:
             for name in read:
                 if name in f.__globals__:
                     self._look(Place(f.__globals__, name, name))
-            for name in ("__code__", "__defaults__", "__kwdefaults__"):  # a notebook that reloads code replaces them
+            for name in ("__code__", "__defaults__", "__kwdefaults__"):  # reloading code in a notebook replaces them
                 self._look(Attribute(f, name, f"{path}.{name}"))
 
 
 def state_of(generator: Any) -> Any:
-    """Where a generator of random numbers stands, NumPy's of both kinds or Python's; None for what is none."""
+    """The state of a random generator, of either kind of NumPy's or Python's; None for other objects."""
     if type(generator).__name__ == "Generator" and hasattr(generator, "bit_generator"):
         return repr(generator.bit_generator.state)
     if type(generator).__name__ == "RandomState":
@@ -211,12 +211,12 @@ def state_of(generator: Any) -> Any:
 
 
 def _objects(arguments: Any) -> list[tuple[Any, str, bool]]:
-    """What of a call's arguments can change: objects, but for tensors and arrays."""
+    """The objects among a call's arguments that can change, without tensors and arrays."""
     args, kwargs = arguments or ((), {})
     items = [(f"argument {path}", x) for path, x in tree_items((*args, kwargs))]
     return [(x, path, False) for path, x in items if not (isinstance(x, Tensor) or backend.is_array(x))]
 
 
 def _own_classes(c: type) -> list[type]:
-    """A class and its bases, as far as they are the user's."""
+    """Those of a class and its bases that the user defined."""
     return [base for base in c.__mro__ if is_users(base.__module__)]

@@ -1,4 +1,4 @@
-"""What writes a step down: a backend whose arrays are symbols, and kernels that are noted as they run."""
+"""Records a step: a backend whose arrays are symbols, and kernels that are noted as they run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse, refused
 
 
 class _Functions:
-    """The array module of symbols: operations by their names there, and arrays that hold no values of a step."""
+    """The array module of symbols: operations under NumPy's names, and functions that make constant arrays."""
 
     def __init__(self, recorder_of: Callable[[], Recorder]) -> None:
         self._recorder_of = recorder_of
@@ -36,7 +36,7 @@ class _Functions:
         return refused(f"calls {name} of the array module, which is no operation")
 
     def asarray(self, x: Any, dtype: Any = None) -> Any:
-        """What has been an array all along."""
+        """A symbol as it is, or in another dtype; an array of anything else."""
         if isinstance(x, Symbol):
             return x if dtype is None else x.astype(dtype)
         return self._recorder_of().xp.asarray(x, dtype=dtype)
@@ -45,7 +45,7 @@ class _Functions:
 
     @staticmethod
     def zeros_like(x: Any) -> Symbol:
-        """Zeros that the step may go on to write into, as optimisers do."""
+        """Zeros that the step may write into later, as optimisers do."""
         recorder = _current()
         zeros = recorder.xp.zeros_like(bare(x))
         return recorder.symbol(zeros, recorder.constant(zeros))
@@ -76,7 +76,7 @@ class _SymbolBackend(Backend):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """That of the arrays that the symbols stand for."""
+        """The name of the backend whose arrays the symbols stand for."""
         return _current().home.name
 
     def uniform(self, shape: tuple[int, ...]) -> Any:
@@ -93,7 +93,7 @@ class _SymbolBackend(Backend):
 
     def random_state(self) -> int:
         recorder = _current()
-        if recorder.drawn == len(recorder.draws):  # else the generator is further on
+        if recorder.drawn == len(recorder.draws):  # else the generator is ahead of this point
             recorder.states[recorder.drawn] = recorder.home.random_state(), backend.host.random_state()
         return recorder.drawn
 
@@ -104,7 +104,7 @@ class _SymbolBackend(Backend):
         _current().rerun += 1
 
     def shows_elsewhere(self, symbol: Symbol) -> bool:
-        """Whether somebody holds a view of this symbol's memory. Copies of the symbol are no views."""
+        """Whether a symbol of another value shares this one's memory, as a view does."""
         if getattr(symbol.array, "base", None) is None and sys.getrefcount(symbol.array) <= 3:
             return False
         memory = _current().home.extent(symbol.array)
@@ -112,7 +112,7 @@ class _SymbolBackend(Backend):
         return any(_current().home.extent(x.array) == memory for x in others)
 
     def checksum(self, array: Array) -> int:
-        return 0  # what is recorded twice is the same
+        return 0  # a recorded operation gives the same result again
 
 
 class _Active(threading.local):
@@ -134,11 +134,11 @@ for _type in (Symbol, DeviceSymbol):
 
 
 class Recorder:
-    """Writes down what a step does.
+    """Records what a step does.
 
-    While it does so, the state of the random generator is the number of draws so far. Setting it back means that
-    checkpointing repeats something, and the same draws are given out again. A draw that differs from the first time's
-    shows that the first was a try, as checkpointing tries a cell out: the real generator goes back to before it.
+    While recording, the state of the random generator is the number of draws so far. Setting it back means that
+    checkpointing repeats something, and the same draws are handed out again. If a repeated draw differs from the first
+    one, the first was only a trial, as when checkpointing tries out a cell: the real generator is reset to before it.
     """
 
     def __init__(self, home: Backend) -> None:
@@ -148,21 +148,21 @@ class Recorder:
         self.kind = Symbol if home.name == "numpy" else DeviceSymbol
         self.made: list[weakref.ref[Symbol]] = []
         self.lines: list[Line] = []
-        self.seen: dict[int, Array] = {}  # bare arrays whose numbers went into constants, by id of the owner
+        self.seen: dict[int, Array] = {}  # bare arrays whose values became constants, by id of the owner
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
-        self.rerun = 0  # of lines
+        self.rerun = 0  # of the lines to come
         self.draws: list[Symbol] = []  # random numbers
-        self.drawn = 0  # how many of them: fewer when steps are done once more, with the numbers of the first time
-        self.states: dict[int, Any] = {}  # of the generator, by how many had been drawn
+        self.drawn = 0  # how many are used so far; set back when steps are repeated with the same numbers
+        self.states: dict[int, Any] = {}  # of the generators, by the number of draws before
         self.start = backend.host.random_state()
-        self._drawn = repr(self.start)  # where the host's generator stands if only draw() used it
+        self._drawn = repr(self.start)  # the state of the host's generator if only draw() has used it
 
     def port(self, array: Array, name: str) -> Symbol:
         """A symbol for an array that comes from outside."""
         return self.symbol(array, Value(array.shape, array.dtype, name))
 
     def symbol(self, array: Array, value: Value) -> Symbol:
-        """A symbol, noted as long as somebody holds it."""
+        """A symbol, tracked by a weak reference."""
         symbol = self.kind(array, value)
         self.made.append(weakref.ref(symbol))
         return symbol
@@ -180,7 +180,7 @@ class Recorder:
         return self.draws[self.drawn - 1]
 
     def _take_back(self) -> None:
-        """Go back to before random numbers that were drawn for a try, and are not drawn in the step as it is."""
+        """Undo the draws of a trial, which an eager step would not count: mark them TRIED, and reset the generators."""
         for symbol in self.draws[self.drawn :]:
             assert symbol.value.line is not None
             symbol.value.line.name = TRIED
@@ -194,7 +194,7 @@ class Recorder:
             self.sources[source](*how)
 
     def run_again(self, drawn: int) -> None:
-        """Note that what follows runs once more, from where so many random numbers had been drawn."""
+        """Start a rerun, from the point where ``drawn`` random draws had been made."""
         self.rerun += 1
         self.drawn = drawn
 
@@ -204,7 +204,7 @@ class Recorder:
             refuse("drew random numbers from the generator of parameters, which would be the same in each replay")
 
     def call(self, op: Op, *inputs: Any, **attributes: Any) -> Any:
-        """Run a kernel on this run's values, and write the call down."""
+        """Run a kernel on this run's arrays, and record the call."""
         if attributes.pop("out", None) is not None:
             refuse(f"gives {op.name} an array to write to")
         if op is ops.getitem.op and any(isinstance(x, Symbol) and x.dtype == bool for x in _flat(attributes["key"])):
@@ -214,7 +214,7 @@ class Recorder:
                 refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
         array = op.kernel(self.xp, *map(bare, inputs), **{name: bare(x) for name, x in attributes.items()})
         if not backend.is_array(array):
-            array = self.xp.asarray(array)  # NumPy makes scalars of 0-d results
+            array = self.xp.asarray(array)  # NumPy returns scalars for 0-d results
         attributes = {name: self._read(x) for name, x in attributes.items()}
         return self._write("op", op.name, op.kernel, tuple(map(self._read, inputs)), attributes, array)
 
@@ -226,7 +226,7 @@ class Recorder:
         return self.symbol(array, line.result)
 
     def _read(self, tree: Any) -> Any:
-        """Arguments as a line has them: values in place of symbols, and of constant arrays."""
+        """Arguments as a line holds them, with values in place of symbols and constant arrays."""
         if isinstance(tree, Symbol):
             return tree.value
         if isinstance(tree, (tuple, list, dict)):
@@ -234,18 +234,18 @@ class Recorder:
         return self.constant(tree) if backend.is_array(tree) else tree
 
     def constant(self, array: Array) -> Value:
-        """The value of an array that comes from nowhere in the program."""
+        """The value of an array that no line computes and no port holds."""
         if id(array) not in self.constants:
             self.constants[id(array)] = Value(array.shape, array.dtype, f"constant_{len(self.constants)}", array)
         return self.constants[id(array)]
 
-    # As a watcher, it is told after each rule of a backward pass: the lines since then are that rule's.
+    # As a watcher, it is called after each rule of a backward pass: the lines since the last call are that rule's.
 
     def forward(self, *_: Any) -> None:
-        """Lines of forward operations are known as such."""
+        """Nothing to do: lines are forward ones unless marked."""
 
     def backward(self, rule: Any, node: Any, contribution: Any) -> None:
-        """Mark the lines of a rule as backward ones, of the time step of its node."""
+        """Mark the lines of a rule as backward, with the time step of its node."""
         for line in reversed(self.lines):
             if line.phase == "backward" or line.step is not None:
                 break
@@ -266,7 +266,7 @@ def _flat(key: Any) -> Any:
 
 
 def _is_symbolic(tree: Any) -> bool:
-    """Whether there is a symbol in a tree."""
+    """Whether a tree contains a symbol."""
     if isinstance(tree, (Symbol, Scalar)):
         return True
     if isinstance(tree, (tuple, list, dict)):
@@ -275,7 +275,7 @@ def _is_symbolic(tree: Any) -> bool:
 
 
 def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
-    """A kernel, or, if symbols are among its arguments, the recorder."""
+    """Run a kernel, through the recorder if symbols are among its arguments."""
     if any(map(_is_symbolic, inputs)) or any(map(_is_symbolic, attributes.values())):
         return _current().call(op, *inputs, **attributes)
     if _active.recorder is not None:
@@ -287,12 +287,12 @@ def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
 
 @contextmanager
 def recording(home: Backend) -> Iterator[Recorder]:
-    """Write down every operation on symbols in this thread, while the block runs."""
-    with dispatch.intercepted(registry.values(), _stand_in):  # which one thread does at a time
+    """Record every operation on symbols in this thread while the block runs."""
+    with dispatch.intercepted(registry.values(), _stand_in):  # one thread at a time
         recorder = Recorder(home)
         try:
-            _active.recorder, tape.state.copies = recorder, False  # constants are known by which array they are
-            for source in recorder.sources:  # masks for constants are random too
+            _active.recorder, tape.state.copies = recorder, False  # constants are identified by their arrays
+            for source in recorder.sources:  # a dropout mask for a constant array is random too
                 vars(home)[source] = functools.partial(_drawn, recorder, source)
             vars(home.host)["reading"] = functools.partial(_seen, recorder)
             with tape.watching(recorder):
@@ -310,18 +310,18 @@ def is_recording() -> bool:
 
 
 def _drawn(recorder: Recorder, source: str, *how: Any) -> Any:
-    """Random numbers, written down if it is the recording thread that asks."""
+    """Random numbers, recorded if the recording thread draws them."""
     return recorder.draw(source, *how) if _active.recorder is recorder else recorder.sources[source](*how)
 
 
 def _seen(recorder: Recorder, array: Array) -> None:
-    """Note a bare array whose numbers the recording thread uses now, and a replay would not use again."""
+    """Note a bare array that the recording thread reads now and a replay would not read again."""
     if _active.recorder is recorder:
         recorder.seen[id(owner_of(array))] = array
 
 
 def _way(drawn: Symbol) -> tuple[str, Any]:
-    """From which source, and how, random numbers were drawn."""
+    """The source and the arguments of a random draw."""
     line = drawn.value.line
     assert line is not None
     return line.name, line.inputs

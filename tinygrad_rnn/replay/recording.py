@@ -1,4 +1,4 @@
-"""One run of a step, written down: the program, and how it is joined to the world outside."""
+"""One recorded run of a step: the program, and how it connects to the world outside."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ _SMALL = 2**14  # bytes
 
 
 class Port:
-    """A place outside that the program reads, writes, or both."""
+    """A place outside the program that it reads, writes, or both."""
 
     def __init__(self, place: Place, symbol: Symbol, later: Place) -> None:
         self.place = place
-        self.later = later  # the same place for replays: by then a leaf may hold another gradient
+        self.later = later  # the place in replays: by then a leaf may hold another gradient
         self.value, self.array = symbol.value, symbol.array  # what it holds before
         self.after: Any = symbol.copy()  # what the step left there
         place.put(symbol)
 
     @property
     def updated(self) -> bool:
-        """Whether the step put another array there, or wrote into the one that was."""
+        """Whether the step put another array there, or wrote into the old one."""
         return not isinstance(self.after, Symbol) or self.after.value is not self.value
 
 
 class Gradient(NamedTuple):
-    """What a step left as the gradient of a leaf."""
+    """The gradient that a step left on a leaf."""
 
     leaf: Leaf
     tensor: Tensor | None
-    array: Any  # of the tensor, where each replay puts the gradient
-    source: Any  # the symbol that stood there
+    array: Any  # the tensor's array, where each replay puts the gradient
+    source: Any  # the symbol that the tensor held
 
 
 class Recording:
-    """What a step did in one run. That run's results are real: parameters are updated, and ``output`` is there.
+    """What a step did in one run. That run is real: parameters are updated, and ``result`` is what it returned.
 
-    If the step cannot be recorded, CaptureError says why, and every array and number is as it was before, but for bare
-    arrays into which the step itself has written.
+    If the step cannot be recorded, CaptureError says why, and all arrays and numbers are restored, except for bare
+    arrays that the step itself has written into.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Recording:
                 self._check(reach(), drawn, held, recorder, output)
             self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
-        # Bare arrays whose numbers the step used, but not by lines, which read them anew in each replay; and small
-        # ones, which only NumPy may have read.
+        # Bare arrays that the step read, but not in lines, which read them again in each replay; and small ones, since
+        # NumPy may have read them unseen.
         live = {id(writes.owner_of(value.constant)) for value in recorder.constants.values()}
         self.seen = [
             (path, x, backend.of(x).checksum(x))
@@ -107,11 +107,11 @@ class Recording:
         ]
 
     def _places(self) -> tuple[list[tuple[Place, Place]], list[Place]]:
-        """Where the step finds arrays, now and in replays; and where it finds numbers that may change."""
+        """The places of arrays, now and in replays, and the places of numbers that may change."""
         arrays: list[tuple[Place, Place]] = []
         for tensor, path in self.reach.tensors.items():
             arrays.append((Attribute(tensor, "array", path),) * 2)
-        first: dict[Tensor, Leaf] = {}  # of leaves that may share a gradient
+        first: dict[Tensor, Leaf] = {}  # by gradient, which several leaves may share
         for leaf, path in self.reach.leaves.items():
             if leaf.grad is not None and first.setdefault(leaf.grad, leaf) is leaf:
                 path = f"{path}.grad"
@@ -121,11 +121,11 @@ class Recording:
 
     @contextmanager
     def _undone_if_refused(self, recorder: Recorder, before: list[tuple[Place, Any]]) -> Iterator[None]:
-        """Whatever goes wrong inside leaves all places, gradients and tensors as they were."""
+        """If anything in the block fails, restore all places, gradients and tensors."""
         try:
             yield
         except BaseException as error:
-            if isinstance(error, CaptureError):  # others come from the step, which has drawn what it has drawn
+            if isinstance(error, CaptureError):  # other errors are the step's own, and its draws stand
                 backend.host.set_random_state(recorder.start)
             for leaf, g in self.grads_before.items():
                 leaf.grad = g
@@ -136,7 +136,7 @@ class Recording:
             raise
 
     def _check(self, after: Reach, drawn: Any, held: dict[int, Any], recorder: Recorder, output: Any) -> None:
-        """Raise if the step did what a replay would not do again."""
+        """Raise if the step did something that a replay would not repeat."""
         if _random_states(self.reach) != drawn:
             raise CaptureError(
                 "capture: the step drew random numbers from a generator of its own, which a replay would not do; draw "
@@ -152,7 +152,7 @@ class Recording:
             )
 
     def _refuse_kept(self, after: Reach, recorder: Recorder, output: Any) -> None:
-        """Raise if a result is kept anywhere but in what the step returns, and in places that replays write to."""
+        """Raise if a result is kept anywhere but in the return value and in places that replays write to."""
         known = set(self.reach.tensors)
         for tensor, path in after.tensors.items():
             if tensor not in known and isinstance(tensor.array, Symbol):
@@ -165,10 +165,10 @@ class Recording:
         accounted = {*map(id, map(bare_array, kept)), *(id(symbol) for symbol, _ in self.inputs)}
         del places, kept
         others = not accounted.issuperset(id(x) for x in (ref() for ref in recorder.made) if x is not None)
-        # What is returned may be kept elsewhere as well: then more than the tensor that is returned refers to it.
+        # A returned array may be kept elsewhere too: then not only the returned tensor refers to it.
         shared = any(sys.getrefcount(x.array) > 2 for x in leaves(output) if isinstance(x, Taped))
-        if (others or shared) and not own.issuperset(_symbolic()):  # which looks at every object there is
-            gc.collect()  # it may be in a cycle
+        if (others or shared) and not own.issuperset(_symbolic()):  # slow: it looks at every object
+            gc.collect()  # it may only live on in a cycle
             for tensor in _symbolic():
                 if tensor not in own:
                     raise CaptureError(
@@ -177,9 +177,9 @@ class Recording:
                     )
 
     def _settle(self, reach: Callable[[], Reach], output: Any) -> None:
-        """See what the run left behind, and put arrays and numbers in the place of symbols.
+        """Find out what the run left behind, and replace symbols by arrays and numbers.
 
-        All arrays are copies: what a step returns must not be what later replays write to, nor two gradients one array.
+        All arrays are copies: later replays must not write into what a step returned, nor may gradients share an array.
         """
         self.output = output
         self.result = in_output(without_symbols, output)
@@ -195,21 +195,21 @@ class Recording:
         new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
         for place in new_places:
             place.put(bare(place.get()))
-        self.steady = not new_places  # not so for the first step of an optimiser, which makes its buffers
+        self.steady = not new_places  # false for an optimiser's first step, which makes its buffers
 
     def _settle_ports(self) -> None:
-        """See which arrays the step replaced or wrote into."""
+        """Find out which arrays the step replaced or wrote into."""
         for port in self.ports:
             left = port.place.get()
             port.after = left.copy() if isinstance(left, Symbol) else left
-        new = [(port, copied(port.after)) for port in self.ports]  # of all, before any is written
+        new = [(port, copied(port.after)) for port in self.ports]  # copy all before any is written
         for port, array in new:
             port.place.put(_commit(port.array, array) if port.updated else port.array)
 
     def _settle_gradients(self, left: dict[Leaf, Any], sources: dict[Any, Any], arrays: dict[Any, Array]) -> None:
-        """See which gradients the step replaced; several leaves may have been left with one, or with an old one.
+        """Find out which gradients the step replaced. Leaves may now share a gradient, or hold an old one.
 
-        Such a gradient is two things: the array of the old one, its port, which is only read, and the new one.
+        A replaced gradient is two things: the old array, a port that is only read, and the new gradient.
         """
         kept = {before for leaf, before in self.grads_before.items() if leaf not in left}
         given = {gradient: gradient if gradient in kept else Tensor.wrap(array) for gradient, array in arrays.items()}
@@ -222,23 +222,23 @@ class Recording:
                 port.after = Symbol(port.array, port.value)
 
     def changed(self) -> list[str]:
-        """The paths of what is no longer as it was when the step was recorded."""
+        """The paths of everything that has changed since the recording."""
         return self.reach.changed() + [path for path, x, held in self.seen if backend.of(x).checksum(x) != held]
 
     def shares_gradients(self) -> bool:
-        """Whether the same leaves share a gradient as when the step was recorded."""
+        """Whether leaves share gradients as they did when the step was recorded."""
         now = {id(leaf.grad) for leaf in self.grads_before}
         return len(now) == self.gradients and all(a.grad is b.grad for a, b in self.sharing)
 
     def values(self) -> list[Value]:
-        """All that the program has to deliver."""
+        """All values that the program must compute."""
         found = [port.after for port in self.ports if port.updated] + [g.source for g in self.grads]
         found += map(bare_array, leaves(self.output))
         return [x.value for x in found if isinstance(x, Symbol)]
 
 
 class _Closed:
-    """Stands for an iterator while a step is recorded."""
+    """Stands in for an iterator while a step is recorded, and refuses to be read."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -258,13 +258,13 @@ def _symbolic() -> list[Tensor]:
 
 
 def _alive() -> list[Tensor]:
-    # Not isinstance, which asks some objects for more than they like to tell.
+    # Not isinstance, which reads __class__: that fails or has side effects on some objects, such as proxies.
     return [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
 
 
 def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
-    """Tensors out of the step's reach whose arrays it used all the same, with these, which must not be replaced."""
-    if all(sys.getrefcount(value.constant) <= 2 for value in constants.values()):  # held by their values alone
+    """Tensors that are not in ``reach``, but whose arrays the step used; these arrays must not be replaced."""
+    if all(sys.getrefcount(value.constant) <= 2 for value in constants.values()):  # only their values refer to them
         return []
     return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
 
@@ -273,7 +273,7 @@ _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; we
 
 
 def _commit(old: Array, new: Array) -> Array:
-    """The array that a parameter has after a recording: one that captured steps share is written in place."""
+    """The array of a parameter after a recording. One that captured steps share is written in place."""
     known = _buffers.get(id(old))
     if known is not None and known() is old:
         old[...] = new
@@ -284,18 +284,18 @@ def _commit(old: Array, new: Array) -> Array:
 
 
 def _home(values: list[Any], arguments: Any) -> Backend:
-    """The backend of the arrays that a step works on: a device, if one of them is there."""
+    """The backend that a step works on: a device's, if any of its arrays is on a device."""
     arrays = [x for x in map(bare_array, [*tree_leaves(arguments), *values]) if backend.is_array(x)]
     homes = [backend.of(x) for x in arrays]
     return next((home for home in homes if home.name != "numpy"), homes[0] if homes else backend.default())
 
 
 def _contents(reach: Reach) -> dict[int, Any]:
-    """What the arrays hold that are reached, but by no tensor: a replay knows nothing of what is written there."""
+    """Checksums of the arrays in reach that no tensor holds: a replay would not repeat writes to them."""
     return {id: backend.of(x).checksum(x) for id, (_, x) in reach.arrays.items() if x.dtype.kind in "fiub"}
 
 
 def _random_states(reach: Reach) -> Any:
-    """Where the generators stand that a replay does not draw from."""
+    """The states of the random generators that a replay does not draw from."""
     shared: Any = np.random.get_state()
     return random.getstate(), shared[1].tobytes(), shared[2], list(map(state_of, reach.generators))

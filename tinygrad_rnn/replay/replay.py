@@ -1,4 +1,4 @@
-"""A recording made ready to be played: passes done, memory laid out, joined to the places outside."""
+"""A recording made ready to run: optimised, laid out in memory, and connected to the places outside."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Replay:
         self.without = passes.left_out(without, recording.home)
         self.program = self.program_after(None)
         self._private: set[Port] = set()
-        self._owners: dict[Any, set[Leaf]] = defaultdict(set)  # leaves that a replay gives a gradient
+        self._owners: dict[Any, set[Leaf]] = defaultdict(set)  # by gradient: the leaves that a replay gives it to
         for gradient in recording.grads:
             self._owners[gradient.tensor].add(gradient.leaf)
         self._owners.pop(None, None)
@@ -50,10 +50,10 @@ class Replay:
         return program
 
     def _bind(self) -> bool:
-        """Read a tensor whose array was replaced from a copy that each replay makes; False for another dtype."""
+        """Let each replay copy in the tensors whose array was replaced; False if a dtype or shape has changed."""
         for leaf in self.recording.grads_before:
             owners = self._owners.get(leaf.grad)
-            if owners is not None and leaf not in owners:  # it was given a gradient that is written to for another leaf
+            if owners is not None and leaf not in owners:  # it was given a gradient that replays write for other leaves
                 leaf.grad = Tensor.wrap(leaf.grad.array.copy())
         for port, array in [*self.bound, *self.copied, *self.written]:
             found = port.later.get()
@@ -67,17 +67,17 @@ class Replay:
 
     @collector_resting(lasting=True)
     def _ready(self) -> None:
-        """Lay out the memory, make the calls, and see what has to be copied after them."""
+        """Lay out the memory, make the calls, and list the copies that must follow them."""
         recording, home = self.recording, self.recording.home
         before = self._arrays_before()
-        shown: dict[int, list[Value]] = defaultdict(list)  # by id of an array: what shows it
+        shown: dict[int, list[Value]] = defaultdict(list)  # by id of an array: the values that lie in it
         for value, array in before.items():
             shown[id(array)].append(value)
-        # The arrays that a replay writes, each with what it is to hold: a symbol, if the step computes it.
+        # The arrays that a replay writes, each with its new content: a symbol, if the step computes it.
         left = [(array, port.after) for port, array in self.written]
         left += [(g.array, g.source) for g in recording.grads if g.tensor is not None]
         computed = dict(zip(self.recorded.results, self.program.results, strict=True))
-        kept: dict[Value, tuple[Array, Value | None]] = {}  # what may be computed right there, over what was there
+        kept: dict[Value, tuple[Array, Value | None]] = {}  # values that may be computed in place, over an old value
         for array, source in left:
             over = shown[id(array)]
             if isinstance(source, Symbol) and len(over) < 2:
@@ -89,10 +89,10 @@ class Replay:
         except MemoryError as error:
             raise shortage.of_replay(error, lanes.arena.size, lanes.count > 1) from error
         overwritten = {value for array, _ in left for value in shown[id(array)]}
-        self.copies: list[tuple[Array, Array]] = []  # after the calls, in this order: to where, and what
+        self.copies: list[tuple[Array, Array]] = []  # after the calls, in this order: target and source
 
         def final(symbol: Symbol) -> Array:
-            """Where a replay finds what a symbol was: in a copy, if that is what an array held before it is written."""
+            """The array with a symbol's value: a copy, if it is the old content of an array that is overwritten."""
             value = computed[symbol.value]
             array = self.player.array(value)
             if layout.root(value) in overwritten:
@@ -109,7 +109,7 @@ class Replay:
         self.memory = Memory(lanes.arena.size, layout.naive, sum(array.nbytes for array in beside), lanes)
 
     def _arrays_before(self) -> dict[Value, Array]:
-        """The arrays that hold what the program finds: those of ports, or copies of them, and copies of arguments."""
+        """The arrays with the program's inputs: those of ports or copies of them, and copies of arguments."""
         recording, home = self.recording, self.recording.home
         read = {value for line in self.program.lines for value in line.reads} | set(self.program.results)
         for value in read:
@@ -117,8 +117,8 @@ class Replay:
                 value.constant = home.from_host(value.constant)
         self._give_copies({id(port.later.get()): port for port in recording.ports if port.updated})
         self.written = [(port, port.later.get()) for port in recording.ports if port.updated]
-        self.copied: list[tuple[Port, Array]] = []  # before each replay, from an array that was replaced
-        self.bound: list[tuple[Port, Array]] = []  # read where they are
+        self.copied: list[tuple[Port, Array]] = []  # filled before each replay, as the port's array was replaced
+        self.bound: list[tuple[Port, Array]] = []  # read in place
         for port in recording.ports:
             if port.value in read and not port.updated:
                 if port in self._private:
@@ -130,7 +130,7 @@ class Replay:
         return arrays | {value: array for (_, value), array in zip(recording.inputs, self.inputs, strict=True)}
 
     def fits(self) -> bool:
-        """Whether all that the step was recorded with is there still."""
+        """Whether the recording is still valid. Arrays that were replaced are bound anew."""
         recording = self.recording
         return (
             recording.reach.unchanged()
@@ -142,7 +142,7 @@ class Replay:
         )
 
     def __call__(self, arrays: list[Array], floats: list[float], play: Callable[[], None] | None = None) -> Any:
-        """Do the step, which fits, with the arrays and floats of a call's arguments."""
+        """Run the step, which must fit, with the arrays and floats of a call's arguments."""
         moved = [k for k, (port, array) in enumerate(self.written) if port.later.get() is not array]
         if moved:
             self._claim(moved)
@@ -153,7 +153,7 @@ class Replay:
         self.recording.floats[:] = floats
         (play or self.player)()
         self._hand_out()
-        returned = in_output(self._returned, self.recording.output)  # whose numbers may come from before this step
+        returned = in_output(self._returned, self.recording.output)  # first: numbers may be from before this step
         after = [(place, x.run() if isinstance(x, Scalar) else x) for place, x in self.recording.numbers_after]
         for place, number in after:
             place.put(number)
@@ -167,10 +167,10 @@ class Replay:
         for leaf, gradient, array, _ in self.recording.grads:
             leaf.grad = gradient
             if gradient is not None:
-                gradient.array = array  # clipping, or another backward, may have given it a new one
+                gradient.array = array  # clipping, or another backward, may have replaced it
 
     def _give_copies(self, own: dict[int, Port]) -> None:
-        """Where a place shows an array that belongs to another one, give it a copy."""
+        """Give a port a copy if its array belongs to another port."""
         for port in self.recording.ports:
             found = port.later.get()
             if own.get(id(found), port) is not port:
@@ -180,15 +180,15 @@ class Replay:
         self._references = [sys.getrefcount(array) for _, array in self.written]
 
     def _claim(self, moved: list[int]) -> None:
-        """Write what was put at some places since into the arrays that belong there, and put these back.
+        """Where a port's array was replaced, copy the new content into the program's own array, and put that back.
 
-        After p.data, q.data = q.data, p.data one such array is shown elsewhere: another place of the step's then gets a
-        copy, and if somebody else has it, it is theirs, and the program is laid out anew.
+        After p.data, q.data = q.data, p.data the program's own array is in use elsewhere. If another port holds it, it
+        gets a copy; if anybody else does, the array is theirs, and the program is laid out anew.
         """
         self._give_copies({id(array): port for port, array in self.written})
         before = self._references
         self._count_references()
-        if any(self._references[k] >= before[k] for k in moved):  # there should be one less, as the place has let go
+        if any(self._references[k] >= before[k] for k in moved):  # should be one less, as the port let go of it
             for k in moved:
                 port, _ = self.written[k]
                 port.later.put(port.later.get().copy())
@@ -200,7 +200,7 @@ class Replay:
             port.later.put(array)
 
     def _returned(self, x: Any) -> Any:
-        """A part of the step's result after a replay."""
+        """A leaf of the output after a replay."""
         array = bare_array(x)
         if isinstance(array, Symbol) or backend.is_array(array):
             copy = (self.finals[array.value] if isinstance(array, Symbol) else array).copy()
@@ -208,7 +208,7 @@ class Replay:
         return x.run() if isinstance(x, Scalar) else x
 
     def profile(self, arrays: list[Array], floats: list[float]) -> Profile:
-        """Do the step, and measure each call."""
+        """Run the step, and time each call."""
         rows: list[tuple[Line, Row]] = []
 
         def play() -> None:

@@ -1,4 +1,4 @@
-"""Calls as Python code without a loop: a name for each function and array, and a line for each call."""
+"""Compiles calls to straight-line Python code: a name for each function and array, and a line for each call."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import lru_cache, partial
 from types import CodeType, FunctionType
 from typing import Any
 
-_LINES = 256  # of one function: with many more names, Python takes longer to look at each
+_LINES = 256  # of one function: with many more names, each takes longer to look up
 
 
 def straight(parts: Iterable[Sequence[partial[Any]]]) -> Callable[[], None]:
-    """A function that makes calls one after the other, a twentieth of their time sooner than a loop over them.
+    """A function that makes all calls in order, a twentieth faster than a loop over them.
 
-    Parts that are alike but for their arrays, as those of time steps are, share their code.
+    Parts that differ only in their arrays, such as time steps, share their code.
 
     >>> said = []
     >>> straight([[partial(said.append, 1), partial(said.extend, (2, 3))], [partial(said.append, 4)]])()
@@ -44,13 +44,13 @@ def _function(calls: Sequence[partial[Any]]) -> Callable[[], None]:
         return f"{name(call)}()" if call.keywords else f"{name(call.func)}({', '.join(map(name, call.args))})"
 
     lines = "\n ".join(map(line, calls))
-    space = {"__builtins__": builtins}  # without which no function written in C could import anything
+    space = {"__builtins__": builtins}  # without them, a function written in C could not import anything
     return FunctionType(_code(lines, len(values)), space, "part", tuple(values))
 
 
 @lru_cache(maxsize=256)
 def _code(lines: str, names: int) -> CodeType:
-    """The code of a function of so many names, as defaults of parameters, for as locals they are found soonest."""
+    """The code of a function whose names are parameters with defaults: locals are the fastest to look up."""
     space: dict[str, Any] = {}
     exec(f"def part({', '.join(f'v{k}' for k in range(names))}):\n {lines}", space)
     return space["part"].__code__  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""A pass over what a parameter gets from each step, where that is a sum over the batch: one sum over batch and time."""
+"""A pass for gradients to which each time step adds a sum over the batch: one sum over batch and time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .order import AT_ONCE, in_order_of
 from .program import Line, Program, Value
 from .views import reshape, reshape_line
 
-_FEWEST = 4  # steps for which it is worth while
+_FEWEST = 4  # steps, at least, to be worthwhile
 
 
 def sum_over_time(program: Program) -> None:
-    """sum(x_1) + ... + sum(x_T) as one sum over all x, as they come from parameters that all steps add or multiply."""
+    """Make sum(x_1) + ... + sum(x_T) one sum over all x, for parameters that every step adds or multiplies by."""
     readers = program.uses()
     made: list[Line] = []
     for line in program.lines:
@@ -26,7 +26,7 @@ def sum_over_time(program: Program) -> None:
             made += _summed(line, list(_terms(line, readers, program)), readers, program)
     if made:
         position = {line: i for i, line in enumerate(program.lines)}
-        program.lines = in_order_of(position | dict.fromkeys(made, AT_ONCE))  # so that no x need be kept for long
+        program.lines = in_order_of(position | dict.fromkeys(made, AT_ONCE))  # so that no x is kept for long
 
 
 def _adds(line: Line) -> bool:
@@ -35,7 +35,7 @@ def _adds(line: Line) -> bool:
 
 
 def _is_inner(line: Line, readers: dict[Value, list[Line]], program: Program) -> bool:
-    """Whether a sum of two is a term of another one, and nothing else."""
+    """Whether an addition is only read by one other addition."""
     read = readers.get(line.result, ())
     return (
         len(read) == 1
@@ -46,7 +46,7 @@ def _is_inner(line: Line, readers: dict[Value, list[Line]], program: Program) ->
 
 
 def _terms(line: Line, readers: dict[Value, list[Line]], program: Program) -> Iterator[Value]:
-    """What a sum of sums of two adds up."""
+    """The terms of a tree of additions."""
     ahead = list(line.inputs)
     while ahead:
         x = ahead.pop()
@@ -57,7 +57,7 @@ def _terms(line: Line, readers: dict[Value, list[Line]], program: Program) -> It
 
 
 def _summed(line: Line, terms: list[Value], readers: dict[Value, list[Line]], program: Program) -> list[Line]:
-    """Lines that sum up terms of one kind at once, and add up these sums, for a line that adds the last two."""
+    """Lines that sum terms of one kind at once, and add these sums; ``line`` adds the last two."""
     kinds: dict[Any, list[Line]] = defaultdict(list)
     others = []
     for x in terms:
@@ -79,14 +79,14 @@ def _summed(line: Line, terms: list[Value], readers: dict[Value, list[Line]], pr
         made.append(Line("ufunc", "add", np.add, (others.pop(), others.pop()), {}, total, line))
         others.append(total)
     if len(others) == 1:
-        line.become(made.pop())  # the one that gives the sum its shape
+        line.become(made.pop())  # the reshape of the sum
     else:
         line.read(tuple(others))
     return made
 
 
 def _part(x: Value) -> Line | None:
-    """The line that sums up something, if x is its result, perhaps in another shape."""
+    """The sum that computes x, perhaps followed by a reshape; None if x is anything else."""
     line = x.line
     if line is not None and line.function is reshape:
         line = line.inputs[0].line
@@ -94,7 +94,7 @@ def _part(x: Value) -> Line | None:
 
 
 def _at_once(parts: list[Line], like: Line) -> list[Line]:
-    """One sum over what several are sums of, in the order of time."""
+    """One sum over the operands of several sums, in the order of time."""
     xs = [part.inputs[0] for part in sorted(parts, key=lambda part: part.step or 0)]
     gathered = gather_line(xs, like)
     whole = gathered.result

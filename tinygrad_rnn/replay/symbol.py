@@ -1,7 +1,7 @@
-"""What stands for an array, or for a number that may change, while a step is recorded.
+"""Stand-ins for arrays, and for numbers that may change, while a step is recorded.
 
-A ``Symbol`` holds the value that it has in this run and its place in the program. Kernels never see one: an operation
-on symbols runs on their values and adds a line. What a program cannot follow, such as a branch on a value, is refused.
+A ``Symbol`` holds its array in this run and its place in the program. Kernels never see one: an operation on symbols
+runs on their arrays and adds a line. What a program cannot express, such as a branch on a value, is refused.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .views import VIEWS
 
 
 class NumberError(CaptureError):
-    """A step does more with a number that may change than arithmetic."""
+    """A step does more than arithmetic with a number that may change."""
 
 
 def refuse(what: str, kind: type[CaptureError] = CaptureError) -> NoReturn:
-    """Raise, with what the step does and the line that does it."""
+    """Raise an error that says what the step does, and in which line."""
     raise kind(
         f"capture: the step {what}{whereabouts()}. A recorded step cannot depend on values; compute with operations "
         "(tg.where for a choice), or move this out of the step"
@@ -44,7 +44,7 @@ def refused(what: str, kind: type[CaptureError] = CaptureError) -> Callable[...,
 
 
 def _shows_port(value: Value) -> bool:
-    """Whether a value is a view of an array that was there before the step."""
+    """Whether a value is a view of an array that existed before the step."""
     root = value
     while root.line is not None and root.line.function in VIEWS:
         root = root.line.reads[0]
@@ -52,7 +52,7 @@ def _shows_port(value: Value) -> bool:
 
 
 def _recorded(self: Any, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-    """What NumPy calls for a function of an array and something that is none: the engine's operation of that name."""
+    """NumPy calls this for a ufunc with a symbol among its operands: run the engine's operation of that name."""
     name = {"true_divide": "divide"}.get(ufunc.__name__, ufunc.__name__)
     if kwargs.pop("out", None) is not None:
         refuse(f"writes into an array by numpy.{ufunc.__name__}")
@@ -67,7 +67,7 @@ class Symbol(Operators):
     __slots__ = ("__weakref__", "array", "value")
 
     def __init__(self, array: Array, value: Value) -> None:
-        self.array = array  # what it is in this run
+        self.array = array  # its array in this run
         self.value = value  # its place in the program
 
     shape = property(lambda self: self.array.shape)
@@ -89,7 +89,7 @@ class Symbol(Operators):
         return (self[i] for i in range(len(self)))
 
     def copy(self) -> Symbol:
-        """Another symbol for what this one is now."""
+        """Another symbol for the present value."""
         return type(self)(self.array, self.value)
 
     def astype(self, dtype: Any, copy: bool = True) -> Any:
@@ -97,7 +97,7 @@ class Symbol(Operators):
         return (self.copy() if copy else self) if np.dtype(dtype) == self.dtype else ops.astype(self, dtype)
 
     def ravel(self) -> Any:
-        """As one axis."""
+        """Flattened to one axis."""
         return self.reshape(-1)
 
     def cumsum(self, axis: int | None = None) -> Any:  # type: ignore[override]
@@ -111,7 +111,7 @@ class Symbol(Operators):
     __array_ufunc__ = _recorded
 
     def become(self, result: Symbol) -> Symbol:
-        """Stand for something else from now on, wherever it is: what ``x += y`` does to an array."""
+        """Stand for another value from now on, wherever this symbol is held: what ``x += y`` does to an array."""
         if result.shape != self.shape or _shows_port(self.value):
             refuse("writes into a part of an array")
         if backend.of(self).shows_elsewhere(self):  # type: ignore[attr-defined]
@@ -128,7 +128,7 @@ class Symbol(Operators):
 
 
 class DeviceSymbol(Symbol):
-    """One for an array on a device, whose operators know nothing of ufuncs, and leave the work to the symbol."""
+    """A symbol for a device array, whose operators leave the work to the symbol's if ``__array_ufunc__`` is None."""
 
     __slots__ = ()
     __array_ufunc__ = None  # type: ignore[assignment]
@@ -143,13 +143,13 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
 
 
 class Scalar:
-    """A Python number that may change between replays, such as a learning rate: arithmetic with it is done anew."""
+    """A Python number that may change between replays, such as a learning rate: replays redo the arithmetic on it."""
 
     __slots__ = ("number", "run")
 
     def __init__(self, number: float, run: Callable[[], float]) -> None:
-        self.number = number  # what it is in this run
-        self.run = run  # what gives it in a replay
+        self.number = number  # its value in this run
+        self.run = run  # computes its value in a replay
 
     __repr__ = __str__ = __format__ = refused("makes text of a number that may change", NumberError)
 
@@ -158,10 +158,10 @@ class Scalar:
     def _compared(self, other: Any) -> Any:
         if isinstance(other, (int, float, Scalar)):
             refuse("compares a number that may change", NumberError)
-        return NotImplemented  # an array knows how
+        return NotImplemented  # an array can compare
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
-    __array_ufunc__ = None  # an array's operators, a device's too, leave the work to those of the number
+    __array_ufunc__ = None  # operators of arrays, also on a device, leave the work to the number's
     __bool__ = refused("asks whether a number that may change is true", NumberError)
     __hash__ = __array__ = refused("looks a number up that may change", NumberError)  # type: ignore[assignment]
     __float__ = __int__ = __index__ = refused("makes a constant of a number that may change", NumberError)

@@ -1,7 +1,7 @@
-"""Passes that look at the same line in all time steps: what does not recur is done for many steps at once.
+"""Passes across time steps: what does not recur is done for many steps at once.
 
 Lines that play the same part in different steps form a class. If no member of a class depends on another one, the class
-does not recur: its T small calls can become a few large ones, on inputs that lie one behind the other.
+does not recur: its T small calls can become a few large ones, on inputs that are stacked over time.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _late_and_early(
             if (
                 shapes[:2] == [line.result.shape] * 2
                 and shapes[2] is not None
-                and {late.dtype, a.dtype, b.dtype} == {line.result.dtype}  # or a b would have fewer digits
+                and {late.dtype, a.dtype, b.dtype} == {line.result.dtype}  # or a b would lose precision
                 and classes.behind.get(late, 0) & bit
                 and not (classes.behind.get(a, 0) | classes.behind.get(b, 0)) & bit
             ):
@@ -64,17 +64,17 @@ def _late_and_early(
 
 
 def batch(program: Program) -> None:
-    """One call for many steps in place of one for each, for elementwise lines that do not recur."""
+    """Make one call for many steps instead of one for each, for elementwise lines that do not recur."""
     _join_classes(program, _elementwise, _joined_elementwise)
 
 
 def hoist(program: Program) -> None:
-    """One product for all steps in place of one for each, where a product's input does not recur."""
+    """Make one product for all steps instead of one for each, where a product's input does not recur."""
     _join_classes(program, _products, _joined_product)
 
 
 def _elementwise(line: Line) -> int:
-    """How many lines of a class to join, at most: as many as stay in the cache together."""
+    """How many lines of a class to join at most: as many as fit in the cache together."""
     return BLOCK // max(1, line.result.size) if line.kind == "ufunc" else 0
 
 
@@ -85,7 +85,7 @@ def _products(line: Line) -> int:
 def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable[..., list[Line]]) -> None:
     classes = Classes(program)
     position = {line: i for i, line in enumerate(program.lines)}
-    after: dict[int, set[int]] = {}  # of the classes that were chosen: those that must come before
+    after: dict[int, set[int]] = {}  # by chosen class: the chosen classes that it depends on
     columns = Columns(classes)
     chosen: list[tuple[int, list[Line]]] = []
     for number, members in enumerate(classes.members):
@@ -102,7 +102,7 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
     if not chosen:
         return
     for at_once, candidates in chosen:
-        # What was joined before lies in blocks of steps by now, which the runs follow.
+        # Inputs that have just been joined lie in blocks of steps, and runs end where these do.
         for run in columns.runs(candidates):
             for members in (run[k : k + at_once] for k in range(0, len(run), at_once)):
                 made = join(members, columns) if len(members) > 1 else []
@@ -112,7 +112,7 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
 
 
 def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classes) -> bool:
-    """Whether a chosen class depends on another class, itself or through those chosen."""
+    """Whether a class depends on another one, directly or through chosen classes."""
     ahead, seen = [start], set()
     while ahead:
         number = ahead.pop()
@@ -126,7 +126,7 @@ def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classe
 
 
 def _items(whole: Value, members: list[Line]) -> Iterator[Line]:
-    """Each member's line anew: it takes its item of the whole."""
+    """A new line for each member, which takes its item of the whole."""
     for k, line in enumerate(members):
         yield Line("op", "getitem", getitem, (whole,), {"key": k}, line.result, line)
 
@@ -134,7 +134,7 @@ def _items(whole: Value, members: list[Line]) -> Iterator[Line]:
 def _joined_elementwise(members: list[Line], columns: Columns) -> list[Line]:
     first = members[0]
     if any(x.shape != first.result.shape for x in columns.differing(members)):
-        return []  # it would have to be spread first
+        return []  # it would have to be broadcast first
     inputs, lines = columns.gather(members)
     whole = Value((len(members), *first.result.shape), first.result.dtype)
     return [*lines, first.again(tuple(inputs), whole), *_items(whole, members)]

@@ -1,4 +1,4 @@
-"""Lines whose result may lie where their input does: slices, columns, other shapes."""
+"""Lines whose result may be a view of their input: slices, columns, other shapes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from .. import ops
 from .program import Line, Value
 
-# Kernels: an operation of the user's may have any of these names, and does something else.
+# Kernels, not names: a user's operation may have one of these names and do something else.
 getitem, reshape, expand_dims = ops.getitem.op.kernel, ops.reshape.op.kernel, ops.expand_dims.op.kernel
 _OTHERS = ops.transpose, ops.broadcast_to, ops.squeeze, ops.flip
 VIEWS = {getitem, reshape, expand_dims, *(operation.op.kernel for operation in _OTHERS)}
@@ -19,13 +19,13 @@ def slice_line(x: Value, key: Any, shape: tuple[int, ...], like: Line) -> Line:
 
 
 def columns_line(x: Value, start: int, stop: int, like: Line) -> Line:
-    """A line that takes a slice of a value's last axis and all of the others."""
+    """A line that slices a value along its last axis only."""
     key = (*(slice(None),) * (len(x.shape) - 1), slice(start, stop))
     return slice_line(x, key, (*x.shape[:-1], stop - start), like)
 
 
 def columns(line: Line, base: Value) -> tuple[int, int] | None:
-    """Start and stop, if a line takes a slice of a base's last axis and all of the others."""
+    """Start and stop, if a line slices a base along its last axis only."""
     key = line.attributes["key"] if line.function is getitem and line.inputs[0] is base else None
     if not isinstance(key, tuple) or not key or not all(isinstance(part, slice) for part in key):
         return None
@@ -36,5 +36,5 @@ def columns(line: Line, base: Value) -> tuple[int, int] | None:
 
 
 def reshape_line(x: Value, shape: tuple[int, ...], like: Line) -> Line:
-    """A line that gives a value another shape."""
+    """A line that reshapes a value."""
     return Line("op", "reshape", reshape, (x,), {"shape": shape}, Value(shape, x.dtype), like)

@@ -1,8 +1,8 @@
-"""A pass for layers on top of each other: they go on side by side, each some steps behind the one that it builds on.
+"""A pass for stacked layers: they run side by side, each some steps behind the one that it depends on.
 
-What a layer makes of all time steps at once, as its input projection, waits for the last step of the layer below. Done
-for some steps at a time, it lets the upper layer begin when the lower one has come that far, and the lower one likewise
-on the way back (Appleyard, Kocisky and Blunsom 2016, "Optimizing Performance of Recurrent Neural Networks on GPUs").
+A computation on all time steps at once, such as an input projection, waits for the last step of the layer below. Split
+into blocks of steps, it lets the upper layer begin after the lower one's first block, and vice versa in the backward
+pass (Appleyard, Kocisky and Blunsom 2016, "Optimizing Performance of Recurrent Neural Networks on GPUs").
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .order import in_order_of
 from .program import Line, Program, Value
 from .views import getitem, reshape, reshape_line, slice_line
 
-_BLOCKS = 16  # of steps, at most: each of them costs launches
-_ROWS = 64  # of a product, at least: fewer take no less time
+_BLOCKS = 16  # of steps, at most: each costs launches
+_ROWS = 64  # of a product, at least: fewer are no faster
 
 
 def wavefront(program: Program) -> None:
-    """Compute some steps at a time what is made, row by row, of the results of all steps and is read step by step."""
+    """Split row-wise computations on the results of all steps into blocks of steps, if they are read step by step."""
     index = _Index(program)
     for join in list(program.lines):
         if is_join(join) and len(steps := in_order(join)) > 2 and len({step.shape for step in steps}) == 1:
@@ -32,7 +32,7 @@ def wavefront(program: Program) -> None:
 
 
 class _Index:
-    """Where lines and readers of values are in a program, as long as nobody changes it."""
+    """The positions of lines and the readers of values in a program, valid until it changes."""
 
     def __init__(self, program: Program) -> None:
         self.position = {line: k for k, line in enumerate(program.lines)}
@@ -40,7 +40,7 @@ class _Index:
 
 
 def _recur(steps: list[Value]) -> bool:
-    """Whether values are computed one after the other: the last one of others, or, on the way back, the first."""
+    """Whether values depend on each other: the last one on others, or, in the backward pass, the first."""
     ahead, seen, others = [steps[0].line, steps[-1].line], set[Line](), set(steps)
     while ahead:
         line = ahead.pop()
@@ -53,24 +53,24 @@ def _recur(steps: list[Value]) -> bool:
 
 
 class _Region:
-    """A join of one value for each time step, and the lines that compute something of it, row by row."""
+    """A join of one value for each time step, and the lines that process it row by row."""
 
     def __init__(self, program: Program, index: _Index, join: Line, steps: list[Value]) -> None:
         self.program = program
         self.index = index
         self.join = join
         self.steps = steps
-        self.wholes = {join.result}  # values of which each step has its share of the rows
-        self.takes: dict[Line, range] = {}  # lines that take the share of some steps from one of them
+        self.wholes = {join.result}  # values whose rows are divided evenly among the steps
+        self.takes: dict[Line, range] = {}  # lines that take the rows of some steps from a whole
         self.lines = self._lines()
         self.blocks = list(self._blocks())
 
     def cut(self) -> None:
-        """Replace the lines by others that do the same for some steps each."""
+        """Replace the lines by others that do the same for a block of steps each."""
         position = self.index.position
 
         def done(block: range) -> int:
-            """Where the last of its steps is: on the way back, the first block comes last."""
+            """The position where all its steps are computed: in the backward pass, the first block comes last."""
             return max((position[line] for k in block if (line := self.steps[k].line) is not None), default=0)
 
         made: list[Line] = []
@@ -91,7 +91,7 @@ class _Region:
         self.program.lines = in_order_of(position | dict.fromkeys(made, place))
 
     def _needed(self, parts: list[dict[Value, Value]]) -> Iterator[Line]:
-        """Lines for wholes that others read: views of wholes as they were, and what puts parts together."""
+        """Lines for wholes that others read: reshapes stay as they were, other wholes are concatenated from parts."""
         own = {*self.lines, *self.takes}
         needed = {*self.program.results}
         for line in reversed(self.lines):
@@ -104,10 +104,10 @@ class _Region:
                         yield concatenate_line([part[value] for part in parts], value, self.join)
 
     def _lines(self) -> list[Line]:
-        """What is computed of the join row by row, and leads to lines that take the share of a step."""
+        """The row-wise lines on the join that lead to lines which take the rows of some steps."""
         found: list[Line] = []
         seen = set[Line]()
-        ahead = self._read(self.join)  # a heap, as it grows
+        ahead = self._read(self.join)  # sorted, so it is a heap
         while ahead:
             line = self.program.lines[heappop(ahead)]
             if line not in seen:
@@ -128,12 +128,12 @@ class _Region:
         return kept[::-1]
 
     def _read(self, line: Line) -> list[int]:
-        """Where the lines are that read a line's results, in order."""
+        """The positions of the lines that read a line's results, in order."""
         readers = [reader for value in line.results for reader in self.index.readers.get(value, ())]
         return sorted(self.index.position[reader] for reader in readers)
 
     def _is_by_row(self, line: Line) -> bool:
-        """Whether a line computes each row of its result of the same rows of wholes, and of what is no whole."""
+        """Whether each row of a line's result depends on wholes only through the same rows of these."""
         shape = line.result.shape
         if not line.result.size or not shape or shape[0] % len(self.steps):
             return False
@@ -145,7 +145,7 @@ class _Region:
         return line.elementwise and bool(read) and all(_is_aligned(x, line) for x in read)
 
     def _taken(self, line: Line) -> range:
-        """The steps whose shares a line takes, in which all else is as it was; none, if that is not what it does."""
+        """The steps whose rows a line takes, if it takes all their rows and changes nothing else; else none."""
         key, each = line.attributes["key"], self._each(line.inputs[0])
         if isinstance(key, tuple) and len(key) == 1:
             (key,) = key
@@ -157,7 +157,7 @@ class _Region:
         return range(0)
 
     def _take(self, line: Line, block: range, part: dict[Value, Value]) -> None:
-        """Let a line take the shares of steps from what is computed for a block of them."""
+        """Let a line take the rows of its steps from the part for their block."""
         steps, each = self.takes[line], self._each(line.inputs[0])
         start, stop = each * (steps.start - block.start), each * (steps.stop - block.start)
         is_slice = len(line.result.shape) == len(line.inputs[0].shape)
@@ -165,7 +165,7 @@ class _Region:
         line.read((part[line.inputs[0]],))
 
     def _blocks(self) -> Iterator[range]:
-        """Steps that are done together."""
+        """The blocks of steps that are computed together."""
         count = len(self.steps)
         rows = [self._each(line.result) for line in self.lines if line.kind == "dot"]
         if rows:
@@ -173,7 +173,7 @@ class _Region:
             yield from (range(k, min(k + size, count)) for k in range(0, count, size))
 
     def _block(self, block: range, made: list[Line]) -> dict[Value, Value]:
-        """What takes the places of wholes for some steps; adds the lines that compute it."""
+        """The parts that replace the wholes for a block of steps; appends the lines that compute them to ``made``."""
         gathered = gather_line(self.steps[block.start : block.stop], self.join)
         first = reshape_line(gathered.result, self._shape(self.join.result, block), self.join)
         made += [gathered, first]
@@ -196,7 +196,7 @@ class _Region:
         return new
 
     def _each(self, value: Value) -> int:
-        """Rows that are the share of a step."""
+        """How many rows a step has."""
         return value.shape[0] // len(self.steps)
 
     def _shape(self, value: Value, block: range) -> tuple[int, ...]:

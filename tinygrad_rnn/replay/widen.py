@@ -1,4 +1,4 @@
-"""One call on a wide array in place of several on its slices: the gates of a cell are slices of one array."""
+"""A pass that makes one call on a wide array instead of several on its slices, such as the gates of a cell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .order import in_order_of
 from .program import Line, Program, Value
 from .views import columns, columns_line, getitem
 
-# What leaves every number as it is, bit for bit: with it a call can pass over a slice that it is not for.
+# Operands that leave every number unchanged, bit for bit: so a call can include a slice that it is not meant for.
 _NEUTRAL: dict[Any, float] = {np.multiply: 1.0, np.add: -0.0}
 
 
@@ -27,7 +27,7 @@ class _Slice(NamedTuple):
 
 
 def widen(program: Program) -> None:
-    """Join lines that do the same to slices beside each other, also across slices that can be multiplied by 1."""
+    """Join lines that do the same to adjacent slices, also across slices that a neutral operand leaves unchanged."""
     _Widening(program).run()
 
 
@@ -45,7 +45,7 @@ class _Widening:
         self.program.lines = in_order_of(self.position)
 
     def _slices(self, base: Value) -> list[_Slice]:
-        """The slices of a base's columns that do not overlap, in order."""
+        """The column slices of a base, in order; nothing if there is only one, or if some overlap."""
         readers = self.readers.get(base, ())
         if len(readers) < 2:  # nearly always
             return []
@@ -55,7 +55,7 @@ class _Widening:
         return found if len(found) > 1 and apart else []
 
     def _widened(self, base: Value) -> list[Value]:
-        """Join what can be joined of what is done to a base's slices; returns what came of it."""
+        """Join the lines on a base's slices that can be joined; returns their wide results."""
         slices = self._slices(base)
         if not slices:
             return []
@@ -77,12 +77,12 @@ class _Widening:
                 and operands in (["self", "scalar"], ["scalar", "self"])
             ):
                 made.append(self._joined(base, slices, lines))
-                break  # the slices are now those of the result
+                break  # the slices are now slices of the result
             made += [self._joined(base, run, lines) for run in _runs(lines)]
         return made
 
     def _signature(self, line: Line, part: _Slice, base: Value) -> Any:
-        """What lines have in common that can be joined: the function, and where its operands come from."""
+        """What lines must have in common to be joined: the function, and where its operands come from."""
         if line.kind != "ufunc" or line.result.shape != part.line.result.shape:
             return None
         signature: list[Any] = [line.function, line.result.dtype]
@@ -106,7 +106,7 @@ class _Widening:
         return tuple(signature)
 
     def _joined(self, base: Value, slices: list[_Slice], lines: dict[_Slice, Line]) -> Value:
-        """Join what is done to slices that touch; those to which it is not done become slices of the result as well."""
+        """Join the lines on adjacent slices; slices without such a line become slices of the result as well."""
         first = min((lines[part] for part in slices if part in lines), key=self.position.__getitem__)
         start, stop = slices[0].start, slices[-1].stop
         shape = (*base.shape[:-1], stop - start)
@@ -126,7 +126,7 @@ class _Widening:
         return result
 
     def _part(self, base: Value, start: int, stop: int, first: Line) -> Value:
-        """Columns of a base, all of which are there before the first line that reads some."""
+        """Columns of a base, which exists before the first line that reads any of them."""
         if (start, stop) == (0, base.shape[-1]):
             return base
         line = columns_line(base, start, stop, first)
@@ -135,13 +135,13 @@ class _Widening:
         return line.result
 
     def _become_slice(self, line: Line, base: Value, start: int, stop: int) -> None:
-        """Let a line take its result from a wider one."""
+        """Turn a line into a slice of a wider result."""
         for x in line.reads:
             self.readers[x] = [reader for reader in self.readers[x] if reader is not line]
         line.become(columns_line(base, start, stop, line))
 
     def _constant(self, shape: tuple[int, ...], dtype: Any, slices: list[_Slice], numbers: list[Any]) -> Any:
-        """One number if it is the same for all slices, else an array that has each slice's number in its columns."""
+        """One number if all slices have the same, else an array with each slice's number in its columns."""
         if all(_equal(number, numbers[0]) for number in numbers):
             return numbers[0]
         widths = [part.stop - part.start for part in slices]
@@ -162,7 +162,7 @@ def _touching(slices: list[_Slice]) -> bool:
 
 
 def _runs(slices: Iterable[_Slice]) -> list[list[_Slice]]:
-    """Runs of slices that touch, two or more."""
+    """Runs of two or more adjacent slices."""
     runs: list[list[_Slice]] = []
     for part in slices:
         if runs and runs[-1][-1].stop == part.start:
