@@ -1,7 +1,7 @@
 """An autograd engine written from scratch, made for recurrence.
 
-``Tensor`` is an array of NumPy or CuPy on a reverse-mode tape; RNN, LSTM and GRU cells are ordinary operations, and
-back-propagation through time is what falls out of unrolling them.
+``Tensor`` is a NumPy or CuPy array on a reverse-mode tape. RNN, LSTM and GRU cells are made of ordinary operations, so
+unrolling them gives backpropagation through time.
 """
 
 from . import backend, bptt, flow, nn, ops, optim, tape
@@ -125,7 +125,7 @@ from .whereabouts import ShapeError
 
 
 def __getattr__(name: str) -> str:
-    if name == "__version__":  # read when asked for: to import this would double the time to import all the rest
+    if name == "__version__":  # read on demand: this import would double the package's import time
         from importlib.metadata import version
 
         return version("tinygrad-rnn")

@@ -1,4 +1,4 @@
-"""Whose array is this: the backends that there are, which of them is the default, and the policy for dtypes."""
+"""The backends: which exist, which one is the default, which one an array belongs to; and the dtype policy."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _INSTALL_CUPY = 'pip install "tinygrad-rnn[cuda12]" (or [cuda13], to match the d
 
 
 class BackendError(RuntimeError):
-    """An array library is missing, or arrays of two of them met in one operation."""
+    """An array library is missing, or one operation was given arrays of two backends."""
 
 
 _backends: dict[str, Backend] = {}
 modules: dict[type, Any] = {Formula: functions}  # array type -> its module, read on every dispatch
 _by_type: dict[type, Backend] = {}
-_PLAIN = {int, float, bool, str, slice, tuple, list, dict, type(None)}  # what is asked most often, and is no array
+_PLAIN = {int, float, bool, str, slice, tuple, list, dict, type(None)}  # common types that are no arrays
 _seed = 0
 
 
 def register(backend: Backend) -> Backend:
-    """Make a backend known by its name and by the type of its arrays."""
+    """Register a backend under its name and its array type."""
     _backends[backend.name] = backend
     _by_type[backend.array_type] = backend
     modules[backend.array_type] = backend.xp
     return backend
 
 
-host = Backend.host = register(Backend())  # its generator draws parameters, so that CPU and GPU start equal
+host = Backend.host = register(Backend())  # its generator draws all parameters, so CPU and GPU start equal
 
 
 @functools.cache
 def _cupy_or_reason() -> Backend | str:
-    """Start CuPy once, with a tiny kernel and a tiny product, or say why it cannot work here."""
+    """Start CuPy and test it with a tiny kernel and matrix product, or return the reason why it cannot work here."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("default")  # a warning of CuPy's is no reason to go without it
+            warnings.simplefilter("default")  # a CuPy warning is no reason to reject it
             import cupy  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
             ones = cupy.ones((2, 2), dtype=np.float32)
@@ -72,7 +72,7 @@ def _cupy_or_reason() -> Backend | str:
 
 
 def get(name: str) -> Backend:
-    """The backend of this name; BackendError says what to install if it cannot work on this machine."""
+    """The backend with this name; BackendError says what to install if it cannot work on this machine."""
     if name in _backends:
         return _backends[name]
     if name != "cupy":
@@ -96,7 +96,7 @@ def available_backends() -> tuple[str, ...]:
 
 
 def is_array(value: object) -> bool:
-    """Whether this is an array of a known backend (CuPy becomes known when its first array is met)."""
+    """Whether this is an array of a registered backend (the first CuPy array registers CuPy)."""
     kind = type(value)
     if kind not in _by_type and kind not in _PLAIN and kind.__module__.partition(".")[0] == "cupy":
         get("cupy")
@@ -109,7 +109,7 @@ def of(array: Array) -> Backend:
 
 
 def namespace(values: Any) -> Any:
-    """The array module of the first array among the values; NumPy where there is none."""
+    """The array module of the first array among the values; NumPy if there is none."""
     for value in values:
         xp = modules.get(type(value))
         if xp is not None:
@@ -117,11 +117,11 @@ def namespace(values: Any) -> Any:
         if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray) and not is_array(value):
             told = f"a {type(value).__module__}.{type(value).__qualname__} is no array of NumPy or CuPy"
             raise TypeError(f"{told}; bring it there first, as x.numpy() or np.asarray(x) does")
-    return next((modules[type(value)] for value in values if is_array(value)), np)  # CuPy's first array, perhaps
+    return next((modules[type(value)] for value in values if is_array(value)), np)  # perhaps the first CuPy array
 
 
 class _Default(threading.local):
-    name: str | None = None  # None: nobody chose yet in this thread
+    name: str | None = None  # None: not chosen in this thread
 
 
 _default = _Default()
@@ -129,12 +129,12 @@ _process_default: str | None = None
 
 
 def default() -> Backend:
-    """Where new tensors are made: by use_backend, else by set_backend, else by TINYGRAD_RNN_BACKEND, else NumPy."""
+    """The backend for new tensors: from use_backend, else set_backend, else TINYGRAD_RNN_BACKEND, else NumPy."""
     return get(_default.name or _process_default or os.environ.get("TINYGRAD_RNN_BACKEND") or "numpy")
 
 
 def set_backend(name: str) -> None:
-    """Make new tensors on this backend from now on, in every thread.
+    """Create new tensors on this backend from now on, in every thread.
 
     >>> set_backend("numpy")
     """
@@ -144,7 +144,7 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Make new tensors on this backend inside a ``with`` block, in this thread.
+    """Create new tensors on this backend inside a ``with`` block, in this thread.
 
     >>> with use_backend("numpy"):
     ...     pass
@@ -157,9 +157,9 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def manual_seed(seed: int) -> None:
-    """Restart the random generator of every backend, for parameters, ``randn``, ``rand`` and dropout masks.
+    """Seed the random generators of all backends, for parameters, ``randn``, ``rand`` and dropout masks.
 
-    Raises TypeError or ValueError, and changes nothing, for anything but a whole number of at least 0.
+    Raises TypeError unless ``seed`` is an integer, ValueError if it is negative; then nothing changes.
 
     >>> manual_seed(0)
     """
@@ -172,7 +172,7 @@ def manual_seed(seed: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Where the random generators stand, by backend: plain values, which ``save`` takes and ``set_random_state`` too.
+    """The states of the random generators by backend, as plain values for ``save`` and ``set_random_state``.
 
     >>> from tinygrad_rnn import rand
     >>> before = random_state()
@@ -185,9 +185,9 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Let the random generators go on from where ``random_state`` was read; those of backends that are not here do not.
+    """Restore the random generators from ``random_state()``, except those of backends that are not available here.
 
-    Raises TypeError for anything else than such a state.
+    Raises TypeError if this is not such a state.
     """
     if not isinstance(state, dict) or "numpy" not in state:
         raise TypeError(f"set_random_state: what random_state() returned is needed, not {state!r}")
@@ -199,7 +199,7 @@ _SHORT = {"float": "f", "int": "i", "uint": "u", "complex": "c"}
 
 
 def short_dtype(dtype: Any) -> str:
-    """``float32`` as ``f32``, ``int64`` as ``i64``, ``bool`` as it is."""
+    """``f32`` for ``float32``, ``i64`` for ``int64``, ``bool`` unchanged."""
     name = np.dtype(dtype).name
     letters = name.rstrip("0123456789")
     return _SHORT[letters] + name[len(letters) :] if letters in _SHORT else name
@@ -211,7 +211,7 @@ def signature(array: Array) -> str:
 
 
 def is_dtype(x: Any) -> bool:
-    """Whether this names a dtype: ``"float64"``, ``np.float64``; None does not."""
+    """Whether x names a dtype, as ``"float64"`` and ``np.float64`` do; None does not."""
     try:
         return x is not None and np.dtype(x) is not None
     except TypeError:
@@ -219,7 +219,7 @@ def is_dtype(x: Any) -> bool:
 
 
 def is_finite(x: Any) -> bool:
-    """Whether a value holds neither NaN nor infinity; on a device this waits for it."""
+    """Whether a floating-point array holds neither NaN nor infinity (on a device, this waits); True for all else."""
     return getattr(getattr(x, "dtype", None), "kind", "") != "f" or bool(of(x).xp.isfinite(x).all())
 
 
@@ -229,16 +229,16 @@ def _is_real(array: Array) -> bool:
 
 
 def _has_own_dtype(data: Any) -> bool:
-    """Whether the first number of nested lists comes from an array or a NumPy scalar, and not from Python."""
+    """Whether the first number of nested lists is an array or a NumPy scalar rather than Python's."""
     while isinstance(data, (list, tuple)) and data:
         data = data[0]
     return hasattr(data, "dtype")
 
 
 def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> Array:
-    """A fresh array with the data: arrays keep their dtype and place, Python floats become float32.
+    """Copy data into a new array: arrays keep their dtype and backend, Python floats become float32.
 
-    Raises TypeError for data that are not numbers.
+    Raises TypeError if the data are not numbers.
     """
     target = get(backend) if backend else (of(data) if is_array(data) else default())
     if is_array(data):

@@ -1,4 +1,4 @@
-"""The walk back: cotangents travel from outputs to leaves, newest node first."""
+"""The backward walk: cotangents travel from outputs to leaves, newest node first."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def walk(
     retain: bool = False,
     wrap: Callable[..., Any] | None = None,
 ) -> dict[Node | Leaf, Any]:
-    """Send each root's cotangent back and return what arrives at the leaves, or at the targets if there are any.
+    """Propagate the roots' cotangents backward; return the gradients of the leaves, or of the targets if given.
 
-    Nodes older than the horizon are not entered; leaves are never too old. Without ``retain`` every node that was
-    passed drops what it saved. With ``wrap`` (Tensor.wrap) cotangents are tensors, and the walk itself is recorded.
+    Nodes older than the horizon are not entered; leaves are never too old. Without ``retain``, each visited node drops
+    its saved values. With ``wrap`` (Tensor.wrap), cotangents are Tensors and the walk itself is recorded.
 
-    Nodes are taken from a heap by their ids. A node is newer than all that it was made from, so by the time it is
-    taken, everything that can arrive at it has arrived.
+    A heap yields the nodes by descending id. A node is newer than its inputs, so all its cotangents have arrived before
+    it is visited.
     """
     if wrap is not None and not state.enabled:
         with enable_grad():
@@ -96,7 +96,7 @@ def walk(
 
 
 def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:
-    """The node that a hollow one stands for; those made along with it take the places of others that wait."""
+    """Recompute the node behind a hollow one; nodes recomputed with it replace other hollow ones that wait."""
     if not hasattr(hollow, "again"):
         raise GraphError(_freed(hollow))
     made = hollow.again()
@@ -119,7 +119,7 @@ def _freed(node: Node) -> str:
 
 
 def _refuse_overwritten(node: Node, written_since: Callable[[Any, int], bool]) -> None:
-    """Raise if an array that this node saved was changed in place since."""
+    """Raise if an array that this node saved has since been changed in place."""
     for name, array in node.arrays():
         if written_since(array, node.id):
             raise GraphError(
@@ -130,5 +130,5 @@ def _refuse_overwritten(node: Node, written_since: Callable[[Any, int], bool]) -
 
 
 def _own(g: Any) -> Any:
-    """A gradient that shares memory with nothing else, as it will be handed out and added to."""
+    """A copy of a gradient: it is returned and added to in place, so it must share no memory."""
     return type(g).wrap(g.array.copy(), g.node) if isinstance(g, Taped) else g.copy()

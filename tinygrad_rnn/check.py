@@ -1,4 +1,4 @@
-"""Are the derivatives right? Finite differences say so, of the function and of its gradient."""
+"""Check derivatives, of a function and of its gradient, against finite differences."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from .tape import GraphError, enable_grad, no_grad
 from .tensor import Tensor, tensor
 from .tree import tree_items, tree_leaves, tree_map
 
-TOLERANCE = 1e-6  # how far a derivative may be from finite differences, relative to the larger of the two
-STEPS = (1e-5, 1e-6, 1e-4, 1e-7)  # of finite differences; agreement at one is enough, for it does not come by chance
-NOISE = 1e-15  # how much of an output rounding may blur
-FLOOR = 1e-10  # what rounding inside the function may add to that
-ROUNDING = 1e-10  # how far two ways to compute one thing may differ
+TOLERANCE = 1e-6  # allowed distance from finite differences, relative to the larger of the two
+STEPS = (1e-5, 1e-6, 1e-4, 1e-7)  # of finite differences; agreement at one suffices, as it does not happen by chance
+NOISE = 1e-15  # relative rounding error of an output
+FLOOR = 1e-10  # additional absolute error from rounding inside the function
+ROUNDING = 1e-10  # allowed difference between two ways to compute the same result
 DIRECTIONS = 3
-FEW = 200  # elements up to which the worst one is looked for
+FEW = 200  # up to this many elements, the worst one is located
 
 
 class CheckError(AssertionError):
-    """A derivative that disagrees with finite differences, or a rule that does not work in every way that it must."""
+    """A derivative disagrees with finite differences, or a rule fails another of the checks."""
 
 
 def check(function: Callable[..., Any], *samples: Any, **attributes: Any) -> None:
     """Compare the derivatives of an operation, or of any function of Tensors, with finite differences, in float64.
 
-    For each input x, and random u and v, ``gradient(v . f) . u = v . (f(x + h u) - f(x - h u)) / 2h`` must hold; and
-    again with that gradient in the place of f (order two). A rule must give on Tensors what it gives on arrays, and a
-    merge the sum of what the rule gives for each use. A kernel that names ``out`` must write all of it.
+    For each input x and random u and v, ``gradient(v . f) . u = v . (f(x + h u) - f(x - h u)) / 2h`` must hold, and
+    again with that gradient in place of f (order two). A rule must give the same on Tensors as on arrays. A merge must
+    give the sum of the rule's results for the single uses. A kernel with ``out`` must write all of it.
 
     function: an ``@op``, or a function that returns Tensors, perhaps in tuples.
     samples: its arguments. Floating-point arrays, Tensors and Python floats, also nested in tuples, are differentiated;
-        all else is handed on as it is. Without samples, random arrays of shape (3, 4) are drawn.
-    attributes: keyword arguments, handed on as they are.
+        all else is passed on unchanged. Without samples, random arrays of shape (3, 4) are drawn.
+    attributes: keyword arguments, passed on unchanged.
 
-    Returns None if all is well. CheckError names the input, the two numbers, and the worst element.
+    Returns None on success. Otherwise CheckError names the input, the two numbers and the worst element.
 
     >>> from tinygrad_rnn.ops import softmax, tanh
     >>> check(tanh)
@@ -53,33 +53,33 @@ def check(function: Callable[..., Any], *samples: Any, **attributes: Any) -> Non
         ...
     tinygrad_rnn.check.CheckError: check(<lambda>): the gradient for 'x' is wrong: d/dx along a random direction is ...
     """
-    with np.errstate(all="ignore"):  # what is not finite is reported in words
+    with np.errstate(all="ignore"):  # non-finite values are reported in words
         report = _Report(function, attributes)
         report.check(samples or report.drawn())
 
 
 @dataclass
 class _Problem:
-    """A function from a flat list of inputs to a flat list of Tensors, and the cotangents of these."""
+    """A function from a flat list of inputs to a flat list of Tensors, with cotangents for its outputs."""
 
     run: Callable[[list[Any]], list[Tensor]]
     names: list[str]
     values: list[Any]
-    positions: list[int]  # of the inputs that are differentiated
+    positions: list[int]  # of the differentiated inputs
     cotangents: list[Array] = field(default_factory=list)
 
     def outputs(self, position: int = -1, value: Any = None) -> list[Array]:
-        """The outputs, perhaps with another value for one input."""
+        """The outputs, optionally with another value for one input."""
         values = [value if k == position else x for k, x in enumerate(self.values)]
         with no_grad():
             return [y.array for y in self.run(self._leaves(values))]
 
     def gradient(self, position: int, record: bool = False) -> Array:
-        """The gradient for one input: by the rules on arrays or, if it is recorded, by the rules on Tensors."""
+        """The gradient for one input: by the rules on arrays or, with ``record``, on Tensors."""
         return _pull(self.run, self._leaves(self.values), position, [*map(Tensor.wrap, self.cotangents)], record).array
 
     def derivative(self, position: int) -> _Problem:
-        """The gradient for one input as a function of all inputs and of the cotangents."""
+        """The gradient for one input as a function of all inputs and cotangents."""
         n, m = len(self.values), len(self.cotangents)
 
         def run(leaves: list[Any]) -> list[Tensor]:
@@ -103,7 +103,7 @@ def _pull(run: Callable[..., Any], leaves: list[Any], position: int, vs: list[Te
 
 
 class _Report:
-    """The checks of one function, and the words in which they report."""
+    """The checks of one function, and their messages."""
 
     def __init__(self, function: Callable[..., Any], attributes: dict[str, Any]) -> None:
         record = getattr(function, "op", None)
@@ -118,7 +118,7 @@ class _Report:
         self.parameters = [p for p in parameters if p.name not in named]
 
     def check(self, samples: Sequence[Any]) -> None:
-        """Run all checks; those of one kind are reported together, and end it if any of them failed."""
+        """Run the checks kind by kind; the first kind with failures raises, reporting all of its failures."""
         problem = self.problem(samples)
         problem.cotangents = list(map(self.normal, self.outputs(problem)))
         gradients: dict[int, Array] = {}
@@ -128,7 +128,7 @@ class _Report:
                 raise CheckError("\n".join(lines))
 
     def drawn(self) -> list[Array]:
-        """Random samples: normal ones, or positive ones for a function that needs them, such as a logarithm."""
+        """Random samples: normal ones, or positive ones if the result is not finite, as for a logarithm."""
         inputs = self.op.inputs if self.op else ()
         wanted = [p for p in self.parameters if p.default is p.empty and (not inputs or p.name in inputs)]
         count = sum(2 if p.kind is p.VAR_POSITIONAL else 1 for p in wanted)
@@ -143,11 +143,11 @@ class _Report:
         return samples if all(map(is_finite, ys)) else [abs(x) + 0.5 for x in samples]
 
     def normal(self, like: Array) -> Array:
-        """Random numbers of an array's shape, dtype and place."""
+        """Normal random numbers with an array's shape, dtype and backend."""
         return backend.of(like).from_host(np.asarray(self.random.standard_normal(like.shape), dtype=like.dtype))
 
     def problem(self, samples: Sequence[Any]) -> _Problem:
-        """The function with nested samples and results laid out flat."""
+        """The function with its nested samples and results flattened."""
         names: list[str] = []
         for p in self.parameters:
             rest = range(len(samples) - len(names))
@@ -170,7 +170,7 @@ class _Report:
         return _Problem(run, [name for name, _ in leaves], [x for _, x in leaves], positions)
 
     def outputs(self, problem: _Problem) -> list[Array]:
-        """The outputs at the samples, once it is sure that they can be differentiated."""
+        """The outputs at the samples, after checking that the function can be differentiated there."""
         before = {k: problem.values[k].copy() for k in problem.positions}
         ys = [y.copy() for y in problem.outputs()]
         for k, x in before.items():
@@ -181,7 +181,7 @@ class _Report:
         if not all(map(is_finite, ys)):
             raise CheckError(f"{self.title}: the result is not finite; give samples from inside its domain")
         if self.op and self.op.writes_out:
-            for y in ys:  # the only one
+            for y in ys:  # there is only one
                 out = backend.of(y).xp.full_like(y, np.nan)
                 self.function(*problem.values, **self.attributes, out=out)
                 if not _same(out, y, ROUNDING):
@@ -192,7 +192,7 @@ class _Report:
         return ys
 
     def rules(self, problem: _Problem, k: int, gradients: dict[int, Array]) -> Iterator[str]:
-        """The derivative against finite differences."""
+        """Compare the derivative with finite differences."""
         name, op = problem.names[k], self.op
         word = name.partition("[")[0]
         if op and word in op.inputs and word not in op.rules:
@@ -210,7 +210,7 @@ class _Report:
             yield f"the {self.rule} for {name!r} failed: {self.reason(error)}"
 
     def rules_on_tensors(self, problem: _Problem, k: int, gradients: dict[int, Array]) -> Iterator[str]:
-        """The gradient that is recorded, for gradients of gradients, against the one on bare arrays."""
+        """Compare the recorded gradient, used for gradients of gradients, with the one on bare arrays."""
         title = f"the {self.rule} for {problem.names[k]!r}"
         advice = "use operators and tinygrad_rnn ops in it, not NumPy functions"
         try:
@@ -220,7 +220,7 @@ class _Report:
             yield f"{title} works on arrays but not on Tensors: {advice} ({self.reason(error)})"
 
     def merges(self, problem: _Problem, k: int, gradients: dict[int, Array]) -> Iterator[str]:
-        """The merged gradient of two uses against the sum."""
+        """Compare the merged gradient of two uses with the sum."""
         if self.op and self.op.merges:
             twice = replace(problem, run=lambda leaves: problem.run(leaves) + problem.run(leaves))
             twice.cotangents = [*problem.cotangents, *(3 * v for v in problem.cotangents)]
@@ -228,7 +228,7 @@ class _Report:
                 yield f"the merge for {problem.names[k]!r} does not give the sum of what the rule gives for each use"
 
     def order_two(self, problem: _Problem, k: int, _: dict[int, Array]) -> Iterator[str]:
-        """The derivatives of the gradient against finite differences of it."""
+        """Compare the derivatives of the gradient with its finite differences."""
         title = f"the {self.rule} for {problem.names[k]!r}"
         derivative = problem.derivative(k)
         derivative.cotangents = [self.normal(problem.values[k])]
@@ -241,12 +241,12 @@ class _Report:
                 yield f"{title} cannot be differentiated (order two): {self.reason(error)}"
 
     def reason(self, error: Exception) -> str:
-        """What went wrong inside a rule; for a function, also inside which."""
+        """What went wrong inside a rule; for a plain function, with the name of that rule."""
         cause = error.__cause__ if self.op and isinstance(error, GraphError) else error
         return f"{type(cause).__name__}: {cause}"
 
     def compare(self, problem: _Problem, k: int, gradient: Array, by: str) -> str | None:
-        """None if the gradient for input k agrees with finite differences in some random directions, else how not."""
+        """None if the gradient for input k agrees with finite differences in random directions, else the mismatch."""
         x = problem.values[k]
         for _ in range(DIRECTIONS):
             pair = _disagreement(problem, k, gradient, self.normal(x) * backend.of(x).xp.maximum(1, abs(x)))
@@ -262,7 +262,7 @@ class _Report:
 
 
 def _disagreement(problem: _Problem, k: int, gradient: Array, u: Array) -> tuple[float, float] | None:
-    """The slope of input k in direction u, by finite differences and as gradient . u; None if they agree."""
+    """The derivative for input k along u, by finite differences and as gradient . u; None if they agree."""
     x, xp = problem.values[k], backend.of(gradient).xp
     found = []
     for h in STEPS:
@@ -271,7 +271,7 @@ def _disagreement(problem: _Problem, k: int, gradient: Array, u: Array) -> tuple
         for v, y, z in zip(problem.cotangents, problem.outputs(k, above), problem.outputs(k, below), strict=True):
             numeric += float((v * (y - z)).sum()) / (2 * h)
             noise += float((abs(v) * (abs(y) * NOISE / h + FLOOR)).sum())
-        ruled = float((gradient * (above - below)).sum()) / (2 * h)  # for the step as it was rounded
+        ruled = float((gradient * (above - below)).sum()) / (2 * h)  # with the step as rounded
         if abs(numeric - ruled) <= TOLERANCE * max(abs(numeric), abs(ruled)) + noise:
             return None
         found.append((numeric, ruled))
@@ -279,7 +279,7 @@ def _disagreement(problem: _Problem, k: int, gradient: Array, u: Array) -> tuple
 
 
 def _worst(problem: _Problem, k: int, gradient: Array) -> str:
-    """Where the gradient is worst, found by moving one element at a time."""
+    """Where the gradient is worst, found by changing one element at a time."""
     errors = np.zeros(gradient.shape)
     for at in np.ndindex(errors.shape):
         unit = np.zeros(errors.shape)
@@ -296,6 +296,6 @@ def _same(a: Array, b: Array, tolerance: float) -> bool:
 
 
 def _float64(value: Any) -> Any:
-    """A floating-point array, tensor or number as a float64 array; anything else as it is."""
+    """A floating-point array, Tensor or number as a float64 array; anything else unchanged."""
     kind = value.dtype.kind if hasattr(value, "dtype") else "f" if isinstance(value, float) else ""
     return tensor(value, dtype=np.float64).array if kind == "f" else value

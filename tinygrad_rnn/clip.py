@@ -1,7 +1,7 @@
-"""Gradient clipping, in the forms that go by that name.
+"""Gradient clipping: by norm, by value, and of the messages between time steps.
 
-Norms and scales are operations on the backend's own arrays, so nothing here waits for a device unless it must: to raise
-or to skip, the host has to know whether all is finite, and waits once, however many parameters there are.
+Norms and scales are operations on the backend's own arrays, so the host waits for a device only where it must: to raise
+or skip, it has to know whether all gradients are finite. That is one wait, however many parameters there are.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from .ops import clip, less, max, multiply, sum, where
 from .tape import no_grad
 from .tensor import Tensor
 
-Parameters = Iterable[Any]  # of Tensors, or of pairs of name and Tensor, as ``named_parameters()`` gives them
+Parameters = Iterable[Any]  # Tensors, or (name, Tensor) pairs as from ``named_parameters()``
 Numbers = tuple[float, float, float, tuple[str, ...]]
 Measure = Callable[..., tuple[list[float], list[float] | None]]  # norms after clipping; cosines, if directions changed
 
 
 class ClipReport(Sequence[Any]):
-    """What clipping did, as a tuple (norm, clipped_norm, angle, nonfinite) that is computed when it is first looked at.
+    """What clipping did, as a tuple (norm, clipped_norm, angle, nonfinite) that is computed on first access.
 
-    On a device, that is when the host waits for it; who does not look does not wait.
+    On a device, the host waits only at that access.
     """
 
     def __init__(self, measure: Callable[..., Numbers], *tensors: Tensor) -> None:
         self._measure: Callable[..., Numbers] | None = measure
-        self.tensors = tensors  # what is measured
+        self.tensors = tensors  # the arguments of ``measure``
         self._numbers: Numbers = (0.0, 0.0, 0.0, ())
 
     def of(self, tensors: Iterable[Tensor]) -> ClipReport:
-        """The report on the same clipping of other gradients, from their measures."""
+        """The report on the same clipping in another run, from that run's tensors."""
         return ClipReport(self._measure, *tensors) if self._measure else self
 
     def __getitem__(self, key: Any) -> Any:
         if self._measure is not None:
             self._numbers = self._measure(*self.tensors)
-            self._measure, self.tensors = None, ()  # which lets go of the gradients
+            self._measure, self.tensors = None, ()  # releases the gradients
         return self._numbers[key]
 
     def __len__(self) -> int:
@@ -52,22 +52,22 @@ class ClipReport(Sequence[Any]):
 
     @property
     def norm(self) -> float:
-        """L2 norm of all gradients together, before."""
+        """L2 norm of all gradients together, before clipping."""
         return float(self[0])
 
     @property
     def clipped_norm(self) -> float:
-        """And after."""
+        """L2 norm of all gradients together, after clipping."""
         return float(self[1])
 
     @property
     def angle(self) -> float:
-        """Radians between the two; 0 when all gradients were scaled alike."""
+        """Angle between the gradients before and after, in radians; 0 if all were scaled alike."""
         return float(self[2])
 
     @property
     def nonfinite(self) -> tuple[str, ...]:
-        """Gradients that held NaN or infinity. Then the three numbers are NaN, and there was no update to make."""
+        """Names of gradients that held NaN or infinity; if any, the numbers are NaN and there is no update to make."""
         return tuple(self[3])
 
     @property
@@ -100,14 +100,14 @@ def clip_grad_norm_(
 ) -> ClipReport:
     """Scale gradients down to an L2 norm of at most ``max_norm`` (Pascanu, Mikolov and Bengio 2013).
 
-    g <- g * min(1, max_norm / ||g||), with the norm over all parameters together, or ``per_parameter`` over each.
-    parameters: Tensors, or pairs of name and Tensor (``model.named_parameters()``), so that messages can name them.
+    g <- g * min(1, max_norm / ||g||), with the norm over all parameters together, or with ``per_parameter`` over each.
+
+    parameters: Tensors, or (name, Tensor) pairs (``model.named_parameters()``), so that messages can name them.
     on_nonfinite: what to do about NaN or infinity anywhere in the gradients.
-        "raise" FloatingPointError, which changes nothing; on a device the host waits once.
-        "skip": drop all gradients, so that the optimiser's next step does nothing at all; on a device it waits once.
-        "zero": make all gradients zero, where they are, without waiting. That is less than to skip: a step of plain SGD
-        then does nothing, but momentum and Adam's averages decay and still move the parameters, and so does weight
-        decay.
+        "raise": raise FloatingPointError and change nothing; on a device, the host waits once.
+        "skip": drop all gradients, so that the optimiser's next step does nothing; on a device, the host waits once.
+        "zero": zero all gradients, without waiting. Plain SGD then makes no step, but momentum and Adam's averages
+        decay and still move the parameters, and so does weight decay.
 
     >>> from tinygrad_rnn import tensor
     >>> w = tensor([3.0, 4.0], requires_grad=True)
@@ -129,7 +129,7 @@ def clip_grad_norm_(
 
 
 def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str = "raise") -> ClipReport:
-    """Hold every element of every gradient between -max_value and max_value.
+    """Clip every element of every gradient to [-max_value, max_value].
 
     parameters, on_nonfinite: see ``clip_grad_norm_``.
 
@@ -157,9 +157,9 @@ def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str
 
 @op
 def clip_message(xp: Any, x: Array, *, bound: float) -> Array:
-    """x itself; on the way back each element of its gradient is held within -bound and bound (Graves 2013).
+    """Return x; the backward pass clips each element of its gradient to [-bound, bound] (Graves 2013).
 
-    Put round the state of a cell, it clips the message that each time step sends to the one before.
+    Applied to a cell's state, it clips the gradient that each time step sends to the one before.
     """
     return x
 
@@ -169,7 +169,7 @@ clip_message.vjp(x=lambda g, bound: clip(g, -bound, bound))
 
 @op
 def norms(xp: Any, *xs: Array, dtype: DTypeLike = None) -> Array:
-    """L2 norms of arrays, y_k = ||x_k||, also where squares would overflow or vanish; at 0 its slope is taken as 0."""
+    """L2 norms of arrays, y_k = ||x_k||, without overflow or underflow of squares; the gradient at 0 is 0."""
     found = backend.of(xs[0]).norms(xs)
     return found.astype(xs[0].dtype if dtype is None else dtype, copy=False)
 
@@ -179,7 +179,7 @@ norms.vjp(xs=lambda g, xs, y, k: xs[k] * (g[k] / where(y[k] == 0, 1.0, y[k])))
 
 @op
 def factors(xp: Any, norms: Array, *, limit: float, together: bool) -> Array:
-    """What brings norms down to a limit, y = min(1, limit / norm): for each (n,), or for all together ()."""
+    """Factors that bring norms down to a limit, y = min(1, limit / norm): one for each (n,), or for all together ()."""
     sizes = backend.of(norms).norms([norms])[0].astype(norms.dtype, copy=False) if together else norms
     return limit / xp.maximum(sizes, limit)
 
@@ -193,7 +193,7 @@ factors.vjp(
 
 @op
 def scaled(xp: Any, x: Array, factor: Array, *, out: Array = None) -> Array:
-    """x times a 0-d factor, in the dtype of x; on the host x itself if the factor is 1 and ``out`` nothing else."""
+    """x times a 0-d factor, in the dtype of x; on the host, x itself if the factor is 1 and ``out`` is None or x."""
     if xp is not np:
         return xp.multiply(x, factor.astype(x.dtype, copy=False), out=out)
     number = float(factor)
@@ -206,7 +206,7 @@ scaled.vjp(x=lambda g, factor: g * factor, factor=lambda g, x: sum(g * x))
 
 @op
 def refuse_nonfinite(xp: Any, norms: Array, *, caller: str, names: tuple[str, ...]) -> Array:
-    """The norms themselves, if all are finite; else FloatingPointError with the names of those that are not."""
+    """Return the norms if all are finite, else raise FloatingPointError with the names of those that are not."""
     if bad := _nonfinite(backend.of(norms).to_host(norms).tolist(), names):
         raise FloatingPointError(f"{caller}: the gradient of {', '.join(bad)} is not finite; nothing was changed")
     return norms
@@ -224,7 +224,7 @@ def _clip(
     change: Callable[[list[Tensor], Tensor], tuple[list[Tensor], list[Tensor]]],
     measure: Measure,
 ) -> ClipReport:
-    """Give parameters the gradients that ``change`` makes of theirs, unless these are not finite."""
+    """Replace the gradients of parameters by what ``change`` returns for them; ``on_nonfinite`` as in its callers."""
     found = _with_gradients(parameters)
     if not found:
         return ClipReport(lambda: (0.0, 0.0, 0.0, ()))
@@ -255,7 +255,7 @@ def _check(caller: str, on_nonfinite: str, **bound: float) -> None:
 
 
 def _with_gradients(parameters: Parameters) -> list[tuple[str, Tensor, Tensor]]:
-    """(name, parameter, gradient) of every parameter that has one; tied ones, given twice, count once."""
+    """(name, parameter, gradient) of every parameter with a gradient; tied parameters count once."""
     if isinstance(parameters, str) or not isinstance(parameters, (Tensor, Iterable)):
         raise TypeError(
             f"clip: parameters are Tensors, or pairs of name and Tensor, such as model.parameters(), not a "
@@ -270,7 +270,7 @@ def _with_gradients(parameters: Parameters) -> list[tuple[str, Tensor, Tensor]]:
 
 
 def _put(p: Tensor, gradient: Tensor) -> None:
-    """Give p's gradient other values. One with history is part of a graph, which keeps the old ones."""
+    """Set p's gradient; one with history is replaced as a whole, because its graph needs the old values."""
     if p.grad is None or p.grad.requires_grad:
         p.grad = gradient
     else:
@@ -282,7 +282,7 @@ def _nonfinite(sizes: list[float], names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _numbers(names: Sequence[str], measure: Measure, norms: Tensor, *measured: Tensor) -> Numbers:
-    """What a report says: the norms of all, and the angle, from the norms and the cosines of each."""
+    """The content of a report: total norms and angle, from the norms and cosines of the single gradients."""
     before = norms.tolist()
     if bad := _nonfinite(before, names):
         return math.nan, math.nan, math.nan, bad

@@ -1,4 +1,4 @@
-"""The same function on two backends, operation by operation: where they differ, and where that began."""
+"""Compare a function on two backends, operation by operation: where they differ, and where that began."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .whereabouts import whereabouts
 
 
 class Difference(NamedTuple):
-    """How far two backends are apart in one result.
+    """How far two backends differ in one result.
 
-    absolute: the largest |a - b| of its elements. relative: that, divided by the largest |a|. ulp: that, in units of
-    the last place of the largest |a|. allowed: the relative difference above which it counts as a divergence.
+    absolute: the largest |a - b|. relative: absolute divided by the largest |a|. ulp: absolute in units in the last
+    place of the largest |a|. allowed: the relative difference above which the result diverges.
     """
 
     what: str
@@ -42,7 +42,7 @@ class Difference(NamedTuple):
 
     @property
     def diverges(self) -> bool:
-        """Whether it is more than rounding."""
+        """Whether the difference is more than rounding."""
         return not self.relative <= self.allowed
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Difference(NamedTuple):
 
 
 class Comparison(list[Difference]):
-    """What ``compare_backends`` found: a Difference for each result, in the order in which they were computed."""
+    """The findings of ``compare_backends``: a Difference for each result, in order of computation."""
 
     def __init__(self, backends: tuple[str, str], differences: list[Difference]) -> None:
         super().__init__(differences)
@@ -58,7 +58,7 @@ class Comparison(list[Difference]):
 
     @property
     def first(self) -> Difference | None:
-        """The first result that diverges: what came before it was alike, so this is where to look."""
+        """The first result that diverges; all results before it agree, so look here."""
         return next((d for d in self if d.diverges), None)
 
     @property
@@ -71,7 +71,7 @@ class Comparison(list[Difference]):
         return found
 
     def check(self, tolerance: float | None = None) -> None:
-        """Raise CheckError if a result is further apart than allowed, or than a relative tolerance."""
+        """Raise CheckError if a result differs by more than allowed, or than a relative tolerance if given."""
         allowed = self if tolerance is None else [d._replace(allowed=tolerance) for d in self]
         first = Comparison(self.backends, list(allowed)).first
         if first:
@@ -97,15 +97,15 @@ def compare_backends(
 ) -> Comparison:
     """Run f(*args) on two backends and compare every result of every operation, forward and backward.
 
-    f may be a whole training step: modules, optimisers, tensors and arrays that it can reach, by its arguments, its
-    closure or its globals, are moved for each run and are afterwards as they were before; so are random numbers, of
-    which both runs draw the same. What f returns is compared, and so is all that a step changes: parameters, gradients,
-    the buffers of optimisers. The results of both runs are kept on the host until they are compared.
+    f may be a whole training step. Modules, optimisers, Tensors and arrays that it reaches through its arguments,
+    closure or globals are moved for each run and restored afterwards. Random generators are restored too; both runs
+    draw the same numbers. The comparison covers f's return value and all that a step changes: parameters, gradients,
+    optimiser buffers. The results of both runs are kept on the host until they are compared.
 
-    tolerance: the relative difference that is allowed; by default the square root of the rounding error, 3e-4 if some
-    result so far was in float32, and 1.5e-8 if all were in float64. Integers and booleans must be equal.
+    tolerance: the allowed relative difference; by default the square root of the rounding error: 3e-4 if any result so
+    far was in float32, 1.5e-8 if all were in float64. Integers and booleans must be equal.
 
-    Raises CheckError if the two runs do not do the same operations, TypeError if f reaches a tensor with a history.
+    Raises CheckError if the two runs do different operations, TypeError if f reaches a Tensor with history.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell = nn.RNNCell(2, 3)
@@ -146,7 +146,7 @@ class _Results(Watcher):
         self.list: list[_Result] = []
 
     def add(self, what: str, value: Any, step: int | None = None, where: str = "") -> None:
-        """Note a result, if it is numbers."""
+        """Record a value if it is numeric."""
         array = bare_array(value)
         if isinstance(array, (bool, int, float)):
             array = np.asarray(array)
@@ -162,7 +162,7 @@ class _Results(Watcher):
 
 
 def _run(f: Callable[..., Any], args: tuple[Any, ...], name: str) -> list[_Result]:
-    """All that one run computes, and what it leaves behind."""
+    """All results of one run, and the final values of everything that it reaches."""
     results = _Results()
     call = partial(f, *args)
     home = backend.get(name)
@@ -195,14 +195,14 @@ def _difference(a: _Result, b: _Result, kind: Any, tolerance: float | None) -> D
     return Difference(a.what, a.step, a.where, absolute, relative, ulp, allowed if a.array.dtype.kind == "f" else 0.0)
 
 
-# ---- moving all that a function can reach, and putting it back ----
+# ---- moving everything that a function reaches, and restoring it ----
 
-_NOTHING = Place({}, "", "").get()  # what a place without content gives
+_NOTHING = Place({}, "", "").get()  # the value of an empty place
 
 
 @contextmanager
 def _moved(reach: Reach, home: Any) -> Iterator[None]:
-    """While the block runs, copies on a backend stand in the places of all arrays; then all is as it was before."""
+    """Replace all arrays by copies on a backend inside this block; restore everything afterwards."""
     with_history = [path for t, path in reach.tensors.items() if isinstance(t.node, Node)]
     if with_history:
         raise TypeError(f"compare_backends: {with_history[0]} has a history; use its detach() in the function")
@@ -231,7 +231,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
 
 @contextmanager
 def _same_random_numbers(home: Any, generators: list[Any]) -> Iterator[None]:
-    """Let a backend draw what the host would draw, and put all generators back."""
+    """Let a backend draw the host's random numbers inside this block; restore all generators afterwards."""
     host = backend.host
     rewinders = list(map(_rewinder, generators))
     state = host.random_state()
@@ -250,7 +250,7 @@ def _same_random_numbers(home: Any, generators: list[Any]) -> Iterator[None]:
 
 
 def _leaf(old: Leaf, there: Callable[[Any], Any]) -> Leaf:
-    """A leaf with a copy of the gradient."""
+    """A new leaf with a copy of the gradient."""
     new = Leaf(old.shape, old.dtype)
     new.grad = None if old.grad is None else type(old.grad).wrap(there(old.grad.array))
     return new
@@ -261,12 +261,12 @@ def _set(t: Any, array: Any, node: Any) -> None:
 
 
 def _can_be_refilled(container: Any) -> bool:
-    """Whether it is a container that is no module's namespace: what a function adds to its globals stays."""
+    """Whether a container can be cleared and refilled. A module's namespace is not: globals that f adds stay."""
     return "__name__" not in container if isinstance(container, dict) else isinstance(container, (list, set, deque))
 
 
 def _snapshot(container: Any) -> Callable[[], None]:
-    """What gives a container, and those in it, the content that they have now."""
+    """A function that restores the present content of a container and of containers in it."""
     if not _can_be_refilled(container):
         return lambda: None
     before: Any = container.copy()
@@ -282,7 +282,7 @@ def _snapshot(container: Any) -> Callable[[], None]:
 
 
 def _rewinder(generator: Any) -> Callable[[], None]:
-    """What lets a generator of random numbers, NumPy's or Python's, go on from where it is now."""
+    """A function that restores the present state of a NumPy or Python random generator."""
     if hasattr(generator, "bit_generator"):
         return partial(setattr, generator.bit_generator, "state", deepcopy(generator.bit_generator.state))
     if hasattr(generator, "getstate"):

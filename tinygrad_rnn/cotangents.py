@@ -1,4 +1,4 @@
-"""What arrives at a node before the walk back comes there: sums of gradients, and uses that wait to be combined."""
+"""The cotangents of nodes that the backward walk has not reached yet: sums, and uses that wait to be merged."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from .op import BoundRule
 from .ops.shape import unbroadcast
 from .tape import Leaf, Node
 
-# A pile is merged when its arrays hold 4 times as many elements as the target, and 2^16 at least. By then the merge
-# costs far more than adding its result to the sum; and memory stays bounded, however many time steps there are.
+# A pile is merged once its arrays hold 4 times as many elements as the target, and at least 2^16. By then the merge
+# costs far more than adding its result to the sum, and memory stays bounded however many time steps there are.
 _TIMES, _LEAST = 4, 2**16
-_BORDER = 8  # at the end of a checkpointed segment, large weights merge piles of an eighth of that
+_BORDER = 8  # at the border of a checkpointed segment, large weights merge at an eighth of that
 
 
 class Pile(NamedTuple):
-    """Uses of one array that wait to be combined by the merge of a rule."""
+    """Uses of one array that wait for a rule's merge."""
 
     rule: BoundRule
     uses: list[tuple[Any, ...]]
-    room: int  # how many may wait
+    room: int  # how many uses may wait
 
 
 class Cotangents:
@@ -30,15 +30,15 @@ class Cotangents:
     __slots__ = ("_in_place", "_own", "_piles", "_sums", "_watchers", "combining")
 
     def __init__(self, watchers: tuple[Any, ...], in_place: bool) -> None:
-        self.combining: BoundRule | None = None  # whose merge is at work, for messages
+        self.combining: BoundRule | None = None  # the rule that is merging now, for messages
         self._watchers = watchers
-        self._in_place = in_place  # whether sums may be, which they may not if the walk is recorded
+        self._in_place = in_place  # whether sums may be updated in place; not if the walk is recorded
         self._sums: dict[int, Any] = {}
-        self._own: set[int] = set()  # ids whose sum is an array of our own, which may be added to in place
-        self._piles: dict[int, dict[Any, Pile]] = {}  # by id, and by rule: plans may differ
+        self._own: set[int] = set()  # ids of sums in arrays of our own, so they can be updated in place
+        self._piles: dict[int, dict[Any, Pile]] = {}  # by id, then by rule function, as plans may differ
 
     def add(self, target: Node | Leaf, contribution: Any) -> None:
-        """Add a contribution, which may have been broadcast, to what has arrived at a target."""
+        """Add a contribution to a target's sum, undoing any broadcast and cast."""
         id = target.id
         if contribution.shape != target.shape:
             contribution = unbroadcast(contribution, target.shape)
@@ -47,7 +47,7 @@ class Cotangents:
         sums = self._sums
         if id not in sums:
             sums[id] = contribution
-        elif id in self._own and type(sums[id]) is type(contribution):  # while recording, the sum may be a constant
+        elif id in self._own and type(sums[id]) is type(contribution):  # during capture, the sum may be a constant
             sums[id] += contribution
         else:
             sums[id] = sums[id] + contribution
@@ -55,7 +55,7 @@ class Cotangents:
                 self._own.add(id)
 
     def wait(self, target: Node | Leaf, rule: BoundRule, use: tuple[Any, ...]) -> None:
-        """Put a use of a target aside, to be combined with others."""
+        """Set a use of a target aside for the merge."""
         piles = self._piles.get(target.id)
         if piles is None:
             piles = self._piles[target.id] = {}
@@ -69,7 +69,7 @@ class Cotangents:
             self._combine(target, pile)
 
     def take(self, target: Node | Leaf) -> Any:
-        """All that has arrived at a target."""
+        """Remove and return a target's sum, with all waiting uses merged in."""
         id = target.id
         if id in self._piles:
             for pile in self._piles.pop(id).values():
@@ -77,11 +77,11 @@ class Cotangents:
         return self._sums.pop(id)
 
     def owns(self, target: Node | Leaf) -> bool:
-        """Whether the sum for a target is an array that nothing else knows of."""
+        """Whether a target's sum is an array that nothing else references."""
         return target.id in self._own
 
     def at_border(self, waiting: Mapping[int, Node | Leaf]) -> None:
-        """Merge the piles of large weights before a checkpointed segment is recomputed, which needs the memory."""
+        """Merge the piles of large weights to free memory before a checkpointed segment is recomputed."""
         for id, piles in self._piles.items():
             for pile in piles.values():
                 if _BORDER * len(pile.uses) >= pile.room and prod(waiting[id].shape) > _LEAST:
@@ -97,6 +97,6 @@ class Cotangents:
             watcher.backward(rule, target, contribution)
         self.add(target, contribution)
         if len(uses) > 1 and self._in_place:
-            self._own.add(target.id)  # a sum of several uses is an array of its own
+            self._own.add(target.id)  # the merge of several uses allocates its result
         uses.clear()
         self.combining = None

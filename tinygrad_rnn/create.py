@@ -1,4 +1,4 @@
-"""Making tensors that do not start from data."""
+"""Functions that create tensors without given data."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .tensor import Tensor, as_tensor
 
 
 def _placed(numbers: np.ndarray, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
-    """Fresh numbers of the host, in float32 and on the default backend unless told otherwise."""
+    """A Tensor from new host numbers; by default float32 and on the default backend."""
     home = backends.get(backend) if backend else backends.default()
     return _made(home.from_host(numbers.astype(np.float32 if dtype is None else dtype, copy=False)), requires_grad)
 
 
 def _made(array: Array, requires_grad: bool) -> Tensor:
-    """A Tensor of an array that nobody else has."""
+    """A Tensor of an array that nothing else references."""
     made = Tensor.wrap(array)
     made.requires_grad = requires_grad
     return made
 
 
 def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Zeros, float32 unless told otherwise; the shape as numbers or as a tuple.
+    """Zeros, float32 by default; the shape is given as numbers or as a tuple.
 
     >>> zeros(2, 3)
     Tensor(f32[2,3] numpy)
@@ -36,30 +36,30 @@ def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requ
 
 
 def ones(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Ones, float32 unless told otherwise; the shape as numbers or as a tuple."""
+    """Ones, float32 by default; the shape is given as numbers or as a tuple."""
     return full(one_tuple(shape), 1, dtype, backend, requires_grad)
 
 
 def full(
     shape: Any, fill_value: float, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """One value everywhere, float32 unless told otherwise."""
+    """A tensor filled with one value, float32 by default."""
     numbers = np.full(shape, fill_value, np.float32 if dtype is None else dtype)
     return _placed(numbers, numbers.dtype, backend, requires_grad)
 
 
 def zeros_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
-    """Zeros of x's shape and backend, and of its dtype unless told otherwise."""
+    """Zeros with x's shape and backend, and by default its dtype."""
     return full_like(x, 0, dtype, requires_grad)
 
 
 def ones_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
-    """Ones of x's shape and backend, and of its dtype unless told otherwise."""
+    """Ones with x's shape and backend, and by default its dtype."""
     return full_like(x, 1, dtype, requires_grad)
 
 
 def full_like(x: Any, fill_value: float, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
-    """One value everywhere, with x's shape and backend, and its dtype unless told otherwise."""
+    """A tensor filled with one value, with x's shape and backend, and by default its dtype."""
     array = as_tensor(x).array
     return _made(backends.of(array).xp.full_like(array, fill_value, dtype=dtype), requires_grad)
 
@@ -78,7 +78,7 @@ def arange(
     backend: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Numbers from start to before stop; integers if all arguments are, else float32.
+    """Numbers from start up to but excluding stop; integers if all arguments are, else float32.
 
     >>> arange(3).numpy()
     array([0, 1, 2])
@@ -97,7 +97,7 @@ def linspace(
     backend: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """So many numbers from start to stop, both included, at equal distances; float32 unless told otherwise.
+    """``num`` evenly spaced numbers from start to stop, both included; float32 by default.
 
     >>> linspace(0, 1, 5).numpy()
     array([0.  , 0.25, 0.5 , 0.75, 1.  ], dtype=float32)
@@ -109,17 +109,17 @@ def linspace(
 def eye(
     n: int, m: int | None = None, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """The identity matrix, float32 unless told otherwise."""
+    """The identity matrix, float32 by default."""
     return _placed(np.eye(n, m), dtype, backend, requires_grad)
 
 
 def randn(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Standard normal numbers, drawn on the host on every backend."""
+    """Standard normal numbers, drawn on the host for every backend."""
     return _drawn("standard_normal", one_tuple(shape), dtype, backend, requires_grad)
 
 
 def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Uniform numbers from [0, 1), drawn on the host on every backend."""
+    """Uniform numbers from [0, 1), drawn on the host for every backend."""
     return _drawn("random", one_tuple(shape), dtype, backend, requires_grad)
 
 

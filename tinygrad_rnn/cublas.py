@@ -1,8 +1,8 @@
-"""Matrix products on a GPU by cuBLAS itself, called through ctypes with handles and workspaces of our own.
+"""Matrix products on a GPU by cuBLAS itself, called through ctypes with our own handles and workspaces.
 
-CuPy's own product refuses to be captured in a CUDA graph (cupy#6290), and what is captured is to compute what the eager
-step did, to the last bit. cuBLAS stores matrices by columns and we by rows, so each of its matrices is one of ours
-transposed, and C = A B is asked for as C^T = B^T A^T: the operands change places, and nothing is copied.
+CuPy's own product cannot be captured in a CUDA graph (cupy#6290), and a captured step must match the eager one bit for
+bit. cuBLAS stores matrices by columns and we by rows, so it sees each of our matrices transposed. We therefore ask for
+C = A B as C^T = B^T A^T: the operands change places, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Array = Any
 
 _int, _pointer = ctypes.c_int, ctypes.c_void_p
 _MATRIX = [_pointer, _int, _int]  # address, type, leading dimension
-_STACK = [*_MATRIX, ctypes.c_longlong]  # and the elements from one matrix to the next
+_STACK = [*_MATRIX, ctypes.c_longlong]  # and the stride between matrices, in elements
 _SIGNATURES = {
     "cublasCreate_v2": [_pointer],
     "cublasSetStream_v2": [_pointer, _pointer],
     "cublasSetWorkspace_v2": [_pointer, _pointer, ctypes.c_size_t],
     # handle, transpose A and B, m, n, k, alpha, A, B, beta, C, compute type, algorithm
     "cublasGemmEx": [_pointer, *[_int] * 5, _pointer, *_MATRIX, *_MATRIX, _pointer, *_MATRIX, _int, _int],
-    # the same with stacks, and how many matrices there are before the compute type
+    # the same for stacks, with the number of matrices before the compute type
     "cublasGemmStridedBatchedEx": [_pointer, *[_int] * 5, _pointer, *_STACK, *_STACK, _pointer, *_STACK, *[_int] * 3],
 }
-_TYPES: dict[str, tuple[int, int, Any]] = {  # by NumPy's character: CUDA's type, the type to compute in, alpha's type
+_TYPES: dict[str, tuple[int, int, Any]] = {  # by NumPy's dtype character: CUDA type, compute type, alpha's type
     "f": (0, 68, ctypes.c_float),  # CUDA_R_32F, CUBLAS_COMPUTE_32F
     "d": (1, 70, ctypes.c_double),  # CUDA_R_64F, CUBLAS_COMPUTE_64F
 }
 _FAST_TF32 = 77  # CUBLAS_COMPUTE_32F_FAST_TF32
 _DEFAULT_ALGORITHM = -1
-_WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper, and enough for older GPUs
+_WORKSPACE = 32 << 20  # bytes; NVIDIA's recommendation for Hopper, and enough for older GPUs
 _LARGEST = 2**31 - 1
 
 
@@ -47,7 +47,7 @@ class CublasError(RuntimeError):
 
 
 def load() -> Any:
-    """The library that CuPy loads; an error where there is none."""
+    """The cuBLAS library that CuPy loads; raises an error if there is none."""
     from cuda import pathfinder  # type: ignore[import-not-found,import-untyped,unused-ignore]  # comes with CuPy
 
     return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
@@ -60,13 +60,13 @@ class Cublas:
         self._cupy = cupy
         self._library = library
         self._handles: dict[tuple[int, int], tuple[Any, Array]] = {}  # by device and stream: handle, its workspace
-        self._spare: dict[int, list[Any]] = defaultdict(list)  # by device: handles of streams that are gone
+        self._spare: dict[int, list[Any]] = defaultdict(list)  # by device: handles of destroyed streams
         self.tf32 = os.environ.get("CUPY_TF32", "0") not in ("", "0")  # CuPy's own products heed it too
         for name, types in _SIGNATURES.items():
             getattr(library, name).argtypes = types
 
     def handle(self) -> Any:
-        """The handle of the current device and stream. It is made when first wanted, which a graph cannot capture."""
+        """The handle of the current device and stream, created on first use, which a graph cannot capture."""
         device, stream = key = self._cupy.cuda.runtime.getDevice(), self._cupy.cuda.get_current_stream().ptr
         if key not in self._handles:
             workspace = self._cupy.empty(_WORKSPACE, dtype=np.uint8)
@@ -77,10 +77,10 @@ class Cublas:
         return self._handles[key][0]
 
     def forget(self, streams: Sequence[int]) -> None:
-        """Free the workspaces of streams that are no more, and keep the handles for others."""
+        """Free the workspaces of destroyed streams, and keep their handles for new ones."""
         for device, stream in [key for key in [*self._handles] if key[1] in streams]:
             handle, _ = self._handles.pop((device, stream))
-            self._spare[device].append(handle)  # to destroy it would wait for the device
+            self._spare[device].append(handle)  # destroying it would wait for the device
 
     def _created(self) -> Any:
         handle = _pointer()
@@ -95,10 +95,10 @@ class Cublas:
     def product(
         self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0
     ) -> Callable[[], int] | None:
-        """What does out = alpha a b + beta out whenever it is called, and returns cuBLAS's status, 0 if all is well.
+        """A function that computes out = alpha a b + beta out and returns cuBLAS's status, 0 on success.
 
-        a and b are matrices, or stacks that broadcast. It works on the memory that these arrays have now, on the stream
-        that is current now. None if cuBLAS has no name for how they lie in memory, or for their dtypes.
+        a, b: matrices, or stacks that broadcast. The function is bound to the arrays' present memory and the current
+        stream. None if cuBLAS does not support the memory layouts or dtypes.
         """
         form = _form(*[(x.dtype, x.shape, x.strides) for x in (a, b, out)])
         if form is None:
@@ -116,16 +116,17 @@ class Cublas:
         )
 
     def dot(self, a: Array, b: Array, out: Array = None) -> Array:
-        """The array module's ``dot``, by cuBLAS directly where that is possible."""
+        """The array module's ``dot``, by cuBLAS directly where possible."""
         return self._multiplied(self._cupy.dot, a, b, out, a.ndim == b.ndim == 2)
 
     def matmul(self, a: Array, b: Array, out: Array = None) -> Array:
-        """The array module's ``matmul``, by cuBLAS directly where that is possible."""
+        """The array module's ``matmul``, by cuBLAS directly where possible."""
         return self._multiplied(self._cupy.matmul, a, b, out, a.ndim > 1 < b.ndim)
 
     def _multiplied(self, otherwise: Callable[..., Array], a: Array, b: Array, out: Array, of_matrices: bool) -> Array:
-        """A product. What cuBLAS has no name for, such as rows that lie backwards, is copied first, as it is by CuPy,
-        whose products no CUDA graph can hold.
+        """A product; operands in a layout that cuBLAS does not support, such as reversed rows, are copied first.
+
+        CuPy would copy them too, but no CUDA graph can capture its products.
         """
         own = self._cupy.ndarray
         known = of_matrices and a.__class__ is b.__class__ is own and a.dtype == b.dtype and a.dtype.char in _TYPES
@@ -134,14 +135,14 @@ class Cublas:
             target = own((*stack, a.shape[-2], b.shape[-1]), a.dtype) if out is None else out
             call = self.product(a, b, target)
             if call is None:
-                a, b = (self._copied(x, stack) for x in (a, b))  # which must be there until the call is made
+                a, b = (self._copied(x, stack) for x in (a, b))  # kept alive until the call is made
                 call = self.product(a, b, target)
             if call is not None and call() == 0:
                 return target
-        return otherwise(a, b, out=out)  # which also says what is wrong with anything else
+        return otherwise(a, b, out=out)  # also reports what is wrong with other operands
 
     def _copied(self, x: Array, stack: tuple[int, ...]) -> Array:
-        """A matrix, or a whole stack of them, as cuBLAS can read it."""
+        """A matrix or a whole stack in a layout that cuBLAS can read, copied if necessary."""
         if x.ndim == 2 and _lies(x.shape, x.strides, x.itemsize):
             return x
         whole = self._cupy.broadcast_to(x, (*stack, *x.shape[-2:])) if stack else x
@@ -154,10 +155,10 @@ Form = tuple[tuple[int, ...], list[tuple[int, ...]], tuple[int, ...], bool]
 
 @lru_cache(maxsize=1024)
 def _form(a: Layout, b: Layout, out: Layout) -> Form | None:
-    """How cuBLAS is to see out = a b, worked out once for all that lie alike.
+    """The layout arguments of cuBLAS for out = a b, or None if it does not support these layouts; cached.
 
-    Transpositions and sizes; for each of its matrices the leading dimension, and in stacks the step to the next one;
-    how many are in a stack; and whether out lies by columns, as it does for cuBLAS.
+    Transpositions and sizes; for each cuBLAS matrix the leading dimension and, in stacks, the stride to the next one;
+    the number of matrices in a stack; and whether out is stored by columns, as cuBLAS expects.
     """
     (kind, (*_, m, k), _), (_, (*_, inner, n), _), (_, (*stack, rows, columns), _) = a, b, out
     if kind.char not in _TYPES or not kind == b[0] == out[0] or (m, n, k) != (rows, columns, inner):
@@ -175,7 +176,7 @@ def _form(a: Layout, b: Layout, out: Layout) -> Form | None:
 
 
 def _jump(shape: tuple[int, ...], strides: tuple[int, ...], stack: tuple[int, ...], size: int) -> int | None:
-    """The elements from each matrix of a stack to the next, if they are always as many; 0 where it is the same one."""
+    """The stride between a stack's matrices in elements, 0 if all are the same one; None if it is not uniform."""
     missing = len(stack) - len(shape)
     if missing < 0 or any(n not in (1, m) for n, m in zip(shape, stack[missing:], strict=True)):
         return None
@@ -188,7 +189,7 @@ def _jump(shape: tuple[int, ...], strides: tuple[int, ...], stack: tuple[int, ..
 
 
 def _lies(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> tuple[int, int] | None:
-    """How a matrix lies in memory: 0 by rows or 1 by columns, and the elements from one of them to the next."""
+    """A matrix's layout: 0 by rows or 1 by columns, and the leading dimension; None if cuBLAS does not support it."""
     (rows, columns), (down, along) = shape, strides
     if not rows or not columns:
         return None
@@ -201,7 +202,7 @@ def _lies(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> tuple[
 
 
 def _is_free(out: Array, own: Any, *operands: Array) -> bool:
-    """Whether an array can take a product as it comes: contiguous, as CuPy wants it, and apart from the operands."""
+    """Whether a product can be written to ``out``: contiguous, as CuPy requires, and no overlap with the operands."""
     if out.__class__ is not own or not out.flags.c_contiguous:
         return False
     start, end = out.data.ptr, out.data.ptr + _extent(out)
@@ -214,5 +215,5 @@ def _extent(x: Array) -> int:
 
 @lru_cache(maxsize=64)
 def _scalar(char: str, value: float) -> Any:
-    """The address of a number on the host, where cuBLAS reads alpha and beta."""
+    """A pointer to a number on the host, where cuBLAS reads alpha and beta."""
     return ctypes.byref(_TYPES[char][2](value))

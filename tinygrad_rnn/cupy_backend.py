@@ -1,4 +1,4 @@
-"""What CuPy does in its own way: arrays on a GPU, kernels made of text, and nothing that would make the host wait."""
+"""Where CuPy differs: arrays on a GPU, kernels generated as text, and no checks that would make the host wait."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .formula import PREAMBLE, TYPES, Pointwise, copies, functions, write
 from .numpy_backend import Array, Backend, row
 from .surroundings import is_settled
 
-_AT_ONCE = 24  # copies that a launch makes: all arguments of a kernel must fit into 4096 bytes
-_PLAIN = {int, float, bool, str, type(None)}  # what an elementwise function is given beside arrays
-_VARIANTS = 16  # kernels for one function: numbers of Python's that it is given are part of the text
+_AT_ONCE = 24  # copies per launch: a kernel's arguments must fit into 4096 bytes
+_PLAIN = {int, float, bool, str, type(None)}  # types that elementwise functions get beside arrays
+_VARIANTS = 16  # kernels per function: Python numbers among its arguments are part of the text
 
 
 class CupyBackend(Backend):
-    """CuPy, on the current CUDA device, with cuBLAS called directly for products of matrices where it can be.
+    """CuPy on the current CUDA device, with cuBLAS called directly for matrix products where possible.
 
-    Each launch costs the host more than most operations cost the device. So what a kernel does to each element, or all
-    rules of a node together, is one generated kernel, as soon as it would otherwise be two launches.
+    Each launch costs the host more than most operations cost the device. So an operation's elementwise kernel, or all
+    rules of a node, become one generated kernel if they would otherwise take two launches or more.
     """
 
     name = "cupy"
@@ -36,9 +36,9 @@ class CupyBackend(Backend):
         self.xp, self.array_type = cupy, cupy.ndarray
         self._pools: list[Any] = []
         self._kernels: dict[Pointwise, Callable[..., Any]] = {}
-        self._written: dict[Any, Any] = {}  # by a kernel or plan, and what it is given: how it is launched
-        self._variants: Counter[Any] = Counter()  # how many there are of each
-        self._apart: set[Any] = set()  # kernels and plans of which no launch could be saved
+        self._written: dict[Any, Any] = {}  # by kernel or plan and its arguments: how to launch it
+        self._variants: Counter[Any] = Counter()  # number of variants, by kernel or plan
+        self._apart: set[Any] = set()  # kernels and plans for which no launch can be saved
         self.cublas = self._cublas_or_reason()
         blas = self.cublas
         products = {} if isinstance(blas, str) else {"dot": blas.dot, "matmul": blas.matmul}
@@ -46,7 +46,7 @@ class CupyBackend(Backend):
         super().__init__()
 
     def _cublas_or_reason(self) -> cublas.Cublas | str:
-        """cuBLAS, if it gives what CuPy gives for a small product; else why CuPy's own products are used."""
+        """cuBLAS if it matches CuPy on a small product, else the reason to use CuPy's own products."""
         xp = self.xp
         try:
             found = cublas.Cublas(self.load_cublas(), xp)
@@ -59,7 +59,7 @@ class CupyBackend(Backend):
             return f"{type(error).__name__}: {error}"
 
     def random_state(self) -> int:
-        # CuPy's generators keep their state to themselves: what can be repeated is a stream that begins here.
+        # CuPy's generators do not expose their state, so reseed: a stream that begins here can be repeated.
         if self._generator is not None:
             self.seed(int(self.generator.random((1,)).item() * 2**53))
         return self._seed
@@ -74,7 +74,7 @@ class CupyBackend(Backend):
         return self.xp.asnumpy(array)
 
     def checksum(self, array: Array) -> Any:
-        if array.dtype.itemsize > 8:  # there are no integers as wide
+        if array.dtype.itemsize > 8:  # no integers are as wide
             array = array.astype(np.float64)
         return array.view(f"u{array.dtype.itemsize}").sum(dtype=np.uint64)
 
@@ -100,7 +100,7 @@ class CupyBackend(Backend):
     def norms(self, arrays: Sequence[Array]) -> Array:
         if any(x.dtype == np.float64 for x in arrays):
             return self.scaled_norms(arrays)
-        xp = self.xp  # squares of shorter numbers can neither overflow nor vanish in float64
+        xp = self.xp  # squares of narrower floats neither overflow nor underflow in float64
         return xp.sqrt(row(xp, [xp.multiply(x, x, dtype=np.float64).sum() for x in arrays]))
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
@@ -109,7 +109,7 @@ class CupyBackend(Backend):
     def mark_invalid(
         self, values: Array, indices: Array, size: int, lowest: int = 0, everywhere: bool = False
     ) -> Array:
-        # CuPy wraps an index that is out of range: without a mark, the wrong row would pass for the right one.
+        # CuPy wraps out-of-range indices: without a mark, the wrong row would pass for the right one.
         if values.dtype.kind != "f":
             return values
         indices = _widened(indices)
@@ -122,7 +122,7 @@ class CupyBackend(Backend):
         self.xp.cuda.get_current_stream().synchronize()
 
     def memory_in_use(self) -> int:
-        apart = [pool.total_bytes() for pool in self._pools]  # a graph needs it all, though nobody holds it
+        apart = [pool.total_bytes() for pool in self._pools]  # a graph needs all of it, though no array holds it
         return sum(apart, int(self.xp.get_default_memory_pool().used_bytes()))
 
     def pool(self) -> Any:
@@ -133,7 +133,7 @@ class CupyBackend(Backend):
         if isinstance(self.cublas, cublas.Cublas):
             self.cublas.forget(streams)
         self._pools.remove(pool)
-        pool.free_all_blocks()  # a pool of CuPy 14 that is just dropped leaves its free blocks to nobody
+        pool.free_all_blocks()  # else CuPy 14 would leak the free blocks of a dropped pool
 
     def address(self, array: Array) -> int:
         return int(array.data.ptr)
@@ -150,7 +150,7 @@ class CupyBackend(Backend):
 
         def put(*numbers: float) -> None:
             left = iter(numbers)
-            for kernel, part in zip(kernels, parts, strict=True):  # a launch for many, in place of one for each
+            for kernel, part in zip(kernels, parts, strict=True):  # one launch for many arrays, instead of one for each
                 kernel(*islice(left, len(part)), *part)
 
         return put
@@ -169,12 +169,12 @@ class CupyBackend(Backend):
         if found is None:
             return None
         if any(x.shape != node[0].shape for x in found):
-            self._apart.add(plan)  # its rules have shapes of their own, as those of a sum times a factor
+            self._apart.add(plan)  # a rule gives another shape than g's, as for a sum times a factor
             return None
         return {place: x for (place, _), x in zip(plan.rules, found, strict=True)}
 
     def _at_once(self, owner: Any, call: Callable[..., Any], values: Sequence[Any]) -> list[Array] | None:
-        """What a call makes of values, by one generated kernel; None if it is not to be had so."""
+        """Run a call on values as one generated kernel; None if that is not possible."""
         own: Any = self.array_type
         key = owner, *[x.dtype if x.__class__ is own else _kind(x) for x in values]
         if key not in self._written:
@@ -187,20 +187,20 @@ class CupyBackend(Backend):
         return [found[k] for k in results]
 
     def _launch(self, owner: Any, call: Callable[..., Any], values: Sequence[Any]) -> Any:
-        """A generated kernel, which values are its inputs, and where among these and its outputs the results are."""
+        """A generated kernel, which values are its inputs, and where the results are among values and outputs."""
         own: Any = self.array_type
         self._variants[owner] += 1
         if self._variants[owner] <= _VARIANTS and all(type(x) is own or type(x) in _PLAIN for x in values):
-            # The text of one that reads a number out of its surroundings would keep the number that is there now.
+            # A function that reads a global or closed-over number would freeze its present value in the text.
             written = write(call, values, own) if all(map(is_settled, _functions(owner))) else None
             if written is not None:
                 return self.pointwise(written.kernel), written.inputs, written.results
         if self._variants[owner] > _VARIANTS or not any(map(self._matters, values)):
-            self._apart.add(owner)  # whatever it is given
+            self._apart.add(owner)  # whatever its arguments
         return None
 
     def _matters(self, x: Any) -> bool:
-        """Whether another value here might yet have a kernel: this one is a number, or of a dtype that has none."""
+        """Whether another value in this place might allow a kernel: this is a number, or of an unsupported dtype."""
         kind: Any = type(x)
         return kind in _PLAIN or (hasattr(x, "dtype") and not (kind is self.array_type and x.dtype.name in TYPES))
 
@@ -223,32 +223,32 @@ class CupyBackend(Backend):
 
 
 def _marked(xp: Any, values: Array, indices: Array, *, lowest: int, size: int) -> Array:
-    """Values, but NaN where an index is out of range."""
+    """The values, with NaN where an index is out of range."""
     return xp.where((indices >= lowest) & (indices < size), values, np.nan)
 
 
 def _functions(owner: Any) -> list[Callable[..., Any]]:
-    """A kernel, or the rules of a plan."""
+    """The functions behind an owner: a kernel, or a plan's rules."""
     return [rule.function for _, rule in owner.rules] if hasattr(owner, "rules") else [owner]
 
 
 def _called(kernel: Callable[..., Array], count: int, names: tuple[str, ...], given: Sequence[Any]) -> list[Array]:
-    """What a kernel makes of so many formulas and of attributes with these names, as a list of one."""
+    """Call a kernel with ``count`` inputs and the rest as named attributes; return its result in a list."""
     return [kernel(functions, *given[:count], **dict(zip(names, given[count:], strict=True)))]
 
 
 def _kind(x: Any) -> Any:
-    """What a generated kernel can depend on in an argument that is no array: its type and, if plain, its value."""
+    """What a generated kernel depends on in a non-array argument: its type and, if plain, its value."""
     return x.__class__, repr(x) if x.__class__ in _PLAIN else ""
 
 
 def _replaced(module: Any, **functions: Any) -> ModuleType:
-    """A module like this one, but for some functions."""
+    """A copy of a module with some functions replaced."""
     copy = ModuleType(getattr(module, "__name__", "cupy"))
     copy.__dict__.update(vars(module) | functions)
     return copy
 
 
 def _widened(index: Any) -> Any:
-    """An array of integers as int64: CuPy compares and wraps indices in their own type, which a length may overflow."""
+    """Integer indices as int64: CuPy compares and wraps indices in their own dtype, which a length may overflow."""
     return index.astype(np.int64, copy=False) if getattr(index, "dtype", np.bool_) != np.bool_ else index

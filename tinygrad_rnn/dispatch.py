@@ -1,7 +1,7 @@
 """The function that users call for an operation: it unwraps Tensors, runs the kernel, and records a node.
 
-It is written out for each op's own inputs, as ``dataclasses`` writes out ``__init__``: a loop over arguments would cost
-half as much again. Names of the engine begin with an underscore there, and so cannot meet those of a kernel's inputs.
+Its source is generated for each op's own inputs, as ``dataclasses`` generates ``__init__``: a loop over arguments would
+cost half as much again. The engine's names in it begin with an underscore, so they cannot clash with kernel inputs.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def {name}{signature}:
 
 
 def dispatcher(op: Op) -> Any:
-    """The function for an op. It writes itself out at its first call, so that a hundred ops import quickly."""
+    """The function for an op. Its code is generated at the first call, so that a hundred ops import quickly."""
     signature = _signature(op)
     space: dict[str, Any] = {
         "_Exception": Exception,
@@ -113,7 +113,7 @@ def dispatcher(op: Op) -> Any:
         file = f"<dispatch of {op.name}>"
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # tracebacks show it
         exec(compile(source, file, "exec"), space)
-        # Defaults first: until the code is there, nobody asks for them, and another thread may be calling.
+        # Defaults before code, as another thread may be calling: the old code does not use them.
         function.__defaults__ = tuple(p.default for p in signature.parameters.values() if _by_place(p)) or None
         function.__kwdefaults__ = {p.name: p.default for p in signature.parameters.values() if _by_name(p)}
         function.__code__ = space[op.name].__code__
@@ -127,12 +127,12 @@ def dispatcher(op: Op) -> Any:
 
 
 def _kernels(op: Op) -> dict[str, Callable[..., Any]]:
-    """What runs an op on NumPy's arrays, and on others."""
+    """The callables that run an op on NumPy's arrays and on others."""
     return {"_kernel": op.kernel, "_elsewhere": functools.partial(_elsewhere, op.kernel)}
 
 
 def _elsewhere(kernel: Callable[..., Any], xp: Any, *arrays: Any, **attributes: Any) -> Any:
-    """Run a kernel by its array module's own ``run``, if it has one."""
+    """Run a kernel through its array module's own ``run``, if it has one."""
     if run := getattr(xp, "run", None):
         return run(kernel, *arrays, **attributes)
     return kernel(xp, *arrays, **attributes)
@@ -143,7 +143,7 @@ def _first_call(*args: Any, **attributes: Any) -> Any:
 
 
 def forget(op: Op) -> None:
-    """Let the function be written out again, because the rules have changed."""
+    """Have the function's code generated again, because the rules have changed."""
     op.function.__code__, op.function.__defaults__, op.function.__kwdefaults__ = _first_call.__code__, None, None
 
 
@@ -152,7 +152,7 @@ _intercepting = threading.RLock()
 
 @contextmanager
 def intercepted(ops: Iterable[Op], stand_in: Callable[..., Any]) -> Iterator[None]:
-    """While the block runs, ``stand_in(op, xp, *inputs, **attributes)`` takes the place of kernels, in every thread."""
+    """Call ``stand_in(op, xp, *inputs, **attributes)`` instead of the kernels inside this block, in every thread."""
     ops = list(ops)
     with _intercepting:
         try:
@@ -166,7 +166,7 @@ def intercepted(ops: Iterable[Op], stand_in: Callable[..., Any]) -> Iterator[Non
 
 
 def parameters_of(rule: Callable[..., Any] | None) -> tuple[str, ...]:
-    """The names of a rule's parameters; no rule has none."""
+    """The names of a rule's parameters; () for None."""
     return tuple(inspect.signature(rule).parameters) if rule else ()
 
 
@@ -179,7 +179,7 @@ def _by_name(p: inspect.Parameter) -> bool:
 
 
 def _signature(op: Op) -> inspect.Signature:
-    """The kernel's, less xp, in which attributes can be given by position, as NumPy's axis is."""
+    """The kernel's signature without xp; attributes can be given by position, like NumPy's axis."""
     parameters = []
     optional = False
     for p in list(inspect.signature(op.kernel).parameters.values())[1:]:
@@ -214,7 +214,7 @@ def _source(op: Op, signature: inspect.Signature) -> str:
     named = {parameter for rule in op.rules.values() for parameter in parameters_of(rule)}
     spelled = {"g": "None", "k": "0", "y": "_array"} | dict(zip(op.parents, parents, strict=True))
     spelled |= {f"{x}_shape": f"_shape_of({x})" if f"{x}_shape" in named else "None" for x in names}
-    spelled |= dict(zip(names, names, strict=True))  # an input called y is no output
+    spelled |= dict(zip(names, names, strict=True))  # an input named y is not the output
     known = ", ".join(spelled.get(name, name) for name in op.known)
     arguments = ", ".join([call, *(f"{a}={a}" for a in attributes)])
     return _FUNCTION.format(
@@ -231,15 +231,16 @@ def _source(op: Op, signature: inspect.Signature) -> str:
 
 
 def _shape(value: Any) -> Any:
-    """The shape of an input; of ``*xs``, the tuple of all their shapes."""
+    """The shape of an input; for ``*xs``, the tuple of all their shapes."""
     if isinstance(value, tuple):
         return tuple(map(_shape, value))
     return _shapes[getattr(value, "shape", ())]
 
 
 class _OneOfEach(dict[tuple[int, ...], tuple[int, ...]]):
-    """One tuple for all equal shapes: nodes live long, and what they hold is walked by the cyclic collector time and
-    again. When there are very many it begins anew, as lengths of sequences may never repeat.
+    """One tuple for all equal shapes: the cyclic collector repeatedly visits all that long-lived nodes hold.
+
+    It is cleared when full, as lengths of sequences may never repeat.
     """
 
     def __missing__(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -253,7 +254,7 @@ _shapes = _OneOfEach()
 
 
 def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tuple[Any, ...]]:
-    """The class of the Tensors among some values, whether one needs a gradient, which are bare, nodes, and arrays."""
+    """For some values: the Tensor class, whether one needs a gradient, bits of bare arrays, nodes, and arrays."""
     taped = [value for value in values if isinstance(value, Taped)]
     if not taped:
         return None, 0, 0, (), values
@@ -265,7 +266,7 @@ def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tu
 
 
 def _deliver(array: Array, out: Array | None) -> Array:
-    """A kernel's result, copied to ``out`` for a kernel that does not write there itself."""
+    """A kernel's result, copied to ``out`` if given, for a kernel that does not write there itself."""
     if out is None:
         return array
     out[...] = array

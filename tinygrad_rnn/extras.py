@@ -1,4 +1,4 @@
-"""Libraries that the engine itself does not need: imported where they are used, or the error says how to get them."""
+"""Optional libraries, imported where they are used; if one is missing, the error says how to install it."""
 
 from __future__ import annotations
 

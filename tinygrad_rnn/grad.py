@@ -1,4 +1,4 @@
-"""Derivatives: of tensors that are there (``grad``), and of functions (``vjp``, ``jvp``, ``hvp``, ``jacobian``)."""
+"""Derivatives of tensors (``grad``) and of functions (``vjp``, ``jvp``, ``hvp``, ``jacobian``)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def grad(
     retain_graph: bool | None = None,
     allow_unused: bool = False,
 ) -> Any:
-    """Gradients of outputs for inputs, which may be anywhere in the graph; ``.grad`` of no tensor is touched.
+    """Gradients of outputs with respect to inputs anywhere in the graph; no tensor's ``.grad`` is touched.
 
     outputs, inputs: a Tensor, several, or nested tuples, lists and dictionaries of them.
-    grad_outputs: what to start from, one for each output; 1 for scalars.
-    create_graph: record the walk, so that the result can be differentiated again.
-    retain_graph: keep what the graph saved; as ``create_graph`` unless given.
+    grad_outputs: the initial cotangents, one for each output; by default 1, for scalars.
+    create_graph: record the backward pass, so that the result can be differentiated again.
+    retain_graph: keep what the graph saved; by default the same as ``create_graph``.
     allow_unused: None for an input that no output depends on, instead of a GraphError.
 
     Returns a Tensor if ``inputs`` is one, a tuple for several, a dictionary for a dictionary, such as
@@ -67,7 +67,7 @@ def grad(
 
 
 def _tree(given: Any) -> Any:
-    """What was given for tensors; a list or an iterator, such as ``model.parameters()``, as a tuple."""
+    """The given tensors; a list or an iterator, such as ``model.parameters()``, becomes a tuple."""
     return given if isinstance(given, (Tensor, tuple, dict)) or not isinstance(given, Iterable) else tuple(given)
 
 
@@ -88,10 +88,10 @@ def _one_for_each(given: Any) -> list[Any]:
 def _evaluate(
     f: Callable[..., Any], xs: Sequence[Any], vectors: Sequence[Any] = ()
 ) -> tuple[list[Tensor], Tensor, bool]:
-    """Copies of xs with nodes of their own, which leave what was given alone; f of them; and whether to record.
+    """Copies of xs with nodes of their own, so that xs stay untouched; f of the copies; and whether to record.
 
-    The derivative is recorded if something else than these copies has a part in it: an x or a vector that requires a
-    gradient, or a parameter that f reads. So derivatives nest, and a penalty on one trains what f is made of.
+    The derivative is recorded if it depends on more than these copies: on an x or a vector that requires a gradient, or
+    on a parameter that f reads. So derivatives nest, and a penalty on one trains the parameters of f.
     """
     recording = is_grad_enabled()
     tracked = [recording and isinstance(x, Tensor) and x.requires_grad for x in xs]
@@ -111,7 +111,7 @@ def _evaluate(
 def pull_back(
     ys: Sequence[Tensor], xs: Sequence[Tensor], cotangents: Sequence[Any], record: bool, retain: bool | None = None
 ) -> tuple[Tensor, ...]:
-    """What the cotangents of ys send back to each of xs: zeros to those on which no y depends."""
+    """The gradients of ys for each x, given the cotangents of ys; zeros for an x on which no y depends."""
     pairs = [(y, v) for y, v in zip(ys, cotangents, strict=True) if y.requires_grad]
     if not pairs:
         return tuple(map(zeros_like, xs))
@@ -121,10 +121,10 @@ def pull_back(
 
 
 def vjp(f: Callable[..., Tensor], *xs: Any) -> tuple[Tensor, Callable[[Any], tuple[Tensor, ...]]]:
-    """The value f(*xs), and the function from a cotangent v to v^T J, with one part for each x.
+    """The value f(*xs), and a function from a cotangent v to v^T J, as a tuple with one part for each x.
 
-    What comes back has a history of its own if an x requires a gradient, or anything else that f reads; so it is with
-    ``jvp``, ``hvp`` and ``jacobian``. Within ``no_grad`` it has none, which takes half the time.
+    Results have a history if an x, or anything else that f reads, requires a gradient; the same holds for ``jvp``,
+    ``hvp`` and ``jacobian``. Within ``no_grad`` they have none, which takes half the time.
 
     >>> value, pull = vjp(lambda x: x * x, tensor([1.0, 2.0]))
     >>> pull(tensor([1.0, 10.0]))[0].numpy()
@@ -140,9 +140,9 @@ def vjp(f: Callable[..., Tensor], *xs: Any) -> tuple[Tensor, Callable[[Any], tup
 
 
 def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tensor]:
-    """The value f(*xs), and its derivative J v in the direction of the tangents, as the vjp of the vjp.
+    """The value f(*xs), and its derivative J t in the direction of the tangents t, as the vjp of the vjp.
 
-    v^T J is linear in v, so its own vjp with the tangent as cotangent is J times the tangent.
+    v^T J is linear in v, so its own vjp with t as the cotangent is J t.
 
     >>> jvp(lambda x: x * x, tensor([1.0, 2.0]), tensor([1.0, 10.0]))[1].numpy()
     array([ 2., 40.], dtype=float32)
@@ -158,7 +158,7 @@ def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tenso
 
 
 def _directions(caller: str, xs: Sequence[Any], vectors: Any) -> list[Tensor]:
-    """A vector for each argument, if they fit."""
+    """One vector for each argument; ShapeError if they do not fit."""
     xs = [as_tensor(x) for x in xs]
     directions = [as_tensor(v) for v in _one_for_each(vectors)]
     if len(directions) != len(xs):
@@ -172,7 +172,7 @@ def _directions(caller: str, xs: Sequence[Any], vectors: Any) -> list[Tensor]:
 def hvp(f: Callable[..., Tensor], x: Any, v: Any) -> Any:
     """The Hessian of a scalar function times a vector, as the gradient of (gradient . v).
 
-    x, v: a tensor each; or lists of as many, for f(*x), and then the result is a tuple of as many.
+    x, v: a tensor each, or for f(*x) two lists of equal length; then the result is a tuple of that length.
 
     >>> hvp(lambda x: (x**3).sum(), tensor([1.0, 2.0]), tensor([1.0, 10.0])).numpy()
     array([  6., 120.], dtype=float32)
@@ -188,7 +188,7 @@ def hvp(f: Callable[..., Tensor], x: Any, v: Any) -> Any:
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
-    """All partial derivatives: the shape of f(x), then the shape of x.
+    """All partial derivatives, in an array of the shape of f(x) followed by the shape of x.
 
     >>> jacobian(lambda x: x * x, tensor([1.0, 2.0])).numpy()
     array([[2., 0.], [0., 4.]], dtype=float32)
@@ -197,7 +197,7 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     rows = []
     for i in range(y.size):
         direction = zeros_like(y)
-        direction.array[np.unravel_index(i, y.shape)] = 1  # not in reshape(-1): of a transposed array that is a copy
+        direction.array[np.unravel_index(i, y.shape)] = 1  # not in reshape(-1), a copy if the array is transposed
         rows.append(pull(direction)[0])
     if not rows:
         return zeros_like(tensor(y)).reshape((*y.shape, *as_tensor(x).shape))

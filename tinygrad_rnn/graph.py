@@ -1,4 +1,4 @@
-"""Reading the tape: the nodes behind a tensor, the edges between them, and the stretches of time that they lie in."""
+"""Reading the tape: the nodes behind a tensor, the edges between them, and how they group into loops over time."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from .tape import Leaf, Node, Taped, step_of
 
 
 class Edge(NamedTuple):
-    """One input of an operation that came from another operation, or from a leaf."""
+    """An input of an operation that is a leaf or the result of another operation."""
 
     parent: Node | Leaf
     child: Node
-    place: int  # of the parent among the child's items
+    place: int  # index of the parent among the child's items
 
     @property
     def input(self) -> str:
-        """The name of the input in the kernel; of ``*xs``, with its position."""
+        """The name of the input in the kernel; for ``*xs``, with its index."""
         k, names = self.place - self.child.plan.base, self.child.plan.op.inputs
         return f"{names[0]}[{k}]" if self.child.plan.op.variadic else names[k]
 
 
 def edges_of(node: Node | Leaf) -> list[Edge]:
-    """The edges that enter a node; a leaf has none, nor has a node that backward has freed."""
+    """The edges into a node; none for a leaf, or for a node that backward has freed."""
     if isinstance(node, Leaf) or not node:
         return []
     base = node.plan.base
@@ -33,9 +33,9 @@ def edges_of(node: Node | Leaf) -> list[Edge]:
 def reachable(
     roots: Iterable[Node | Leaf], *, without: frozenset[Node | Leaf] = frozenset(), horizon: int = 0
 ) -> list[Node | Leaf]:
-    """All nodes that lead to the roots, oldest first; the way ends at what was freed.
+    """All nodes that lead to the roots, oldest first; nothing behind a freed node is found.
 
-    It avoids some nodes, and those that were made before the horizon, roots and leaves excepted.
+    without: nodes to leave out. horizon: older nodes are left out too, except for roots and leaves.
     """
     found: dict[int, Node | Leaf] = {}
     ahead = list(roots)
@@ -55,16 +55,16 @@ def check_tensor(who: str, output: Taped) -> None:
 
 
 class Stretch(NamedTuple):
-    """Nodes that were made one after the other: all within time steps, or all outside of any."""
+    """Consecutive nodes: all within time steps, or all outside of any."""
 
-    steps: dict[int, list[Node]]  # by time step, in the order in which they were gone through; empty outside
+    steps: dict[int, list[Node]]  # by time step, in order of execution; empty outside
     nodes: list[Node]
 
 
 def stretches(nodes: Sequence[Node | Leaf]) -> list[Stretch]:
-    """The operations among some nodes, oldest first, cut wherever a loop over time begins or ends.
+    """The operations among nodes given oldest first, cut wherever a loop over time begins or ends.
 
-    A time step that comes again, after others, begins a new loop: another layer, another direction, another window.
+    A time step that recurs after others begins a new loop: another layer, direction or window.
     """
     found: list[Stretch] = []
     previous: int | None = None

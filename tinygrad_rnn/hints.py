@@ -1,4 +1,4 @@
-"""What to use in place of a name that another library has."""
+"""What to use in place of names from other libraries."""
 
 from __future__ import annotations
 
@@ -143,9 +143,9 @@ MODULES = {
 
 
 class Hint:
-    """An attribute that is not there: to ask for it raises, with what does the same here.
+    """Stands for a missing attribute: accessing it raises, and the error says what to use instead.
 
-    As an attribute of a class it costs nothing to what is there, as ``__getattr__`` would.
+    Unlike ``__getattr__``, such a class attribute does not slow down the existing ones.
     """
 
     def __init__(self, name: str, called: str, cure: str) -> None:
@@ -156,7 +156,7 @@ class Hint:
 
 
 def hinted(cls: Any, known: dict[str, str], called: str) -> None:
-    """Give a class hints for the names that it lacks, which ``dir`` does not list."""
+    """Give a class hints for names that it lacks; ``dir`` does not list them."""
     absent = {name for name in known if not hasattr(cls, name)}
     for name in absent:
         setattr(cls, name, Hint(name, called, known[name]))
@@ -164,7 +164,7 @@ def hinted(cls: Any, known: dict[str, str], called: str) -> None:
 
 
 def missing(name: str, called: str, cure: str | None) -> AttributeError:
-    """The error for a name that is not there.
+    """The error for a missing name.
 
     >>> print(missing("cat", "tinygrad_rnn", TENSORS["cat"]))
     tinygrad_rnn has no attribute 'cat'; instead: concatenate

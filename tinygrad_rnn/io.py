@@ -1,7 +1,7 @@
 """Saving and loading: a nested tree of arrays and plain values in one ``.safetensors`` file.
 
-Arrays are the file's entries, under dotted names that any reader of safetensors shows; the structure round them is JSON
-in the file's metadata. Nothing in a file can make ``load`` run code or import a module.
+Arrays are the file's entries, under dotted names that any safetensors reader shows; the structure around them is JSON
+in the file's metadata. No file can make ``load`` run code or import a module.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _FORMAT = "tinygrad_rnn.tree.1"
 
 
 class CheckpointError(ValueError):
-    """A file that cannot be loaded; the message names it and says what to do."""
+    """A file cannot be loaded; the message names it and says what to do."""
 
 
 def save(path: str | os.PathLike[str], tree: Any) -> None:
-    """Write a tree to a ``.safetensors`` file, in place of what was there.
+    """Write a tree to a ``.safetensors`` file, replacing an existing one.
 
-    tree: dictionaries with string keys, lists, tuples and named tuples, nested as you like, of Tensors, arrays of NumPy
-    or CuPy, numbers, strings, booleans and None. Numbers come back exactly, integers of any size.
+    tree: dictionaries with string keys, lists, tuples and named tuples, nested to any depth, of Tensors, NumPy or CuPy
+    arrays, numbers, strings, booleans and None. Numbers are restored exactly, integers of any size.
 
-    The new file is written beside the old one and takes its place in one move: whatever happens, a full disk, Ctrl-C or
-    a power cut, the path holds either all of the old tree or all of the new one.
+    The new file is written beside the old one and replaces it in one move: even after a full disk, Ctrl-C or a power
+    cut, the path holds either all of the old tree or all of the new one.
 
-    Raises TypeError for anything else in the tree, with the path to it; FileNotFoundError if there is no such folder.
+    Raises TypeError for anything else in the tree, with the path to it; FileNotFoundError if the folder does not exist.
 
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "tree.safetensors")
@@ -46,7 +46,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     {'weights': [array([[1., 0.], [0., 1.]])], 'step': 3}
     """
     numpy_format = import_extra("safetensors.numpy", "tg.save")
-    target = os.path.realpath(path)  # through links, so that the file is replaced and not the link
+    target = os.path.realpath(path)  # follows links, so that the file is replaced and not the link
     folder, name = os.path.split(target)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"save: there is no folder {folder} to write {name} to; make it first")
@@ -58,7 +58,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # before the move: else a power cut could leave the name with no content
+            os.fsync(file.fileno())  # before the move, or a power cut could leave an empty file
         os.replace(temporary, target)
     except BaseException:  # Ctrl-C too
         with contextlib.suppress(FileNotFoundError):
@@ -70,7 +70,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
 def load(path: str | os.PathLike[str]) -> Any:
     """Read the tree that ``save`` wrote, with NumPy arrays for all arrays and Tensors.
 
-    A named tuple comes back as the class that it was of if its module is imported, else as one of the same name.
+    A named tuple gets back its class if that module is imported, else a new class of the same name.
 
     Raises CheckpointError if the file is missing, truncated, or was not written by ``save``.
     """
@@ -99,7 +99,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
-    """The value as JSON, in which an object names its kind; arrays are entered under their paths."""
+    """The value as JSON, where each object names its kind; arrays are added to ``arrays`` under their paths."""
 
     def child(key: object, part: Any) -> Any:
         return _encode(part, f"{path}.{key}" if path else str(key), arrays)
@@ -112,7 +112,7 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, int):
         return int(value) if value.bit_length() < 64 else {"int": hex(value)}  # Python limits the digits of decimals
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"float": str(value)}  # JSON has no word for these
+        return float(value) if math.isfinite(value) else {"float": str(value)}  # JSON cannot express these
     if isinstance(value, list):
         return [child(i, part) for i, part in enumerate(value)]
     if isinstance(value, tuple):
@@ -131,7 +131,7 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _enter(array: Any, path: str, arrays: dict[str, np.ndarray]) -> str:
-    """Put an array among the entries and return the name that it got there."""
+    """Add an array to the entries and return its name there."""
     host = host_array(array)
     dtype = host.dtype.newbyteorder("=")
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
@@ -139,7 +139,7 @@ def _enter(array: Any, path: str, arrays: dict[str, np.ndarray]) -> str:
     name = (path or "array").encode("utf-8", "backslashreplace").decode()
     while name in arrays or name == "__metadata__":  # {"a.b": x, "a": {"b": y}}
         name += "'"
-    arrays[name] = host.astype(dtype, order="C", copy=False)  # other orders are written wrongly, without complaint
+    arrays[name] = host.astype(dtype, order="C", copy=False)  # other orders would be written wrongly, without an error
     return name
 
 
@@ -180,7 +180,7 @@ def _named_tuple(origin: str, fields: tuple[str, ...]) -> Any:
 
 @functools.cache
 def _new_named_tuple(name: str, fields: tuple[str, ...]) -> Any:
-    """A named tuple class, the same one each time, so that trees that were loaded have the same structure."""
+    """A named tuple class, cached so that loaded trees have the same structure."""
     return namedtuple(name, fields)
 
 
@@ -189,7 +189,7 @@ def _place(path: str) -> str:
 
 
 def _sync_folder(folder: str) -> None:
-    """Have the folder's new entry written to the disk, on systems that let a folder be opened."""
+    """Flush the folder's new entry to the disk, on systems that can open a folder."""
     if os.name == "posix":
         with contextlib.suppress(OSError):  # some network file systems refuse; the file itself is safe by now
             descriptor = os.open(folder, os.O_RDONLY)

@@ -1,6 +1,6 @@
-"""All in which NumPy and CuPy differ, as far as the engine meets it: what NumPy does; for CuPy see ``cupy_backend.py``.
+"""NumPy's side of everything in which NumPy and CuPy differ for the engine; for CuPy see ``cupy_backend.py``.
 
-Everywhere else a kernel receives its array module as ``xp`` and calls functions that both modules share.
+Everywhere else, a kernel receives its array module as ``xp`` and calls functions that both modules share.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = Any  # a numpy.ndarray, a cupy.ndarray, or whatever a registered backend
 
 
 class Backend:
-    """An array library, and the few things that it does in a way of its own. This one is NumPy."""
+    """An array library, and the few things that are specific to it. This one is NumPy."""
 
     name = "numpy"
     xp: ModuleType | Any = np
@@ -31,53 +31,53 @@ class Backend:
         self.seed(0)
 
     def seed(self, seed: int) -> None:
-        """Restart the generator that random masks are drawn from."""
+        """Seed this backend's random generator."""
         self._seed = seed
         self._generator: Any = None
 
     @property
     def generator(self) -> Any:
-        """The generator, made when it is first wanted: ``numpy.random`` alone would double the time to import this."""
+        """The generator, made on first use: importing ``numpy.random`` would double the package's import time."""
         if self._generator is None:
             self._generator = self.xp.random.default_rng(self._seed)
         return self._generator
 
     def random_state(self) -> Any:
-        """The generator's state; ``set_random_state`` makes it repeat what follows."""
+        """The generator's state, for ``set_random_state``."""
         return self.generator.bit_generator.state
 
     def set_random_state(self, state: Any) -> None:
-        """Continue from where ``random_state`` was read."""
+        """Restore a state that ``random_state`` returned."""
         self.generator.bit_generator.state = state
 
     def apart(self) -> None:
-        """Called where a checkpointed segment starts; a recorder overrides it, and fuses nothing across."""
+        """Called where a checkpointed segment starts; a recorder overrides it, to fuse nothing across that border."""
 
     def reading(self, array: Array) -> None:
-        """Called before an array is copied into a tensor; a recorder overrides it, to see whether that changes."""
+        """Called before an array is copied into a tensor; a recorder overrides it, to see whether the array changes."""
 
     def uniform(self, shape: tuple[int, ...]) -> Array:
-        """Draw float32 numbers from [0, 1) where this backend's arrays live."""
+        """Draw float32 numbers from [0, 1) on this backend."""
         return self.generator.random(shape, dtype=np.float32)
 
     def numbers(self, method: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Draw by a method of the host's generator, so that CPU and GPU get the same numbers."""
+        """Draw with a method of the host's generator, so that CPU and GPU get the same numbers."""
         return self.from_host(getattr(self.host.generator, method)(shape).astype(dtype, copy=False))
 
     def from_host(self, array: np.ndarray) -> Array:
-        """Bring a NumPy array here."""
+        """Convert a NumPy array to this backend."""
         return array
 
     def to_host(self, array: Array) -> np.ndarray:
-        """Bring an array of this backend to NumPy; on a device this waits for the result."""
+        """Convert an array of this backend to NumPy; on a device, this waits for the result."""
         return np.asarray(array)
 
     def checksum(self, array: Array) -> Any:
-        """A number that changes with what an array holds."""
+        """A number that changes with an array's content."""
         return zlib.crc32(np.ascontiguousarray(array).data) if hasattr(array, "dtype") else array
 
     def add_at(self, target: Array, index: Any, values: Array) -> None:
-        """``target[index] += values`` in which repeated indices add up."""
+        """``target[index] += values``, where repeated indices add up."""
         np.add.at(target, index, values)
 
     def add_rows(self, target: Array, rows: Array, values: Array) -> None:
@@ -87,7 +87,7 @@ class Backend:
         if len(target) <= 2**8 and len(target) * len(rows) <= 2**14 and math.isfinite(np.vdot(values, values)):
             one_hot = np.zeros((len(target), len(rows)), values.dtype)
             one_hot[rows, np.arange(len(rows))] = 1
-            target += one_hot.dot(values)  # NaN times 0 would be everyone's NaN
+            target += one_hot.dot(values)  # finite values only: NaN times 0 would reach every row
             return
         order = rows.astype(np.uint16 if len(target) <= 2**16 else np.int64).argsort(kind="stable")  # 16 bits: by radix
         rows, values = rows[order], values[order]
@@ -100,43 +100,43 @@ class Backend:
             target[rows[start]] += values[start : start + count].sum(axis=0)
 
     def row_dots(self, a: Array, b: Array) -> Array:
-        """Sums of a times b along the last axis, which stays, of length 1; b may be one vector for all rows of a."""
-        if a.size == a.shape[-1]:  # of a single row a scalar, with which all that follows is quicker
+        """Sums of a * b along the last axis, kept with length 1; b may be one vector for all rows of a."""
+        if a.size == a.shape[-1]:  # a scalar for a single row makes all that follows faster
             return np.dot(a.reshape(-1), b.reshape(-1))
         return (a.dot(b) if b.ndim == 1 else np.vecdot(a, b))[..., None]
 
     def is_moderate(self, x: Array) -> bool:
-        """Whether sums of e^x can neither overflow nor vanish, where the host can tell at little cost."""
+        """Whether sums of e^x can neither overflow nor underflow; False if the host cannot tell cheaply."""
         return x.size > 2**12 and max(x.max(), -x.min()) < math.log(np.finfo(x.dtype).max) / 2
 
     def exponentials(self, x: Array, axis: Any, out: Array = None) -> tuple[Array, Array | float]:
-        """e^(x - top), of which sums along an axis neither overflow nor vanish, and the top: the maximum, or 0."""
+        """e^(x - top), and top: 0 or the maximum, so that sums along an axis neither overflow nor underflow."""
         if self.is_moderate(x):
             return self.xp.exp(x, out=out), 0.0
         top = x.max(axis=axis, keepdims=True)
         return self.xp.exp(self.xp.subtract(x, top, out=out), out=out), top
 
     def mean(self, x: Array, axis: Any, keepdims: bool) -> Array:
-        """The mean. NumPy's own method thinks longer than it takes to sum a small array up."""
+        """The mean. For a small array, NumPy's own method has more overhead than the sum takes."""
         if x.dtype.kind != "f" or x.dtype.itemsize < 4:
-            return x.mean(axis=axis, keepdims=keepdims)  # by way of a wider type
+            return x.mean(axis=axis, keepdims=keepdims)  # summed in a wider dtype
         total = x.sum(axis=axis, keepdims=keepdims)
         return total / (x.size // max(1, total.size))
 
     def row_sums(self, a: Array) -> Array:
-        """Sums along the last axis, which stays, of length 1."""
-        return a.dot(np.ones(a.shape[-1], a.dtype))[..., None]  # short rows are summed in a fifth of the time
+        """Sums along the last axis, kept with length 1."""
+        return a.dot(np.ones(a.shape[-1], a.dtype))[..., None]  # for short rows, a fifth of the time of ``sum``
 
     def norms(self, arrays: Sequence[Array]) -> Array:
-        """L2 norms of arrays, (n,) in float64, also where squares would overflow or vanish."""
-        # On the host a look at the squares is free, and nearly always they are well within range. (vdot does not warn.)
+        """L2 norms of arrays, (n,) in float64, without overflow or underflow of squares."""
+        # On the host, checking the squares is free, and nearly always they are well within range. (vdot does not warn.)
         squares = [float(np.vdot(x, x)) for x in arrays]
         if min(squares) > 1e-30 and max(squares) < 1e30:
             return np.array([math.sqrt(square) for square in squares])
         return self.scaled_norms(arrays)
 
     def scaled_norms(self, arrays: Sequence[Array]) -> Array:
-        """The same without a look at any value: each array is divided by its largest element first."""
+        """The same without reading values on the host: each array is first divided by its largest element."""
         xp = self.xp
         flat = [x.reshape(-1).astype(np.float64) if x.size else xp.zeros(1) for x in arrays]
         largest = row(xp, [xp.abs(x).max() for x in flat])
@@ -145,7 +145,7 @@ class Backend:
         return unit * xp.sqrt(row(xp, [x.dot(x) for x in flat]))
 
     def check_indices(self, indices: Array, size: int, what: str) -> None:
-        """Raise IndexError unless all indices lie in [0, size). A device, which would stall, has the next one."""
+        """Raise IndexError unless all indices lie in [0, size). Devices, which would stall, use ``mark_invalid``."""
         if indices.size and (indices.min() < 0 or indices.max() >= size):
             wrong = indices[(indices < 0) | (indices >= size)].flat[0]
             raise IndexError(f"{what} {wrong} is out of range: they run from 0 to {size - 1}")
@@ -153,41 +153,42 @@ class Backend:
     def mark_invalid(
         self, values: Array, indices: Array, size: int, lowest: int = 0, everywhere: bool = False
     ) -> Array:
-        """Values that were looked up by indices. On a device, which cannot raise without a wait, they become NaN where
-        the index is not in [lowest, size); with ``everywhere``, all of them do if any index is not.
+        """Values looked up by indices; a device, which cannot raise without a wait, marks wrong ones with NaN.
+
+        These have an index outside [lowest, size). With ``everywhere``, one such index makes all values NaN.
         """
         return values
 
     def synchronize(self) -> None:
-        """Wait until all work that was handed to the device is done."""
+        """Wait until all work queued on the device is done."""
 
     def pool(self) -> Any:
-        """A pool of memory apart, for work that is done again and again at the same addresses."""
+        """A separate memory pool, for work that is repeated at the same addresses."""
         raise NotImplementedError
 
     def forget(self, streams: Sequence[int], pool: Any) -> None:
-        """Give back what work on these streams, which are no more, has needed, and the memory of a pool of its own."""
+        """Release what work on these destroyed streams needed, and the memory of their pool."""
 
     def memory_in_use(self) -> int | None:
-        """Bytes that the library's allocator has handed out, or None where it does not count them."""
+        """Bytes that the library's allocator has handed out, or None if it does not count them."""
         return None
 
     def address(self, array: Array) -> int:
-        """Where an array begins."""
+        """The address of an array's first element."""
         return int(array.__array_interface__["data"][0])
 
     def extent(self, array: Array) -> tuple[int, int]:
-        """Address and bytes of the memory of which an array shows a part."""
+        """Address and size in bytes of the whole memory that an array is a view of."""
         while getattr(array, "base", None) is not None:
             array = array.base
         return self.address(array), array.nbytes
 
     def view(self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]) -> Array:
-        """The array that begins so many bytes after ``memory`` does, in the same memory."""
+        """A view of ``memory`` that begins at a byte offset."""
         return np.ndarray(shape, dtype, memory, offset, strides)
 
     def setter(self, arrays: Sequence[Array]) -> Callable[..., None]:
-        """What puts numbers into 0-d arrays, one into each."""
+        """A function that writes numbers into 0-d arrays, one into each."""
 
         def put(*numbers: float) -> None:
             for array, number in zip(arrays, numbers, strict=True):
@@ -196,11 +197,11 @@ class Backend:
         return put
 
     def run(self, kernel: Callable[..., Array], *arrays: Any, **attributes: Any) -> Array:
-        """What an operation's kernel gives; if it calls several functions of elements, by one launch."""
+        """Run an operation's kernel; a device fuses several elementwise functions in it into one launch."""
         return kernel(self.xp, *arrays, **attributes)
 
     def contributions(self, plan: Any, node: Sequence[Any]) -> dict[int, Array] | None:
-        """What a node's rules send to each place in it, where that takes fewer launches at once than one by one."""
+        """The gradients for a node's parents by place, if computing all at once saves launches; else None."""
         return None
 
     def put(self, target: Array, keys: Sequence[Any], values: Sequence[Array]) -> None:
@@ -209,17 +210,17 @@ class Backend:
             target[key] = value
 
     def pointwise(self, kernel: Pointwise) -> Callable[..., Any]:
-        """A kernel, compiled; it is called with its inputs, then its outputs."""
+        """Compile a kernel; the result is called with its inputs, then its outputs."""
         raise NotImplementedError
 
 
 def _unit(xp: Any, largest: Array) -> Array:
-    """What to divide an array by whose largest element this is: 1 where there is none, or no finite one."""
+    """The divisor for an array with this largest element: the element itself, or 1 if it is 0 or not finite."""
     return xp.where((largest > 0) & (largest < np.inf), largest, 1.0)
 
 
 def row(xp: Any, numbers: Sequence[Array]) -> Array:
-    """0-d arrays as one vector: eight at a time, or CuPy copies a table from the host, which no CUDA graph can hold."""
+    """Join 0-d arrays to a vector, eight at a time: for more, CuPy copies a host table, which breaks graph capture."""
     parts = [x.reshape(1) for x in numbers]
     while len(parts) > 1:
         parts = [xp.concatenate(parts[k : k + 8]) for k in range(0, len(parts), 8)]

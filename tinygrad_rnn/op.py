@@ -1,4 +1,4 @@
-"""What an operation is: a pure kernel, and by name of each input the rule that sends a gradient back to it.
+"""An operation is a pure kernel and, for each input by name, the rule that computes its gradient.
 
     @op
     def tanh(xp, x, *, out=None):
@@ -6,14 +6,14 @@
     tanh.vjp(x=lambda g, y: g * (1 - y * y))
 
 The kernel gets its array module as ``xp``, then arrays, then attributes by keyword. A rule (a vector-Jacobian product)
-says by the names of its parameters what it needs, and the tape keeps just that:
+declares what it needs by the names of its parameters, and the tape saves only that:
 
     g          the gradient of the output (the cotangent)
     y          the output
     x          an input, by its name in the kernel; for ``*xs`` all of them as a tuple
     x_shape    the shape of an input, which costs no memory
     axis       an attribute
-    k          for ``*xs``: which of them the rule is asked about
+    k          for ``*xs``: the index of the input whose gradient is computed
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Rule = Callable[..., Any]
 
 
 class BoundRule:
-    """How one input gets its gradient: the rule, the merge if there is one, and where their arguments are in a node."""
+    """How one input gets its gradient: the rule, the merge if any, and where their arguments are in a node."""
 
     __slots__ = ("function", "input", "merge", "op", "parameters", "pick")
 
@@ -49,7 +49,7 @@ class BoundRule:
         self.pick = _picker([names.index(parameter) for parameter in self.parameters[0]])
 
     def combine(self, uses: list[tuple[Any, ...]]) -> Any:
-        """The sum of the gradients of several uses of one array, by the merge: it gets a tuple for each parameter."""
+        """The summed gradient of several uses of one array; the merge gets a tuple over the uses for each parameter."""
         if len(uses) == 1:
             return self.function(*uses[0])
         assert self.merge is not None
@@ -60,18 +60,18 @@ class BoundRule:
 
 
 def _picker(positions: list[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """A quick function from a sequence to its items at these positions."""
+    """A fast function from a sequence to a tuple of its items at these positions."""
     if len(positions) > 1:
         return itemgetter(*positions)
     start = positions[0] if positions else 0
-    return itemgetter(slice(start, start + len(positions)))  # itemgetter of one position would give the item itself
+    return itemgetter(slice(start, start + len(positions)))  # itemgetter(0) would give the item itself
 
 
 class Plan:
-    """What an op keeps, and which rules run, when a given set of its inputs needs a gradient.
+    """What an op saves, and which rules run, if a given set of its inputs needs gradients.
 
-    A node is filled by ``pick`` from all that a call knows: first two blanks, for g and k, then the values that the
-    rules name, then the parents. So a rule finds its arguments in the node itself, once the walk back has set g.
+    ``pick`` fills a node from all that a call knows: two blanks for g and k, then the values that the rules name, then
+    the parents. So a rule finds its arguments in the node itself once the backward walk has set g.
     """
 
     def __init__(self, op: Op, needed: list[str]) -> None:
@@ -97,11 +97,11 @@ class Plan:
         self.saves = -1 if op.variadic and any(saved) else sum(1 << i for i, name in enumerate(saved) if name)  # bits
 
     def own(self, bare: int, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The inputs of a call, with copies of the bare arrays among them that the rules will read."""
+        """The inputs of a call, with bare arrays copied if the rules will read them."""
         return tuple([own(x) if bare & self.saves & 1 << i else x for i, x in enumerate(arrays)])
 
     def every(self, node: Node) -> list[tuple[int, BoundRule]]:
-        """For an op of ``*xs``: the place of each input that needs a gradient, and the one rule for them all."""
+        """For an op of ``*xs``: the place of each input that needs a gradient, with the rule that they share."""
         ((_, rule),) = self.rules
         return [(i, rule) for i in range(self.base, len(node)) if node[i] is not None]
 
@@ -113,7 +113,7 @@ class Plan:
         return [rule.function(*rule.pick(node)) for _, rule in self.rules]
 
     def revive(self, node: Node, wrap: Callable[..., Any]) -> list[Any]:
-        """A copy of a node in which arrays are tensors that know where they came from: for gradients of gradients."""
+        """A copy of a node with Tensors, history included, in place of arrays, for gradients of gradients."""
 
         def tensor(array: Array, source: Node | Leaf | None) -> Any:
             return array if source is None else wrap(array, source)
@@ -149,24 +149,24 @@ class Op:
         self.optional = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.writes_out = any(p.name == "out" for p in parameters)
         self.attributes = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "out"}
-        # All that a rule may name, and the parents, as a call lists them for ``Plan.pick``.
+        # All that a rule may name, and the parents, in the order in which a call lists them for ``Plan.pick``.
         self.parents = [] if self.variadic else [f"parent of {name}" for name in self.inputs]
         shapes = [f"{name}_shape" for name in self.inputs]
         self.known = ["g", "k", *self.inputs, "y", *self.parents, *shapes, *self.attributes]
         self.rules: dict[str, Rule | None] = {}
         self.merges: dict[str, Rule] = {}
         self.explain: Callable[..., str | None] | None = None
-        self.waits = False  # whether the kernel may make the host wait for a device, which no CUDA graph can hold
-        self.overwrites = False  # whether ``out`` may be the memory of the first input
+        self.waits = False  # whether the kernel may make the host wait, which a CUDA graph cannot capture
+        self.overwrites = False  # whether ``out`` may alias the first input
         self.plans: dict[int, Plan] = {}
         self.function: Any = dispatcher(self)
 
     def names(self, count: int) -> Sequence[str]:
-        """What to call the inputs of a call: by name, or those of ``*xs``, so many, by their positions."""
+        """The names of a call's inputs; those of ``*xs``, ``count`` of them, are numbered."""
         return [f"{self.inputs[0]}[{k}]" for k in range(count)] if self.variadic else self.inputs
 
     def define(self, kind: str, table: dict[str, Any], rules: dict[str, Any]) -> None:
-        """Enter rules or merges, if all the names in them exist."""
+        """Add rules or merges, after checking the names in them."""
         known = {*self.known} - {*self.parents, *([] if self.variadic else ["k"])}
         for name, rule in rules.items():
             if name not in self.inputs:
@@ -184,13 +184,13 @@ class Op:
         forget(self)
 
     def plan(self, needs: int) -> Plan:
-        """The plan for a set of inputs, given as bits; it is made once."""
+        """Make and store the plan for a set of inputs, given as bits."""
         needed = [name for position, name in enumerate(self.inputs) if needs >> position & 1]
         plan = self.plans[needs] = Plan(self, needed)
         return plan
 
     def fail(self, error: Exception, arrays: Sequence[Array], attributes: dict[str, Any]) -> NoReturn:
-        """Raise again with the op, the inputs, the time step and the caller's line in the message."""
+        """Re-raise an error with the op, the inputs, the time step and the caller's line in the message."""
         inputs = [(name, a) for name, a in zip(self.names(len(arrays)), arrays, strict=True) if a is not None]
         where = whereabouts()
         if isinstance(error, MemoryError):
@@ -224,21 +224,21 @@ class Op:
 
 
 class Operation(Protocol):
-    """The function that ``op`` makes of a kernel."""
+    """The function that ``op`` makes from a kernel."""
 
     op: Op
 
     def __call__(self, *args: Any, **attributes: Any) -> Any:
-        """With bare arrays, the kernel; with Tensors among the inputs, a Tensor that remembers how it was made."""
+        """For bare arrays, the kernel's result; with Tensors among the inputs, a Tensor with history."""
 
     def vjp(self, **rules: Rule | None) -> Operation:
-        """Set the rule of each input by name; None says that the output does not depend on that input smoothly."""
+        """Set the rule of each input by name; None says that the input has no gradient."""
 
     def merge(self, **merges: Rule) -> Operation:
-        """Set for an input how several uses of one array combine: each parameter is a tuple over the uses."""
+        """Set, by input, how several uses of one array combine: each parameter is a tuple over the uses."""
 
     def explain(self, function: Callable[..., str | None]) -> Callable[..., str | None]:
-        """Set what says, given the inputs and attributes of a call that failed, what is wrong and how to mend it."""
+        """Set a function that gets a failed call's inputs and attributes and says what is wrong and how to fix it."""
 
 
 @overload
@@ -246,11 +246,11 @@ def op(kernel: Callable[..., Array], *, name: str = "") -> Operation: ...
 @overload
 def op(*, name: str) -> Callable[[Callable[..., Array]], Operation]: ...
 def op(kernel: Callable[..., Array] | None = None, *, name: str = "") -> Any:
-    """Make an operation of a kernel ``kernel(xp, *arrays, out=None, **attributes)`` and enter it in the registry.
+    """Make an operation from a kernel ``kernel(xp, *arrays, out=None, **attributes)`` and register it.
 
     Attributes are the kernel's keyword-only parameters; callers may give them by position, after the arrays.
-    ``@op(name=...)``, or ``op(kernel, name=...)``, gives it another name than the kernel's, for messages and drawings.
-    A kernel that names ``out`` must write it when it is given; for other kernels the result is copied there.
+    ``@op(name=...)``, or ``op(kernel, name=...)``, sets a name other than the kernel's for messages and drawings.
+    A kernel with ``out`` must write to it if it is given; for other kernels, the result is copied there.
 
     >>> @op
     ... def softsign(xp, x):
@@ -272,7 +272,7 @@ def _operation(kernel: Callable[..., Array], name: str) -> Operation:
         raise TypeError(f"op: {name!r} is no name for an operation; define the kernel with def, or say @op(name=...)")
     key, other = _keys(kernel)
     if key in registry and registry[key].kernel.__module__ != kernel.__module__:
-        key = other  # a capture must know the first one too, which may be the engine's
+        key = other  # the first one, perhaps the engine's, must stay known to capture
     record = registry[key] = Op(kernel, name)
     function = record.function
     function.__doc__, function.__module__, function.__qualname__ = (
@@ -301,7 +301,7 @@ registry: dict[str, Op] = {}
 
 
 def _keys(kernel: Any) -> tuple[str, str]:
-    """Where an operation is in the registry: by the name of its kernel, or with its module if that is taken."""
+    """An operation's keys in the registry: its kernel's name, and the one with its module if that is taken."""
     name = getattr(kernel, "__name__", "")
     return name, f"{getattr(kernel, '__module__', '')}.{name}"
 

@@ -1,4 +1,4 @@
-"""Each operation as an operator or a method, for whatever stands for an array: Tensors, and a recorder's symbols."""
+"""Operations as operators and methods, for all that stands for an array: Tensors, and a recorder's symbols."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import ops
 
 
 class Operators:
-    """What NumPy's arrays can do, by the engine's operations."""
+    """The operators and methods of NumPy's arrays, by the engine's operations."""
 
     __slots__ = ()
     __hash__ = object.__hash__
@@ -68,7 +68,7 @@ class Operators:
     __getitem__ = ops.index
 
     def __pos__(self) -> Any:
-        return copy(self)  # and not itself, which ``x += 1`` may change where an array is meant
+        return copy(self)  # not self, which ``x += 1`` may change in place
 
     def __rsub__(self, other: Any) -> Any:
         return ops.subtract(other, self)
@@ -95,7 +95,7 @@ class Operators:
         return ops.matmul(other, self)
 
     def where(self, condition: Any, other: Any) -> Any:
-        """These elements where the condition holds, and those of the other elsewhere."""
+        """Elements of self where the condition holds, and of other elsewhere."""
         return ops.where(condition, self, other)
 
     def reshape(self, *numbers: Any, **shape: Any) -> Any:
@@ -113,11 +113,11 @@ class Operators:
 
     @property
     def mT(self) -> Any:
-        """The last two axes exchanged."""
+        """The last two axes swapped."""
         return ops.swapaxes(self, -1, -2)
 
 
 def one_tuple(values: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
+    """The tuple that was given as ``f(2, 3)`` or as ``f((2, 3))``."""
     first = values[0] if len(values) == 1 else values
     return first if first is None else tuple(first) if isinstance(first, (tuple, list)) else (first,)

@@ -1,6 +1,6 @@
-"""Watching the engine at work: every operation, forward and backward, can be told to a watcher.
+"""Watching the engine at work: a watcher is told of every operation, forward and backward.
 
-A watcher is a few lines: a class with one method, or two, and ``watching`` round what it is to see.
+A watcher takes a few lines: a class with one or two methods, and ``watching`` around the code to observe.
 
 >>> from tinygrad_rnn import Watcher, ones, sigmoid, tanh, tensor, watching
 
@@ -73,14 +73,14 @@ class Watcher:
     """The base of watchers: override one method, or both."""
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
-        """An operation on Tensors was done; the inputs are bare arrays and numbers."""
+        """Called after an operation on Tensors; the inputs are bare arrays and numbers."""
 
     def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
-        """A rule gave the gradient of ``rule.input``: ``node`` is the operation, or, after a merge, what it is for."""
+        """Called with the gradient for ``rule.input``; ``node`` is the operation, or after a merge the input's node."""
 
 
 class Profile(Watcher):
-    """Seconds and calls by operation: the time since the engine was last heard of goes to what it now reports.
+    """Seconds and calls by operation; each is charged with the time since the previous report.
 
     >>> from tinygrad_rnn import tanh, tensor
     >>> with tape.watching(Profile()) as profile:
@@ -115,7 +115,7 @@ _LINES_KEPT = 1 << 18  # operations whose lines are remembered; older ones are f
 
 
 class Lines(Watcher):
-    """Remembers where each operation was made: ``line_of`` finds it, and so do messages, while this watches.
+    """Remembers where each operation was made, for ``line_of`` and for messages, while this watches.
 
     >>> from tinygrad_rnn import tanh, tensor
     >>> with tape.watching(Lines()) as lines:
@@ -126,9 +126,7 @@ class Lines(Watcher):
 
     def __init__(self) -> None:
         self._lines: dict[int, str] = {}  # by id of the node
-        self._uses: dict[tuple[int, str], list[str]] = defaultdict(
-            list
-        )  # by id of an input's node, and op that merges: where
+        self._uses: dict[tuple[int, str], list[str]] = defaultdict(list)  # lines by id of an input's node, and op
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         node = result.node
@@ -143,14 +141,14 @@ class Lines(Watcher):
 
     def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
         if rule.merge is not None:
-            self._uses.pop((node.id, rule.op.name), None)  # the next window is another story
+            self._uses.pop((node.id, rule.op.name), None)  # the next window starts anew
 
     def __getitem__(self, node: Node | Leaf) -> str:
         """The time step and the line, as ``, time step 3, model.py:5``; "" for a node that was not seen."""
         return self._lines.get(node.id, "")
 
     def uses(self, node: Node | Leaf, op: Op) -> str:
-        """Where an operation used what a node made: the only place, or how many there are, the first and the last."""
+        """Where an operation used a node's result: the only place, or the count with the first and the last one."""
         lines = self._uses.get((node.id, op.name), [])
         return (
             "".join(lines)
@@ -171,8 +169,8 @@ class _Trap(Lines):
         super().__init__()
         self._now: int | None = None
         self._count: dict[str, int] = defaultdict(int)  # by op: how often it was called in this time step
-        self._last: dict[tuple[str, int], tuple[int | None, Array]] = {}  # by op and count: a step, and what it made
-        self._meant: list[weakref.ref[Any]] = []  # arrays whose infinities stand in the code, as those of masks do
+        self._last: dict[tuple[str, int], tuple[int | None, Array]] = {}  # by op and count: time step and result
+        self._meant: list[weakref.ref[Any]] = []  # arrays with intended infinities, such as masks
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         super().forward(op, inputs, attributes, result)
@@ -192,7 +190,7 @@ class _Trap(Lines):
         self._last[key] = now, result.array
 
     def _is_meant(self, inputs: tuple[Any, ...], attributes: dict[str, Any], made: Array) -> bool:
-        """Whether no NaN was made, and the infinities come from an infinite number in the code, as in a mask."""
+        """Whether there is no NaN, and the infinities come from an infinite number in the code, as in a mask."""
         meant = [array for array in (ref() for ref in self._meant) if array is not None]
         self._meant = [ref for ref in self._meant if ref() is not None]
         given = any(
@@ -205,14 +203,14 @@ class _Trap(Lines):
         return True
 
     def _before(self, name: str, count: int) -> str:
-        """What the same operation made the time before, when all was finite."""
+        """What the same operation made the last time, when all was finite."""
         if (name, count) not in self._last:
             return ""
         step, array = self._last[name, count]
         return f"; before that it made {_range(array)}" + ("" if step is None else f" in time step {step}")
 
     def _on_the_way_back(self) -> str:
-        """In a backward that is recorded itself: the operation whose rule is at work."""
+        """In a backward pass that is recorded: the operation whose rule is running."""
         frame: FrameType | None = sys._getframe()
         while frame is not None:
             if frame.f_code is inspect.unwrap(walk).__code__:
@@ -230,7 +228,7 @@ class _Trap(Lines):
         came, where = "", f"on the way to {node!r}{self.uses(node, rule.op)}"
         if rule.merge is None and isinstance(node, Node):
             where = f"at {node!r}{self[node]}"
-            g = [] if node[0] is None else [("g", bare_array(node[0]))]  # a graph that is kept does not hold it
+            g = [] if node[0] is None else [("g", bare_array(node[0]))]  # a retained graph does not store g
             values = [(name, x) for name, x in [*g, *node.saved.items()] if hasattr(x, "dtype")]
             came = "" if all(is_finite(x) for _, x in g) else " (it came in with the gradient g)"
         source = f" from {_ranges(values)}" if values else ""
@@ -245,7 +243,7 @@ def _ranges(values: list[tuple[str, Any]]) -> str:
 
 
 def _first(made: Array, values: list[tuple[str, Any]]) -> str:
-    """Where the first value that is not finite stands, and what stood there in inputs of a shape that fits."""
+    """The position of the first value that is not finite, and the values there of inputs that broadcast to it."""
     if not made.ndim:
         return ""
     finite = backend.of(made).xp.isfinite(made)
@@ -261,7 +259,7 @@ def _first(made: Array, values: list[tuple[str, Any]]) -> str:
 
 
 def _within(at: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The place in a smaller array that is broadcast to this place."""
+    """The index into a smaller array that is broadcast to this index."""
     return tuple([i if n > 1 else 0 for i, n in zip(at[len(at) - len(shape) :], shape, strict=True)])
 
 
@@ -279,13 +277,13 @@ def _range(x: Array) -> str:
 
 @contextmanager
 def detect_anomaly() -> Iterator[None]:
-    """Raise FloatingPointError where the first NaN or infinity is born, forward or backward, inside this block.
+    """Raise FloatingPointError at the first NaN or infinity, forward or backward, inside this block.
 
-    An infinite number that the code names, ``where(mask, scores, -inf)``, is no anomaly, nor is what keeps it infinite.
-    The message names the operation, its inputs' ranges, the time step and the source line; where the first such element
-    stands, and the inputs there; and what the same operation made in the time step before, when all was still finite.
-    Backward it names the step and the line of the operation whose rule it was. It looks at every result, which on a
-    device waits for each; outside of the block it costs nothing.
+    An infinite number in the code, as in ``where(mask, scores, -inf)``, is no anomaly, nor are results that stay
+    infinite because of it. The message names the operation, its inputs' ranges, the time step and the source line; the
+    position of the first such element and the inputs there; and the finite result of the same operation in the time
+    step before. In the backward pass, step and line are those of the operation whose rule failed. Every result is
+    checked, which on a device waits for each; outside the block, this costs nothing.
 
     >>> from tinygrad_rnn import log, tensor
     >>> import warnings

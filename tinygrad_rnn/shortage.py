@@ -1,4 +1,4 @@
-"""Out of memory: what was asked for, what holds the rest, and what would fit."""
+"""Errors for out of memory: what was asked for, what holds the rest, and what would fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import backend
 from .tape import Node, step_of
 from .writes import owner_of
 
-_SHOWN = 4  # of the largest holders
+_SHOWN = 4  # this many of the largest holders
 
 
 class OutOfMemoryError(MemoryError):
@@ -18,7 +18,7 @@ class OutOfMemoryError(MemoryError):
 
 
 def explained(error: MemoryError, what: str, array: Any, where: str) -> OutOfMemoryError:
-    """The same error, with what the graphs that are alive keep for backward, by operation, input and time step."""
+    """The same error, with what live graphs keep for backward, by operation, input and time step."""
     home = backend.of(array)
     in_use = home.memory_in_use()
     used = "" if in_use is None else f" {readable(in_use)} of {home.name} are in use."
@@ -37,7 +37,7 @@ def explained(error: MemoryError, what: str, array: Any, where: str) -> OutOfMem
 
 
 def of_replay(error: MemoryError, count: int, side_by_side: bool) -> OutOfMemoryError:
-    """The same error, where so many bytes for the replays of a step are not to be had."""
+    """The same error for a captured step, when the ``count`` bytes for its replays are not available."""
     lanes = 'without=["lanes"] shares more of it, ' if side_by_side else ""
     return OutOfMemoryError(
         f"capture: out of memory. {error} The step was done, but its replays take {readable(count)} in one piece, "
@@ -47,7 +47,7 @@ def of_replay(error: MemoryError, count: int, side_by_side: bool) -> OutOfMemory
 
 
 def readable(count: int) -> str:
-    """Bytes in the largest unit that leaves at least 10 of it."""
+    """A number of bytes in the largest unit that gives at least 10."""
     size, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size >= 10240:
@@ -56,11 +56,11 @@ def readable(count: int) -> str:
 
 
 def _kept() -> tuple[list[tuple[int, str, int, list[int]]], int]:
-    """What nodes that are alive saved, each array once: bytes, whose it is, how many, and in which time steps.
+    """What live nodes saved, each array once: (bytes, operation and name, count, time steps); and how many steps.
 
-    Nodes know their parents only, and there may be several graphs, so it is the cyclic collector that is asked.
+    Nodes know only their parents, and there may be several graphs, so the cyclic collector is asked for all nodes.
     """
-    arrays: dict[int, tuple[Any, str, int | None]] = {}  # by id of the owner of the memory, which stays alive here
+    arrays: dict[int, tuple[Any, str, int | None]] = {}  # by id of the memory's owner, which is kept alive here
     for node in [x for x in gc.get_objects() if type(x) is Node]:
         for name, array in node.arrays():
             owner = owner_of(array)

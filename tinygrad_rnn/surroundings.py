@@ -1,4 +1,4 @@
-"""What a function finds around it: the names in its code, and whose code it is."""
+"""The surroundings of a function: the names in its code, and the package that it comes from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 _OURS = __name__.partition(".")[0]
-_SETTLED = {_OURS, "numpy", "math", "builtins", "operator"}  # modules of which nothing changes
+_SETTLED = {_OURS, "numpy", "math", "builtins", "operator"}  # modules in which nothing changes
 _INSTALLED = {*sys.stdlib_module_names, "numpy", "cupy", "tqdm", "matplotlib"} - {"__main__"}
 
 
 class Names(NamedTuple):
-    """The globals that code may read, in order, and all names in it; of the functions within it too."""
+    """The globals that code may read, in order, and all names in it, nested functions included."""
 
     read: tuple[str, ...]
     mentioned: frozenset[str]
@@ -30,15 +30,15 @@ def names_in(code: CodeType) -> Names:
     read = [i.argval for i in dis.get_instructions(code) if i.opname in _READING]
     inner = [names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     read += [name for names in inner for name in names.read]
-    # As a dictionary and not a set, or a program would depend on the hash seed.
+    # A dictionary keeps the order; with a set, a program would depend on the hash seed.
     return Names(tuple(dict.fromkeys(read)), frozenset(code.co_names).union(*(names.mentioned for names in inner)))
 
 
-_READING = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the latter two in the body of a class
+_READING = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last two in class bodies
 
 
 def is_settled(function: Any, known: frozenset[Any] = frozenset()) -> bool:
-    """Whether a function depends on its arguments alone: what else its code names are functions and such modules."""
+    """Whether a function depends only on its arguments: all else that it reads is settled functions and modules."""
     if isinstance(function, ModuleType):
         return root(function.__name__) in _SETTLED
     function = function.op.kernel if hasattr(function, "op") else function
@@ -54,20 +54,20 @@ def is_settled(function: Any, known: frozenset[Any] = frozenset()) -> bool:
 
 
 def root(module: str | None) -> str:
-    """The package at the root of a module."""
+    """The top-level package of a module."""
     return (module or "").partition(".")[0]
 
 
 def is_ours(module: str | None) -> bool:
-    """Whether code is the engine's."""
+    """Whether a module is part of this package."""
     return root(module) == _OURS
 
 
 def is_installed(module: str | None) -> bool:
-    """Whether code comes from Python's library or NumPy's, which hold nothing of a user's step."""
+    """Whether a module comes from Python's library or a known package, which hold nothing of a user's step."""
     return root(module) in _INSTALLED
 
 
 def is_users(module: str | None) -> bool:
-    """Whether code is neither."""
+    """Whether a module is neither installed nor ours."""
     return not (is_installed(module) or is_ours(module))

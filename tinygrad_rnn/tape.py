@@ -1,7 +1,7 @@
 """The tape: nodes in order of creation.
 
-A node's id only grows, so creation order is topological order: a walk from high ids to low ids meets every node after
-all of its users, without sorting. The id is also a clock: "how far back in time" and "written since" compare ids.
+Ids only grow, so creation order is topological order: a walk from high to low ids meets every node after all of its
+users, without sorting. Ids are also a clock: "how far back in time" and "written since" compare ids.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 _ids = itertools.count(1)
 clock = _ids.__next__  # the next id; calling it is atomic
 
-_pauses = itertools.count(1)  # of the collector, after which something stays
-_PAUSES = 48  # until it is called: a captured step takes three
+_pauses = itertools.count(1)  # counts lasting pauses of the collector
+_PAUSES = 48  # lasting pauses per full collection; a captured step takes three
 
 _MARKS_KEPT = 1 << 20  # time steps that are remembered per thread (16 MB); older ones are forgotten
 
 
 class GraphError(RuntimeError):
-    """A derivative is not to be had: there is no graph, or it was freed or written over, or a rule of it failed."""
+    """A derivative is not available: there is no graph, it was freed or overwritten, or one of its rules failed."""
 
 
 class CaptureError(RuntimeError):
-    """A step that is being recorded does what a recorded program cannot do again."""
+    """A step under capture does something that a recorded program cannot repeat."""
 
 
 class Node(list[Any]):
-    """One operation that was done. Its items: blanks for g and k, the values that its rules need, then its parents.
+    """One executed operation. Its items: blanks for g and k, the values that its rules need, then its parents.
 
-    It holds arrays and nodes, never Tensors, so that no reference leads back and a dropped graph is freed at once.
-    It is a list, and not an object with two tuples, because Python's cyclic collector walks all that is alive time and
-    again: this way it meets one object for an operation instead of three. An empty node was freed by a backward pass,
-    or is hollow: ``again()`` then recomputes it with its neighbours and returns all by id.
-    Two nodes of one id are the same operation with the same values, and a walk takes them for one.
+    It holds arrays and nodes, never Tensors, so there are no reference cycles and a dropped graph is freed at once.
+    It is a list, not an object with two tuples, because Python's cyclic collector keeps visiting all live objects: this
+    way there is one per operation instead of three. An empty node was freed by a backward pass, or is hollow: then
+    ``again()`` recomputes it with its neighbours and returns all by id. Two nodes with the same id are the same
+    operation with the same values; a walk treats them as one.
     """
 
     __slots__ = ("again", "dtype", "id", "plan", "shape")
@@ -61,21 +61,21 @@ class Node(list[Any]):
     plan: Plan
     shape: tuple[int, ...]
     dtype: Any
-    again: Callable[[], dict[int, Node]]  # seldom there
+    again: Callable[[], dict[int, Node]]  # only for hollow nodes
 
     def hollow(self) -> Node:
-        """A stand-in for this node, without content; ``again`` is to be set."""
+        """An empty stand-in for this node; the caller must set ``again``."""
         node = Node()
         node.id, node.plan, node.shape, node.dtype = self.id, self.plan, self.shape, self.dtype
         return node
 
     @property
     def saved(self) -> dict[str, Any]:
-        """What the rules need, by name."""
+        """The saved values that the rules need, by name."""
         return dict(zip(self.plan.names, self[2 : self.plan.base], strict=True)) if self else {}
 
     def arrays(self) -> Iterator[tuple[str, Array]]:
-        """The arrays among what the rules need, each with the name that it has there; those of ``*xs`` one by one."""
+        """The arrays among the saved values, each with its name; those of ``*xs`` one by one."""
         for name, value in self.saved.items():
             for x in value if isinstance(value, tuple) else (value,):
                 if backend.is_array(x):
@@ -91,15 +91,15 @@ class Node(list[Any]):
 
     @property
     def origin(self) -> str:
-        """The operation and the time step that made it, for messages."""
+        """The operation, its shape and its time step, for messages."""
         return f"{self!r} {list(self.shape)}{said(step_of(self.id))}"
 
 
 class Leaf:
-    """Where the graph ends in a tensor that wants a gradient, and where that gradient gathers."""
+    """The end of the graph at a tensor that requires a gradient; the gradient accumulates here."""
 
     __slots__ = ("dtype", "grad", "id", "shape")
-    plan = None  # what tells a leaf from a node
+    plan = None  # distinguishes a leaf from a node
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.id = clock()
@@ -112,7 +112,7 @@ class Leaf:
 
 
 class Taped:
-    """An array and the node that made it: all of a Tensor that the tape needs to know."""
+    """An array and the node that made it: all that the tape needs to know of a Tensor."""
 
     __slots__ = ("array", "node")
     array: Array
@@ -124,7 +124,7 @@ class Taped:
 
     @classmethod
     def wrap(cls, array: Array, node: Node | Leaf | None = None) -> Self:
-        """An instance round an array, with nothing copied and nothing checked."""
+        """Wrap an array without copying or checking anything."""
         self = cls.__new__(cls)
         self.array = array
         self.node = node
@@ -132,22 +132,22 @@ class Taped:
 
 
 def bare_array(x: Any) -> Any:
-    """The array of a Tensor; anything else as it is."""
+    """The array of a Tensor; anything else unchanged."""
     return x.array if isinstance(x, Taped) else x
 
 
 def host_array(x: Any) -> np.ndarray:
-    """A Tensor's array, or an array, in NumPy; on a device this waits for it."""
+    """A Tensor's array, or a bare array, as a NumPy array; on a device, this waits for it."""
     array = bare_array(x)
     return np.asarray(backend.of(array).to_host(array))
 
 
 class _State(threading.local):
-    """What belongs to one thread: whether operations are recorded, who watches them, and where time steps began."""
+    """The state of one thread: whether operations are recorded, who watches them, and where time steps began."""
 
     def __init__(self) -> None:
         self.enabled = True
-        self.copies = True  # whether what a graph saves of the caller's own arrays are copies
+        self.copies = True  # whether graphs save copies of the caller's own arrays
         self.watchers: tuple[Any, ...] = ()
         self.marks = int_array("q")  # ids, growing
         self.steps = int_array("q")  # the time step that began at each mark, -1 for "outside of any"
@@ -157,9 +157,9 @@ state = _State()
 
 
 def mark(step: int = -1) -> int:
-    """Remember this moment, in constant time; ``backward(horizon=...)`` takes what is returned.
+    """Mark this moment and return it, for ``backward(horizon=...)``; takes constant time.
 
-    A node that is made from now on, until the next mark, belongs to time step ``step``.
+    Nodes that are made from now until the next mark belong to time step ``step``; -1 means none.
     """
     now = clock()
     if len(state.marks) >= _MARKS_KEPT:
@@ -177,18 +177,18 @@ def step_of(node_id: int) -> int | None:
 
 
 def present_step() -> int | None:
-    """The time step that is going on, or None."""
+    """The current time step, or None."""
     step = state.steps[-1] if state.steps else -1
     return None if step < 0 else step
 
 
 def said(step: int | None) -> str:
-    """The words for a time step at the end of a message, ``, time step 3``; "" for None."""
+    """A time step for the end of a message, as ``, time step 3``; "" for None."""
     return "" if step is None else f", time step {step}"
 
 
 def unmark(since: int, before: int) -> None:
-    """Forget the time steps that began between two moments, once no node of them is left: a stream may be endless."""
+    """Forget time steps that began between two moments, once none of their nodes is left: streams may be endless."""
     first, last = bisect_left(state.marks, since), bisect_left(state.marks, before)
     del state.marks[first:last], state.steps[first:last]
 
@@ -197,7 +197,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _GradMode(ContextDecorator):
-    """Switches recording on or off for a block or for a function, and back again however it ends."""
+    """Switches recording on or off for a block or a function, and back however it ends."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
@@ -217,7 +217,7 @@ class _GradMode(ContextDecorator):
             generator = function(*args, **kwargs)
             go_on = functools.partial(generator.send, None)
             while True:
-                with _GradMode(self._enabled):  # while it runs, and not while its user does
+                with _GradMode(self._enabled):  # while the generator runs, not while its caller does
                     try:
                         value = go_on()
                     except StopIteration as stop:
@@ -245,7 +245,7 @@ def no_grad() -> _GradMode: ...
 @overload
 def no_grad(function: F) -> F: ...
 def no_grad(function: Any = None) -> Any:
-    """Record nothing inside this block: for evaluation, and for updates of parameters. Works as a decorator too.
+    """Record nothing inside this block, for evaluation and parameter updates. Works as a decorator too.
 
     >>> from tinygrad_rnn import ones
     >>> w = ones(2, requires_grad=True)
@@ -272,10 +272,10 @@ def is_grad_enabled() -> bool:
 
 @contextmanager
 def collector_resting(lasting: bool = False) -> Iterator[None]:
-    """Pause Python's cyclic collector: a graph has no cycles, and while it grows it would be walked in vain.
+    """Pause Python's cyclic collector: a graph has no cycles, so visiting it while it grows would be in vain.
 
-    lasting: what is made will stay, so it counts as old at once, instead of being walked when the pause is over.
-    Freezing hides new objects from the collector's counters, so every 48th lasting pause ends in a full collection.
+    lasting: new objects will stay, so they count as old at once instead of being visited after the pause. Freezing
+    hides new objects from the collector's counters, so every 48th lasting pause ends in a full collection.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -285,7 +285,7 @@ def collector_resting(lasting: bool = False) -> Iterator[None]:
         if collecting:
             if lasting and next(_pauses) % _PAUSES == 0:
                 gc.collect()
-            elif lasting and not gc.get_freeze_count():  # what the user froze is to stay so
+            elif lasting and not gc.get_freeze_count():  # what the user froze must stay frozen
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
@@ -293,7 +293,7 @@ def collector_resting(lasting: bool = False) -> Iterator[None]:
 
 @contextmanager
 def timeline() -> Iterator[Callable[[int], int]]:
-    """A loop over time steps: gives ``mark``, to be called with each step's number; the last step ends with it."""
+    """Wrap a loop over time steps: yields ``mark``, to be called with each step's number, and ends the last step."""
     outer = state.steps[-1] if state.steps else -1
     with collector_resting():
         try:
@@ -304,7 +304,7 @@ def timeline() -> Iterator[Callable[[int], int]]:
 
 @contextmanager
 def watching(watcher: Any) -> Iterator[Any]:
-    """Tell a watcher of every operation, forward and backward, while the block runs (see ``record.Watcher``)."""
+    """Tell a watcher of every operation, forward and backward, inside this block (see ``record.Watcher``)."""
     state.watchers += (watcher,)
     try:
         yield watcher

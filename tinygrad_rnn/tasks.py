@@ -1,7 +1,7 @@
-"""Synthetic tasks by which recurrent networks have been measured, drawn by rule from a ``numpy.random.Generator``.
+"""Synthetic benchmark tasks for recurrent networks, drawn from a ``numpy.random.Generator``.
 
 Sequences are NumPy arrays, time first: numbers (T, B, F) in float32, or symbols (T, B), which ``one_hot`` turns into
-numbers. Where a paper draws the length of a sequence, all sequences of one call share the length that was drawn.
+numbers. Where a paper draws the length of a sequence, all sequences of one call share one drawn length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Generator = np.random.Generator
 
 
 class Batch(NamedTuple):
-    """Sequences, and what is to be said about them."""
+    """Sequences and their targets."""
 
     inputs: np.ndarray  # (T, B, F) float32, or symbols (T, B) int64
     targets: np.ndarray  # (B,) for the end of each sequence, or (T, B) for each step
@@ -32,10 +32,10 @@ def one_hot(symbols: np.ndarray, size: int) -> np.ndarray:
 
 
 def first_symbol(steps: int, batch: int, rng: Generator, distractors: int = 4) -> Batch:
-    """Which of two symbols came first, X or Y; nothing but random distractors came after it.
+    """Tell which of two symbols came first, X or Y; only random distractors follow it.
 
     inputs: (T, B), symbols: X 0, Y 1, distractors from 2 on. targets: (B,), 0 or 1.
-    (Hochreiter and Schmidhuber 1997, experiment 2c, where there were up to 1000 distractors and the end was marked)
+    (Hochreiter and Schmidhuber 1997, experiment 2c, there with up to 1000 distractors and a marked end)
 
     >>> symbols, first = first_symbol(50, 4, np.random.default_rng(0))
     >>> (symbols[0] == first).all(), int(symbols[1:].min())
@@ -48,14 +48,14 @@ def first_symbol(steps: int, batch: int, rng: Generator, distractors: int = 4) -
 
 
 def adding(steps: int, batch: int, rng: Generator, form: int = 2015) -> Batch:
-    """Add the two numbers that are marked; all others are there to distract.
+    """Add the two marked numbers; all others are distractors.
 
     inputs: (T, B, 2), a number and its mark at each step. targets: (B,) float32.
-    form 1997: numbers in [-1, 1), T drawn from steps to 1.1 steps. Two are marked by 1: X1, one of the first ten, and
-        X2, another one of the first steps/2 - 1; the first and last mark are -1, and X1 is 0 if it was the first. The
-        target is 0.5 + (X1 + X2) / 4 (Hochreiter and Schmidhuber 1997, experiment 4).
-    form 2015: numbers in [0, 1), T = steps, any two marked by 1, and the target is their sum (Le, Jaitly and Hinton
-        2015). To say 1 always has an error of 1/6.
+    form 1997: numbers in [-1, 1), T drawn from steps to 1.1 steps. Two have the mark 1: X1, one of the first ten, and
+        X2, another one of the first steps/2 - 1. The first and last mark are otherwise -1, and X1 is 0 if it comes
+        first. The target is 0.5 + (X1 + X2) / 4 (Hochreiter and Schmidhuber 1997, experiment 4).
+    form 2015: numbers in [0, 1), T = steps, any two have the mark 1, and the target is their sum (Le, Jaitly and Hinton
+        2015). Always answering 1 has a mean squared error of 1/6.
 
     >>> xs, sums = adding(600, 4, np.random.default_rng(0))
     >>> np.allclose((xs[:, :, 0] * xs[:, :, 1]).sum(axis=0), sums)
@@ -75,7 +75,7 @@ def adding(steps: int, batch: int, rng: Generator, form: int = 2015) -> Batch:
     numbers, marks = rng.uniform(-1, 1, (length, batch)), np.zeros((length, batch))
     first = rng.integers(10, size=batch)
     second = rng.integers(steps // 2 - 2, size=batch)
-    second += second >= first  # one of those that are left
+    second += second >= first  # any other one
     numbers[0, first == 0] = 0
     marks[[0, -1]] = -1
     marks[first, rows] = marks[second, rows] = 1
@@ -84,13 +84,13 @@ def adding(steps: int, batch: int, rng: Generator, form: int = 2015) -> Batch:
 
 
 def temporal_order(steps: int, batch: int, rng: Generator, form: int = 1997) -> Batch:
-    """Say in which order two symbols came, X X, X Y, Y X or Y Y: classes 0 to 3. The others are there to distract.
+    """Classify the order of two symbols, X X, X Y, Y X or Y Y, as 0 to 3; all others are distractors.
 
-    inputs: (T, B), symbols: X 0, Y 1, four distractors 2 to 5, and in the form of 1997 a start 6 and an end 7.
+    inputs: (T, B), symbols: X 0, Y 1, four distractors 2 to 5, and in form 1997 a start 6 and an end 7.
     targets: (B,), 0 to 3.
-    form 1997: T drawn from steps to 1.1 steps; of 100 steps, the one at 10 to 20 and the one at 50 to 60, both counted
-        from 0 and inclusive, and in proportion for others (Hochreiter and Schmidhuber 1997, experiment 6a).
-    form 2013: T = steps; the one in [T/10, 2T/10], the other in [4T/10, 5T/10], without start and end (Pascanu,
+    form 1997: T drawn from steps to 1.1 steps. For 100 steps, one symbol is at 10 to 20 and one at 50 to 60, counted
+        from 0 and inclusive; other lengths in proportion (Hochreiter and Schmidhuber 1997, experiment 6a).
+    form 2013: T = steps; one symbol in [T/10, 2T/10] and one in [4T/10, 5T/10], without start and end (Pascanu,
         Mikolov and Bengio 2013).
 
     >>> symbols, classes = temporal_order(100, 4, np.random.default_rng(0))
@@ -113,11 +113,11 @@ def temporal_order(steps: int, batch: int, rng: Generator, form: int = 1997) -> 
 
 
 def copy_memory(delay: int, batch: int, rng: Generator, items: int = 10, symbols: int = 8) -> Batch:
-    """Repeat ``items`` symbols when the signal comes, ``delay`` steps after the last of them was seen.
+    """Repeat ``items`` symbols at a signal that comes ``delay`` steps after the last of them.
 
-    inputs: (delay + 2 items, B): the items, numbers below ``symbols``; delay - 1 blanks, which are number ``symbols``;
-        the signal, number symbols + 1; as many blanks as items. targets: of the same shape: blanks, and then the items.
-    Who remembers nothing can reach a mean loss of items ln(symbols) / (delay + 2 items), and no less.
+    inputs: (delay + 2 items, B): the items, numbers below ``symbols``; delay - 1 blanks, with the number ``symbols``;
+        the signal, number symbols + 1; as many blanks as items. targets: of the same shape: blanks, then the items.
+    Without memory, the lowest possible mean loss is items ln(symbols) / (delay + 2 items).
     (Hochreiter and Schmidhuber 1997; in this form Arjovsky, Shah and Bengio 2016)
 
     >>> xs, ys = copy_memory(3, 1, np.random.default_rng(0), items=2)
@@ -155,7 +155,7 @@ def anbn(n: int) -> str:
 
 
 def anbn_successors(string: str) -> list[str]:
-    """Which symbols may follow each one of a string of a^n b^n, the end left out: what a network is to predict.
+    """The symbols that may follow each symbol but the last of an a^n b^n string: a network's targets.
 
     >>> anbn_successors("SaabbT")
     ['a', 'ab', 'ab', 'b', 'T']
@@ -169,7 +169,7 @@ _ARCS = ({"B": 1}, {"T": 2, "P": 3}, {"S": 2, "X": 4}, {"T": 3, "V": 5}, {"X": 3
 
 
 def reber(rng: Generator) -> str:
-    """A string of Reber's grammar (1967): both ways on are equally likely wherever there are two.
+    """A random string of Reber's grammar (1967); where two symbols may follow, both are equally likely.
 
     >>> reber(np.random.default_rng(0))
     'BPVVE'
@@ -182,9 +182,9 @@ def reber(rng: Generator) -> str:
 
 
 def embedded_reber(rng: Generator) -> str:
-    """A string of the embedded grammar: T or P, a string of Reber's grammar, and the same T or P again, from B to E.
+    """A random string of the embedded grammar: B, T or P, a string of Reber's grammar, the same T or P again, and E.
 
-    To predict the last but one symbol, the second has to be remembered through all that is between them (Smith and
+    To predict the last but one symbol, a network must remember the second through all symbols in between (Smith and
     Zipser 1989; Hochreiter and Schmidhuber 1997, experiment 1).
 
     >>> embedded_reber(np.random.default_rng(0))
@@ -195,9 +195,9 @@ def embedded_reber(rng: Generator) -> str:
 
 
 def embedded_reber_successors(string: str) -> list[str]:
-    """Which symbols may follow each one of a string of the embedded grammar, the end left out.
+    """The symbols that may follow each symbol but the last of a string of the embedded grammar.
 
-    Raises ValueError at the first symbol that may not stand where it does.
+    Raises ValueError at the first symbol that the grammar does not allow in its place.
 
     >>> embedded_reber_successors("BTBPVVETE")
     ['TP', 'B', 'TP', 'TV', 'PV', 'E', 'T', 'E']

@@ -35,8 +35,8 @@ def _in_place(operator: Any) -> Any:
 class Tensor(Operators, Taped):
     """A NumPy or CuPy array on the tape.
 
-    Operators, indexing and methods do what they do to NumPy's arrays, and are recorded if an input needs a gradient.
-    Make one with ``tensor``, or with ``zeros``, ``randn`` and so on.
+    Operators, indexing and methods work as for NumPy's arrays, and are recorded if an input requires a gradient.
+    Create a Tensor with ``tensor``, ``zeros``, ``randn`` and so on.
 
     >>> x = tensor([1.0, 2.0, 3.0], requires_grad=True)
     >>> y = (x * x).sum()
@@ -46,7 +46,7 @@ class Tensor(Operators, Taped):
     """
 
     __slots__ = ("__weakref__",)
-    __array_ufunc__ = None  # so that ndarray * Tensor asks Tensor
+    __array_ufunc__ = None  # makes ndarray * Tensor use Tensor.__rmul__
 
     def __init__(self, *_: Any, **__: Any) -> None:
         raise TypeError("Tensor: tensors are made by tg.tensor(data), tg.zeros(2, 3) and the like")
@@ -60,9 +60,9 @@ class Tensor(Operators, Taped):
 
     @property
     def data(self) -> Array:
-        """The bare array. Assigning a new array leaves graphs that used the old one as they were.
+        """The bare array. Assigning a new one does not affect graphs that used the old one.
 
-        Writing into it, x.data[0] = 1, is refused by the backward of a graph that saved it before it was asked for.
+        After a write into it, x.data[0] = 1, backward refuses graphs that had saved it before ``data`` was read.
         """
         if getrefcount(self.array) > 2 or getattr(self.array, "base", None) is not None:  # a graph may have saved it
             writes.lend(self.array)
@@ -70,7 +70,7 @@ class Tensor(Operators, Taped):
 
     @data.setter
     def data(self, value: Array) -> None:
-        array = as_tensor(value).array if isinstance(value, (Taped, np.generic)) else value  # 0-d results are scalars
+        array = as_tensor(value).array if isinstance(value, (Taped, np.generic)) else value  # NumPy's 0-d results
         if not backend.is_array(array) or array.shape != self.array.shape:
             raise ShapeError(f"data: {self!r} can only take an array of shape {self.shape}, not {_outline(array)}")
         if isinstance(self.node, Node):
@@ -108,7 +108,7 @@ class Tensor(Operators, Taped):
 
     @property
     def requires_grad(self) -> bool:
-        """Whether operations on this tensor are recorded. Setting it makes a leaf, or makes a leaf a constant."""
+        """Whether operations on this tensor are recorded. True makes it a leaf, False makes a leaf a constant."""
         return self.node is not None
 
     @requires_grad.setter
@@ -128,7 +128,7 @@ class Tensor(Operators, Taped):
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient that backward passes have gathered here, for leaves that require one."""
+        """The gradient that backward passes have accumulated in a leaf; None for anything else."""
         return self.node.grad if isinstance(self.node, Leaf) else None
 
     @grad.setter
@@ -171,7 +171,7 @@ class Tensor(Operators, Taped):
         """The numbers, as NumPy shows them; ``repr`` shows what a tensor is, without waiting for a device."""
         try:
             return str(self.numpy())
-        except CaptureError:  # while a step is recorded
+        except CaptureError:  # while a step is captured
             return repr(self)
 
     def __format__(self, spec: str) -> str:
@@ -193,20 +193,20 @@ class Tensor(Operators, Taped):
         if copy is False:
             raise ValueError(f"{self!r} gives NumPy a copy and no view; x.data is the array itself")
         if self.node is None and self.backend == "numpy":
-            return np.array(host_array(self), dtype)  # a copy: what somebody writes there is no business of ours
+            return np.array(host_array(self), dtype)  # a copy, so that writes to it cannot reach this tensor
         raise TypeError(f"{self!r} does not turn into a NumPy array unasked; call x.numpy(), or tg.stack for a list")
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(f"{self!r} is not written in place; build a new one with tg.where or tg.concatenate")
 
     def item(self) -> Any:
-        """The one element, as a Python number; on a device this waits for the result."""
+        """The only element, as a Python number; on a device, this waits for the result."""
         if self.size != 1:
             raise ValueError(f"item: {self!r} has {self.size} elements, not one")
         return self.array.item()
 
     def numpy(self) -> np.ndarray:
-        """A copy in NumPy, without history."""
+        """A copy as a NumPy array, without history."""
         return np.array(host_array(self))
 
     def tolist(self) -> Any:
@@ -214,13 +214,13 @@ class Tensor(Operators, Taped):
         return self.array.tolist()
 
     def detach(self) -> Tensor:
-        """The same array without history: the way back ends here."""
+        """A Tensor with the same array but no history: backward stops here."""
         return Tensor.wrap(self.array)
 
     def to(self, where: Any = None, dtype: DTypeLike = None) -> Tensor:
-        """A copy on another backend (``"cupy"``), without history; in another dtype (``"float64"``), as ``astype``.
+        """A copy on another backend (``"cupy"``), without history, or in another dtype (``"float64"``), as ``astype``.
 
-        The tensor itself if it is so already.
+        Returns the tensor itself if nothing changes.
         """
         if backend.is_dtype(where):
             where, dtype = None, where
@@ -238,12 +238,12 @@ class Tensor(Operators, Taped):
     ) -> None:
         """Add the gradient of this tensor to ``.grad`` of every leaf that it was made from.
 
-        gradient: what to start from, of this tensor's shape; 1 for a scalar.
-        retain_graph: keep what the graph saved, for another backward; ``create_graph`` keeps it too.
-        create_graph: record the walk itself, so that gradients can be differentiated again.
-        horizon: a ``tape.mark()``; nothing that was made before it is entered, leaves excepted.
+        gradient: the initial cotangent, of this tensor's shape; by default 1, for a scalar.
+        retain_graph: keep what the graph saved, for another backward pass; ``create_graph`` keeps it too.
+        create_graph: record the backward pass itself, so that gradients can be differentiated again.
+        horizon: a ``tape.mark()``; nodes made before it are not entered, leaves are.
 
-        Raises GraphError without touching any gradient if the graph is gone, or if a saved array was overwritten.
+        Raises GraphError, and changes no gradient, if the graph was freed or a saved array was overwritten.
         """
         if self.node is None:
             raise GraphError(
@@ -270,7 +270,7 @@ def _outline(value: Any) -> str:
 
 
 def seed(output: Tensor, gradient: Any, record: bool) -> Any:
-    """The cotangent to start from: an array, or a Tensor if the walk is recorded."""
+    """The initial cotangent: an array, or a Tensor if the walk is recorded."""
     if gradient is None:
         if output.size != 1:
             raise GraphError(
@@ -285,7 +285,7 @@ def seed(output: Tensor, gradient: Any, record: bool) -> Any:
 
 
 def accumulate(arrived: dict[Node | Leaf, Any], record: bool = False) -> None:
-    """Add what a walk brought to the leaves to their gradients; with ``record`` the sums are differentiable."""
+    """Add a walk's results to the gradients of the leaves; with ``record``, the sums are differentiable."""
     for leaf, g in arrived.items():
         assert isinstance(leaf, Leaf)
         if leaf.grad is None:
@@ -297,21 +297,21 @@ def accumulate(arrived: dict[Node | Leaf, Any], record: bool = False) -> None:
 
 
 def filled_like(array: Array, value: float) -> Array:
-    """A new array of the same shape, dtype and place, filled with a value."""
+    """A new array of the same shape, dtype and backend, filled with a value."""
     return backend.of(array).xp.full_like(array, value)
 
 
 def as_tensor(value: Any) -> Tensor:
-    """A Tensor round an array, without a copy; a Tensor as it is; anything else by ``tensor``."""
+    """Wrap an array without a copy; a Tensor is returned unchanged; anything else goes through ``tensor``."""
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, np.generic):  # what NumPy makes of a 0-d result
+    if isinstance(value, np.generic):  # NumPy's 0-d results
         value = np.asarray(value)
     return Tensor.wrap(value) if backend.is_array(value) else tensor(value)
 
 
 def owned(value: Any) -> Tensor:
-    """What a caller gave, as a Tensor: an array is copied, as its owner may write into it before backward."""
+    """A caller's value as a Tensor; an array is copied, as its owner may write into it before backward."""
     return as_tensor(writes.own(value) if backend.is_array(value) else value)
 
 

@@ -13,7 +13,7 @@ from .backend import Array
 
 
 class TextError(ValueError):
-    """A text that cannot be used; the message says why, and what would do."""
+    """A text cannot be used; the message says why, and what would work."""
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -32,7 +32,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     if (nul := content.find(b"\0")) >= 0:
         raise TextError(f"{path} is not a text file, for byte {nul} is NUL; give one in UTF-8")
     try:
-        text = content.decode("utf-8-sig")  # without the mark that some editors put in front
+        text = content.decode("utf-8-sig")  # without the byte order mark that some editors add
     except UnicodeDecodeError as error:
         raise TextError(
             f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); convert it, or give another file"
@@ -41,10 +41,10 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def python_documentation() -> str:
-    """Python's own documentation of the language, about 425,000 characters of English that are always at hand.
+    """Python's own language documentation, about 425,000 characters of English that are always at hand.
 
-    Ruled lines and tables are left out: a small model that begins to draw a line does not come to an end.
-    Raises TextError for a Python that comes without it.
+    Ruled lines and tables are left out: a small model that begins to draw a line never stops.
+    Raises TextError if this Python comes without it.
     """
     try:
         from pydoc_data.topics import topics
@@ -58,7 +58,7 @@ _RULED = re.compile(r"\|.*\||[-+=*^~|]{4,}[-+=*^~| ]*")
 
 
 class Vocabulary:
-    """The characters of a text, sorted; a character's number is its place among them.
+    """The sorted characters of a text; a character's number is its index.
 
     Raises TextError for an empty text.
 
@@ -84,7 +84,7 @@ class Vocabulary:
         return f"Vocabulary({self.characters!r})"
 
     def encode(self, text: str) -> np.ndarray:
-        """The numbers of a text's characters, int64; TextError names those that the vocabulary lacks."""
+        """The numbers of a text's characters, int64; TextError names characters that the vocabulary lacks."""
         codes = _code_points(text)
         numbers = np.searchsorted(self._codes, codes).clip(max=len(self) - 1)
         if (unknown := self._codes[numbers] != codes).any():
@@ -98,7 +98,7 @@ class Vocabulary:
 
 
 def split(sequence: Any, fraction: float = 0.95) -> tuple[Any, Any]:
-    """The first part of a text or array, to learn from, and the rest, to validate on.
+    """The first part of a text or array, for training, and the rest, for validation.
 
     >>> split("abcdefghij", 0.8)
     ('abcdefgh', 'ij')
@@ -110,7 +110,7 @@ def split(sequence: Any, fraction: float = 0.95) -> tuple[Any, Any]:
 
 
 class Window(NamedTuple):
-    """Some time steps of all streams: each target is the input of the step that follows."""
+    """Some time steps of all streams; each target is the next step's input."""
 
     inputs: Array  # (T, B)
     targets: Array  # (T, B)
@@ -119,12 +119,12 @@ class Window(NamedTuple):
 class Windows(Sequence[Window]):
     """A text as B parallel streams, each a contiguous piece of it, in windows of T steps.
 
-    Window k goes on where window k-1 ended, so a recurrent state may be carried from one to the next, and the number of
-    the next window is all there is to save of a position in the text. The last window is shorter where T does not
-    divide the streams. ``dropped`` tells how many tokens at the end of the text are left out because they do not fill
-    another step of all streams: fewer than B.
+    Window k continues where window k-1 ended, so a recurrent state can be carried from one to the next, and the number
+    of the next window suffices to save a position in the text. The last window is shorter if T does not divide the
+    length of the streams. ``dropped`` counts the tokens left out at the end of the text, fewer than B, because they do
+    not fill another step of all streams.
 
-    tokens: (N,), integers, of any backend. name: what to call the text in messages.
+    tokens: (N,), integers, on any backend. name: what to call the text in messages.
     Raises TextError if there are not enough tokens to give every stream one step.
 
     >>> windows = Windows(np.arange(12), batch_size=2, steps=3)

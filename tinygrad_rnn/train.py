@@ -1,4 +1,4 @@
-"""Training by truncated BPTT that can stop after any window, and go on later exactly as if it had not."""
+"""Training by truncated BPTT that can stop after any window, and resume later exactly as if it had not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bits(nats: float) -> float:
 
 
 def nats_and_bits(nats: float) -> str:
-    """A loss per character in both units, for people.
+    """A loss per character in both units, as readable text.
 
     >>> nats_and_bits(1.65)
     '1.650 nats (2.380 bits per character)'
@@ -47,18 +47,18 @@ def nats_and_bits(nats: float) -> str:
 
 
 class Training:
-    """A model, its optimiser, and the place in the text that training has come to.
+    """A model, its optimiser, and the position in the text that training has reached.
 
     The recurrent state is carried from window to window, without its history, and starts from None in every epoch.
 
     model: called as ``model(inputs, state)``, returns outputs and the next state.
     windows, validation: sequences of (inputs, targets), such as ``text.Windows``.
     loss: called as ``loss(outputs, targets)``, returns a mean.
-    max_norm, on_nonfinite: see ``clip_grad_norm_``; updates that "skip" or "zero" left out are counted in ``skipped``.
-    max_loss: above it training counts as diverged. Saturated cells can keep a hopeless loss finite.
+    max_norm, on_nonfinite: see ``clip_grad_norm_``; ``skipped`` counts the updates suppressed by "skip" or "zero".
+    max_loss: a loss above it counts as diverged. Saturated cells can keep a hopeless loss finite.
     log_every: windows per point of the training curve.
-    replay: record a step and replay it (``tg.capture``): "exact" for the same numbers bit for bit, "fast" for numbers
-        that may differ in the last bits, so that a run that was stopped and goes on does too; "" for no replay.
+    replay: record a step and replay it (``tg.capture``): "exact" for the same numbers bit for bit; "fast" for numbers
+        that may differ in the last bits, also between a resumed run and an uninterrupted one; "" for no replay.
 
     >>> from tinygrad_rnn import nn, optim, text
     >>> class Model(nn.Module):
@@ -111,14 +111,14 @@ class Training:
         self.validation_curve: Curve = []
 
     def windows_left(self) -> Iterator[float]:
-        """Train on the windows that are left in this epoch, and yield the loss of each.
+        """Train on the remaining windows of this epoch, and yield the loss of each.
 
-        Raises FloatingPointError, with the parameters as they were, if the loss has diverged, or if a gradient is not
-        finite and not to be skipped.
+        Raises FloatingPointError, and leaves the parameters unchanged, if the loss has diverged, or if a gradient is
+        not finite and ``on_nonfinite`` is "raise".
         """
         while self.position < len(self.windows):
-            self.model.train()  # each time: whoever reads the losses may validate in between
-            # A loss that overflows is reported below, in words; NumPy's warnings would only come before them.
+            self.model.train()  # each time, as the caller may validate in between
+            # An overflowing loss is reported below in words; NumPy's warnings would only precede them.
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 loss = self._train_on(*self.windows[self.position])
             self.position += 1
@@ -139,9 +139,9 @@ class Training:
         return float(loss.item())
 
     def end_epoch(self) -> float:
-        """Measure the validation loss, and make ready for the next epoch; returns the loss.
+        """Measure and return the validation loss, and prepare the next epoch.
 
-        Raises FloatingPointError, with nothing changed, if it has diverged.
+        Raises FloatingPointError, and changes nothing, if the loss has diverged.
         """
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             loss = self.validate()
@@ -153,7 +153,7 @@ class Training:
 
     @no_grad()
     def validate(self) -> float:
-        """The mean loss over all of the validation windows, from no state."""
+        """The mean loss over all validation windows, starting without a state."""
         self.model.eval()
         state, total, count = None, 0.0, 0
         for inputs, targets in self.validation:
@@ -168,7 +168,7 @@ class Training:
         return min((loss for _, loss in self.validation_curve), default=math.inf)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on exactly from here, random generators included, as a tree for ``tg.save``."""
+        """Everything needed to resume exactly here, random generators included, as a tree for ``tg.save``."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -180,7 +180,7 @@ class Training:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a ``state_dict``; raises ValueError or KeyError if it is of another model or another text."""
+        """Resume from a ``state_dict``; raises ValueError or KeyError if it belongs to another model or text."""
         if not 0 <= saved["counters"]["position"] <= len(self.windows):
             raise ValueError(
                 f"the state is at window {saved['counters']['position']}, but there are {len(self.windows)} here"
@@ -188,9 +188,7 @@ class Training:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         random = saved["random"]
-        backend.set_random_state(
-            random if "numpy" in random else {"numpy": random}
-        )  # of the host alone, in older files
+        backend.set_random_state(random if "numpy" in random else {"numpy": random})  # older files: only the host's
         place = self.optimizer.parameters[0].backend
         self.state = tree_map(lambda x: tensor(x, backend=place), saved["state"])
         for name in _COUNTERS:
@@ -205,7 +203,7 @@ class Training:
 
 
 class Diverged(FloatingPointError):
-    """A loss is too large, or no number."""
+    """A loss is too large, or not finite."""
 
     def __init__(self, loss: float) -> None:
         super().__init__(f"the loss became {loss:.4g}")
@@ -214,7 +212,7 @@ class Diverged(FloatingPointError):
 
 @op
 def at_most(xp: Any, x: Array, limit: float) -> Array:
-    """x itself, if all of it is finite and not above a limit; else Diverged. For this a device is waited for."""
+    """Return x if all of it is finite and not above a limit, else raise Diverged. On a device, this waits."""
     for value in backend.of(x).to_host(x).ravel().tolist():
         if not (math.isfinite(value) and value <= limit):
             raise Diverged(value)
@@ -228,10 +226,10 @@ at_most.op.waits = True
 def updater(
     model: nn.Module, optimizer: Optimizer, loss: Callable[[Any, Any], Tensor], max_norm: float
 ) -> Callable[[Any, Any, Any, float, str], tuple[Tensor, bool, Any]]:
-    """One step of training as a function of a window, the state and the largest loss that is allowed.
+    """One training step as a function of a window, the state, the largest allowed loss and ``on_nonfinite``.
 
-    Forward, backward, clip, update; it returns the loss, whether the update was left out, and the state, cut off from
-    its history. It reads nothing but its arguments, the model and the optimiser, and so can be captured.
+    Forward, backward, clip, update; it returns the loss, whether the update was suppressed, and the detached state. It
+    reads nothing but its arguments, the model and the optimiser, so it can be captured.
     """
 
     def update(inputs: Any, targets: Any, state: Any, limit: float, on_nonfinite: str) -> tuple[Tensor, bool, Any]:
@@ -240,7 +238,7 @@ def updater(
         optimizer.zero_grad()
         value.backward()
         report = clip_grad_norm_(model.named_parameters(), max_norm, on_nonfinite=on_nonfinite)
-        skipped = on_nonfinite != "raise" and bool(report.nonfinite)  # on a device, a look at it waits
+        skipped = on_nonfinite != "raise" and bool(report.nonfinite)  # on a device, reading it waits
         optimizer.step()
         return value.detach(), skipped, bptt.detach(state)
 
@@ -263,10 +261,10 @@ def _points(columns: Mapping[str, np.ndarray]) -> Curve:
 
 
 class Interrupt:
-    """Ctrl-C as a question inside a ``with`` block: the first only sets ``asked``, a second one interrupts at once.
+    """Ctrl-C as a request inside a ``with`` block: the first only sets ``asked``, a second one interrupts at once.
 
-    A step of training that is broken off half way leaves some parameters updated and others not, so the loop looks at
-    ``asked`` between two steps. Outside of the main thread, where Python has no signals, nothing is changed.
+    A training step that is interrupted half way leaves some parameters updated and others not, so the loop checks
+    ``asked`` between two steps. Outside the main thread, where Python has no signals, this does nothing.
     """
 
     def __init__(self) -> None:

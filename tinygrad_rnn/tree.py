@@ -1,4 +1,4 @@
-"""Nested tuples, lists and dictionaries: the shape that states and parameters come in."""
+"""Nested tuples, lists and dictionaries: the structure of states and parameters."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def rebuild(like: Any, children: Any) -> Any:
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Apply a function to every leaf; further trees of the same structure give it further arguments.
+    """Apply a function to every leaf; further trees of the same structure supply further arguments.
 
-    None is a leaf that stays None. Tuples, named tuples and lists of one length are alike; the result is built like
-    the first tree. ValueError if the structures differ.
+    None stays None. Tuples, named tuples and lists match if they have the same length; the result has the types of the
+    first tree. Raises ValueError if the structures differ.
 
     >>> tree_map(lambda a, b: a + b, {"h": 1, "c": (2, 3)}, {"h": 10, "c": (20, 30)})
     {'h': 11, 'c': (22, 33)}
@@ -50,7 +50,7 @@ def tree_leaves(tree: Any) -> list[Any]:
 
 
 def tree_items(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """All leaves with their paths, dotted.
+    """All leaves with their dotted paths.
 
     >>> list(tree_items({"h": 1, "c": (2, 3)}))
     [('h', 1), ('c.0', 2), ('c.1', 3)]

@@ -1,4 +1,4 @@
-"""Where in a program something went wrong: the time step, and the line of the user's that led there."""
+"""Where in a program something went wrong: the time step, and the user's line that led there."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from . import tape
 
 
 class ShapeError(ValueError):
-    """Arrays whose shapes do not go together, or whatever else makes a kernel raise ValueError."""
+    """Arrays have incompatible shapes, or a kernel raised another ValueError."""
 
 
 def misfit(message: str) -> ShapeError:
-    """The error for shapes that do not go together, with the time step and the caller's line."""
+    """The error for incompatible shapes, with the time step and the caller's line."""
     return ShapeError(message + whereabouts())
 
 
-_ENGINE = {__package__, f"{__package__}.ops", f"{__package__}.replay"}  # what lies in these folders, and no deeper
+_ENGINE = {__package__, f"{__package__}.ops", f"{__package__}.replay"}  # modules directly in these packages, not deeper
 
 
 def whereabouts() -> str:
-    """The present time step, the innermost line outside of the engine, and the user's: ``, step 3, cells.py:41``."""
+    """The current time step, and the lines of ``lines_outside``: ``, time step 3, cells.py:41, called from a.py:5``."""
     lines = lines_outside()
     return tape.said(tape.present_step()) + (", " + ", called from ".join(lines) if lines else "")
 
 
 def lines_outside() -> list[str]:
-    """The innermost line outside of the engine, as ``cells.py:41``, and the user's if that is another one."""
+    """The innermost line outside the engine, as ``cells.py:41``, and the user's line if that is another one."""
     frame: FrameType | None = sys._getframe(1)
     lines: list[str] = []
     while frame is not None:
@@ -44,6 +44,6 @@ def lines_outside() -> list[str]:
 
 @cache
 def _belongs_to(module: str) -> tuple[bool, bool]:
-    """Whether a module is one of the engine's, and whether one of this package's."""
+    """Whether a module belongs to the engine, and whether to this package."""
     engine = module.rpartition(".")[0] in _ENGINE or module == "contextlib"
     return engine, module.split(".")[0] == __package__

@@ -1,8 +1,8 @@
-"""Arrays that were changed in place: a rule that used what it saved of one would mix old and new values.
+"""Track arrays that were changed in place: a rule that used an older saved one would mix old and new values.
 
-``x.data -= step`` and replays of a captured step say so by ``wrote``. What ``x.data`` hands out is noted by ``lend``,
-with a checksum, and looked at when it is asked for again, and by the backward of an older graph. Of bare arrays that
-are handed in, such as a buffer that is filled anew for each time step, graphs save copies, which ``own`` makes.
+``x.data -= step`` and replays of a captured step report this by ``wrote``. ``lend`` notes arrays that ``x.data`` hands
+out, with a checksum, which is compared when ``x.data`` is read again and in the backward pass of an older graph. Of
+bare arrays that callers pass in, such as a buffer that is refilled at each time step, graphs save copies (``own``).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from .tape import clock, state
 _writes: list[tuple[weakref.ref[Any], int]] = []  # arrays that were changed in place, and when
 _lent: list[tuple[weakref.ref[Any], int, Any]] = []  # arrays that were handed out, when, and their checksums then
 _writing = threading.Lock()
-last_write = 0  # the latest of all those moments: a node with a higher id need not look
+last_write = 0  # the latest of all those moments: nodes with higher ids need no check
 
 
 def wrote(*arrays: Array) -> None:
-    """Note that arrays were changed in place, so that older nodes refuse to use what they saved of them."""
+    """Note that arrays were changed in place, so that backward refuses older nodes that saved them."""
     global last_write
     owners = {id(owner): owner for owner in map(owner_of, arrays)}
     with _writing:
         last_write = clock()
-        # A dead reference gives None, which is no owner's id.
+        # Dead references, and older entries of these arrays, are dropped.
         _writes[:] = [(ref, when) for ref, when in _writes if (known := ref()) is not None and id(known) not in owners]
         _writes.extend((weakref.ref(owner), last_write) for owner in owners.values())
 
 
 def lend(array: Array) -> None:
-    """Note what an array holds as it is handed out to someone who may write to it without a word."""
+    """Note the checksum of an array that is handed out to someone who may write to it unannounced."""
     global last_write
     owner, held = owner_of(array), backend.of(array).checksum(array)
     with _writing:
@@ -51,34 +51,34 @@ def lend(array: Array) -> None:
 
 
 def own(array: Array) -> Array:
-    """A copy of an array that the caller may write into, or the last copy if it is large and still the same."""
+    """A copy of an array that its caller may overwrite, or the last copy if the array is large and unchanged."""
     if not state.copies:
         return array
     if not isinstance(array, np.ndarray) or array.nbytes < _LARGE:
         return array.copy()
-    copy = _copies.get(id(array))  # another array may have had that id: what counts is that it is equal
+    copy = _copies.get(id(array))  # of another array with that id, perhaps; equality is enough
     if copy is None or copy.dtype != array.dtype or not np.array_equal(copy, array):
         copy = _copies[id(array)] = array.copy()
     return copy
 
 
-_LARGE = 2**16  # bytes: smaller arrays are copied sooner than compared
+_LARGE = 2**16  # bytes: copying smaller arrays is faster than comparing
 _copies: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
 
 
 def overwritten() -> Callable[[Array, int], bool]:
-    """A function that says whether the memory of an array was changed in place after a moment, and before this call."""
+    """A function that says whether the memory of an array was changed in place between a moment and this call."""
     noted = [*((ref, when, None) for ref, when in _writes), *_lent]
 
     @functools.cache
-    def by_owner() -> dict[int, list[int]]:  # which may concern an array, by its id, which others may have later
+    def by_owner() -> dict[int, list[int]]:  # indices by owner's id, which may be reused
         found: dict[int, list[int]] = {}
         for k, (ref, *_) in enumerate(noted):
             found.setdefault(id(owner_of(ref())), []).append(k)
         return found
 
     @functools.cache
-    def differs(k: int) -> bool:  # each array is looked at once
+    def differs(k: int) -> bool:  # each checksum is computed once
         ref, _, held = noted[k]
         return held is None or bool(backend.of(array := ref()).checksum(array) != held)
 
@@ -91,7 +91,7 @@ def overwritten() -> Callable[[Array, int], bool]:
 
 
 def owner_of(array: Array) -> Array:
-    """The array whose memory a view shows."""
+    """The array that owns a view's memory."""
     owner = base = array
     while base is not None:
         owner = base if type(base) is type(array) else owner  # as_strided puts an object of another kind in between

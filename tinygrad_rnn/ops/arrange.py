@@ -1,4 +1,4 @@
-"""The same elements in another order, or several times."""
+"""Operations that reorder or repeat elements."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .shape import axis_of, broadcast_to, concatenate, expand_dims, flatten, res
 
 @op
 def argsort(xp: Any, x: Array, *, axis: int = -1) -> Array:
-    """The order that sorts x along an axis, equal elements as they are; it has no slope."""
+    """Indices that sort x along an axis, keeping the order of equal elements; no gradient."""
     return xp.argsort(x, axis=axis, kind="stable")
 
 
 argsort.vjp(x=None)
-argsort.op.waits = True  # CuPy's sort may make the host wait, which no CUDA graph can hold
+argsort.op.waits = True  # CuPy's sort may make the host wait, which a CUDA graph cannot capture
 
 
 def sort(x: Any, axis: int = -1) -> Any:
-    """The elements along an axis from the smallest to the largest. Each sends its gradient to where it came from.
+    """The elements along an axis in ascending order. Gradients return to the elements' old places.
 
     >>> sort(np.array([3.0, 1.0, 2.0]))
     array([1., 2., 3.])
@@ -37,7 +37,7 @@ def sort(x: Any, axis: int = -1) -> Any:
 
 
 def roll(x: Any, shift: int, axis: int | None = None) -> Any:
-    """Elements moved on along an axis, those from the end to the start; of x as one axis if none is given.
+    """Elements shifted along an axis, from the end round to the start; over flattened x if no axis is given.
 
     >>> roll(np.arange(5), 2)
     array([3, 4, 0, 1, 2])
@@ -51,7 +51,7 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Any:
 
 
 def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
-    """Each element so many times, one after the other, along an axis; of x as one axis if none is given.
+    """Each element ``repeats`` times in a row along an axis; of flattened x if no axis is given.
 
     >>> repeat(np.array([[1, 2], [3, 4]]), 2, axis=1)
     array([[1, 1, 2, 2],
@@ -66,7 +66,7 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
 
 
 def tile(x: Any, reps: int | Sequence[int]) -> Any:
-    """All of x so many times along each axis, the last ones if there are fewer numbers than axes.
+    """x as a whole repeated ``reps`` times along each axis; fewer numbers than axes apply to the last axes.
 
     >>> tile(np.array([1, 2]), (2, 2))
     array([[1, 2, 1, 2],
@@ -81,7 +81,7 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
 
 
 def tril(x: Any, k: int = 0) -> Any:
-    """The last two axes without what lies above the k-th diagonal, which becomes 0.
+    """Lower triangle over the last two axes: elements above the k-th diagonal become 0.
 
     >>> tril(np.ones((2, 3)))
     array([[1., 0., 0.],
@@ -91,12 +91,12 @@ def tril(x: Any, k: int = 0) -> Any:
 
 
 def triu(x: Any, k: int = 0) -> Any:
-    """The last two axes without what lies below the k-th diagonal, which becomes 0."""
+    """Upper triangle over the last two axes: elements below the k-th diagonal become 0."""
     return where(_below(x, k - 1), False, x)
 
 
 def _below(x: Any, k: int) -> Array:
-    """Where the k-th diagonal lies, and what is below it."""
+    """A mask of the k-th diagonal and everything below it."""
     array = bare_array(x)
     if array.ndim < 2:
         raise misfit(f"tril, triu: x {signature(array)} needs two axes")

@@ -1,4 +1,4 @@
-"""Two-dimensional convolution and pooling, from one pair of operations: windows, and their overlapping sum."""
+"""Two-dimensional convolution and pooling, built on one pair of operations: windows, and their overlapping sum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pair = tuple[int, int]
 
 
 def pair(value: int | Pair) -> Pair:
-    """One number for height and width, or one for each."""
+    """(height, width) from one number for both, or from one for each."""
     try:
         high, wide = value if isinstance(value, (tuple, list)) else (value, value)
         return index(high), index(wide)
@@ -39,7 +39,7 @@ def _counts(shape: Shape, size: Pair, stride: Pair, dilation: Pair) -> Pair:
 
 
 def _places(x: Array, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Iterator[Array]:
-    """For each place in a window, row by row, what x has there in all windows: a view (..., rows, columns)."""
+    """For each place in a window, row by row, a view (..., rows, columns) of the elements there in all windows."""
     rows, columns = _counts(x.shape, size, stride, dilation)
     for i in range(0, size[0] * dilation[0], dilation[0]):
         for j in range(0, size[1] * dilation[1], dilation[1]):
@@ -58,7 +58,7 @@ def windows(xp: Any, x: Array, *, size: Pair, stride: Pair, dilation: Pair = (1,
 def overlap_add(
     xp: Any, x: Array, *, shape: Shape, size: Pair, stride: Pair, dilation: Pair = (1, 1), out: Array = None
 ) -> Array:
-    """Windows added up where they overlap: the adjoint of ``windows``, so each is the other's gradient."""
+    """Windows summed where they overlap: the adjoint of ``windows``, so each is the other's vjp."""
     total = xp.empty(shape, dtype=x.dtype) if out is None else out
     total.fill(0)
     for k, place in enumerate(_places(total, size, stride, dilation)):
@@ -83,11 +83,11 @@ def conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Any:
-    """Cross-correlation of pictures (B, C, H, W) with kernels (O, C / groups, kH, kW), as in PyTorch: (B, O, H', W').
+    """Cross-correlation of images (B, C, H, W) with kernels (O, C / groups, kH, kW), as in PyTorch: (B, O, H', W').
 
-    H' = (H + 2 padding - dilation (kH - 1) - 1) // stride + 1, and so for W'.
-    dilation: how far apart the elements of a kernel lie. groups: into how many equal parts channels and kernels divide;
-        the kernels of a part see its channels alone.
+    H' = (H + 2 padding - dilation (kH - 1) - 1) // stride + 1, and W' likewise.
+    dilation: the distance between a kernel's elements. groups: the number of equal parts into which channels and
+        kernels divide; the kernels of a part see only its channels.
     """
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         raise misfit(
@@ -107,9 +107,9 @@ def conv2d(
 
 @op
 def max_pool2d(xp: Any, x: Array, *, size: int | Pair, stride: int | Pair | None = None) -> Array:
-    """The largest element of each window over the last two axes; windows lie side by side unless a stride is given.
+    """The largest element of each window over the last two axes; the stride is the window size unless given.
 
-    Where several are equal, they share the gradient evenly.
+    Equal maxima share the gradient evenly.
     """
     (high, wide), (down, right) = pair(size), pair(stride or size)
     _counts(x.shape, (high, wide), (down, right), (1, 1))
@@ -119,12 +119,12 @@ def max_pool2d(xp: Any, x: Array, *, size: int | Pair, stride: int | Pair | None
 
 @op
 def shares(xp: Any, x: Array, y: Array, *, size: Pair, stride: Pair) -> Array:
-    """Which elements of each window of x are its maximum y, divided by how many there are: laid out as ``windows``."""
+    """1 / n for each of the n elements of a window of x that equal its maximum y, else 0; laid out as ``windows``."""
     found = xp.empty((size[0] * size[1], *y.shape), dtype=x.dtype)
     for k, place in enumerate(_places(x, size, stride)):
         found[k] = place == y
     found /= xp.maximum(found.sum(axis=0), 1)
-    return xp.moveaxis(found.reshape(*size, *y.shape), (0, 1), (-2, -1))  # quicker to fill than its own layout would be
+    return xp.moveaxis(found.reshape(*size, *y.shape), (0, 1), (-2, -1))  # faster to fill than in its final layout
 
 
 def _to_maxima(g: Any, x: Any, y: Any, size: int | Pair, stride: int | Pair | None) -> Any:

@@ -1,4 +1,4 @@
-"""Operations on each element. Inputs broadcast as in NumPy; the engine sums gradients back to the inputs' shapes."""
+"""Elementwise operations. Inputs broadcast as in NumPy; the engine sums gradients back to the inputs' shapes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ divide.vjp(a=lambda g, b: g / b, b=lambda g, b, y: -g * y / b)
 
 @op
 def remainder(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """What division to a whole number leaves, y = a - b floor(a / b), with the sign of b."""
+    """Remainder of floor division, y = a - b floor(a / b), with the sign of b."""
     return xp.remainder(a, b, out=out)
 
 
@@ -87,7 +87,7 @@ log.vjp(x=lambda g, x: g / x)
 
 @op
 def log1p(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = log(1 + x), exact where x is small."""
+    """y = log(1 + x), accurate for small x."""
     return xp.log1p(x, out=out)
 
 
@@ -120,8 +120,8 @@ square.vjp(x=lambda g, x: g * (2 * x))
 
 @op
 def power(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """y = a ** b. The gradient for b is that of a positive base, and 0 where a = 0."""
-    short = short_power(a, b)  # ``power`` itself takes no short way, so that y is what a ** b gives for arrays
+    """y = a ** b. The gradient for b assumes a > 0; where a = 0 it is 0."""
+    short = short_power(a, b)  # ``xp.power`` takes no shortcuts, but y must equal a ** b of arrays
     return getattr(xp, short)(a, out=out) if short else xp.power(a, b, out=out)
 
 
@@ -129,7 +129,7 @@ power.vjp(a=lambda g, a, b: g * _power_slope(a, b), b=lambda g, a, y: g * y * lo
 
 
 def _power_slope(a: Array, b: Array) -> Array:
-    """b a^(b-1), which at b = 0 is 0 even where a = 0."""
+    """b a^(b-1), with 0 at b = 0 even where a = 0."""
     if isinstance(b, (int, float)):
         return b * a ** (b - 1) if b else a * 0
     return b * a ** where(a == 0, where(b == 0, 1, b - 1), b - 1)
@@ -137,7 +137,7 @@ def _power_slope(a: Array, b: Array) -> Array:
 
 @op
 def absolute(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = |x|; the slope at 0 is taken as 0."""
+    """y = |x|; the gradient at 0 is 0."""
     return xp.absolute(x, out=out)
 
 
@@ -155,7 +155,7 @@ exp.vjp(x=lambda g, y: g * y)
 
 @op
 def expm1(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = e^x - 1, exact where x is small."""
+    """y = e^x - 1, accurate for small x."""
     return xp.expm1(x, out=out)
 
 
@@ -173,13 +173,13 @@ sqrt.vjp(x=lambda g, y: g / (2 * y))
 
 @op
 def sin(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Sine, y = sin x, of radians."""
+    """Sine, y = sin x, with x in radians."""
     return xp.sin(x, out=out)
 
 
 @op
 def cos(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Cosine, y = cos x, of radians."""
+    """Cosine, y = cos x, with x in radians."""
     return xp.cos(x, out=out)
 
 
@@ -200,18 +200,18 @@ tanh.vjp(x=lambda g, y: g * (1 - y * y))
 def sigmoid(xp: Any, x: Array, *, out: Array = None) -> Array:
     """Logistic function, y = 1 / (1 + e^-x).
 
-    It is computed as 0.5 tanh(x / 2) + 0.5, to the last digit of 1, but not of a y far below 1. For the logarithm of
-    such a y there is softplus: log sigmoid(x) = -softplus(-x).
+    Computed as 0.5 tanh(x / 2) + 0.5, with an absolute error near the rounding error of 1, so a y far below 1 has few
+    correct digits. For its logarithm use softplus: log sigmoid(x) = -softplus(-x).
     """
     half = _HALF.get(getattr(x, "dtype", None), 0.5) if xp is np else 0.5
     y = xp.multiply(x, half, out=out)
-    y = xp.tanh(y, out=out)  # which never overflows, and takes half the time of exp
+    y = xp.tanh(y, out=out)  # never overflows, and takes half the time of exp
     y *= half
     y += half
     return y
 
 
-# NumPy's functions take a 0-d array twice as quickly as a Python number.
+# NumPy's functions process a 0-d array twice as fast as a Python number.
 _HALF: dict[Any, Any] = {np.dtype(letter): np.array(0.5, letter) for letter in "efd"}
 
 
@@ -220,11 +220,11 @@ sigmoid.vjp(x=lambda g, y: g * (y * (1 - y)))
 
 @op
 def relu(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = max(x, 0); the slope at 0 is taken as 0."""
+    """y = max(x, 0); the gradient at 0 is 0."""
     return xp.maximum(x, 0, out=out)
 
 
-relu.vjp(x=lambda g, y: where(y > 0, g, 0))  # and 0, not NaN, where g is infinite
+relu.vjp(x=lambda g, y: where(y > 0, g, 0))  # gives 0, not NaN, where g is infinite
 
 
 @op
@@ -237,13 +237,13 @@ softplus.vjp(x=lambda g, x: g * _logistic(x))
 
 
 def _logistic(x: Any) -> Any:
-    """``sigmoid`` to the last digit, of y far below 1 too."""
+    """``sigmoid`` with full relative precision, also for y far below 1."""
     return exp(minimum(x, 0)) * sigmoid(absolute(x))
 
 
 @op
 def maximum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """The larger of two; where they are equal, each gets half of the gradient."""
+    """The larger of a and b; where they are equal, each gets half of the gradient."""
     return xp.maximum(a, b, out=out)
 
 
@@ -260,13 +260,13 @@ logaddexp.vjp(a=lambda g, a, b: g * _share(a, b), b=lambda g, a, b: g * _share(b
 
 
 def _share(a: Array, b: Array) -> Array:
-    """e^a / (e^a + e^b), one half where they are equal and infinite."""
-    return where(a == b, 0.5, _logistic(a - where(a == b, 0, b)))  # of infinities there is no difference
+    """e^a / (e^a + e^b), one half where a and b are equal, even if infinite."""
+    return where(a == b, 0.5, _logistic(a - where(a == b, 0, b)))  # inf - inf would be NaN
 
 
 @op
 def minimum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """The smaller of two; where they are equal, each gets half of the gradient."""
+    """The smaller of a and b; where they are equal, each gets half of the gradient."""
     return xp.minimum(a, b, out=out)
 
 
@@ -275,7 +275,7 @@ minimum.vjp(a=lambda g, a, b: _winner(g, b, a), b=lambda g, a, b: _winner(g, a, 
 
 @op
 def clip(xp: Any, x: Array, *, min: float | None = None, max: float | None = None, out: Array = None) -> Array:
-    """x held between min and max (None: no bound). The slope is 1 within, bounds included, else 0."""
+    """x limited to [min, max] (None: no bound). The gradient passes inside, bounds included, and is 0 outside."""
     return xp.clip(x, min, max, out=out)
 
 
@@ -292,12 +292,12 @@ cast.vjp(x=lambda g, dtype: g if np.dtype(dtype).kind == "f" else g * 0)
 
 
 def astype(x: Any, dtype: Any) -> Any:
-    """x in another dtype; the gradient returns in x's own. Integers and booleans have no history."""
+    """x in another dtype; the gradient is cast back to x's own. Integer and boolean results have no history."""
     if isinstance(x, Taped) and np.dtype(dtype).kind != "f":
         x = type(x).wrap(x.array)
     return cast(x, dtype=dtype)
 
 
 def _winner(g: Array, a: Array, b: Array) -> Array:
-    """The gradient for a of "the larger of a and b": all of g where a is larger, half where they are equal."""
+    """The gradient of max(a, b) for a: g where a is larger, half of it where they are equal, else 0."""
     return where(a > b, g, where(a == b, 0.5 * g, 0))

@@ -1,4 +1,4 @@
-"""Operations on each element that have no slope: rounding, comparisons, and the logic of booleans."""
+"""Elementwise operations without a gradient: rounding, comparisons, and boolean logic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..op import Operation, op
 
 
 def _flat(kernel: Any, name: str, told: str) -> Operation:
-    """An operation of a kernel that calls the array module's function of this name; ``told`` says what it gives."""
+    """Make an operation from a kernel that calls the array module's function of this name; ``told`` documents it."""
     kernel.__name__, kernel.__doc__ = name, f"{told}, element by element."
     made = op(kernel)
     return made.vjp(**dict.fromkeys(made.op.inputs))
@@ -31,10 +31,10 @@ def _of_two(name: str, told: str) -> Operation:
 
 @op
 def round(xp: Any, x: Array, *, decimals: int = 0, out: Array = None) -> Array:
-    """x to so many decimals, halves to even; its slope is 0."""
+    """x rounded to ``decimals`` places, halves to even; no gradient."""
     if decimals or x.dtype.kind != "f":
         return xp.round(x, decimals, out=out)
-    return xp.rint(x, out=out)  # the same, by a function that generated kernels know
+    return xp.rint(x, out=out)  # the same, by a function that generated kernels support
 
 
 round.vjp(x=None)

@@ -1,4 +1,4 @@
-"""Indexing, and its adjoint: adding values into zeros."""
+"""Indexing and its adjoint, adding values into zeros."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .shape import Shape, axis_of
 
 @op
 def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: Array = None) -> Array:
-    """Zeros to which each of several values is added at its key: what all uses of ``x[key]`` send back to x."""
+    """Zeros with each of several values added at its key: the gradient for x from all uses of ``x[key]``."""
     apart, covering = (True, False) if len(keys) == 1 and _is_basic(keys[0]) else layout(keys, shape)
     buffer = out if out is not None else xp.empty(shape, dtype=values[0].dtype)
     if not covering:
@@ -38,9 +38,9 @@ def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: A
 
 
 def layout(keys: tuple[Any, ...], shape: Shape) -> tuple[bool, bool]:
-    """Whether no element belongs to two keys, and whether each belongs to one: (apart, covering).
+    """(apart, covering): whether no element belongs to two keys, and whether every element also belongs to one.
 
-    Known for rows, x[0], x[1], ..., and for the parts of one ``split``; of other keys it says (False, False).
+    Known for rows, x[0], x[1], ..., and for the parts of one ``split``; (False, False) for other keys.
     """
     first = keys[0]
     if type(first) is int:
@@ -71,20 +71,20 @@ getitem.merge(x=lambda g, x_shape, key: scatter(*g, keys=key, shape=x_shape[0]))
 
 
 def index(x: Any, key: Any) -> Any:
-    """x[key], where the key may hold Tensors, and lists and NumPy arrays of indices, wherever x is."""
+    """x[key], where the key may hold Tensors, lists and NumPy arrays of indices, whatever backend x is on."""
     if type(key) is int:
         return getitem(x, key=key)
     return getitem(x, key=tuple([_bare(part, x) for part in key]) if isinstance(key, tuple) else _bare(key, x))
 
 
 class Family(NamedTuple):
-    """The cuts of one split, which touch and do not overlap."""
+    """The cuts of one split, which cover the axis without overlap."""
 
     size: int
 
 
 class Cut(tuple[slice, ...]):
-    """A key such as [:, 3:5] that ``split`` made. It knows its family: the gradients of a whole one are just joined."""
+    """A key such as [:, 3:5], made by ``split``. It knows its family: a complete one needs no zeros to add into."""
 
     number: int
     family: Family
@@ -92,7 +92,7 @@ class Cut(tuple[slice, ...]):
 
 @functools.lru_cache(maxsize=1024)
 def _cuts(ndim: int, axis: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
-    """The keys of the parts between bounds."""
+    """The keys of the parts between consecutive bounds."""
     keys = [(slice(None),) * (axis % ndim) + (slice(start, stop),) for start, stop in pairwise(bounds)]
     if not all(0 <= start <= stop <= bounds[-1] for start, stop in pairwise(bounds)):
         return tuple(keys)  # parts that overlap, or count from the end
@@ -103,7 +103,7 @@ def _cuts(ndim: int, axis: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
 
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
-    """Equal parts along an axis, or the parts between the given indices."""
+    """x split along an axis into equal parts, or at the given indices."""
     shape = x.shape
     if not -len(shape) <= axis < len(shape):
         axis_of("split", x, axis)  # which raises
@@ -122,7 +122,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
 
 
 def _bare(key: Any, x: Any) -> Any:
-    """A part of a key for x: an array of indices where x is, a Python number, or what it was."""
+    """A part of a key for x: indices as an array on x's backend, integers as Python's, anything else unchanged."""
     if backend.is_array(key) and getattr(x, "node", None) is not None:
         key = own(key)
     key = bare_array(key)
@@ -134,7 +134,7 @@ def _bare(key: Any, x: Any) -> Any:
 
 
 def _index_arrays(key: Any, shape: Shape) -> Iterator[tuple[Array, int]]:
-    """The integer arrays in a key, each with the length of the axis that it picks from."""
+    """The integer arrays in a key, each with the length of the axis that it indexes."""
     parts = key if isinstance(key, tuple) else (key,)
     taken = [_axes_taken(part) for part in parts]
     axis = 0
@@ -145,7 +145,7 @@ def _index_arrays(key: Any, shape: Shape) -> Iterator[tuple[Array, int]]:
 
 
 def _axes_taken(part: Any) -> int:
-    """How many axes a part of a key picks from."""
+    """How many axes a part of a key indexes."""
     if part is None or part is Ellipsis:
         return 0
     return part.ndim if getattr(part, "dtype", None) == np.bool_ else 1
@@ -161,14 +161,14 @@ def _is_basic(key: Any) -> bool:
 
 @op
 def take_along_axis(xp: Any, x: Array, indices: Array, *, axis: int = -1) -> Array:
-    """y[i, j] = x[i, indices[i, j]], for the axis -1; the other axes of x and indices agree."""
+    """y[i, j] = x[i, indices[i, j]] for axis -1; the other axes of x and indices broadcast."""
     size = x.shape[axis]
     return backend.of(x).mark_invalid(xp.take_along_axis(x, indices, axis=axis), indices, size, lowest=-size)
 
 
 @op
 def add_along_axis(xp: Any, values: Array, indices: Array, *, shape: Shape, axis: int) -> Array:
-    """Zeros of a shape to which values are added along an axis: the adjoint of ``take_along_axis``."""
+    """Zeros with values added at indices along an axis: the adjoint of ``take_along_axis``."""
     buffer = xp.zeros(shape, dtype=values.dtype)
     grid = []
     for a, (n, length) in enumerate(zip(values.shape, shape, strict=True)):

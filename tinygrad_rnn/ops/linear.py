@@ -32,7 +32,7 @@ def product(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
 
 
 def _times(xp: Any, x: Array, matrix: Array, out: Array) -> Array:
-    """x times a matrix along the last axis, as one product, where matmul would make one for each matrix of a stack."""
+    """x times a matrix along the last axis, as one product; matmul would compute one for each matrix of a stack."""
     if x.ndim == 2:
         return xp.dot(x, matrix, out=out)
     shape = (*x.shape[:-1], matrix.shape[1])
@@ -47,7 +47,7 @@ product.vjp(
 
 
 def _factor_gradient(gs: Any, xs: Any, shape: Shape) -> Any:
-    """The sum over all uses of one matrix, as one product; of a stack, which each use may spread, one by one."""
+    """The gradient from all uses of one matrix as one product; for a stack, which may broadcast, one per use."""
     if len(shape) == 2:
         return product(mT(rows(*xs)), rows(*gs))
     return functools.reduce(operator.add, [unbroadcast(product(mT(x), g), shape) for g, x in zip(gs, xs, strict=True)])
@@ -83,21 +83,21 @@ def matmul(a: Any, b: Any) -> Any:
     if ndim[1] == 1:
         y = product(a, expand_dims(b, 1))
         return reshape(y, y.shape[:-1])
-    return product(a, b)  # which also says what is wrong with anything else
+    return product(a, b)  # also reports what is wrong with other inputs
 
 
 @op
 def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, *, out: Array = None) -> Array:
     """Affine map of the last axis, y = x W^T + b, with W of shape (out, in).
 
-    b has shape (out,), or any other that broadcasts to y's.
+    bias: b, of shape (out,) or any that broadcasts to y's.
     """
     if weight.ndim != 2:
         raise ValueError("the weight is no matrix")
     y = _times(xp, x, weight.T, out)
     if bias is not None:
         if out is None and bias.dtype != y.dtype:
-            return y + bias  # adding in place would narrow it
+            return y + bias  # adding in place would lose the bias's wider dtype
         y += bias
     return y
 
@@ -127,28 +127,28 @@ def _(x: Array, weight: Array, bias: Array | None) -> str | None:
 
 
 def outer(a: Any, b: Any) -> Any:
-    """Every element of a times every element of b, for vectors."""
+    """Outer product of vectors, y_ij = a_i b_j."""
     return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
 @op(name="einsum")
 def contract(xp: Any, *xs: Array, subscripts: str) -> Array:
-    """The kernel of ``einsum``, for subscripts in their full form, in which no operand repeats a letter."""
+    """The kernel of ``einsum``, for explicit subscripts in which no operand repeats a letter."""
     if any(of(x) is not of(xs[0]) for x in xs):
-        raise TypeError("operands live in different places")  # CuPy would copy those of NumPy to the device unasked
+        raise TypeError("operands live in different places")  # CuPy would silently copy NumPy's to the device
     if xp is not np and len(xs) == 2 and (y := _as_product(xp, *xs, *_terms(subscripts))) is not None:
-        return y  # CuPy's own cannot be captured
+        return y  # CuPy's own einsum cannot be captured
     return xp.einsum(subscripts, *xs, optimize=True)
 
 
 def _as_product(xp: Any, a: Array, b: Array, terms: list[str], result: str) -> Array | None:
-    """The contraction of two operands as a product of stacks of matrices, if something is left and something summed."""
+    """A contraction of two operands as a product of stacks of matrices, if some axes are summed and some left."""
     of_a, of_b = terms
     size = dict(zip(of_a + of_b, a.shape + b.shape, strict=True))
     both = [c for c in of_a if c in of_b]
     stack, summed = [c for c in both if c in result], [c for c in both if c not in result]
     left, right = ([c for c in of if c not in both] for of in (of_a, of_b))
-    one_length = all(size[c] == n for c, n in zip(of_a, a.shape, strict=True))  # or one operand repeats along an axis
+    one_length = all(size[c] == n for c, n in zip(of_a, a.shape, strict=True))  # else one operand broadcasts
     if not summed or not (left or right) or not one_length or not {*left, *right} <= {*result}:
         return None
 
@@ -173,9 +173,7 @@ def _contract_back(g: Any, xs: tuple[Any, ...], k: int, subscripts: str) -> Any:
     others = [(term, x) for i, (term, x) in enumerate(zip(terms, xs, strict=True)) if i != k]
     wanted = terms[k]
     seen = set(result).union(*(term for term, _ in others))
-    kept = "".join(
-        c for c in wanted if c in seen
-    )  # a letter that only operand k has was summed out: g is the same all along it
+    kept = "".join(c for c in wanted if c in seen)  # letters of operand k alone were summed: g is constant along them
     g = contract(g, *(x for _, x in others), subscripts=",".join([result, *(term for term, _ in others)]) + "->" + kept)
     if kept != wanted:
         g = expand_dims(g, axis=tuple(i for i, c in enumerate(wanted) if c not in seen))
@@ -189,7 +187,7 @@ def _terms(subscripts: str) -> tuple[list[str], str]:
 
 
 def einsum(subscripts: str, *operands: Any) -> Any:
-    """Einstein's sum convention as in NumPy, with ``...``, implicit output and repeated letters.
+    """Einstein summation as in NumPy, with ``...``, implicit output and repeated letters.
 
     >>> import numpy as np
     >>> einsum("ij,j->i", np.eye(2), np.array([1.0, 2.0]))
@@ -217,7 +215,7 @@ def einsum(subscripts: str, *operands: Any) -> Any:
 
 
 def _diagonal(x: Any, term: str) -> tuple[Any, str]:
-    """An operand without repeated letters: the diagonal of x along the axes that share one."""
+    """An operand and its term without repeated letters: the diagonal of x along axes that share one."""
     for c in term:
         while term.count(c) > 1:
             i = term.index(c)

@@ -1,4 +1,4 @@
-"""Operations of neural networks that deserve a rule of their own, for speed or for safety from overflow."""
+"""Neural-network operations with rules of their own, for speed or to avoid overflow."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .index import add_along_axis
 from .reduce import Axis, mean, spread, sum, var
 from .shape import Shape, expand_dims, rows
 
-_BLOCK = 2**15  # elements of a block that stays in the cache while several operations pass over it
+_BLOCK = 2**15  # elements of a block that stays in the cache through several operations
 
 
 @op
 def softmax(xp: Any, x: Array, *, axis: Axis = -1, out: Array = None) -> Array:
-    """y = e^x / sum e^x along an axis, or over several (a tuple)."""
+    """y = e^x / sum e^x along an axis, or along several (a tuple)."""
     home, axis = backend.of(x), _along(x, axis)
     y, _ = home.exponentials(x, axis, out)
     y /= home.row_sums(y) if axis == -1 else y.sum(axis=axis, keepdims=True)
@@ -33,7 +33,7 @@ softmax.vjp(x=lambda g, y, axis: _through_softmax(g, y, axis))
 
 
 def _along(x: Any, axis: Axis) -> Axis:
-    """The axis; of a 0-d array, which NumPy lets have axes 0 and -1, and CuPy does not, None."""
+    """The axis; None for a 0-d array, for which NumPy accepts the axes 0 and -1 but CuPy does not."""
     return None if not x.ndim and axis in (0, -1) else axis
 
 
@@ -56,7 +56,7 @@ log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=_along(y, axis), k
 
 @op
 def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
-    """y = log sum e^x, without overflow; of nothing but -inf it is -inf, and its slope 0."""
+    """y = log sum e^x, without overflow; if all x are -inf, y is -inf and the gradient 0."""
     top = x.max(axis=axis, keepdims=True)
     total = xp.exp(x - xp.where(xp.isfinite(top), top, 0)).sum(axis=axis, keepdims=True)
     y = xp.log(xp.maximum(total, 0.5)) + top  # the total is at least 1, or else 0 because the top is -inf
@@ -67,7 +67,7 @@ logsumexp.vjp(x=lambda g, x, y, axis, keepdims: _shares(g, x, y > -float("inf"),
 
 
 def _shares(g: Array, x: Array, possible: Array, axis: Axis, keepdims: bool) -> Array:
-    """g times softmax(x), which is exact for large x, as exp(x - y) is not: there y has few digits behind the point."""
+    """g times softmax(x): for large x, exp(x - y) would be inaccurate, as y has few digits after the point."""
     where_possible = spread(possible, x.shape, axis, keepdims)
     g = spread(where(possible, g, 0), x.shape, axis, keepdims)
     return g * softmax(where(where_possible, x, 0), axis=axis)
@@ -107,7 +107,7 @@ def cross_entropy(xp: Any, logits: Array, targets: Array) -> Array:
 
 @op
 def cross_entropy_back(xp: Any, logits: Array, targets: Array, v: Array, *, out: Array = None) -> Array:
-    """What v sends back through ``cross_entropy``: (softmax(logits) - 1 at each row's target) v."""
+    """The vjp of ``cross_entropy`` for a cotangent v: (softmax(logits) - 1 at each row's target) v."""
     home, classes = backend.of(logits), logits.shape[-1]
     v = home.mark_invalid(v, targets, classes)
     y = xp.ascontiguousarray(home.exponentials(logits, -1, out)[0])
@@ -140,7 +140,7 @@ def embedding(xp: Any, indices: Array, weight: Array) -> Array:
 
 @op
 def add_rows(xp: Any, values: Array, indices: Array, *, shape: Shape) -> Array:
-    """A table of zeros to which values (..., size) are added at rows ``indices`` (...)."""
+    """A table of zeros with values (..., size) added at rows ``indices`` (...)."""
     table = xp.zeros(shape, dtype=values.dtype)
     backend.of(table).add_rows(table, indices.ravel(), rows(values))
     return table
@@ -151,7 +151,7 @@ add_rows.vjp(values=lambda g, indices: embedding(indices, g), indices=None)
 
 
 def _centred(xp: Any, x: Array, eps: float) -> tuple[Array, Array, Array]:
-    """x without its mean, sqrt(var + eps), and a vector of 1 / n: a row's product with that is its mean.
+    """x minus its mean, sqrt(var + eps), and a vector of 1 / n; a row's dot product with it is the row's mean.
 
     Such a product takes a fraction of the time of NumPy's ``mean``.
     """
@@ -172,7 +172,7 @@ def normalize(xp: Any, x: Array, *, eps: float = 1e-5) -> Array:
 
 @op
 def normalize_back(xp: Any, v: Array, x: Array, *, eps: float) -> Array:
-    """What v sends back through n = ``normalize(x)``: (v - mean(v) - n mean(v n)) / sqrt(var + eps)."""
+    """The vjp of n = ``normalize(x)`` for a cotangent v: (v - mean(v) - n mean(v n)) / sqrt(var + eps)."""
     y, std, average = _centred(xp, x, eps)
     home = backend.of(y)
     y *= home.row_dots(v, y) / (-max(1, x.shape[-1]) * std * std)
@@ -184,7 +184,7 @@ def normalize_back(xp: Any, v: Array, x: Array, *, eps: float) -> Array:
 
 @op
 def gain_gradient(xp: Any, v: Array, x: Array, *, eps: float) -> Array:
-    """The sum over all rows of v * ``normalize(x)``: what v sends back to the weight of ``layer_norm``."""
+    """The sum over all rows of v * ``normalize(x)``: the gradient for the weight of ``layer_norm``."""
     y, std, _ = _centred(xp, x, eps)
     y *= v
     return xp.dot(1 / std.reshape(1, -1), y.reshape(std.size, x.shape[-1]))[0]
@@ -200,7 +200,7 @@ gain_gradient.vjp(
 
 
 def _normalize_back_back(g: Any, v: Any, x: Any, y: Any, eps: float) -> Any:
-    """What goes back through n, and what goes back through the standard deviation."""
+    """The vjp of ``normalize_back`` for x: the part through n plus the part through the standard deviation."""
 
     def average(a: Any) -> Any:
         return mean(a, axis=-1, keepdims=True)
@@ -214,7 +214,7 @@ def _normalize_back_back(g: Any, v: Any, x: Any, y: Any, eps: float) -> Any:
 def layer_norm(xp: Any, x: Array, weight: Array = None, bias: Array = None, *, eps: float = 1e-5) -> Array:
     """Layer normalisation (Ba, Kiros and Hinton 2016): y = ``normalize(x)`` * weight + bias over the last axis.
 
-    weight has shape (size,); the bias too, or any other that broadcasts to x's.
+    weight: (size,). bias: (size,), or any shape that broadcasts to x's.
     """
     if weight is not None and weight.shape != x.shape[-1:]:
         raise ValueError(f"weight must have the shape {x.shape[-1:]}")
@@ -230,7 +230,7 @@ def layer_norm(xp: Any, x: Array, weight: Array = None, bias: Array = None, *, e
 layer_norm.vjp(
     x=lambda g, x, weight, eps: normalize_back(g if weight is None else g * weight, x, eps=eps),
     weight=lambda g, x, eps: gain_gradient(g, x, eps=eps),
-    bias=lambda g, bias_shape: g,  # the merge can have only what the rule names
+    bias=lambda g, bias_shape: g,  # names bias_shape because the merge gets only what the rule names
 )
 layer_norm.merge(
     weight=lambda g, x, eps: _weight_gradient(g, x, eps[0]),
@@ -239,7 +239,7 @@ layer_norm.merge(
 
 
 def _weight_gradient(gs: Sequence[Any], xs: Sequence[Any], eps: float) -> Any:
-    """The sum over all uses, some at a time: one by one would take many calls, and all at once leave the cache."""
+    """The sum over all uses, some at a time: one by one takes many calls, and all at once leaves the cache."""
     at_once = max(1, _BLOCK // max(1, gs[0].size))
     parts = [slice(k, k + at_once) for k in range(0, len(gs), at_once)]
     return functools.reduce(operator.add, [gain_gradient(rows(*gs[k]), rows(*xs[k]), eps=eps) for k in parts])
@@ -248,7 +248,7 @@ def _weight_gradient(gs: Sequence[Any], xs: Sequence[Any], eps: float) -> Any:
 def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
     """Each element set to 0 with probability p, the others divided by 1 - p (Srivastava et al. 2014).
 
-    The mask is drawn here, outside of any kernel, on x's backend, from the generator that ``manual_seed`` restarts.
+    The mask is drawn here, outside any kernel, on x's backend, from the generator that ``manual_seed`` seeds.
     """
     check_probability("dropout", p)
     if not training or p == 0:
@@ -259,7 +259,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
 
 
 def check_probability(who: str, p: float) -> float:
-    """A probability of dropping something, from 0 to less than 1, or ValueError."""
+    """Return a probability of dropping something; raise ValueError unless it is in [0, 1)."""
     if not 0 <= p < 1:
         raise ValueError(f"{who}: a probability must be at least 0 and less than 1, not {p}")
     return p

@@ -1,4 +1,4 @@
-"""Operations that sum up an axis, several axes (a tuple), or everything (None)."""
+"""Operations that reduce an axis, several axes (a tuple), or everything (None)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ mean.vjp(x=lambda g, x_shape, axis, keepdims: spread(g * _share(x_shape, axis), 
 
 @op
 def prod(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Array = None) -> Array:
-    """y = product over the axis. The gradient needs no division: it is exact where elements are 0."""
+    """y = product over the axis. The gradient needs no division, so it is exact even where elements are 0."""
     return x.prod(axis=axis, keepdims=keepdims, out=out)
 
 
@@ -44,7 +44,7 @@ prod.vjp(x=lambda g, x, axis, keepdims: _times_others(spread(g, x.shape, axis, k
 def _times_others(g: Array, x: Array, axes: tuple[int, ...]) -> Array:
     """g times, for each element of x, the product of all others along the axes.
 
-    These n - 1 follow it, counted round, and come in runs of 1, 2, 4, ..., as the binary digits of n - 1 say.
+    These n - 1 follow it cyclically, and are multiplied in runs of 1, 2, 4, ..., by the binary digits of n - 1.
     """
     for axis in axes:
         rest, length, start, runs = x.shape[axis] - 1, 1, 1, x
@@ -60,19 +60,19 @@ def _times_others(g: Array, x: Array, axes: tuple[int, ...]) -> Array:
 
 
 def _ahead(x: Array, steps: int, axis: int) -> Array:
-    """For each element the one that comes so many steps later along an axis, counted round."""
+    """For each element, the one ``steps`` places later along an axis, cyclically."""
     return concatenate([between(x, axis, steps, x.shape[axis]), between(x, axis, 0, steps)], axis)
 
 
 @op
 def max(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, out: Array = None) -> Array:
-    """The largest element; where several are equal, they share the gradient evenly."""
+    """The largest element; equal maxima share the gradient evenly."""
     return x.max(axis=axis, keepdims=keepdims, out=out)
 
 
 @op
 def min(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
-    """The smallest element; where several are equal, they share the gradient evenly."""
+    """The smallest element; equal minima share the gradient evenly."""
     return x.min(axis=axis, keepdims=keepdims)  # not out=, which CuPy's min mistakes for a dtype (cupy#9032)
 
 
@@ -95,7 +95,7 @@ var.vjp(
 
 
 def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Any:
-    """Standard deviation, the square root of ``var``; the slope where all elements are equal is taken as 0."""
+    """Standard deviation, the square root of ``var``; where all elements are equal, the gradient is 0."""
     square = var(x, axis=axis, keepdims=keepdims, ddof=ddof)
     return where(square == 0, 0, sqrt(where(square == 0, 1, square)))
 
@@ -111,7 +111,7 @@ cumsum.vjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis=ax
 
 @op
 def argmax(xp: Any, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
-    """Index of the largest element; it has no slope."""
+    """Index of the largest element; no gradient."""
     return x.argmax(axis=axis, keepdims=keepdims)
 
 
@@ -120,7 +120,7 @@ argmax.vjp(x=None)
 
 @op
 def argmin(xp: Any, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
-    """Index of the smallest element; it has no slope."""
+    """Index of the smallest element; no gradient."""
     return x.argmin(axis=axis, keepdims=keepdims)
 
 
@@ -129,13 +129,13 @@ argmin.vjp(x=None)
 
 @op
 def any(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Whether some element is not 0; of no elements, False."""
+    """Whether any element is not 0; False if there are none."""
     return x.any(axis=axis, keepdims=keepdims)
 
 
 @op
 def all(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Whether no element is 0; of no elements, True."""
+    """Whether no element is 0; True if there are none."""
     return x.all(axis=axis, keepdims=keepdims)
 
 
@@ -151,17 +151,17 @@ def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
 
 
 def _count(shape: tuple[int, ...], axis: Axis) -> int:
-    """How many elements are summed up in one."""
+    """How many elements are reduced to one."""
     return math.prod(shape[a] for a in _axes(len(shape), axis))
 
 
 def _share(shape: tuple[int, ...], axis: Axis) -> float:
-    """One by how many elements are summed up in one: in float16 the number itself may be out of range."""
+    """1 / (how many elements are reduced to one): in float16, the number itself may be out of range."""
     return 1 / (_count(shape, axis) or 1)
 
 
 def spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
-    """A reduced array over the shape from before the reduction."""
+    """A reduced array broadcast back to the shape from before the reduction."""
     if not keepdims and axis is not None:
         g = expand_dims(g, axis=_axes(len(shape), axis))
     return broadcast_to(g, shape=shape)

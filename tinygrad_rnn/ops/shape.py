@@ -27,7 +27,7 @@ reshape.vjp(x=lambda g, x_shape: g.reshape(x_shape))
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
-    """The axes from start_dim to end_dim, both included, as one; all of them unless told otherwise.
+    """x with the axes from start_dim to end_dim, both included, merged into one; by default all axes.
 
     >>> flatten(np.ones((5, 2, 3)), 0, 1).shape
     (10, 3)
@@ -54,14 +54,14 @@ def _inverse(axes: Sequence[int]) -> Shape:
 
 
 def axis_of(who: str, x: Any, axis: int) -> int:
-    """An axis, which may be counted from the end, as a number from 0."""
+    """An axis, possibly counted from the end, as a number from 0; IndexError if x does not have it."""
     if not isinstance(axis, (int, np.integer)) or not -x.ndim <= axis < x.ndim:
         raise IndexError(f"{who}: x {signature(bare_array(x))} has no axis {axis}{whereabouts()}")
     return int(axis) % x.ndim
 
 
 def swapaxes(x: Any, a: int, b: int) -> Any:
-    """x with two axes exchanged."""
+    """x with two axes swapped."""
     a, b = axis_of("swapaxes", x, a), axis_of("swapaxes", x, b)
     axes = list(range(x.ndim))
     axes[a], axes[b] = axes[b], axes[a]
@@ -178,7 +178,7 @@ def broadcasts(shape: Shape, to: Shape) -> bool:
 
 
 def unbroadcast(g: Any, shape: Shape) -> Any:
-    """Sum an array to the shape that it was broadcast from; works on arrays and on Tensors."""
+    """Sum an array to the shape from which it was broadcast; works on arrays and on Tensors."""
     if not broadcasts(shape, g.shape):
         raise ValueError(f"a gradient of shape {tuple(g.shape)} cannot belong to an input of shape {shape}")
     extra = g.ndim - len(shape)
@@ -187,6 +187,6 @@ def unbroadcast(g: Any, shape: Shape) -> Any:
 
 
 def rows(*xs: Any) -> Any:
-    """Arrays as one matrix: every axis but the last counted through, one array below the other."""
+    """Arrays as one matrix: all axes but the last flattened, one array below the other."""
     flat = [x if x.ndim == 2 else x.reshape((prod(x.shape[:-1]), x.shape[-1])) for x in xs]
     return concatenate(flat)
