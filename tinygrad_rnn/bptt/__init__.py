@@ -1,4 +1,4 @@
-"""Back-propagation through time: unrolling, and cutting the way back."""
+"""Back-propagation through time: unrolling, truncation, checkpointing, and real-time recurrent learning."""
 
 from ..nn.recurrent import Recorded, Unrolled, unroll
 from .carousel import GatesDetached

@@ -1,4 +1,4 @@
-"""The truncation that the LSTM was published with."""
+"""The gradient truncation of the original LSTM."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from ..nn.wrappers import Wrapper, altered_step
 
 
 class GatesDetached(Wrapper):
-    """An LSTM in which no gradient goes through the gates to the step before: only the memory c carries it.
+    """An LSTM in which no gradient flows through the gates to the previous step: only the memory cell c carries it.
 
     c_t = f_t * c_{t-1} + i_t * g_t, so dc_t / dc_{t-1} = f_t, with i, f, g and o taken as constants in c_{t-1}, h_{t-1}
 
-    This is the truncation of Hochreiter and Schmidhuber (1997): errors that arrive at a gate change its weights, and go
-    no further back in time. Where f is 1, what is left, the constant error carousel, neither vanishes nor explodes. The
-    whole gradient came into use with Graves and Schmidhuber (2005). What the cell computes is the same.
+    This is the truncation of Hochreiter and Schmidhuber (1997): errors that reach a gate change its weights, but go no
+    further back in time. Where f is 1, the remaining path, the constant error carousel, neither vanishes nor
+    explodes. The full gradient came into use with Graves and Schmidhuber (2005). The forward pass is unchanged.
 
-    For LSTM cells without peepholes whose memory is not normalised; TypeError for others, which have further ways back.
+    Raises TypeError for anything but an LSTM cell without peepholes and without normalisation of c, as other cells have
+    further paths back.
 
     >>> from tinygrad_rnn import bptt, nn, ones
     >>> outputs, state = bptt.unroll(bptt.GatesDetached(nn.LSTMCell(3, 5)), ones(7, 2, 3))

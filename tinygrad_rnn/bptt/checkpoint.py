@@ -1,4 +1,4 @@
-"""BPTT that forgets the graph on its way forward and makes it again, piece by piece, on the way back."""
+"""Checkpointed BPTT: the graph is discarded in the forward pass and rebuilt piece by piece in the backward pass."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ def checkpointed(
     *,
     reverse: bool = False,
 ) -> Unrolled:
-    """``unroll`` in a fraction of the memory: graphs are forgotten on the way forward, and made again on the way back.
+    """``unroll`` in a fraction of the memory: graphs are discarded going forward, and rebuilt going back.
 
-    Of most steps only the state that a segment begins from is kept (Chen et al. 2016, Gruslys et al. 2016). When the
-    way back comes to a segment, it is run once more from there and gone through, with one segment's graph alive at a
-    time. With the sqrt(T) segments of the default, memory grows with sqrt(T), and each step is run twice.
+    The steps are divided into segments. Only the state at the start of each is kept (Chen et al. 2016, Gruslys et al.
+    2016). When backward reaches a segment, it runs the segment again from that state, so only one segment's graph is
+    alive at a time. With the default of sqrt(T) segments, memory grows with sqrt(T), and steps run up to twice.
 
-    cell, xs, state, mask, reverse: as for ``unroll``, and so are the results and the errors.
-    segments: how many, from 1 to T, of equal length; ceil(sqrt(T)) if None.
-    budget: instead, how many bytes graphs and states may take: segments are then made again in several levels, by the
-        schedule that runs the fewest steps (see ``memory_plan``). Inputs, outputs and their gradients come on top.
+    cell, xs, state, mask, reverse: as for ``unroll``, as are the results and errors.
+    segments: their number, from 1 to T, of equal length; ceil(sqrt(T)) if None.
+    budget: instead of segments, how many bytes graphs and states may take. Segments are then rebuilt in several levels,
+        by the schedule that runs the fewest steps (see ``memory_plan``). Inputs, outputs and their gradients are extra.
 
-    What is made again is the same graph: the same operations under the same ids, so that everything works as behind
-    ``unroll``: ``backward``, ``grad`` for any tensors that the cell uses, ``retain_graph``, ``horizon``, and
-    ``create_graph`` (in which what is made again stays, as second derivatives need it). Random numbers are drawn again
-    as they were, and the parameters and training flags of a Module are those of the time, even if an optimizer has
-    assigned new arrays since. Each segment's results are compared with the first ones bit by bit.
+    The rebuilt graph has the same operations under the same ids, so everything works as after ``unroll``: ``backward``,
+    ``grad`` for any tensors that the cell uses, ``retain_graph``, ``horizon``, and ``create_graph`` (which keeps the
+    rebuilt graph, as second derivatives need it). The same random numbers are drawn again. A Module's parameters and
+    training flags are those of the first run, even if an optimizer has assigned new arrays since. Each segment's
+    results are compared with those of the first run, bit by bit.
 
-    Gradients are bit for bit those of ``unroll``, with one exception: input projections are done a segment at a time.
-    Their weights' gradients are sums over time of one product for each segment, rounded otherwise than one product
-    for all steps, and so are those of weights of more than 2^16 elements, whose uses would fill much memory if they
-    waited longer; and BLAS may round a row of a product otherwise if there are few rows. But for these large weights,
-    the results and gradients are bit for bit those of ``unroll`` called for one segment after another.
+    Gradients equal those of ``unroll`` bit for bit, with one exception: work that is split by segments rounds
+    differently. Inputs are projected one segment at a time, so gradients of the projection's weights are sums of one
+    product per segment, and BLAS may round rows differently in products of few rows. Gradients of weights with more
+    than 2^16 elements are also summed per segment, to save memory. Apart from these large weights, results and
+    gradients are bit for bit those of ``unroll`` called on one segment after another.
     A projection that draws random numbers, such as that of ``CellDropout(input=...)``, draws them by segments.
 
-    Raises TypeError for segments that are no whole number, and a budget that is no number; ValueError for segments out
-    of range, or a budget that is too small, with the smallest that would do; on the way back GraphError if a segment
-    does not repeat itself, because something that it needs was changed in place.
+    Raises TypeError if segments is not an integer or budget not a number; ValueError if segments is out of range, or if
+    the budget is too small, naming the smallest that would do; and, in backward, GraphError if a segment does not
+    repeat its results because something that it needs was changed in place.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell, xs = nn.LSTMCell(3, 5), ones(100, 2, 3)
@@ -81,7 +81,7 @@ def checkpointed(
     if any(isinstance(watcher, _Nodes) for watcher in tape.state.watchers):
         raise GraphError("checkpointed: it was called by a cell that is itself checkpointed; unroll that cell instead")
     run = _Run(cell, reverse, bare_array(xs))
-    with repeatable(run.homes):  # what this draws, the first segment draws again
+    with repeatable(run.homes):  # the first segment repeats these random draws
         z = project(cell, xs[:1], None if real is None else real[:1])
     state = begin(cell, tree_map(itemgetter(0), z), state)
     if budget is None:
@@ -94,7 +94,7 @@ def checkpointed(
 
 
 def _segments(xs: Any, real: Any, sizes: list[int], reverse: bool) -> Iterator[_Segment]:
-    """Segments of these lengths, in the order in which the cell comes to them."""
+    """Segments of these lengths, in the order in which the cell runs them."""
     bounds = list(accumulate(sizes[::-1] if reverse else sizes))[:-1]
     reals = [None] * len(sizes) if real is None else ops.split(real, bounds)
     segments = list(map(_Segment, [0, *bounds], ops.split(xs, bounds), reals))
@@ -102,7 +102,7 @@ def _segments(xs: Any, real: Any, sizes: list[int], reverse: bool) -> Iterator[_
 
 
 def _filled(schedule: Schedule, segments: Iterator[_Segment]) -> Any:
-    """The schedule with segments in the place of their lengths."""
+    """The schedule with segments in place of their lengths."""
     return next(segments) if isinstance(schedule, int) else tuple([_filled(part, segments) for part in schedule])
 
 
@@ -116,19 +116,19 @@ def _flat(part: Any) -> Iterator[_Segment]:
 
 
 class _Segment:
-    """Steps whose graph is there as a whole, or not at all; and what it was when it was first there."""
+    """Steps that have either their whole graph or none, and what is needed to compare a rerun with the first run."""
 
     __slots__ = ("first", "ids", "real", "results", "sums", "xs")
 
     def __init__(self, first: int, xs: Any, real: Any) -> None:
         self.first, self.xs, self.real = first, xs, real
         self.ids: Sequence[int] | None = None  # of its nodes
-        self.results: list[Node | None] = []  # the nodes of its outputs and of the state behind it, hollow
+        self.results: list[Node | None] = []  # hollow nodes of its outputs and of the state after it
         self.sums: list[Any] = []
 
 
 class _Piece:
-    """A part of the sequence whose graph is not there: what it begins from, and how to make it."""
+    """A part of the sequence with a discarded graph: the state it starts from, and how to rebuild the graph."""
 
     __slots__ = ("part", "random", "run", "state")
 
@@ -137,16 +137,16 @@ class _Piece:
         self.random = [home.random_state() for home in run.homes]
 
     def __call__(self) -> dict[int, Node]:
-        """All nodes of its results, those of its last segment with their graph behind them, the others hollow."""
+        """Run the part again: the nodes of its results by id, hollow except those of the last segment."""
         with self.run.as_it_was(), repeatable(self.run.homes, self.random), tape.enable_grad():
             results = tree_leaves(self.run.play(self.part, self.state))
         first = next(segment.ids[0] for segment in _flat(self.part) if segment.ids)
         found = [x.node for x in results if isinstance(x, Tensor) and isinstance(x.node, Node)]
-        return {node.id: node for node in found if node.id >= first}  # others only passed through the state
+        return {node.id: node for node in found if node.id >= first}  # others only passed through in the state
 
 
 class _Run:
-    """One call of ``checkpointed``: the cell as it was."""
+    """One call of ``checkpointed``, with a snapshot of the cell."""
 
     def __init__(self, cell: Any, reverse: bool, xs: Any) -> None:
         self.cell, self.reverse = cell, reverse
@@ -154,7 +154,7 @@ class _Run:
         self.then = _snapshot(cell)
 
     def play(self, part: Any, state: Any) -> tuple[list[Any], Any]:
-        """The outputs of all segments and the state behind them; the last segment's graph stays."""
+        """Run a part: the outputs of its segments, and the state after it. Only the last segment keeps its graph."""
         *earlier, last = part if isinstance(part, tuple) else (part,)
         outputs = []
         for earlier_part in earlier:
@@ -172,7 +172,7 @@ class _Run:
         return advance(self.cell, zs, state, segment.real, first=segment.first, reverse=self.reverse)
 
     def _pass(self, segment: _Segment, state: Any, piece: _Piece) -> Any:
-        """Run a segment and let its graph go: the results get hollow nodes, which know the piece."""
+        """Run a segment and discard its graph: the results get hollow nodes, which refer to the piece."""
         if segment.ids is None:
             results = self._record(segment, state)
         else:
@@ -191,7 +191,7 @@ class _Run:
         return tree_map(let_go, results)
 
     def _record(self, segment: _Segment, state: Any) -> Any:
-        """Run a segment with its graph, which gets the ids that it had the first time."""
+        """Run a segment and keep its graph, under the ids of the first run."""
         with tape.watching(_Nodes()) as watcher:
             results = self._advance(segment, state)
         nodes, leaves = watcher.nodes, tree_leaves(results)
@@ -214,7 +214,7 @@ class _Run:
 
     @contextmanager
     def as_it_was(self) -> Iterator[None]:
-        """The cell's tensors and training flags of the time of the call, for a while."""
+        """Temporarily restore the cell's tensors and training flags of the time of the call."""
         now = _snapshot(self.cell)
         _restore(self.then)
         try:
@@ -224,7 +224,7 @@ class _Run:
 
 
 class _Nodes(Watcher):
-    """Collects all nodes that are made, in order."""
+    """Collects all nodes in order of creation."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -235,7 +235,7 @@ class _Nodes(Watcher):
 
 
 def _snapshot(cell: Any) -> tuple[list[tuple[Tensor, Any, Any]], list[tuple[Module, bool]]]:
-    """A Module's tensors with their arrays and leaves, and the training flags in it."""
+    """A Module's tensors with their arrays and leaves, and its training flags."""
     if not isinstance(cell, Module):
         return [], []
     return [(t, t.array, t.node) for _, t in cell.named_tensors()], [(m, m.training) for m in cell.modules()]

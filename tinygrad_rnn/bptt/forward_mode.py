@@ -1,4 +1,4 @@
-"""Exact gradients that arrive as time goes on, with nothing of the past stored: real-time recurrent learning."""
+"""Real-time recurrent learning: exact gradients at every step, without storing the past."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .state import detach
 
 
 class Moment(NamedTuple):
-    """One time step of ``real_time``: its loss, the state behind it, and the loss's gradient for each parameter."""
+    """One time step of ``real_time``: its loss, the state after it, and the loss's gradient for each parameter."""
 
     step: int
     loss: Tensor
@@ -33,7 +33,7 @@ class Moment(NamedTuple):
 def real_time(
     step: Callable[[Any, Any], tuple[Tensor, Any]], xs: Iterable[Any], state: Any, parameters: Iterable[Tensor]
 ) -> Iterator[Moment]:
-    """Real-time recurrent learning (Williams and Zipser 1989): each loss's full gradient as soon as the loss is there.
+    """Real-time recurrent learning (Williams and Zipser 1989): every loss comes with its full gradient at once.
 
     With the influence P_t = ds_t/dtheta of the parameters on the state, through all of the past,
 
@@ -41,21 +41,21 @@ def real_time(
         P_t = ds_t/ds_{t-1} P_{t-1} + ds_t/dtheta|direct
 
     step: ``step(x_t, state) -> (loss_t, state)``, as for truncated BPTT, with a scalar loss.
-    xs: the inputs of the steps, any iterable. state: nested Tensors; a history that leads to parameters counts.
-    parameters: leaves; their gradients are exact, and those for anything else are not formed.
+    xs: an iterable of inputs. state: nested Tensors; if they depend on the parameters, gradients include this.
+    parameters: leaves; only their gradients are computed, exactly.
 
     Yields a Moment for each step; ``moment.backward()`` adds its gradients to ``.grad``. Over a sequence they add up to
-    those of full BPTT. An optimizer may step after each, as P_t was found before: the influence is then a sum over
-    parameters as they were, which is the online form of Williams and Zipser, close to the gradient for small steps.
+    those of full BPTT. An optimizer may step after each Moment. P_t is then a sum over parameters of different times,
+    which is the online form of Williams and Zipser, close to the gradient for small steps.
 
-    No graph and no state of the past is kept, so memory does not depend on T. It depends on the N = B n elements of the
-    state and the p parameters: N p numbers, and in each step N passes back through one step and N^2 p multiplications,
-    where BPTT needs one pass and T n numbers. For a plain RNN p is about n^2: O(n^4) operations a step, against O(n^2).
-    That is why BPTT is used wherever the past can be stored. Nothing is assumed of the cell: rows of a batch may act on
-    one another; if they do not, calling it for each row costs B times less.
+    No past graph or state is kept, so memory does not depend on T. With N = B n state elements and p parameters, it
+    stores N p numbers, and each step takes N backward passes through one step and N^2 p multiplications. BPTT takes one
+    pass, and stores T N numbers. For a plain RNN p is about n^2, so a step costs O(n^4) operations instead of O(n^2).
+    That is why BPTT is used wherever the past can be stored. Rows of a batch may depend on one another; if they do not,
+    a call for each row costs B times less.
 
-    Raises GraphError for parameters that require no gradient, ValueError for one that is given twice, ShapeError for a
-    loss that is no scalar.
+    Raises GraphError for parameters that require no gradient, ValueError if one is given twice, ShapeError if a loss is
+    not a scalar.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell = nn.RNNCell(2, 3)
@@ -86,17 +86,17 @@ def real_time(
             (row,) = _through(_rows([loss], sources), influence)
             influence = _through(_rows(_carried(after), sources), influence)
             state = detach(after)
-        tape.unmark(birth, tape.clock())  # no graph is left of the step
+        tape.unmark(birth, tape.clock())  # the graph of the step is gone
         yield Moment(t, loss.detach(), state, learned, _apart(row, learned))
 
 
 def _carried(state: Any) -> list[Tensor]:
-    """The part of a state that can have derivatives."""
+    """The Tensors of a state that can have derivatives."""
     return [x for x in tree_leaves(state) if isinstance(x, Tensor) and x.dtype.kind == "f"]
 
 
 def _begun_anew(x: Any) -> Any:
-    """A leaf with the values of a state's tensor."""
+    """A state's Tensor as a new leaf that requires a gradient; anything else unchanged."""
     if not isinstance(x, Tensor) or x.dtype.kind != "f":
         return x
     fresh = x.detach()
@@ -105,7 +105,7 @@ def _begun_anew(x: Any) -> Any:
 
 
 def _rows(ys: Sequence[Tensor], sources: Sequence[Tensor]) -> Any:
-    """The Jacobian (elements of ys, elements of sources), one pass back for each row."""
+    """The Jacobian (elements of ys, elements of sources), by one backward pass per row."""
     xp = backend.of(sources[0].array).xp
     jacobian = xp.zeros((sum(y.size for y in ys), sum(x.size for x in sources)), dtype=sources[0].dtype)
     bounds = [0, *running_sums(x.size for x in sources)]
@@ -124,13 +124,13 @@ def _rows(ys: Sequence[Tensor], sources: Sequence[Tensor]) -> Any:
 
 
 def _through(jacobian: Any, influence: Any) -> Any:
-    """Total derivatives for the parameters: those through the state before, and the direct ones."""
+    """Total derivatives for the parameters: through the previous state, plus direct."""
     carried = influence.shape[0]
     return jacobian[:, :carried] @ influence + jacobian[:, carried:]
 
 
 def _apart(row: Any, learned: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """A row of derivatives as one array for each parameter, of its shape and dtype."""
+    """A row of derivatives split into a Tensor for each parameter, with its shape and dtype."""
     ends = list(running_sums(p.size for p in learned))
     return tuple(
         Tensor.wrap(row[end - p.size : end].reshape(p.shape).astype(p.dtype))

@@ -1,4 +1,4 @@
-"""What BPTT keeps in memory, predicted for a cell before anything long is run."""
+"""Predicts how much memory BPTT takes for a cell, before anything long is run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ..tree import tree_leaves, tree_map
 from ..writes import owner_of
 from .schedule import Schedule, best, even, held, lengths, smallest_budget, work
 
-_HEADER = 112  # bytes of an array object besides its data, in NumPy
+_HEADER = 112  # bytes of a NumPy array object, without its data
 
 
 class Way(NamedTuple):
-    """One way to go back through time: its schedule, the bytes that it keeps at most, the steps that it runs."""
+    """One way to do BPTT: its schedule, the most bytes it keeps at a time, and the number of steps it runs."""
 
     name: str
     schedule: Schedule
@@ -35,7 +35,7 @@ class Way(NamedTuple):
 
 
 class MemoryPlan(NamedTuple):
-    """What ``memory_plan`` found. A budget, in bytes, can be tried with ``scheduled(budget)`` and ``fit(budget)``."""
+    """The result of ``memory_plan``. Try out budgets, in bytes, with ``scheduled(budget)`` and ``fit(budget)``."""
 
     title: str
     length: int
@@ -45,7 +45,7 @@ class MemoryPlan(NamedTuple):
 
     @property
     def plain(self) -> Way:
-        """Everything is kept: ``unroll``."""
+        """Keep everything: ``unroll``."""
         return self._way("plain", self.length)
 
     @property
@@ -55,15 +55,15 @@ class MemoryPlan(NamedTuple):
 
     @property
     def smallest_budget(self) -> int:
-        """The least bytes with which ``checkpointed(budget=...)`` can do."""
+        """The smallest budget, in bytes, that ``checkpointed(budget=...)`` accepts."""
         return smallest_budget(self.length, self.step_bytes, self.state_bytes)
 
     def scheduled(self, budget: int) -> Way:
-        """What ``checkpointed(budget=...)`` does; ValueError, with the smallest that would do, if it is too small."""
+        """What ``checkpointed(budget=...)`` does; ValueError, naming the smallest budget, if this one is too small."""
         return self._way("scheduled", best(self.length, self.step_bytes, self.state_bytes, budget))
 
     def fit(self, budget: int) -> Way:
-        """Of the three, the one that runs the fewest steps within a budget; ValueError as ``scheduled``."""
+        """The one of the three that runs the fewest steps within a budget; ValueError as for ``scheduled``."""
         ways = [way for way in (self.plain, self.sqrt, self.scheduled(budget)) if way.bytes <= budget]
         return min(ways, key=lambda way: way.steps)
 
@@ -87,14 +87,14 @@ class MemoryPlan(NamedTuple):
 
 
 def memory_plan(cell: Any, T: int, B: int, budget: int | None = None, inputs: Any = None) -> MemoryPlan:
-    """How many bytes plain, sqrt(T) and scheduled BPTT of T steps with batch B keep for the way back.
+    """The bytes that plain, sqrt(T) and scheduled BPTT keep for backward, over T steps with a batch of B.
 
     plain: T step_bytes. sqrt: the states at the borders of the segments, and the graph of one segment.
-    scheduled: what ``checkpointed(budget=...)`` does, for this budget, or for the smallest that would do.
+    scheduled: what ``checkpointed(budget=...)`` does with this budget, or with the smallest possible one if None.
 
-    A step's bytes are measured on five steps of the cell: the arrays that its rules saved, its projected input, and
-    the nodes. Inputs, outputs, their gradients and what merges of weight gradients wait for come on top.
-    inputs: one step's, (B, ...), for cells without ``input_size``.
+    The bytes of a step are measured on five steps of the cell: saved arrays, the projected input, and nodes. Inputs,
+    outputs, their gradients, and arrays that wait for the merging of weight gradients are extra.
+    inputs: those of one step, (B, ...), for cells without ``input_size``.
 
     Raises TypeError if a cell has no ``input_size`` and no inputs are given, ValueError for T below 1.
 
@@ -119,7 +119,7 @@ def memory_plan(cell: Any, T: int, B: int, budget: int | None = None, inputs: An
 
 
 def kept_bytes(tree: Any) -> int:
-    """Bytes that the graph behind tensors keeps: its nodes, and the arrays that they saved, each once."""
+    """The bytes that the graph behind tensors keeps: its nodes and their saved arrays, each counted once."""
     roots = [leaf.node for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.node is not None]
     nodes = [node for node in reachable(roots) if isinstance(node, Node)]
     arrays = {id(array): array for node in nodes for _, array in node.arrays()}
@@ -128,13 +128,13 @@ def kept_bytes(tree: Any) -> int:
 
 
 def costs(cell: Any, x: Any, state: Any, real: Any = None) -> tuple[int, int]:
-    """Bytes that the graph of one more step keeps, its projected input included, and bytes of a state.
+    """The bytes that the graph of one more step keeps, including its projected input, and the bytes of a state.
 
-    x: the inputs of one step, (1, B, ...). It runs five steps.
+    x: the inputs of one step, (1, B, ...). Runs five steps.
     """
     kept = []
     for steps in (2, 3):
-        xs = broadcast_to(x, shape=(steps, *x.shape[1:]))  # which takes no memory, as slices of inputs take none
+        xs = broadcast_to(x, shape=(steps, *x.shape[1:]))  # takes no memory, just as slices of inputs
         mask = None if real is None else broadcast_to(real[:1], shape=(steps, *real.shape[1:]))
         zs = project(cell, xs, mask)
         kept.append(kept_bytes(advance(cell, zs, state, mask)) + _bytes_of(zs))
@@ -147,7 +147,7 @@ def _bytes_of(tree: Any) -> int:
 
 @contextmanager
 def repeatable(homes: Sequence[Any], states: Sequence[Any] | None = None) -> Iterator[None]:
-    """Random numbers that are drawn inside are drawn once more behind; they go on from states that were read before."""
+    """Restore the random generators on exit, so that draws are repeated later. states: what to start from inside."""
     now = [home.random_state() for home in homes]
     for home, state in zip(homes, now if states is None else states, strict=True):
         home.set_random_state(state)

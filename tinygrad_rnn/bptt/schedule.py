@@ -1,8 +1,8 @@
-"""Schedules of recomputation: which states to keep while going forward, and again while going back.
+"""Schedules of recomputation: which states to keep in the forward pass, and again in the backward pass.
 
-A schedule is a number of steps, whose graph is kept whole, or a tuple of schedules one after another. Of the parts of a
-tuple only the states that they begin from are kept, but for the last one, which comes next on the way back; when it has
-been gone through, the one before it is made again from its state, by its own schedule.
+A schedule is a number of steps with their whole graph kept, or a tuple of schedules that run one after another. In a
+tuple, the last part follows its own schedule, as backward needs it first; of each earlier part only the initial state
+is kept. When backward is done with a part, it runs the one before it again from its state, by that part's schedule.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 
 Schedule: TypeAlias = "int | tuple[Any, ...]"  # of schedules
 
-_UNITS = 512  # steps are planned in so many units at most, or planning would take longer than the training step
+_UNITS = 512  # plan in at most this many units, or planning would take longer than the training step
 
 
 def even(steps: int, parts: int) -> Schedule:
-    """Parts of equal length, longer by one step at the front where they do not divide."""
+    """Parts of equal length; if steps do not divide evenly, the first parts are one step longer."""
     size, longer = divmod(steps, parts)
     return (size + 1,) * longer + (size,) * (parts - longer) if parts > 1 else steps
 
 
 def lengths(schedule: Schedule) -> Iterator[int]:
-    """How many steps are kept whole at a time, from the first step to the last."""
+    """The lengths of the segments with a whole graph, from the first step to the last."""
     if isinstance(schedule, int):
         yield schedule
     else:
@@ -34,7 +34,7 @@ def lengths(schedule: Schedule) -> Iterator[int]:
 
 
 def work(schedule: Schedule) -> int:
-    """How many steps are run forward in all, the first time included.
+    """The total number of steps run forward, including the first time.
 
     >>> work(4), work((2, 2)), work(((2, 2), 4))
     (4, 6, 14)
@@ -46,33 +46,33 @@ def work(schedule: Schedule) -> int:
 
 
 def held(schedule: Schedule, step_bytes: int, state_bytes: int, states: int = 0) -> int:
-    """The most bytes that are kept at a time: the graph of the steps that are there whole, and states before them."""
+    """The most bytes kept at a time: the graph of one segment, and the states kept before it."""
     if isinstance(schedule, int):
         return states * state_bytes + schedule * step_bytes
     return max(held(part, step_bytes, state_bytes, states + i) for i, part in enumerate(schedule))
 
 
 def smallest_budget(steps: int, step_bytes: int, state_bytes: int) -> int:
-    """The least with which any schedule can do: one state and the graph of one unit of steps, or all of the graph."""
+    """The smallest budget of any schedule: one state and the graph of one unit of steps, or the whole graph."""
     return min(steps * step_bytes, -(-steps // _UNITS) * step_bytes + state_bytes)
 
 
 @lru_cache(maxsize=64)
 def best(steps: int, step_bytes: int, state_bytes: int, budget: int) -> Schedule:
-    """The schedule with the least work of all that keep within a budget in bytes.
+    """The schedule with the least work within a budget in bytes.
 
     It is found by the dynamic programme of Gruslys et al. (2016, "Memory-Efficient Backpropagation Through Time") over
-    where to keep a hidden state next, with their costs in bytes: C(t, k) is the least work for t steps while k states
-    are kept for others,
+    where to keep the next hidden state, with costs in bytes. C(t, k) is the least work for t steps while k states are
+    kept for other steps:
 
         C(t, k) = t                                                 if k state_bytes + t step_bytes <= budget, else
         C(t, k) = min over 0 < y < t of y + C(t - y, k + 1) + C(y, k)
 
-    as y steps are run to reach the next state, the steps behind it are done with one state more, and then those before
+    That is: run y steps to reach the next state, handle the steps after it with one more state kept, then those before
     it. With room for the graph of a single step this is their BPTT-HSM, and the binomial schedule of Griewank and
     Walther (2000, "revolve"). More than 512 steps are planned in up to 512 units of equal length.
 
-    Raises ValueError, with the smallest budget that would do, if there is none.
+    Raises ValueError, naming the smallest budget that would do, if there is none.
 
     >>> best(12, step_bytes=10, state_bytes=2, budget=1000), best(12, step_bytes=10, state_bytes=2, budget=50)
     (12, (5, 3, 4))
@@ -92,13 +92,13 @@ def best(steps: int, step_bytes: int, state_bytes: int, budget: int) -> Schedule
 
 
 def _cuts(count: int, room: list[int]) -> Any:
-    """Where to keep the next state, for k states kept and t units to do; 0 where all t can be kept whole."""
+    """Where to keep the next state, with k states kept and t units to go; 0 where all t can be kept whole."""
     cost = np.full((len(room) + 1, count + 1), np.inf)
     cuts = np.zeros((len(room), count + 1), dtype=int)
     for t in range(1, count + 1):
         if t > 1:
             totals = np.arange(1, t) + cost[1:, t - 1 : 0 : -1] + cost[:-1, 1:t]
-            cuts[:, t] = t - 1 - totals[:, ::-1].argmin(axis=1)  # the latest of equals: fewer parts
+            cuts[:, t] = t - 1 - totals[:, ::-1].argmin(axis=1)  # the latest on ties: fewer parts
             cost[:-1, t] = totals.min(axis=1)
         whole = np.array(room) >= t
         cost[:-1, t][whole], cuts[whole, t] = t, 0

@@ -15,7 +15,7 @@ from ..whereabouts import ShapeError
 def detach(state: Any) -> Any:
     """The same state without history: the cut at the end of a window of truncated BPTT.
 
-    TypeError for objects of other kinds in it, as Tensors in them would keep their history.
+    Raises TypeError for other kinds of objects in it, as Tensors in them would keep their history.
 
     >>> from tinygrad_rnn import bptt, nn, ones
     >>> outputs, state = bptt.unroll(nn.LSTMCell(3, 5), ones(7, 2, 3))
@@ -37,7 +37,7 @@ def _without_history(x: Any) -> Any:
 
 
 def check_successor(before: Any, after: Any, time: int) -> None:
-    """Raise unless a step returned a state of the same structure and shapes as it was given, or was given None."""
+    """Raise unless a step returned a state with the structure and shapes of the one it was given, or was given None."""
     if before is None:
         return
     old, new = _form(before), _form(after)
@@ -50,7 +50,7 @@ def check_successor(before: Any, after: Any, time: int) -> None:
 
 
 def _form(tree: Any, shapes: bool = True) -> Any:
-    """What two states have in common if one can stand in for the other; kinds of tuples and lists do not matter."""
+    """A state's structure, with shapes or without; types of tuples and lists do not matter."""
     if isinstance(tree, dict):
         return {name: _form(part, shapes) for name, part in tree.items()}
     if isinstance(tree, (tuple, list)):

@@ -1,4 +1,4 @@
-"""A step function on its way along a stream: its windows, and how much of the way can still be gone back."""
+"""Running a step function along a stream: its windows, and how far back their gradients can still reach."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ StepFunction = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class Window:
-    """Some steps of a stream, whose losses are sent back together. Of no use once the next window is drawn.
+    """Consecutive steps of a stream with one backward pass for their losses. Invalid once the next window is drawn.
 
-    start, stop: its steps are start, ..., stop - 1, counted from the beginning of the stream; ``steps`` is how many.
-    reach: the gradient covers what was done in the steps reach, ..., stop - 1.
-    losses, loss: the loss of each step, and their mean; numbers without history, as the way back is ``backward``.
-    state: what the stream carries on, without history.
-    horizon: the ``tape.mark`` at which the way back ends.
+    start, stop: its steps are start, ..., stop - 1, counted from the start of the stream; ``steps`` is their number.
+    reach: the gradient covers the computations of steps reach, ..., stop - 1.
+    losses, loss: the loss of each step, and their mean; without history, as gradients go through ``backward``.
+    state: the state after the window, without history.
+    horizon: the ``tape.mark`` at which backward stops.
     """
 
     def __init__(self, trail: Trail, start: int, losses: list[Tensor]):
@@ -43,7 +43,7 @@ class Window:
 
     @property
     def steps(self) -> int:
-        """How many steps the window has: k1, or fewer in the last one."""
+        """The number of steps: with ``truncated``, k1, or fewer in the last window."""
         return self.stop - self.start
 
     @property
@@ -57,13 +57,13 @@ class Window:
         return self.losses.mean()
 
     def backward(self, weight: float = 1.0) -> None:
-        """Add the gradient of weight * loss to ``.grad``, as far as it comes from the steps within reach.
+        """Add the gradient of weight * loss to ``.grad``, as far as it comes from steps within reach.
 
-        Weights make one mean of windows that differ in length: with ``window.steps / k1`` a short last window counts
-        for as much as it is long, and with ``window.steps / T`` the gradients add up to that of the mean over T steps.
+        Weights combine windows of different lengths into one mean: with ``window.steps / k1`` a short last window
+        counts by its length; with ``window.steps / T`` the gradients add up to that of the mean over T steps.
 
-        Raises GraphError, with no gradient touched, if it was called before, if the next window was drawn in the
-        meantime, if no loss within reach has a history, or if an array that the graph needs was changed in place.
+        Raises GraphError, without touching a gradient, if it was called before, if the next window has been drawn, if
+        no loss within reach has a history, or if an array that the graph needs was changed in place.
         """
         if self._over:
             raise GraphError(f"backward: {self!r} {self._over}")
@@ -78,7 +78,7 @@ class Window:
         self.close("was sent back before; a second time would count its gradient twice")
 
     def close(self, why: str) -> None:
-        """Let go of the graph, and say why if it is asked for later."""
+        """Release the graph. why: the reason, for the error if ``backward`` is called later."""
         self._over, self._roots = self._over or why, []
 
     def __repr__(self) -> str:
@@ -86,11 +86,11 @@ class Window:
 
 
 class Trail:
-    """A step function going along a stream, and the last ``reach`` steps of the way: when each began, and with what.
+    """A step function running along a stream, with the start and the initial state of the last ``reach`` steps.
 
-    With a reach of None it is good for one window, which then reaches to where the trail began.
-    There is one graph. What is too old to be reached again is let go step by step: the state that the oldest step in
-    reach began with forgets how it was made, and with that all that was made before it is freed.
+    With a reach of None it serves for one window, which reaches back to the start of the trail.
+    There is one graph. Its parts out of reach are released step by step: the initial state of the oldest step in reach
+    drops its history, which frees everything before it.
     """
 
     def __init__(self, step: StepFunction, state: Any, reach: int | None, time: int = 0):
@@ -106,16 +106,16 @@ class Trail:
 
     @property
     def horizon(self) -> int:
-        """The moment behind which nothing is reached; where the stream began, what came before belongs to its state."""
+        """The moment at which backward stops; 0 from the stream's start, to include the initial state's history."""
         return self.moments[0] if self.first else 0
 
     def window(self, xs: Iterator[Any], leading: int = 0) -> Window | None:
-        """Go along some steps; None if there are none. The losses of the ``leading`` ones are not the window's."""
+        """Run some steps as a window; None if there are none. Losses of the ``leading`` steps are not part of it."""
         start = self.time
         losses = []
         with tape.timeline() as mark:
             while True:
-                moment = mark(self.time)  # before x is drawn: what is computed for x belongs to its step
+                moment = mark(self.time)  # before x is drawn: computing x belongs to its step
                 try:
                     x = next(xs)
                 except StopIteration:
@@ -124,7 +124,7 @@ class Trail:
         return Window(self, start + leading, losses[leading:]) if losses else None
 
     def _advance(self, x: Any, moment: int, trusted: bool) -> Tensor:
-        """One step. Unless it is trusted, see that its history leads to its state, its input and leaves alone."""
+        """Run one step. Unless trusted, check that its history leads only to its state, its input and leaves."""
         before = self.state
         self.moments.append(moment)
         self.states.append(before)
@@ -145,7 +145,7 @@ class Trail:
 
 
 def _checked(result: Any, time: int) -> tuple[Tensor, Any]:
-    """What a step returned, if it is a scalar loss and a state."""
+    """What a step returned, checked to be a scalar loss and a state."""
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(f"truncated: step {time} must return (loss, state), not {type(result).__name__}")
     loss, state = result
@@ -159,10 +159,10 @@ def _checked(result: Any, time: int) -> tuple[Tensor, Any]:
 
 
 def _refuse_strangers(results: Any, before: Any, moment: int, time: int) -> None:
-    """Raise if a step used what was computed outside of it and is not its state: the way back would silently end there.
+    """Raise if a step used tensors computed outside it, other than its state: backward would silently stop there.
 
-    What was made before the stream cannot be reached from every window without going through it time and again, and
-    what is handed from step to step behind the state's back would keep the whole stream alive.
+    For tensors made before the stream, each window would have to go back through their graph again. Tensors passed
+    from step to step outside the state would keep the whole stream alive.
     """
     known, roots = (
         [leaf.node for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.node is not None]

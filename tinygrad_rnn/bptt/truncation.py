@@ -1,4 +1,4 @@
-"""Truncated BPTT: training on streams that have no end, with a way back that has one."""
+"""Truncated BPTT: training on endless streams, with a bounded backward pass."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .trail import StepFunction, Trail, Window
 def truncated(
     step: StepFunction, xs: Iterable[Any], state: Any, k1: int, k2: int | None = None, *, recompute: bool = False
 ) -> Iterator[Window]:
-    """Truncated BPTT: every k1 steps a Window, whose gradient reaches k2 steps back, in bounded memory.
+    """Truncated BPTT in bounded memory: every k1 steps, yield a Window with a gradient that reaches k2 steps back.
 
-    With steps counted from 1, l_t the loss of step t, W_s the parameters as step s uses them, the window (a, b] adds
+    With steps counted from 1, l_t the loss of step t, W_s the parameters as used in step s, the window (a, b] adds
 
         sum over t in (a, b], s in (b - k2, t]:  dl_t / dW_s / (b - a)        b = a + k1, or the stream's end
 
-    k1: how many steps a window has; the stream's last one may be shorter. k2: how far back its end reaches; None is k1,
-        but with the start of the window as a limit, so that a short last window too reaches no older one.
+    k1: the number of steps in a window; the last one may be shorter. k2: how many steps back its end reaches. None
+        means k1, but never beyond the start of the window, even if that is the short last one.
 
         loss t                 k1 = k2 = 3        k1 = 2, k2 = 4       k1 = 1, k2 = 3       k1 = 3, k2 = 2
           1                    #                  #                    #                    .
@@ -36,28 +36,28 @@ def truncated(
           6                    . . . # # #        . . # # # #          . . . # # #          . . . . # #
         use in step s          1 2 3 4 5 6        1 2 3 4 5 6          1 2 3 4 5 6          1 2 3 4 5 6
 
-    - k1 = k2, "chunks": what most programs do, with a detach between windows. A loss reaches back 1 to k1 steps, by
-      where in its window it lies.
+    - k1 = k2, "chunks": what most programs do, with a detach between windows. A loss reaches 1 to k1 steps back,
+      depending on its place in the window.
     - k1 < k2, "BPTT(h; h')" with h = k2 and h' = k1 (Williams and Peng 1990): a loss reaches at least k2 - k1 + 1
-      steps. "BPTT(h)" is k1 = 1: each loss reaches the same h steps (also the estimator of Aicher et al. 2019).
-    - k1 > k2 (the names are those of Sutskever 2013): losses older than the reach are measured, and teach nothing.
+      steps. "BPTT(h)" is k1 = 1: every loss reaches h steps (also the estimator of Aicher et al. 2019).
+    - k1 > k2 (the names are those of Sutskever 2013): losses beyond the reach are computed, but give no gradient.
 
-    What others call truncated: ``GatesDetached`` (the LSTM of 1997), ``randomly_truncated`` (without bias).
+    Other kinds of truncation: ``GatesDetached`` (the LSTM of 1997), ``randomly_truncated`` (without bias).
 
-    step: ``step(x_t, state) -> (loss_t, state)``, with a scalar loss (a constant where a step has none). State goes in
-        and comes out: nested tuples, lists, dicts of Tensors, of one structure and shape, after None to begin with too.
+    step: ``step(x_t, state) -> (loss_t, state)``, with a scalar loss (a constant if a step has none). The state is
+        nested tuples, lists and dicts of Tensors, of one structure and shape in all steps; it may be None at first.
     xs: any iterable, read one step at a time and never ahead.
-    state: what to begin with. A leaf that requires a gradient (a learned initial state) gets it, and so does what was
+    state: the initial state. A leaf that requires a gradient (a learned initial state) gets it, and so do tensors
         computed before the stream, from the windows that reach back to its beginning.
-    recompute: what is differentiated if parameters change between windows and k2 > k1. By default each step as it was
-        done, at its parameters of that time, and dl_t / dW_s is added to the gradient of the present ones. With True
-        the steps in reach are done again with the present parameters, from the state that the first of them began
-        with; that is the exact gradient of the loss that it gives, at k2 / k1 times the cost of going forward. If the
-        parameters do not change, the two are the same.
+    recompute: matters if parameters change between windows and k2 > k1. By default, each step is differentiated as it
+        was run, at its parameters of that time, and dl_t / dW_s is added to the gradient of the current ones. With
+        True, the steps in reach are run again with the current parameters, from the state before the first of them.
+        This is the exact gradient of the recomputed loss, at k2 / k1 times the forward cost. If the parameters do not
+        change, the two are the same.
 
-    Raises ValueError for k1 or k2 that are not positive integers, and for an empty stream; TypeError, ShapeError and
-    GraphError for a step that does not do what is said here, with its number. Every window is to be sent back, or
-    not, before the next is drawn.
+    Raises ValueError if k1 or k2 is not a positive integer or the stream is empty; TypeError, ShapeError and GraphError
+    for a step that violates the above, with its number. Call a window's ``backward``, if at all, before drawing the
+    next window.
 
     >>> from tinygrad_rnn import bptt, nn, ones, optim
     >>> cell = nn.RNNCell(1, 4)
@@ -82,7 +82,7 @@ def truncated(
 
 
 def _chunks(step: StepFunction, state: Any, drawn: Callable[[], Iterator[Any]]) -> Iterator[Window]:
-    """Windows of the steps that are drawn for each, with a cut between them."""
+    """Windows of the steps that ``drawn`` yields for each, detached from one another."""
     time = 0
     while window := Trail(step, state, None, time).window(drawn()):
         yield window
@@ -90,14 +90,14 @@ def _chunks(step: StepFunction, state: Any, drawn: Callable[[], Iterator[Any]]) 
 
 
 def _carried(step: StepFunction, xs: Iterator[Any], state: Any, k1: int, k2: int) -> Iterator[Window]:
-    """Windows of one trail, whose graph lasts from one to the next."""
+    """Windows of one trail, with a graph that carries over from one to the next."""
     trail = Trail(step, state, k2)
     while window := trail.window(islice(xs, k1)):
         yield window
 
 
 def _repeated(step: StepFunction, xs: Iterator[Any], state: Any, k1: int, k2: int) -> Iterator[Window]:
-    """Windows that each do all steps in reach again, from the state that was kept of the first of them."""
+    """Windows that each rerun all steps in reach, from the kept state before the first of them."""
     past: list[tuple[Any, Any]] = []  # x and the state before it, of the last k2 steps
     time = 0
     while new := list(islice(xs, k1)):
@@ -122,17 +122,17 @@ def randomly_truncated(
     stop_probability: float | Callable[[int], float],
     generator: Any,
 ) -> Iterator[Window]:
-    """Truncated BPTT without bias: windows end at random, and what passes an end that might have been is enlarged.
+    """Unbiased truncated BPTT: windows end at random, and gradients that pass a possible end are scaled up.
 
-    After each step the window ends with probability p; where it goes on, the gradient of the state is divided by
-    1 - p on its way back. In expectation this is the whole gradient (ARTBP, Tallec and Ollivier 2017).
+    After each step the window ends with probability p; if it goes on, backward divides the gradient of the state by
+    1 - p. In expectation this is the full gradient (ARTBP, Tallec and Ollivier 2017).
 
     For that the losses must add up: ``window.backward(window.steps)`` for their sum, ``window.steps / T`` for the mean
-    over T steps; a mean over each window would weigh the steps of short windows more.
+    over T steps; a mean over each window would weight the steps of short windows more.
 
     step, xs, state: as for ``truncated``.
-    stop_probability: p in [0, 1), or a function from the steps since the last end, 1, 2, ..., to p: one that falls
-        lets some windows be long at the price of a smaller variance.
+    stop_probability: p in [0, 1), or a function from the steps since the last end, 1, 2, ..., to p. If it decreases,
+        some windows become long, but the variance is smaller.
     generator: numpy.random.Generator, or anything else with ``random()``.
 
     >>> import numpy as np
@@ -145,7 +145,7 @@ def randomly_truncated(
     """
     chance = stop_probability if callable(stop_probability) else lambda _: stop_probability
     source = _iterator(xs)
-    passed = _probability(chance(1))  # the probability with which the window could have ended before the present step
+    passed = _probability(chance(1))  # the probability that the window could have ended before the current step
 
     def drawn() -> Iterator[Any]:
         nonlocal passed
@@ -164,12 +164,12 @@ def randomly_truncated(
 
 
 def _scale_gradient(x: Any, factor: float) -> Any:
-    """x, finite numbers to the last bit, with a gradient that is multiplied by a factor."""
+    """x, bit for bit if finite, with its gradient multiplied by a factor."""
     return x.detach() + factor * (x - x.detach()) if isinstance(x, Tensor) and x.requires_grad else x
 
 
 def _yielded(windows: Iterator[Window]) -> Iterator[Window]:
-    """Windows one at a time: each is closed when the next is there, as what it reaches may be let go by then."""
+    """Windows one at a time; each is closed when the next is drawn, as its graph may have been released by then."""
     window, birth = None, tape.clock()
     for following in windows:
         if window is not None:

@@ -14,7 +14,7 @@ _STYLES = {"text": text, "dot": dot, "svg": svg}
 
 
 class Drawing(str):
-    """A drawing as text, which shows itself: as a picture in a notebook if it is SVG, and line by line if not."""
+    """A drawing as a string that displays itself: as an image in a notebook if it is SVG, else line by line."""
 
     __repr__ = str.__str__
 
@@ -33,23 +33,23 @@ def draw(
     gradients: bool = False,
     moving: bool = False,
 ) -> Drawing:
-    """The graph behind a tensor, before backward frees it: time from left to right, depth from top to bottom.
+    """Draw the graph behind a tensor, before backward frees it: time from left to right, depth from top to bottom.
 
-    style: "svg", a picture that needs no other program; "dot", for Graphviz; "text", one line for each operation.
-    names: a module, or names and tensors as ``named_parameters()`` gives them, for the boxes.
-    backward: also show the way back, in another colour.
+    style: "svg", a standalone image; "dot", for Graphviz; "text", one line for each operation.
+    names: a module, or names and tensors as from ``named_parameters()``, to label the boxes.
+    backward: also show the backward pass, in another colour.
     horizon: a ``tape.mark()``; links that ``backward(horizon=...)`` does not follow are dashed, "(cut)" in text.
-    fold: how many time steps are kept at either end of a long time; None keeps all.
-    gradients: run a backward, which touches no ``.grad`` and keeps the graph, and give each link the norm of the
-        gradient that this one use sends back: as the width of its line, on a logarithmic scale, or in words.
-    moving: of "svg" with ``backward``, let the links of the way back light up one after the other, in the order in
-        which backward takes them, over and over; browsers that are asked for reduced motion show the drawing at rest.
+    fold: how many time steps to keep at either end of a long sequence; None keeps all.
+    gradients: run a backward pass, which touches no ``.grad`` and keeps the graph, and show for each link the norm of
+        the gradient that this one use sends back: as line width, on a logarithmic scale, or as a number in text.
+    moving: for "svg" with ``backward``, light up the backward links one after another, in the order of the backward
+        pass, in a loop; browsers set to reduced motion show a still image.
 
-    A ring, or "constant" in text, stands where an input without a history enters: a detached state, for one. Time steps
-    are those that ``unroll`` marks, or a loop in ``tape.timeline``.
+    A ring, or "constant" in text, marks an input without a history, such as a detached state. Time steps are those that
+    ``unroll`` or a loop in ``tape.timeline`` marks.
 
-    Returns a string. Raises ValueError for other styles, a negative fold, or ``moving`` without a way back in SVG, and
-    GraphError if there is no graph, or if backward has freed it.
+    Returns a string. Raises ValueError for other styles, a negative fold, or ``moving`` without "svg" and ``backward``,
+    and GraphError if there is no graph, or if backward has freed it.
 
     >>> from tinygrad_rnn import tanh, tensor
     >>> w = tensor([0.5, 2.0], requires_grad=True)

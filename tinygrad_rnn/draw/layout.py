@@ -1,8 +1,8 @@
-"""Where everything goes: boxes in rows and columns, links in the channels between them.
+"""The layout of a drawing: boxes in rows and columns, links in the channels between them.
 
-Rows are the depth of the computation, columns are time steps. A link leaves a box at its foot and enters at the head.
-Between two rows it runs sideways in a track of its own; to get past rows it takes the gutter beside a column. So it
-never crosses a box. Tracks are dealt out by the left-edge algorithm (Hashimoto and Stevens 1971).
+Rows are the depth of the computation, columns are time steps. A link leaves a box at the bottom and enters one at the
+top. Between two rows it runs sideways in its own track; past rows it runs in the gutter beside a column. So it never
+crosses a box. Tracks are assigned by the left-edge algorithm (Hashimoto and Stevens 1971).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .sketch import Band, Item, Link, Sketch
 Point = tuple[float, float]
 
 BOX_HEIGHT, BESIDE, MARGIN = 34.0, 12.0, 16.0
-TITLE_WIDTH, DETAIL_WIDTH = 8.0, 5.6  # of one letter of a monospaced font, at the sizes that svg.py sets
+TITLE_WIDTH, DETAIL_WIDTH = 8.0, 5.6  # of one monospaced letter, at the font sizes in svg.py
 LEAVES_IN_A_ROW = 6
 FOOTER = 18.0  # for the number of a time step, below its last row
 
 
 @dataclass(eq=False)
 class Box:
-    """The place of an item. ``column`` is None outside of time steps, ``wide`` for what all of time hangs on."""
+    """The place of an item. ``column`` is None outside time steps; a ``wide`` box spans all time steps."""
 
     item: Item
     row: int
@@ -41,7 +41,7 @@ class Box:
 
 @dataclass(eq=False)
 class Wire:
-    """The way of a link: straight on, or by a gutter."""
+    """The route of a link: direct, or through a gutter."""
 
     link: Link
     parent: Box
@@ -53,7 +53,7 @@ class Wire:
 
     @property
     def gaps(self) -> tuple[int, int]:
-        """Below which rows it runs sideways: below the parent's, and above the child's."""
+        """The rows below which it runs sideways: the parent's, and the one above the child's."""
         return self.parent.row, self.child.row - 1
 
 
@@ -69,7 +69,7 @@ class Stripe:
 
 
 class Layout:
-    """A sketch on a page: ``boxes``, ``wires``, ``stripes``, and the size of it all."""
+    """A sketch on a page: ``boxes``, ``wires``, ``stripes``, and the total size."""
 
     def __init__(self, sketch: Sketch, pitch: float) -> None:
         self.pitch = pitch
@@ -125,7 +125,7 @@ class Layout:
         self.spans.append((band, first, len(self.rows) - 1))
 
     def _levels(self, items: list[Item], column: int | None) -> list[list[Box]]:
-        """Items by depth, each level in the order of its parents."""
+        """Items by depth, each level sorted by the positions of its parents."""
         depth: dict[Item, int] = {}
         levels: list[list[Box]] = []
         lanes: dict[Item, float] = {}
@@ -143,7 +143,7 @@ class Layout:
         return levels
 
     def _gutter(self, wire: Wire) -> int | None:
-        """Which gutter a link takes: the one left of a column has its number."""
+        """The gutter that a link takes, if any. A gutter has the number of the column to its right."""
         (above, below), parent, child = sorted(wire.gaps), wire.parent, wire.child
         if above == below:
             return None
@@ -203,7 +203,7 @@ class Layout:
                 x += box.width + BESIDE
 
     def _place_ports(self) -> None:
-        """Where links leave and enter: those that enter a box, in the order in which they come."""
+        """Where links leave and enter boxes; those that enter are sorted by where they come from."""
         entering: dict[Box, list[Wire]] = defaultdict(list)
         for wire in self.wires:
             wire.start = wire.parent.middle
@@ -261,7 +261,7 @@ class Layout:
         ]
 
     def _sideways(self, wire: Wire) -> list[tuple[int, tuple[float, float]]]:
-        """The stretches between rows: (gap, from x, to x)."""
+        """The horizontal stretches between rows: (gap, (from x, to x))."""
         if wire.gutter is None:
             return [(wire.parent.row, (wire.start, wire.end))]
         x = self.gutter_x[wire.gutter, wire.parent.item]
@@ -277,7 +277,7 @@ class Layout:
 
 
 def left_edge(nets: dict[Item, list[float]], apart: float = 0) -> dict[Item, int]:
-    """A track for each net, from the places that it connects, so that no two that overlap share one."""
+    """A track for each net, given the places that it connects; nets that overlap get different tracks."""
     ends: list[float] = []
     tracks: dict[Item, int] = {}
     for item, places in sorted(nets.items(), key=lambda net: min(net[1])):
@@ -289,7 +289,7 @@ def left_edge(nets: dict[Item, list[float]], apart: float = 0) -> dict[Item, int
 
 
 def _wide(sketch: Sketch) -> set[Item]:
-    """What is outside of time steps and has links to several of them."""
+    """The items outside time steps that have links to several of them."""
     touched: dict[Item, set[int]] = defaultdict(set)
     for link in sketch.links:
         for item, other in ((link.parent, link.child), (link.child, link.parent)):

@@ -1,4 +1,4 @@
-"""What a drawing shows, before anybody says where: boxes and links, with the middle of a long time folded away."""
+"""The contents of a drawing, before layout: boxes and links, with the middle of a long sequence folded away."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ..tensor import Tensor, seed
 
 @dataclass(eq=False)
 class Item:
-    """One box: an operation, a leaf, or what stands for all the time steps that are left out."""
+    """One box: an operation, a leaf, or a placeholder for the time steps that are left out."""
 
     id: int
     title: str
     detail: str
     kind: str  # the file of ops/ that holds the operation; "leaf" or "fold"
-    label: str  # what names it in text
+    label: str  # its name in text
     step: int | None = None
     constants: list[str] = field(default_factory=list)  # inputs without a history
 
 
 @dataclass(eq=False)
 class Link:
-    """What flows from one item to another, and whether a gradient flows back."""
+    """An edge from one item to another, and whether a gradient flows back."""
 
     parent: Item
     child: Item
@@ -42,7 +42,7 @@ class Link:
 
 @dataclass
 class Band:
-    """What happened one after the other: a loop over time, with its items by step, or what is outside of any."""
+    """A stage of the computation: a loop over time, with its items by step, or items outside any loop."""
 
     items: list[Item]
     columns: dict[int, list[Item]]
@@ -50,7 +50,7 @@ class Band:
 
 @dataclass
 class Sketch:
-    """All of a drawing: the leaves, the bands from the oldest on, and the links."""
+    """A whole drawing: the leaves, the bands from the oldest on, and the links."""
 
     leaves: list[Item]
     bands: list[Band]
@@ -118,7 +118,7 @@ def _names(names: Any) -> dict[Any, str]:
 
 
 def _folded(steps: Sequence[int], fold: int | None) -> tuple[int, ...]:
-    """The steps that are left out, if those are at least two."""
+    """The steps to leave out, if there are at least two."""
     if fold is None or len(steps) < 2 * fold + 2:
         return ()
     return tuple(steps[fold : len(steps) - fold])
@@ -135,7 +135,7 @@ _SQUASHING = ("sigmoid", "tanh", "relu", "softplus", "softmax")
 def _operation(node: Node, step: int | None, name: str) -> Item:
     op = node.plan.op
     kind = "squash" if op.name in _SQUASHING else op.kernel.__module__.rpartition(".")[2]
-    constants = [  # of an optional input nobody knows whether it was there
+    constants = [  # not optional inputs, which may not have been given
         input
         for input, parent in zip(op.names(len(node.parents)), node.parents, strict=bool(node))  # a hollow node has none
         if parent is None and input not in op.optional
@@ -145,14 +145,14 @@ def _operation(node: Node, step: int | None, name: str) -> Item:
 
 
 def _rules(node: Node | Leaf) -> dict[int, Any]:
-    """By the place of an input among a node's items: the rule that gives its gradient."""
+    """The gradient rules of a node, by the place of the input among its items."""
     if isinstance(node, Leaf):
         return {}
     return dict(node.plan.every(node) if node.plan.variadic else node.plan.rules)
 
 
 def _followed(nodes: Sequence[Node | Leaf], horizon: int) -> set[tuple[int, int]]:
-    """The edges that backward takes, as (child's id, place), if it enters no node older than the horizon."""
+    """The edges that backward follows, as (child's id, place), if it stops at the horizon."""
     entered, taken = {nodes[-1].id}, set()
     for node in reversed(nodes):
         if node.id in entered:
@@ -176,7 +176,7 @@ def _links(
     followed: set[tuple[int, int]],
     cotangents: Mapping[Node | Leaf, Any],
 ) -> Iterator[Link]:
-    """One link for each edge between boxes; those that enter or leave what is folded are joined."""
+    """One link for each edge between boxes; links into or out of a fold are joined."""
     joined: dict[tuple[Item, Item], Link] = {}
     for node in nodes:
         for edge in edges_of(node):
@@ -184,7 +184,7 @@ def _links(
             if parent is child:
                 continue
             taken = (node.id, edge.place) in followed
-            # Into the fold go all uses of the weights, and a dense gradient for each would take long: only states do.
+            # Into a fold, only states get a norm: weights have many uses there, and a dense gradient for each is slow.
             shown = child.kind != "fold" or parent.step is not None
             norm = _norm(edge, cotangents[node]) if cotangents and taken and shown else None
             link = Link(parent, child, edge.input, taken, norm)
@@ -200,7 +200,7 @@ def _links(
 
 
 def _norm(edge: Edge, cotangent: Any) -> float:
-    """The norm of what this one use sends back, also where backward merges several uses."""
+    """The norm of the gradient that this one use sends back, even where backward merges several uses."""
     arguments = list(edge.child)
     arguments[:2] = cotangent, edge.place - edge.child.plan.base
     rule = _rules(edge.child)[edge.place]

@@ -1,4 +1,4 @@
-"""A layout as SVG that stands on its own."""
+"""A layout as standalone SVG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import copysign, log10
 from .layout import BOX_HEIGHT, Box, Layout, Point, Stripe, Wire
 from .sketch import Sketch
 
-FILLS = {  # by kind: ground and rim
+FILLS = {  # by kind: fill and border
     "leaf": ("#fff3c4", "#d9a400"),
     "linear": ("#d6e6fb", "#3b78c4"),
     "squash": ("#fddcc9", "#d9703a"),
@@ -27,7 +27,7 @@ _STYLE = """text{font-family:"DejaVu Sans Mono",Menlo,Consolas,monospace;text-an
 _MOTION = """@media(prefers-reduced-motion:no-preference){{
 .backward{{opacity:.2;animation:pass {period:.1f}s linear infinite}}}}
 @keyframes pass{{0%{{opacity:.2}}1%,3%{{opacity:1}}12%,100%{{opacity:.2}}}}"""
-_PACE, _PAUSE = 0.2, 2.0  # seconds: for each operation that the way back comes to, and before it begins again
+_PACE, _PAUSE = 0.2, 2.0  # seconds: for each operation of the backward pass, and before it repeats
 
 
 def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
@@ -65,7 +65,7 @@ def _arrow(name: str) -> str:
 
 
 def _widths(norms: Sequence[float | None]) -> list[float | None]:
-    """Widths from 0.8 to 6 by the logarithm of the norms, over at most eight powers of ten."""
+    """Line widths from 0.8 to 6 by the logarithm of the norms, over at most eight powers of ten."""
     logs = [log10(norm) for norm in norms if norm]
     top = max(logs, default=0.0)
     span = max(top - max(min(logs, default=0.0), top - 8), 1e-9)
@@ -108,7 +108,7 @@ def _path(points: Sequence[Point], kind: str, width: float, told: str, start: in
 
 
 def _rounded(points: Sequence[Point]) -> str:
-    """Straight lines with round corners."""
+    """A path of straight lines with rounded corners."""
     way = [points[0]]
     for point in points[1:]:
         if abs(point[0] - way[-1][0]) + abs(point[1] - way[-1][1]) > 0.1:
@@ -121,7 +121,7 @@ def _rounded(points: Sequence[Point]) -> str:
 
 
 def _towards(corner: Point, other: Point) -> Point:
-    """A little way from a corner; the lines run along the axes."""
+    """The point where a rounded corner begins; lines run along the axes."""
     moves = [other[k] - corner[k] for k in (0, 1)]
     x, y = [corner[k] + copysign(min(RADIUS, abs(moves[k]) / 2), moves[k]) * (moves[k] != 0) for k in (0, 1)]
     return x, y

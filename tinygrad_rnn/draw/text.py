@@ -1,4 +1,4 @@
-"""A sketch in words, and in the language of Graphviz."""
+"""A sketch as text, and in Graphviz's dot language."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .sketch import Item, Link, Sketch
 
 
 def text(sketch: Sketch, backward: bool) -> str:
-    """One line for each box, with what it was made from; ``backward``: where each sends a gradient, newest first."""
+    """One line for each box, with its inputs; with ``backward``, also where each sends a gradient, newest first."""
     entering: dict[Item, list[str]] = defaultdict(list)
     for link in sketch.links:
         entering[link.child].append(_told(link, link.parent) + ("" if link.followed else " (cut)"))

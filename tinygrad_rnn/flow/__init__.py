@@ -1,4 +1,4 @@
-"""Where the gradient goes on its way back through time: measurements of it, each with a picture."""
+"""Gradient flow back through time: measurements, with plots, and a regulariser."""
 
 from .gates import Saturation, saturation
 from .gradients import GradientNorms, gradient_norms

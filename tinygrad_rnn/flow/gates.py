@@ -1,4 +1,4 @@
-"""Which gates stand open, and which are shut."""
+"""Gate saturation: which gates are open, and which are shut."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from .pictures import finish, slide
 
 
 class Saturation(NamedTuple):
-    """The shares of a batch in which gates are saturated, for each time step and unit."""
+    """The share of the batch in which a gate is saturated, for each time step and unit."""
 
     left: dict[str, np.ndarray]  # by gate, (T, H): the share of rows within the edge of 0: shut
-    right: dict[str, np.ndarray]  # and of those within the edge of 1: open
-    rows: np.ndarray  # (T,): how many rows are real; the share of none is NaN
+    right: dict[str, np.ndarray]  # the share of rows within the edge of 1: open
+    rows: np.ndarray  # (T,): the number of real rows; without any, the share is NaN
 
     def by_step(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """For each gate the shares over all units, (T,): left, and right."""
+        """For each gate, the shares over all units: (left, right), each (T,)."""
         return {name: (self.left[name].mean(axis=1), self.right[name].mean(axis=1)) for name in self.left}
 
     def by_unit(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """For each gate the shares of time in which each unit is saturated, (H,): left, and right."""
+        """For each gate, the shares of time in which each unit is saturated: (left, right), each (H,)."""
         real = self.rows > 0
         weights = self.rows[real] / self.rows.sum()
         return {name: (weights @ self.left[name][real], weights @ self.right[name][real]) for name in self.left}
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw each unit's share of time on the left against that on the right, and return the figure."""
+        """Plot the left-saturated against the right-saturated share of time of each unit; returns the figure."""
         ax = slide(
             ax, "Saturated gates, one point per unit", "share of time right-saturated (open)", "left-saturated (shut)"
         )
         for name, (left, right) in self.by_unit().items():
             ax.scatter(right, left, s=45, alpha=0.6, label=name)
-        ax.plot([0, 1], [1, 0], color="0.7", linewidth=1)  # beyond this line is nothing
+        ax.plot([0, 1], [1, 0], color="0.7", linewidth=1)  # no point lies beyond this line
         ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         return finish(ax)
 
@@ -44,13 +44,13 @@ class Saturation(NamedTuple):
 def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.05, mask: Any = None) -> Saturation:
     """How often gates are left-saturated, below ``edge``, or right-saturated, above 1 - edge (Karpathy et al. 2015).
 
-    A forget gate that is right-saturated nearly always remembers; a gate that is neither does something between.
+    A forget gate that is nearly always right-saturated remembers; an unsaturated gate does something in between.
 
-    record: what ``unroll(..., record=True)`` returned, or its record: arrays (T, B, H) by name.
-    gates: names, such as "f"; by default all whose values lie within 0 and 1.
-    mask: (T, B), which steps are real; the others do not count. A step that is real for no row has the share NaN.
+    record: the result of ``unroll(..., record=True)``, or its record: arrays (T, B, H) by name.
+    gates: names, such as "f"; by default all entries with values from 0 to 1.
+    mask: (T, B), which steps are real; the others do not count. A step without a real row has the share NaN.
 
-    Raises ValueError if there is no such gate, or for an edge that is not between 0 and 0.5.
+    Raises ValueError if there is no such gate, or if the edge is not between 0 and 0.5.
 
     >>> from tinygrad_rnn import nn, ones
     >>> found = saturation(nn.unroll(nn.LSTMCell(3, 5), ones(7, 2, 3), record=True), gates=["i", "f", "o"])
@@ -81,6 +81,6 @@ def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.
 
 
 def _share(hit: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """The mean over the rows that are real."""
+    """The mean over the real rows."""
     rows = real.sum(axis=1)[:, None]
     return np.where(rows > 0, (hit & real[:, :, None]).sum(axis=1) / np.maximum(rows, 1), np.nan)

@@ -1,4 +1,4 @@
-"""How long the gradient is, state by state: ||dL/dh_t|| over t."""
+"""The norm of the gradient for each state: ||dL/dh_t|| over t."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .pictures import finish, slide
 
 @dataclass(frozen=True, eq=False)
 class GradientNorms:
-    """The norm of the gradient in each state that was given.
+    """The norm of the gradient for each of the given states.
 
-    By itself it is the array (T,) of the norms of whole states, such as h and c of an LSTM together: ``found[t]``,
+    As an array, it is the norms (T,) of whole states, such as h and c of an LSTM together: ``found[t]``,
     ``len(found)``, ``np.asarray(found)``.
     """
 
@@ -38,9 +38,9 @@ class GradientNorms:
         return np.asarray(self)[t]
 
     def plot(self, ax: Any = None, label: str = "") -> Any:
-        """Draw the norms over the time steps on a logarithmic scale, and return the figure.
+        """Plot the norms over the time steps on a logarithmic scale; returns the figure.
 
-        label: what stands before the names, such as "LSTM", if several are drawn on the same axes.
+        label: a prefix for the names, such as "LSTM", to tell several plots on the same axes apart.
         """
         ax = slide(ax, "Gradient on its way back through time", "time step t", "‖∂L/∂state$_t$‖", log=True)
         for name, values in self.norms.items():
@@ -49,18 +49,18 @@ class GradientNorms:
 
 
 def gradient_norms(loss: Tensor, states: Any) -> GradientNorms:
-    """The L2 norm, over batch and units, of the gradient of a loss in the state of each time step, ||dL/dh_t||.
+    """The L2 norm, over batch and units, of the gradient of a loss for the state of each time step, ||dL/dh_t||.
 
-    states: the states that were kept while unrolling, a list of Tensors or of nested states such as ``LSTMState``; or
-        what ``unroll(..., record=True)`` returned, or some of its record, gates too: ``{"f": run.record["f"]}``. Only
-        those that the loss was computed from count: copies, and ``detach``-ed ones, have no part in it.
+    states: the states kept while unrolling, a list of Tensors or of nested states such as ``LSTMState``; or the result
+        of ``unroll(..., record=True)``; or a part of its record, even gates: ``{"f": run.record["f"]}``. They must be
+        the Tensors that the loss was computed from: copies and ``detach``-ed ones have no part in it.
 
-    The gradient is the whole of it, along all paths: of an LSTM's c_t also by way of h_t. Where none arrives it is 0.
-    After ``unroll`` with a mask, a state is what is handed on to the next step: what the loss takes from the output of
-    its own step does not go through it.
-    No ``.grad`` is touched, and the graph stays whole for a later ``loss.backward()``.
+    The gradient is the total one, along all paths: for an LSTM's c_t also through h_t. Where none arrives, it is 0.
+    After ``unroll`` with a mask, a state is the one passed to the next step. The gradient from the output of its own
+    step does not go through it.
+    No ``.grad`` is touched, and the graph is kept for a later ``loss.backward()``.
 
-    Raises GraphError for a state without history, such as an initial state of zeros, and for a graph that was freed.
+    Raises GraphError for a state without history, such as an initial state of zeros, and for a freed graph.
     (Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013)
 
     >>> from tinygrad_rnn import nn, ones
@@ -83,7 +83,7 @@ def gradient_norms(loss: Tensor, states: Any) -> GradientNorms:
 
 
 def by_step(who: str, states: Any) -> list[dict[str, Tensor]]:
-    """The Tensors of each time step's state by name; a state that is one Tensor is called h."""
+    """The Tensors of each time step's state, by name; a state that is a single Tensor is called h."""
     if isinstance(states, Recorded):
         names, states = named(innermost(states.state)), states.record
         states = {name: states[name] for name in names} if isinstance(states, Mapping) else states
@@ -107,12 +107,12 @@ def by_step(who: str, states: Any) -> list[dict[str, Tensor]]:
 
 
 def _of_layers(record: Any) -> bool:
-    """Whether there are several records, as layers and directions make tuples of them."""
+    """Whether this is a tuple of records, as layers and directions return."""
     return isinstance(record, tuple) and any(isinstance(part, Mapping) or _of_layers(part) for part in record)
 
 
 def _unstacked(who: str, name: str, stacked: Any) -> list[Tensor]:
-    """The Tensors that ``unroll`` stacked: slices of the stack would be new ones, which the loss never saw."""
+    """The Tensors that ``unroll`` stacked; slices of the stack would be new Tensors, unknown to the loss."""
     node = stacked.node if isinstance(stacked, Tensor) else None
     if not isinstance(node, Node) or not node or node.plan.op.name != "stack" or node.saved["axis"] != 0:
         raise GraphError(

@@ -1,4 +1,4 @@
-"""The Jacobians of single steps through time, their products, and how fast these grow or shrink."""
+"""The Jacobians of single time steps, their products, and how fast these grow or shrink."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .pictures import finish, slide
 
 
 class JacobianSpectrum(NamedTuple):
-    """Step Jacobians along a trajectory h_0, ..., h_T of states of n numbers, for each of B rows, in float64."""
+    """Step Jacobians along a trajectory h_0, ..., h_T of n-dimensional states, for each of B rows, in float64."""
 
     jacobians: np.ndarray  # (T, B, n, n): dh_t / dh_{t-1}, for t from 1
     singular_values: np.ndarray  # (T, B, n), the largest first
@@ -38,7 +38,7 @@ class JacobianSpectrum(NamedTuple):
         return found
 
     def plot(self, ax: Any = None, row: int = 0) -> Any:
-        """Draw the singular values of each step of a row, with the spectral radius, and return the figure."""
+        """Plot the singular values and the spectral radius of each step, for one row; returns the figure."""
         ax = slide(ax, "Step Jacobians ∂h$_t$/∂h$_{t-1}$", "time step t", "singular value", log=True)
         ticks = np.arange(1, len(self.jacobians) + 1)
         _draw_values(ax, ticks, self.singular_values[:, row])
@@ -46,14 +46,14 @@ class JacobianSpectrum(NamedTuple):
         return finish(ax)
 
     def plot_products(self, ax: Any = None, row: int = 0) -> Any:
-        """Draw the singular values of dh_T / dh_s of a row over the lag T - s, and return the figure."""
+        """Plot the singular values of dh_T / dh_s over the lag T - s, for one row; returns the figure."""
         ax = slide(ax, "Products of Jacobians ∂h$_T$/∂h$_s$", "lag T - s (time steps)", "singular value", log=True)
         _draw_values(ax, np.arange(len(self.jacobians), 0, -1), self.product_singular_values[:, row])
         return finish(ax)
 
 
 def _draw_values(ax: Any, across: np.ndarray, values: np.ndarray) -> None:
-    """The largest, the median and the smallest of the singular values, without those that are rounding; a line at 1."""
+    """Plot the largest, median and smallest singular value, without rounding noise, and a line at 1."""
     for name, column in (("largest", values[:, 0]), ("median", np.median(values, axis=1)), ("smallest", values[:, -1])):
         known = np.where(column > 1e-15 * values[:, 0], column, np.nan)
         ax.plot(across, known, linewidth=2.5, label=name)
@@ -67,12 +67,12 @@ def jacobian_spectrum(cell: Any, xs: Any, state: Any = None) -> JacobianSpectrum
     singular values are below 1, and can explode if they are above (Bengio, Simard and Frasconi 1994; Pascanu, Mikolov
     and Bengio 2013).
 
-    cell, xs, state: as for ``unroll``, xs (T, B, ...). The state of each row is flattened, one part after the
-        other: an LSTM's is h, then c, so that n is 2 H.
+    cell, xs, state: as for ``unroll``, xs (T, B, ...). The state of each row is flattened, one part after the other:
+        for an LSTM h, then c, so n is 2 H.
 
-    Rows must not depend on each other, nor a step on chance: call ``cell.eval()`` if it has dropout. Costs one backward
-    through n copies of the batch for each step. Of a long product, singular values below 1e-16 of the largest are
-    rounding; ``lyapunov_exponents`` measures those too.
+    Rows must be independent of each other, and steps deterministic: call ``cell.eval()`` if it has dropout. Each step
+    costs one backward pass through n copies of the batch. In a long product, singular values below 1e-16 of the largest
+    are rounding noise; ``lyapunov_exponents`` measures those too.
 
     >>> from tinygrad_rnn import nn, ones
     >>> found = jacobian_spectrum(nn.LSTMCell(3, 5), ones(7, 2, 3))
@@ -93,13 +93,13 @@ def jacobian_spectrum(cell: Any, xs: Any, state: Any = None) -> JacobianSpectrum
 
 
 class LyapunovExponents(NamedTuple):
-    """Mean rates at which directions grow along a trajectory, in nats per time step, the largest first."""
+    """Mean growth rates of directions along a trajectory, in nats per time step, largest first."""
 
     exponents: np.ndarray  # (B, k)
     over_time: np.ndarray  # (steps, B, k): the means over the steps so far
 
     def plot(self, ax: Any = None, row: int = 0, label: str = "") -> Any:
-        """Draw the spectrum of a row, under this label if there is one, and return the figure."""
+        """Plot the spectrum of one row, with an optional label; returns the figure."""
         ax = slide(ax, "Lyapunov spectrum", "index i", "exponent λ$_i$ (nats per step)")
         values = self.exponents[row]
         ax.plot(np.arange(1, len(values) + 1), values, "o-", linewidth=2.5, label=label or None)
@@ -116,11 +116,11 @@ def lyapunov_exponents(
     Abbott 2023). Products of Jacobians have singular values e^(lambda_i t): gradients vanish along directions with
     lambda_i < 0, and explode along those with lambda_i > 0, where the network is chaotic.
 
-    cell, xs, state: as for ``jacobian_spectrum``. count: how many, the largest first; all n if None.
-    warmup: steps at the beginning that are not counted: the trajectory comes to its attractor, and Q into line.
+    cell, xs, state: as for ``jacobian_spectrum``. count: the number of exponents, largest first; all n if None.
+    warmup: initial steps that do not count, while the trajectory approaches its attractor and Q aligns.
 
-    Directions that a step loses altogether, as those of a ReLU at rest, have the exponent -inf. Raises ValueError for a
-    count or a warmup that do not fit.
+    Directions that a step maps to 0, such as those of inactive ReLUs, have the exponent -inf. Raises ValueError for a
+    count or a warmup out of range.
 
     >>> from tinygrad_rnn import nn, zeros
     >>> cell = nn.RNNCell(1, 2, nonlinearity=lambda x: x)  # h_t = W h_{t-1}, whose exponents are log |eigenvalues|
@@ -143,7 +143,7 @@ def lyapunov_exponents(
 
 
 def _directions(jacobian: np.ndarray, count: int | None, warmup: int, steps: int) -> np.ndarray:
-    """Orthonormal directions to begin with, (B, n, count): the same for each row, and none in line with an axis."""
+    """Random orthonormal directions to start from, (B, n, count), the same for each row."""
     rows, n, _ = jacobian.shape
     count = n if count is None else count
     if not 1 <= count <= n:
@@ -156,7 +156,7 @@ def _directions(jacobian: np.ndarray, count: int | None, warmup: int, steps: int
 
 @no_grad()
 def _projected(who: str, cell: Any, xs: Any, state: Any) -> tuple[int, Any, Any]:
-    """The number of steps, all projected inputs, and the first state."""
+    """The number of steps, all projected inputs, and the initial state."""
     check_cell(who, cell)
     xs, _ = time_major(who, xs)
     if xs.ndim == 2 and getattr(cell, "input_size", None) is not None:
@@ -167,9 +167,9 @@ def _projected(who: str, cell: Any, xs: Any, state: Any) -> tuple[int, Any, Any]
 
 
 def step_jacobians(who: str, cell: Any, xs: Any, state: Any = None) -> Iterator[np.ndarray]:
-    """dh_t / dh_{t-1} for each step, (B, n, n), on the host: of one backward through n copies of each row.
+    """dh_t / dh_{t-1} for each step, (B, n, n), on the host, by one backward pass through n copies of each row.
 
-    Copy j of a row gets the j-th unit vector as cotangent, and so back the j-th row of the row's Jacobian.
+    Copy j of a row gets the j-th unit vector as its cotangent, which yields the j-th row of the Jacobian.
     """
     steps, zs, state = _projected(who, cell, xs, state)
     parts = [as_tensor(leaf) for leaf in tree_leaves(state) if leaf.dtype.kind == "f"]
@@ -197,7 +197,7 @@ def step_jacobians(who: str, cell: Any, xs: Any, state: Any = None) -> Iterator[
 
 
 def _copied(leaf: Any, n: int) -> Tensor:
-    """Each row n times, side by side."""
+    """Repeat each row n times, side by side."""
     leaf = as_tensor(leaf)
     wide = broadcast_to(expand_dims(leaf, axis=1), (leaf.shape[0], n, *leaf.shape[1:]))
     return Tensor.wrap(reshape(wide, (-1, *leaf.shape[1:])).array.copy())

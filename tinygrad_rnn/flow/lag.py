@@ -1,4 +1,4 @@
-"""Which use of a parameter a loss learns from: the gradient, taken apart by time of loss and time of use."""
+"""The gradient of a parameter, split by the time of the loss and the time of the parameter's use."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..tensor import Tensor, filled_like
 
 
 class LagMap:
-    """The gradient of a sum of losses by loss and use; all is in NumPy, by the name of the parameter.
+    """The gradient of a sum of losses, split into dl_t / dW_s by loss t and use s: NumPy arrays by parameter name.
 
-    steps: how many there are, T.
-    norms: (T, T), at [t, s] the norm of what loss t sends to the parameter as step s uses it; 0 where s > t.
-    by_lag: (T,), at [d] the norm of the sum of what arrives with lag t - s = d.
-    gradients: the sum of all, which is the gradient of the sum of the losses.
-    contributions: (T, T, *shape), what arrives itself, if it was kept.
+    steps: the number of steps, T.
+    norms: (T, T), at [t, s] the norm of dl_t / dW_s; 0 where s > t.
+    by_lag: (T,), at [d] the norm of the sum of all dl_t / dW_s with lag t - s = d.
+    gradients: the sum of all dl_t / dW_s, which is the gradient of the sum of the losses.
+    contributions: (T, T, *shape), at [t, s] dl_t / dW_s itself, if kept.
     """
 
     def __init__(self, steps: int, shapes: Mapping[str, tuple[int, ...]], dtype: Any, keep: bool):
@@ -32,7 +32,7 @@ class LagMap:
         self._lags = {name: np.zeros((steps, *shapes[name]), dtype) for name in shapes}
 
     def add(self, name: str, t: int, s: int, contribution: np.ndarray) -> None:
-        """Enter what loss t sends to a parameter's use in step s."""
+        """Add dl_t / dW_s of a parameter W."""
         self.norms[name][t, s] = np.linalg.norm(contribution)
         self._lags[name][t - s] += contribution
         if self.contributions is not None:
@@ -40,18 +40,18 @@ class LagMap:
 
     @property
     def by_lag(self) -> dict[str, np.ndarray]:
-        """The norm of what arrives with each lag."""
+        """The norm of the gradient that arrives with each lag."""
         return {name: np.linalg.norm(lags.reshape(self.steps, -1), axis=1) for name, lags in self._lags.items()}
 
     @property
     def gradients(self) -> dict[str, np.ndarray]:
-        """What arrives in all."""
+        """The gradient of the sum of the losses."""
         return {name: lags.sum(axis=0) for name, lags in self._lags.items()}
 
     def masked(self, reached: Any) -> dict[str, np.ndarray]:
-        """The gradients that are left if only some uses are reached: a (T, T) array of factors by [t, s].
+        """The gradients with each dl_t / dW_s multiplied by a factor, such as 0 or 1: reached[t, s], shape (T, T).
 
-        ValueError if the contributions were not kept.
+        Raises ValueError if the contributions were not kept.
         """
         if self.contributions is None:
             raise ValueError("masked: the contributions were not kept; call gradient_by_lag(..., keep=True)")
@@ -63,7 +63,7 @@ class LagMap:
     def plot(self) -> Any:
         """A matplotlib Figure: the map of all parameters together on the left, the norm by lag of each on the right.
 
-        ImportError if matplotlib is not installed.
+        Raises ImportError if matplotlib is not installed.
         """
         figure = import_extra("matplotlib.figure", "LagMap.plot").Figure(figsize=(10, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -84,18 +84,18 @@ class LagMap:
 def gradient_by_lag(
     step: Callable[[Any, Any], tuple[Any, Any]], xs: Iterable[Any], state: Any, parameters: Any, *, keep: bool = False
 ) -> LagMap:
-    """The gradient of sum_t l_t for some parameters, taken apart into dl_t / dW_s: W as it is used in step s.
+    """The gradient of sum_t l_t for some parameters, split into dl_t / dW_s, with W_s the parameter as used in step s.
 
-    The lower triangle of dl_t / dW_s adds up to the gradient. Truncated BPTT leaves the far lags out, a gradient that
-    vanishes has none (Hochreiter 1991; Pascanu, Mikolov and Bengio 2013).
+    The lower triangle of dl_t / dW_s adds up to the gradient. Truncated BPTT leaves out the long lags; where gradients
+    vanish, they are 0 (Hochreiter 1991; Pascanu, Mikolov and Bengio 2013).
 
-    step, xs, state: as for ``bptt.truncated``; the inputs are read to their end, and the graph of all steps is kept.
+    step, xs, state: as for ``bptt.truncated``; all inputs are read, and the graph of all steps is kept.
     parameters: a Module, a dict of Tensors by name, or some Tensors, which are then called "0", "1", ...
-    keep: whether to keep each dl_t / dW_s itself, and not only its norm; for T steps that is T^2 times the parameters.
+    keep: whether to keep each dl_t / dW_s, not only its norm; for T steps this takes T^2 times the parameters.
 
-    One backward pass for each step, so T^2 time. No ``.grad`` is touched. Raises ValueError for no steps or parameters,
-    TypeError for what is no leaf that requires a gradient, and GraphError if a parameter was used before the first
-    step, as that belongs to no step, or if no loss has a history.
+    Runs one backward pass per step, so time grows as T^2. No ``.grad`` is touched. Raises ValueError for no steps or
+    parameters, TypeError for a parameter that is not a leaf that requires a gradient, and GraphError if a parameter was
+    used before the first step, which belongs to no step, or if no loss has a history.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell = nn.RNNCell(1, 4)
@@ -111,7 +111,7 @@ def gradient_by_lag(
     uses: dict[Leaf, tuple[str, int]] = {}
 
     def apart(mark: Callable[[int], int]) -> Iterator[int]:
-        """Time steps, in each of which every parameter has a leaf of its own, where only this step's uses arrive."""
+        """Time steps. In each, every parameter gets a new leaf, which receives gradients of this step's uses only."""
         for s in range(1 << 62):
             mark(s)
             for name, p in named.items():
@@ -122,7 +122,7 @@ def gradient_by_lag(
     losses = []
     try:
         with tape.timeline() as mark:
-            for _, x in zip(apart(mark), xs, strict=False):  # the step first: what xs computes belongs to it
+            for _, x in zip(apart(mark), xs, strict=False):  # mark first: what xs computes belongs to the step
                 loss, state = step(x, state)
                 losses.append(loss)
     finally:
@@ -148,7 +148,7 @@ def gradient_by_lag(
 
 
 def _named(parameters: Any) -> dict[str, Tensor]:
-    """Parameters by name, if they are leaves that require a gradient."""
+    """Parameters by name, checked to be leaves that require a gradient."""
     if isinstance(parameters, Module):
         named = dict(parameters.named_parameters())
     elif isinstance(parameters, Mapping):

@@ -1,4 +1,4 @@
-"""How the pictures look: one pair of axes that can be read from the back of the room."""
+"""The look of the plots: one pair of axes, readable from the back of the room."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 from ..extras import import_extra
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # told apart by the colour-blind too
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # distinguishable by the colour-blind
 
 
 def slide(ax: Any, title: str, across: str, up: str, log: bool = False) -> Any:
-    """The axes given, or those of a new figure, with a title, names for both axes, and large type.
+    """The given axes, or those of a new figure, with a title, axis labels and large type.
 
-    The figure belongs to nobody but the caller: no window opens, and pyplot does not keep it.
+    The figure belongs to the caller alone: no window opens, and pyplot does not keep it.
     """
     if ax is None:
         figure = import_extra("matplotlib.figure", "a picture of the flow").Figure(
@@ -32,7 +32,7 @@ def slide(ax: Any, title: str, across: str, up: str, log: bool = False) -> Any:
 
 
 def finish(ax: Any) -> Any:
-    """The figure of the axes, with a legend for all that has a label."""
+    """The figure of the axes, with a legend for everything that has a label."""
     if ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize=13, frameon=False)
     return ax.figure

@@ -1,4 +1,4 @@
-"""The regulariser that keeps the gradient's length on its way back through time."""
+"""A regulariser that preserves the norm of the gradient as it flows back through time."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ State = dict[str, Tensor]
 
 
 def omega(loss: Tensor, states: Any, immediate: Sequence[Tensor] | None = None) -> Tensor:
-    """How far each step back through time is from keeping the gradient's length (Pascanu, Mikolov and Bengio 2013).
+    """How much the steps back through time change the norm of the gradient (Pascanu, Mikolov and Bengio 2013).
 
     Omega = sum over t of (||dE/dh_{t+1} dh_{t+1}/dh_t|| / ||dE/dh_{t+1}|| - 1)^2
 
-    It is added to the loss, ``loss = task_loss + alpha * omega(task_loss, states)``, before ``loss.backward()``.
+    Add it to the loss, ``loss = task_loss + alpha * omega(task_loss, states)``, before ``loss.backward()``.
     loss: E. states: see ``gradient_norms``; two or more in order of time.
-    immediate: parameters through which alone Omega is differentiated, such as ``[cell.weight_hh]``.
+    immediate: the only parameters to differentiate Omega for, such as ``[cell.weight_hh]``, with h_t held constant.
 
-    As in the paper, dE/dh_{t+1} is a constant when Omega is differentiated. Otherwise its derivative is
-    whole: parameters act on Omega where step t + 1 uses them, and by all the steps before, which move h_t. The paper
-    goes further, and holds h_t constant too ("immediate" partial derivatives with respect to the recurrent
-    weights): that is ``immediate=[cell.weight_hh]``. All that was made before h_t is then a constant.
+    As in the paper, dE/dh_{t+1} is held constant when Omega is differentiated. By default, the derivative is otherwise
+    complete: parameters affect Omega through their use in step t + 1, and through h_t, which all earlier steps produce.
+    The paper also holds h_t constant ("immediate" partial derivatives with respect to the recurrent weights). With
+    ``immediate=[cell.weight_hh]``, everything computed up to h_t is likewise constant.
 
-    With a batch, norms are of each row, and Omega is the mean over the rows; where no gradient arrives, a row counts 0.
-    A state of several parts, such as h and c, is one vector. Raises ValueError for states that are not in order of
-    time: the layers of a deep network that are unrolled one after the other each have an Omega of their own.
+    With a batch, norms are taken per row, and Omega is the mean over the rows; a row where no gradient arrives counts
+    as 0. A state of several parts, such as h and c, is one vector. Raises ValueError for states that are not in order
+    of time: layers that are unrolled one after another need an Omega each.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell = nn.RNNCell(3, 5)
@@ -63,24 +63,24 @@ def omega(loss: Tensor, states: Any, immediate: Sequence[Tensor] | None = None) 
 
 
 def _ids(state: State) -> list[int]:
-    """When the parts of a state were made."""
+    """The node ids of a state's parts, in order of creation."""
     return sorted(leaf.node.id for leaf in state.values() if leaf.node is not None)
 
 
 def _stretch(before: State, after: State, total: list[Tensor | None]) -> Tensor:
-    """One term of the sum: the squared deviation of the vector's growth from 1, over one step back."""
+    """One term of the sum: the squared deviation from 1 of the gradient's growth over one step back."""
     starts, ends = list(before.values()), list(after.values())
     units, alive = _units(_partial(ends, total))
     sent = _partial(starts, grad(ends, starts, units, create_graph=True, allow_unused=True), record=True)
     square = (_rows(sent) ** 2).sum(axis=1, keepdims=True)
-    growth = where(square > 0, sqrt(where(square > 0, square, 1.0)), 0.0)  # at 0 the root has no slope
+    growth = where(square > 0, sqrt(where(square > 0, square, 1.0)), 0.0)  # sqrt has no slope at 0
     return ((growth - 1.0) ** 2 * alive).mean()
 
 
 def _partial(parts: list[Tensor], total: Sequence[Tensor | None], record: bool = False) -> list[Tensor]:
-    """Gradients for each part of a state with the other parts held.
+    """Gradients for each part of a state with the other parts held constant.
 
-    The whole gradient of an LSTM's c_t holds what goes by way of h_t = o tanh(c_t), and that is h_t's own to send.
+    The total gradient of an LSTM's c_t includes the path through h_t = o tanh(c_t), which belongs to h_t's gradient.
     """
     vs = [zeros_like(part) if g is None else g for part, g in zip(parts, total, strict=True)]
     newest_first = sorted(range(len(parts)), key=lambda k: -_ids({"": parts[k]})[0])
@@ -94,9 +94,9 @@ def _partial(parts: list[Tensor], total: Sequence[Tensor | None], record: bool =
 
 @no_grad()
 def _units(vs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Vectors of length 1 in the direction of each row, all parts together, and which rows have one (1.0, or 0.0).
+    """Unit vectors in the direction of each row, all parts together, and which rows have one (1.0 or 0.0).
 
-    Only the direction matters to Omega. The largest element goes first, as squares of what has vanished are 0.
+    Only the direction matters for Omega. Divide by the largest element first, as squares of tiny gradients underflow.
     """
     rows = _rows(vs)
     largest = abs(rows).max(axis=1, keepdims=True)
@@ -113,7 +113,7 @@ def _rows(parts: list[Tensor]) -> Tensor:
 
 
 def _held(term: Tensor, parameters: Sequence[Tensor], horizon: int) -> Tensor:
-    """The same number, with a derivative for these parameters alone, and all older than the horizon a constant."""
+    """The same value, differentiable by these parameters only, with everything older than the horizon constant."""
     value = term.detach()
     if term.node is None:
         return value

@@ -1,4 +1,4 @@
-"""Mistakes that everybody makes with recurrent networks, found in the graph of a loss before backward."""
+"""Finds common mistakes with recurrent networks in the graph of a loss, before backward."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def lint(
     initial: Any = None,
     horizon: int | None = None,
 ) -> Findings:
-    """What is probably wrong with a loss, told before backward: each time what, where, why, and how to mend it.
+    """Report what is probably wrong with a loss before backward: what, where, why, and how to fix it.
 
-    Always: a state that still holds an older window, a loss without history or that is not finite, saved arrays that
-    were overwritten, softmax before cross-entropy, float64 among float32. The rest needs to be told more:
+    It always finds a state that still holds an older window, a loss without history or that is not finite, overwritten
+    saved arrays, softmax before cross-entropy, and float64 among float32. Arguments add further checks:
 
-    model: a module, of which parameters get no gradient, are cut off by ``detach``, are not finite, or still hold the
-        gradient of an earlier backward; and leaves that want a gradient, but are no parameters of it.
+    model: a module. Finds parameters that get no gradient, are cut off by ``detach``, are not finite, or still hold the
+        gradient of an earlier backward; and other leaves that require a gradient.
     outputs, with mask or lengths: what the loss was computed from, (T, B, ...), and which of its steps are real, as for
-        ``unroll``: whether padding reaches the loss, by a gradient that touches no ``.grad``, and whether a mean counts
-        it, by the operations ``mean`` and division by the number of all steps.
-    state, starts, initial: the state that was carried into this window, which rows (B,) begin a new sequence, and what
-        those should begin with, 0 if None: whether they were reset.
-    horizon: what backward will be given, a ``tape.mark()``: what is older is not looked at.
+        ``unroll``. Finds padding that reaches the loss, by a gradient that touches no ``.grad``, and means that count
+        padding, by the operation ``mean`` or division by the number of all steps.
+    state, starts, initial: the state carried into this window, which rows (B,) start a new sequence, and the state they
+        should start with, 0 if None. Finds rows that were not reset.
+    horizon: the ``tape.mark()`` that backward will be given; anything older is ignored.
 
-    Time steps are those that ``unroll`` marks, or a loop in ``tape.timeline``; of other loops nothing is known. Past a
-    ``detach`` the graph cannot be seen, only that something is missing. Source lines are known within
-    ``detect_anomaly`` and where ``record.Lines`` watched. The graph is kept.
+    Time steps are those that ``unroll`` or a loop in ``tape.timeline`` marks; other loops are not recognised. A
+    ``detach`` hides the graph behind it; only the gap shows. Source lines are known within ``detect_anomaly`` and where
+    ``record.Lines`` watched. The graph is kept.
 
-    Returns a list that is empty if nothing was found. Raises only for arguments that do not fit together.
+    Returns a list, empty if nothing was found. Raises only for arguments that do not fit together.
 
     >>> from tinygrad_rnn import nn, ones
     >>> model = nn.Sequential(nn.Linear(3, 2))

@@ -1,4 +1,4 @@
-"""Checks of parameters, of padding, and of operations that do not go together."""
+"""Checks of parameters, padding, and operations that do not go together."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def parameters(case: Case) -> Iterator[Finding]:
 
 
 def _unused(case: Case, name: str, tensor: Tensor) -> Finding:
-    """A parameter without a way to the loss; perhaps its values are there, as a constant."""
+    """A parameter without a path to the loss; its values may still be used there as a constant."""
     for node in case.operations:
         for input, value in node.saved.items():
             k = node.plan.op.inputs.index(input) if input in node.plan.op.inputs else -1
@@ -97,7 +97,7 @@ def padding(case: Case) -> Iterator[Finding]:
         return
     try:
         g = grad(case.loss, outputs, retain_graph=True).array
-    except GraphError:  # freed or overwritten, which other checks tell
+    except GraphError:  # freed or overwritten, which other checks report
         return
     reached = ((g != 0) & ~over(real, g)).reshape(*real.shape, -1).any(axis=-1)
     if reached.any():
@@ -120,7 +120,7 @@ def padding(case: Case) -> Iterator[Finding]:
 
 
 def _made_from(source: Node | Leaf, operations: list[Node]) -> list[Node]:
-    """What depends on a node, oldest first."""
+    """The operations that depend on a node, oldest first."""
     made: dict[Node | Leaf, None] = {source: None}
     for node in operations:
         if any(edge.parent in made for edge in edges_of(node)):
@@ -129,7 +129,7 @@ def _made_from(source: Node | Leaf, operations: list[Node]) -> list[Node]:
 
 
 def _counts_all(node: Node, steps: tuple[int, int]) -> bool:
-    """Whether an operation divides by the number of all steps, real or not: a mean over them, or an explicit number."""
+    """Whether an operation divides by the number of all steps, real or not: as a mean, or by an explicit number."""
     name, saved, every = node.plan.op.name, node.saved, steps[0] * steps[1]
     if name == "mean":
         shape = saved["x_shape"]
@@ -164,7 +164,7 @@ def softmax_twice(case: Case) -> Iterator[Finding]:
 
 
 def _behind(node: Node) -> Node | None:
-    """The operation that computed what a node's first parent shows, perhaps in another shape."""
+    """The operation that computed a node's first input, looking through those in ``_SAME_VALUES``."""
     while True:
         parents = [edge.parent for edge in edges_of(node)]
         if not parents or not isinstance(parents[0], Node) or not parents[0]:
@@ -175,7 +175,7 @@ def _behind(node: Node) -> Node | None:
 
 
 def double(case: Case) -> Iterator[Finding]:
-    """The first operation that makes float64 of nothing but float32 and constants."""
+    """The first operation that makes float64 from only float32 and constants."""
     for node in case.operations:
         wide = node.dtype.itemsize
         parents = [edge.parent for edge in edges_of(node)]

@@ -1,4 +1,4 @@
-"""What a check gets, and what it gives."""
+"""The input and the output of a check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..tensor import Tensor
 
 
 class Finding(NamedTuple):
-    """One mistake; or, if it is legal and only seldom meant, a note."""
+    """One mistake, or a note if it is legal but seldom intended."""
 
     what: str
     where: str
@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
 
 class Findings(list[Finding]):
-    """What ``lint`` found; empty, and so false, if that was nothing."""
+    """What ``lint`` found; empty, and so falsy, if it found nothing."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self)) if self else "nothing found"
@@ -33,12 +33,12 @@ class Findings(list[Finding]):
 
 
 class Case(NamedTuple):
-    """What the checks look at: the arguments of ``lint``, and what leads to the loss, oldest first."""
+    """The input of the checks: the arguments of ``lint``, and the nodes that lead to the loss, oldest first."""
 
     loss: Tensor
     model: Any
     outputs: Tensor | None
-    mask: Any  # (T, B) booleans beside outputs
+    mask: Any  # (T, B) booleans on the backend of outputs
     state: Any
     starts: Any
     initial: Any
@@ -46,7 +46,7 @@ class Case(NamedTuple):
 
     @property
     def operations(self) -> list[Node]:
-        """The nodes that are no leaves and that backward has not freed."""
+        """The nodes that are not leaves and not freed by backward."""
         return [node for node in self.nodes if isinstance(node, Node) and node]
 
 

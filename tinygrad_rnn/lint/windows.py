@@ -50,7 +50,7 @@ def freed(case: Case) -> Iterator[Finding]:
 
 
 def overwritten(case: Case) -> Iterator[Finding]:
-    """An array that an operation saved, and that was changed in place since: the first one."""
+    """The first array that was changed in place after an operation saved it."""
     written_since = writes.overwritten()
     for node in case.operations:
         for name, array in node.arrays() if node.id < writes.last_write else ():
@@ -65,7 +65,7 @@ def overwritten(case: Case) -> Iterator[Finding]:
 
 
 def older_window(case: Case) -> Iterator[Finding]:
-    """Loops over time that lead nowhere but to the first steps of later ones, with the same parameters."""
+    """Loops over time that lead only into the first steps of later loops with the same parameters."""
     windows = _windows([loop for loop in stretches(case.nodes) if loop.steps])
     for older, newer in pairwise(windows):
         entrances = _entrances(case, older, newer)
@@ -81,7 +81,7 @@ def older_window(case: Case) -> Iterator[Finding]:
 
 
 def _windows(loops: list[Stretch]) -> list[list[Stretch]]:
-    """Loops that belong together, as layers do; a loop whose parameters were used in a window begins the next one."""
+    """Loops by window: a loop goes into the window after the last one that used its parameters, so layers share one."""
     windows: list[list[Stretch]] = []
     used: list[set[Leaf]] = []
     for loop in loops:
@@ -96,7 +96,7 @@ def _windows(loops: list[Stretch]) -> list[list[Stretch]]:
 
 
 def _entrances(case: Case, older: list[Stretch], newer: list[Stretch]) -> list[Node]:
-    """Where an older window leads into a newer one, if that is in first steps only and if it leads nowhere else."""
+    """Where an older window leads into a newer one, if it leads only into first steps and nowhere else."""
     assert case.loss.node is not None
     inside = frozenset(node for loop in newer for node in loop.nodes)
     touched: set[Node | Leaf] = {node for loop in older for node in loop.nodes}
@@ -124,7 +124,7 @@ def not_reset(case: Case) -> Iterator[Finding]:
     begins = dict(tree_items(case.initial))
     for path, leaf in tree_items(case.state):
         array = bare_array(leaf)
-        if array.dtype.kind == "b" and case.initial is None:  # the masks of dropout, which ``reset`` lets stay
+        if array.dtype.kind == "b" and case.initial is None:  # dropout masks, which ``reset`` leaves alone
             continue
         begin = bare_array(begins.get(path, 0))
         rows = bare_array(beside(case.starts, leaf)) != 0

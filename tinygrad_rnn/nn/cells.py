@@ -1,8 +1,8 @@
-"""Cells: pure functions of an input and a state, a few ordinary operations each.
+"""Cells: pure functions of an input and a state, each built from a few ordinary operations.
 
-A cell is any object with two methods: ``input_projection(x)``, the part that does not recur and is done for all time
-steps at once, and ``step(z, state)``, the part that recurs and returns an output and the next state.
-Weights are PyTorch's in layout and order of gates, with one bias vector where PyTorch has two that only ever add up.
+A cell is any object with two methods. ``input_projection(x)`` is the non-recurrent part, computed for all time steps at
+once. ``step(z, state)`` is the recurrent part; it returns an output and the next state.
+Weights have PyTorch's layout and gate order, but one bias vector in place of the two that PyTorch adds together.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ Gates = dict[str, Tensor]
 
 
 class LSTMState(NamedTuple):
-    """What an LSTM carries from step to step: the output h and the memory c."""
+    """The state of an LSTM: the output h and the memory cell c."""
 
     h: Tensor
     c: Tensor
 
 
 class Cell(Module):
-    """The base of cells. A subclass defines ``input_projection``, ``initial_state``, and one of these two:
+    """The base class of cells.
+
+    A subclass defines ``input_projection``, sets ``output_size`` or defines ``initial_state``, and defines one of:
 
     ``step(z, state)``, which returns (output, next state), or
-    ``full_step(z, state)``, which returns (output, next state, gates), with gates by name for those who want to look.
+    ``full_step(z, state)``, which returns (output, next state, gates), where gates is a dict by name.
     """
 
     input_size: int
@@ -44,22 +46,22 @@ class Cell(Module):
     output_size: int
 
     def input_projection(self, x: Any) -> Any:
-        """What the inputs contribute, for one step (B, F) or for all of them (T, B, F)."""
+        """The contribution of the inputs, for one step (B, F) or all steps (T, B, F)."""
         raise NotImplementedError(f"{type(self).__name__} defines no input_projection")
 
     def step(self, z: Any, state: Any) -> tuple[Any, Any]:
-        """From the projected input and the state to the output and the next state."""
+        """One step from a projected input and a state: (output, next state)."""
         output, state, _ = self.full_step(z, state)
         return output, state
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
-        """``step``, with the gates by name as a third result."""
+        """``step`` with a third result, a dict of the gates by name."""
         if type(self).step is Cell.step:
             raise NotImplementedError(f"{type(self).__name__} defines neither step nor full_step")
         return (*self.step(z, state), {})
 
     def initial_state(self, z: Any) -> Any:
-        """Zeros for the batch of one step's projected input z."""
+        """Zeros, with the batch size of z, the projected input of one step."""
         if not hasattr(self, "output_size"):
             raise NoInitialState(
                 f"{type(self).__name__}: nothing says what state to begin with; give one, set self.output_size for "
@@ -75,14 +77,14 @@ class Cell(Module):
 
 
 class WeightedCell(Cell):
-    """The base of cells with weights for input and state, stacked for ``blocks`` gates of hidden_size rows each.
+    """The base class of cells with input and recurrent weights: ``blocks`` gates of hidden_size rows each, stacked.
 
-    bias: whether there are biases. dtype, backend: of the parameters.
+    bias: whether the cell has biases. dtype, backend: those of the parameters.
     """
 
     blocks = 1
-    usual: dict[str, Any] = {}  # attributes that a repr shows where they differ from this, or always if it is None
-    activation: Callable[[Any], Any] = staticmethod(tanh)  # of what is new in the state
+    usual: dict[str, Any] = {}  # attributes that repr shows if they differ from this default, or always if it is None
+    activation: Callable[[Any], Any] = staticmethod(tanh)  # applied to the candidate state
 
     def __init__(
         self,
@@ -106,20 +108,20 @@ class WeightedCell(Cell):
         self.bias = self.drawn((rows,)) if bias else None
 
     def drawn(self, shape: tuple[int, ...]) -> Tensor:
-        """A further parameter that begins as PyTorch's do, uniform within 1 / sqrt(hidden_size)."""
+        """A new parameter, initialised as in PyTorch: uniform within 1 / sqrt(hidden_size)."""
         return self.filled(init.fan_in_uniform(shape, self.hidden_size))
 
     def filled(self, values: np.ndarray) -> Tensor:
-        """A further parameter that begins with these values, of the dtype and backend of W_ih."""
+        """A new parameter with these initial values, and the dtype and backend of W_ih."""
         return parameter(values, self.weight_ih.dtype, self.weight_ih.backend)
 
     def input_projection(self, x: Any) -> Any:
-        """W_ih x + b, for one step (B, F) or for all of them (T, B, F)."""
+        """W_ih x + b, for one step (B, F) or all steps (T, B, F)."""
         check_input(self, x)
         return linear(x, self.weight_ih, self.bias)
 
     def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
-        """W_hh h + z, or those rows of it: the only way in which the last output reaches the gates."""
+        """W_hh h + z, or only the given rows of W_hh: the only path from the previous output to the gates."""
         return linear(h, self.weight_hh if rows is None else self.weight_hh[rows], z)
 
     def __repr__(self) -> str:
@@ -127,7 +129,7 @@ class WeightedCell(Cell):
 
     @property
     def unusual(self) -> str:
-        """The settings of which a repr tells."""
+        """The settings that repr shows."""
         held = {name: (getattr(self, name), usual) for name, usual in self.usual.items()}
         told = {name: value for name, (value, usual) in held.items() if usual is None or value != usual}
         told |= {"bias": False} if self.bias is None else {}
@@ -138,9 +140,9 @@ class WeightedCell(Cell):
 class RNNCell(WeightedCell):
     """The simple recurrent network (Elman 1990): h_t = f(W_ih x_t + W_hh h_{t-1} + b).
 
-    nonlinearity: f, as "tanh", "relu", "sigmoid", or as any function of a Tensor.
-    recurrent_init: "uniform", or "identity", which starts from W_hh = I and b = 0 and is with relu the IRNN of Le,
-        Jaitly and Hinton (2015).
+    nonlinearity: f: "tanh", "relu", "sigmoid", or any function of a Tensor.
+    recurrent_init: "uniform", or "identity", which starts from W_hh = I and b = 0; with relu this is the IRNN (Le,
+        Jaitly and Hinton 2015).
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, h = nn.RNNCell(3, 5)(ones(2, 3))
@@ -186,7 +188,7 @@ class LSTMCell(WeightedCell):
     c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
     h_t = sigmoid(o) * tanh(c_t)
 
-    forget_bias: added to the forget gate's bias at the start; 1 helps to remember (Jozefowicz et al. 2015).
+    forget_bias: added to the initial bias of the forget gate; 1 helps the cell to remember (Jozefowicz et al. 2015).
     proj_size: if not 0, h_t = W_hr (sigmoid(o) * tanh(c_t)) has this size (Sak et al. 2014).
 
     >>> from tinygrad_rnn import nn, ones
@@ -228,11 +230,11 @@ class LSTMCell(WeightedCell):
         return h, LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
 
     def project(self, h: Tensor) -> Tensor:
-        """W_hr h, or h where there is no projection."""
+        """W_hr h, or h itself if there is no projection."""
         return h if self.weight_hr is None else linear(h, self.weight_hr)
 
     def initial_state(self, z: Tensor) -> LSTMState:
-        """Zeros for the batch of one step's projected input z."""
+        """Zeros, with the batch size of z, the projected input of one step."""
         h = super().initial_state(z)
         return LSTMState(h, h if self.weight_hr is None else zeros_beside(z, (*z.shape[:-1], self.hidden_size)))
 
@@ -245,8 +247,8 @@ class GRUCell(WeightedCell):
     reset="before":  n = tanh(W_in x_t + b_n + W_hn (r * h_{t-1}))  (Cho et al. 2014)
     h_t = (1 - z) * n + z * h_{t-1}
 
-    Where z is 1, the state is kept. In the form "after" n has a bias on either side, and they do not add up: b_hn is
-    multiplied by r. It is PyTorch's ``bias_hh`` of n, and the parameter ``bias_hn`` here.
+    Where z is 1, the state is kept. With "after", n has two biases that cannot be merged, because r multiplies only
+    b_hn. It is the block of n in PyTorch's ``bias_hh``, and the parameter ``bias_hn`` here.
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, h = nn.GRUCell(3, 5)(ones(2, 3))
@@ -276,11 +278,11 @@ class GRUCell(WeightedCell):
         self.bias_hn = self.drawn((hidden_size,)) if bias and reset == "after" else None
 
     def input_projection(self, x: Any) -> tuple[Tensor, Tensor]:
-        """W_ih x + b, for one step or for all of them: the part for the recurrent product, and the one for n."""
+        """W_ih x + b, for one step or all steps, split as by ``apart``."""
         return self.apart(super().input_projection(x))
 
     def apart(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Once for all steps: what is added to W_hh h_{t-1}, with b_hn in the place of n's block, and that block."""
+        """Split z into the part to add to W_hh h_{t-1}, for "after" with b_hn in n's place, and the block of n."""
         gates, new = split(z, (2 * self.hidden_size,), axis=-1)
         if self.reset == "before":
             return gates, new

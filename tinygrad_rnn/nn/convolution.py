@@ -1,4 +1,4 @@
-"""Convolution over time and over pictures, and pooling: what may stand in front of a recurrent network."""
+"""Convolution over sequences and images, and pooling: layers to put in front of a recurrent network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .module import Module, parameter
 
 
 def _part(layer: Any, in_channels: int, out_channels: int, groups: int) -> int:
-    """How many channels a kernel sees."""
+    """The number of input channels that a kernel sees."""
     if groups < 1 or in_channels % groups or out_channels % groups:
         raise ValueError(
             f"{type(layer).__name__}: {in_channels} channels in and {out_channels} out must both divide into {groups} "
@@ -40,12 +40,12 @@ class Conv1d(Module):
     y[b, o, t] = bias[o] + sum over c and k of weight[o, c, k] x[b, c, t stride + k dilation - padding], 0 outside of x
     L' = (L + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1
 
-    groups: into how many equal parts the channels, in and out, divide; a part of y sees its own part of x alone.
+    groups: the number of equal groups of input and output channels; each group of y sees only its own group of x.
 
-    The order of axes is PyTorch's. ``x.transpose(1, 2, 0)`` makes it of a sequence (T, B, F), and
-    ``y.transpose(2, 0, 1)`` goes back.
+    Axes are in PyTorch's order. Convert a sequence (T, B, F) with ``x.transpose(1, 2, 0)``, and back with
+    ``y.transpose(2, 0, 1)``.
 
-    Raises ShapeError for an x with other axes or channels, or one that is shorter than the kernel.
+    Raises ShapeError if x has the wrong axes or channels, or is shorter than the kernel.
 
     >>> from tinygrad_rnn import nn, ones
     >>> nn.Conv1d(3, 8, kernel_size=5, stride=2)(ones(2, 3, 25)).shape
@@ -83,7 +83,7 @@ class Conv1d(Module):
                 f"Conv1d: x of shape {tuple(x.shape)} must be (batch, {channels} channels, length), with a length of "
                 f"at least {least}{whereabouts()}"
             )
-        # A picture that is one row high.
+        # Treat the sequence as an image of height 1.
         picture, kernels = ops.expand_dims(x, axis=2), ops.expand_dims(self.weight, axis=2)
         y = ops.conv2d(
             picture, kernels, self.bias, (1, self.stride), (0, self.padding), (1, self.dilation), self.groups
@@ -95,12 +95,12 @@ class Conv1d(Module):
 
 
 class Conv2d(Module):
-    """Cross-correlation of pictures (B, C, H, W) with learned kernels: (B, out_channels, H', W').
+    """Cross-correlation of images (B, C, H, W) with learned kernels: (B, out_channels, H', W').
 
-    H' = (H + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1, and so for W'; pairs are for H and W.
-    dilation, groups: as those of ``Conv1d``; ``groups=in_channels`` is a depthwise convolution.
+    H' = (H + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1, and likewise W'; pairs are for H and W.
+    dilation, groups: as in ``Conv1d``; ``groups=in_channels`` is a depthwise convolution.
 
-    Raises ShapeError for an x with other axes or channels, or one that is smaller than the kernel.
+    Raises ShapeError if x has the wrong axes or channels, or is smaller than the kernel.
 
     >>> from tinygrad_rnn import nn, ones
     >>> nn.Conv2d(1, 8, kernel_size=3, padding=1)(ones(2, 1, 28, 28)).shape
@@ -141,12 +141,12 @@ class Conv2d(Module):
 
 
 class MaxPool2d(Module):
-    """The largest element of each window over the last two axes; windows lie side by side unless a stride is given.
+    """The maximum over windows of the last two axes; windows do not overlap unless a stride is given.
 
-    H' = (H + 2 padding - kernel_size) // stride + 1, and so for W'; pairs of numbers are for H and for W.
-    Elements of a window that are equally large share its gradient, where PyTorch gives all to the first.
+    H' = (H + 2 padding - kernel_size) // stride + 1, and likewise W'; pairs are for H and W.
+    Tied maxima share the gradient of their window, whereas PyTorch gives all of it to the first.
 
-    Raises ValueError for a padding above half of the window, and ShapeError for an x that is smaller than a window.
+    Raises ValueError if padding exceeds half the window, and ShapeError if x is smaller than a window.
 
     >>> from tinygrad_rnn import nn, tensor
     >>> nn.MaxPool2d(2)(tensor([[1.0, 2.0, 5.0, 6.0], [3.0, 4.0, 7.0, 8.0]])).tolist()

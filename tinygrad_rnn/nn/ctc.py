@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: a loss for label sequences whose place in time is not known."""
+"""Connectionist temporal classification: a loss for label sequences with unknown alignment to the input."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ def ctc_loss(
     reduction: str = "mean",
     zero_infinity: bool = False,
 ) -> Tensor:
-    """-log of the probability of a label sequence, over all its alignments with the input (Graves et al. 2006).
+    """-log of the probability of a label sequence, summed over its alignments with the input (Graves et al. 2006).
 
-    An alignment gives each time step a label or the blank; it is read by counting each run of one symbol once, and then
-    leaving out the blanks. Let l' be the labels with blanks before, between and after them. The probability that the
-    first t steps are read as the first s symbols of l' is
+    An alignment assigns a label or the blank to each time step; merging repeats and then dropping blanks yields the
+    label sequence. Let l' be the labels with blanks before, between and after them. The probability that the first t
+    steps yield the first s symbols of l' is
 
     alpha_t(s) = p_t(l'_s) (alpha_{t-1}(s) + alpha_{t-1}(s-1) + alpha_{t-1}(s-2) if l'_s is neither blank nor l'_{s-2})
 
-    computed in logs, for all of the batch at once. The derivative is the backward recursion of the paper.
+    computed in log space for the whole batch at once. Its derivative is the backward recursion of the paper.
 
     log_probabilities: (T, B, classes), from ``log_softmax``.
-    targets: integers, (B, S), or the sequences one after another, (sum of target_lengths,).
-    input_lengths, target_lengths: (B,), how many steps and labels of each row are real; all of them if None. What is
-    beyond them may hold anything.
-    blank: the class that stands for no label.
+    targets: integers, (B, S), or all sequences concatenated, (sum of target_lengths,).
+    input_lengths, target_lengths: (B,), the number of real steps and labels in each row; None means all. Values beyond
+    them are ignored.
+    blank: the class that means no label.
     reduction: "none" gives the losses, (B,); "sum" their sum; "mean" divides each by its number of labels (at least 1)
     and then takes the mean, as in PyTorch.
-    zero_infinity: a target that needs more steps than there are has a loss of inf; 0 instead. It has no gradient.
+    zero_infinity: a target that needs more steps than the input has gets a loss of 0 instead of inf. Either way, its
+    gradient is 0.
 
-    Losses, and gradients for what ``log_softmax`` was given, are PyTorch's. The gradient for log_probabilities is the
-    true one, -p(class at t | targets); PyTorch adds the softmax to it, which ``log_softmax`` takes away again.
+    Losses, and gradients for the logits before ``log_softmax``, equal PyTorch's. The gradient for log_probabilities is
+    the true one, -p(class at t | targets); PyTorch adds the softmax to it, which ``log_softmax`` removes in backward.
 
-    Raises ShapeError for shapes that do not fit, and ValueError for lengths out of range, and for labels that are no
-    classes or blank (on a device, where looking at them would mean to wait, only the shapes are looked at).
+    Raises ShapeError for shapes that do not fit, and ValueError for lengths out of range and for labels that are blank
+    or not a class. On a device only shapes are checked, as reading values would mean waiting for it.
 
     >>> from tinygrad_rnn import log_softmax, zeros
     >>> losses = ctc_loss(log_softmax(zeros(3, 2, 2)), np.array([[1, 0], [1, 1]]), None, [1, 2], reduction="none")
@@ -64,7 +65,7 @@ def ctc_loss(
     _check_labels(rows, labels, classes, blank)
     symbols = _symbols(rows, labels, blank)
 
-    # Sums of paths by the symbol that they have come to, for all of the batch. What cannot be has the log NEVER.
+    # Path sums by the symbol reached, for the whole batch. Impossible paths have the log NEVER.
     xp = backend.of(scores.array).xp
     skips = (symbols != blank) * (symbols != _shifted(symbols, 2, blank))
     at = ops.broadcast_to(symbols, shape=(steps, *symbols.shape))
@@ -86,9 +87,9 @@ def ctc_loss(
 
 
 def ctc_greedy_decode(scores: Any, lengths: Any = None, *, blank: int = 0) -> list[list[int]]:
-    """Label sequences read from the best class of each step: runs count once, and blanks are left out.
+    """Label sequences from the best class of each step, with repeats merged and blanks dropped.
 
-    scores: (T, B, classes), log-probabilities or logits. lengths: (B,), how many steps of each row are real.
+    scores: (T, B, classes), log-probabilities or logits. lengths: (B,), the number of real steps in each row.
 
     >>> ctc_greedy_decode(np.eye(3)[[1, 1, 0, 1, 2]][:, None])
     [[1, 1, 2]]
@@ -116,7 +117,7 @@ def _three_axes(scores: Any) -> tuple[int, int, int]:
 
 
 def _beside(scores: Tensor, x: Any) -> Tensor | None:
-    """Integers as a Tensor where the scores are; what is there already is not copied."""
+    """Integers as a Tensor on the backend of the scores, without a copy if they are there already."""
     if x is None:
         return None
     array = bare_array(x)
@@ -127,7 +128,7 @@ def _beside(scores: Tensor, x: Any) -> Tensor | None:
 
 
 def _lengths(name: str, lengths: Tensor | None, scores: Tensor, longest: int) -> Tensor:
-    """Lengths (B,) as int64, if they are in range; ``longest`` for all if there are none."""
+    """Lengths (B,) as int64, checked for range; ``longest`` for every row if None."""
     batch = scores.shape[1]
     if lengths is None:
         return tensor(np.full(batch, longest), backend=scores.backend)
@@ -140,7 +141,7 @@ def _lengths(name: str, lengths: Tensor | None, scores: Tensor, longest: int) ->
 
 
 def _rows(targets: Tensor | None, lengths: Tensor | None, batch: int) -> Tensor:
-    """Targets (B, S); if they were given one after another, taken apart on the host."""
+    """Targets as (B, S); concatenated ones are split on the host."""
     if targets is None or targets.dtype.kind not in "iu" or targets.ndim not in (1, 2):
         raise ShapeError(f"ctc_loss: targets must be integers (batch, labels), not {targets!r}")
     if targets.ndim == 2:
@@ -179,10 +180,10 @@ def _symbols(rows: Tensor, lengths: Tensor, blank: int) -> Tensor:
 
 
 def _shifted(x: Any, by: int, value: float) -> Any:
-    """Columns moved to the right, with a value in the first ones."""
+    """x shifted to the right by some columns, with a value in the first ones."""
     return ops.pad(x, widths=((0, 0), (by, 0)), value=value)[:, :-by]
 
 
 def _log(holds: Any, scores: Tensor) -> Any:
-    """The log of 1 where a condition holds, and of 0 elsewhere, in the dtype of the scores."""
+    """log 1 where a condition holds and log 0 (``NEVER``) elsewhere, in the dtype of the scores."""
     return ops.astype(ops.where(holds, 0.0, NEVER), dtype=scores.dtype)

@@ -1,15 +1,16 @@
-"""Sequences that a model writes by itself: each output becomes the next input.
+"""Decoding: a model generates a sequence, each output becoming the next input.
 
-A decoder is a function ``step(tokens, state) -> (logits, state)``, with tokens (B,), logits (B, V) and any state; what
-it attends to may be in its closure. With ``unroll`` and the layers, a few lines make every shape of a sequence task:
+A decoder is a function ``step(tokens, state) -> (logits, state)``, with tokens (B,), logits (B, V) and any state; it
+may hold a memory to attend to in its closure. With ``unroll`` and the layers, each kind of sequence task takes a few
+lines:
 
     many to one    ``head(nn.last(outputs, lengths))``, or ``nn.mean``
     aligned        ``head(outputs)``
-    one to many    ``greedy(step, state, start, steps)``, from a state that stands for a picture, say
+    one to many    ``greedy(step, state, start, steps)``, from a state that encodes an image, say
     many to many   ``_, state = encoder(x, lengths=lengths)``, then ``teacher_forced(step, state, start, targets)`` to
-                   learn, and ``greedy``, ``sample`` or ``beam_search`` to write
+                   train, and ``greedy``, ``sample`` or ``beam_search`` to generate
 
-Leaves of a state are (..., B, H) or (B,): the batch is the last axis but one, as in cells, in layers, and in outputs.
+Leaves of a state are (..., B, H) or (B,): the batch is the second-to-last axis, as in cells, layers and outputs.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class Written(NamedTuple):
-    """What was written, on the host."""
+    """Generated sequences, on the host."""
 
-    tokens: np.ndarray  # (T, B), from a row's end on nothing but ends; T is less than asked for if all rows ended
-    lengths: np.ndarray  # (B,), how many tokens come before the end
+    tokens: np.ndarray  # (T, B), filled up with end tokens; T is smaller than requested if all rows ended early
+    lengths: np.ndarray  # (B,), the number of tokens before the end token
     state: Any
 
 
 class Beams(NamedTuple):
-    """The likeliest sequences of each row, the best one first, on the host."""
+    """The most likely sequences of each row, best first, on the host."""
 
-    tokens: np.ndarray  # (T, B, width), from the end on nothing but ends
-    lengths: np.ndarray  # (B, width), how many tokens come before the end
-    scores: np.ndarray  # (B, width), log-probabilities of the sequences, ends included; -inf where there are no more
+    tokens: np.ndarray  # (T, B, width), filled up with end tokens
+    lengths: np.ndarray  # (B, width), the number of tokens before the end token
+    scores: np.ndarray  # (B, width), log-probabilities, end token included; -inf if fewer than width sequences exist
 
 
 def roll_out(step: Step, state: Any, first: Any, steps: int, feed: Callable[[Any, int], Any]) -> Unrolled:
-    """Unroll a step on what it says itself: ``output_t, state = step(x_t, state)``, ``x_{t+1} = feed(output_t, t)``.
+    """Unroll a step on its own outputs: ``output_t, state = step(x_t, state)``, ``x_{t+1} = feed(output_t, t)``.
 
-    Gradients flow back through what was fed, if ``feed`` lets them.
+    Gradients flow back through the fed inputs, unless ``feed`` blocks them.
 
-    Returns Unrolled(outputs (T, ...), state). Raises ValueError for less than one step.
+    Returns Unrolled(outputs (T, ...), state). Raises ValueError for fewer than one step.
 
     >>> from tinygrad_rnn import ones
     >>> outputs, _ = roll_out(lambda x, state: (2 * x, state), None, ones(1), 3, lambda y, t: y + 1)
@@ -75,14 +76,14 @@ def teacher_forced(
     ratio: float = 1.0,
     generator: np.random.Generator | None = None,
 ) -> Unrolled:
-    """The logits for each target, given the ones before it: (T, B, V).
+    """The logits (T, B, V) for each target given the previous ones, as Unrolled(outputs, state).
 
     start: (B,) tokens. targets: (T, B) tokens.
-    ratio: how often the input is the target before; it is the likeliest token before otherwise, so that the model
-        learns to go on from errors of its own (scheduled sampling, Bengio et al. 2015). Drawn for each step and row.
-    generator: what to draw from; that which ``manual_seed`` restarts if None.
+    ratio: the probability, for each step and row, that the input is the previous target. Otherwise it is the model's
+        own most likely token, so that the model learns to recover from errors (scheduled sampling, Bengio et al. 2015).
+    generator: the random generator; None means the one that ``manual_seed`` seeds.
 
-    Raises ValueError for a ratio outside of [0, 1], and for targets of another shape.
+    Raises ValueError for a ratio outside [0, 1] and for targets of the wrong shape.
 
     >>> from tinygrad_rnn import zeros
     >>> teacher_forced(lambda tokens, state: (zeros(2, 5), state), None, [0, 0], np.ones((3, 2), int)).outputs.shape
@@ -109,9 +110,9 @@ def teacher_forced(
 
 
 def greedy(step: Step, state: Any, start: Any, steps: int, end: int | None = None) -> Written:
-    """At each step the likeliest token.
+    """Take the most likely token at each step.
 
-    start: (B,) tokens. steps: how many to write at most. end: the token that ends a row; none does if None.
+    start: (B,) tokens. steps: the maximum number of tokens. end: the token that ends a row, if any.
 
     >>> from tinygrad_rnn import tensor
     >>> count = tensor([[0.0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1]])  # 0, 1, 2, 3, 3, ...
@@ -131,13 +132,13 @@ def sample(
     end: int | None = None,
     generator: np.random.Generator | None = None,
 ) -> Written:
-    """At each step a token drawn from softmax(logits / temperature).
+    """Draw a token from softmax(logits / temperature) at each step.
 
-    start: (B,) tokens. steps: how many to write at most. end: the token that ends a row; none does if None.
-    temperature: less than 1 favours what is likely, 0 takes the likeliest. generator: as in ``teacher_forced``.
+    start: (B,) tokens. steps: the maximum number of tokens. end: the token that ends a row, if any.
+    temperature: below 1 favours likely tokens, 0 takes the most likely one. generator: as in ``teacher_forced``.
 
-    Raises ValueError for a negative temperature, for less than one step, and for an end that is no token;
-    FloatingPointError for logits that leave no token a chance, such as NaN.
+    Raises ValueError for a negative temperature, for fewer than one step, and for an end that is not a token;
+    FloatingPointError if the logits of a row contain NaN or are all -inf.
 
     >>> from tinygrad_rnn import zeros
     >>> sample(lambda tokens, state: (zeros(2, 5), state), None, [0, 0], 7).tokens.shape
@@ -152,7 +153,7 @@ def sample(
         for _ in range(steps):
             output, state = step(home.from_host(tokens), state)
             logits = _checked("sample", output, end)
-            # The index of the largest logit, each with Gumbel noise added, is distributed as softmax says.
+            # Gumbel-max trick: the argmax of logits plus Gumbel noise is distributed as their softmax.
             tokens = np.argmax(logits + (temperature * rng.gumbel(size=logits.shape) if temperature else 0), axis=-1)
             tokens = tokens if end is None else np.where(ended, end, tokens)
             ended |= tokens == end
@@ -172,16 +173,16 @@ def beam_search(
     end: int | None = None,
     length_penalty: float = 0.0,
 ) -> Beams:
-    """The likeliest sequences, of which ``width`` for each row are followed at a time.
+    """Search for the most likely sequences, keeping the best ``width`` of each row at every step.
 
-    start: (B,) tokens. steps: how many to write at most. end: the token that ends a sequence; none does if None.
-    length_penalty: sequences are ranked by score / ((5 + length) / 6) ** length_penalty, which for more than 0 favours
-        long ones (Wu et al. 2016).
+    start: (B,) tokens. steps: the maximum number of tokens. end: the token that ends a sequence, if any.
+    length_penalty: sequences are ranked by score / ((5 + length) / 6) ** length_penalty; above 0 this favours long
+        ones (Wu et al. 2016).
 
-    ``step`` is called with B * width tokens, the ``width`` of a row side by side, and with a state of as many rows.
-    What it has in its closure for each row must be repeated alike: ``repeat_rows(memory, width)``.
+    ``step`` is called with B * width tokens, the beams of a row side by side, and a state with as many rows. Per-row
+    data in its closure must be repeated to match: ``repeat_rows(memory, width)``.
 
-    Raises ValueError for less than one step or beam, and otherwise as ``sample`` does.
+    Raises ValueError for fewer than one step or beam, and otherwise as ``sample`` does.
 
     >>> from tinygrad_rnn import log, tensor
     >>> p = tensor([[0.0, 0.6, 0.4], [0.4, 0.3, 0.3], [1.0, 0.0, 0.0]])  # 1 looks better at first, but 2 0 is likelier
@@ -194,14 +195,14 @@ def beam_search(
         raise ValueError(f"beam_search: the width must be at least 1, not {width}")
     batch = len(first)
     state, tokens = repeat_rows(state, width), np.repeat(first, width)
-    scores = np.where(np.arange(width) == 0, np.zeros((batch, 1)), -np.inf)  # all beams are equal: only one counts
+    scores = np.where(np.arange(width) == 0, np.zeros((batch, 1)), -np.inf)  # beams start out equal: only one counts
     ended, lengths = np.zeros((batch, width), bool), np.zeros((batch, width), int)
     written = np.zeros((0, batch, width), int)
     with tape.no_grad():
         for _ in range(steps):
             output, state = step(home.from_host(tokens), state)
             gains = ops.log_softmax(_checked("beam_search", output, end)).reshape(batch, width, -1)
-            if end is not None:  # what has ended goes on with ends, at no cost
+            if end is not None:  # ended beams continue with end tokens, at no cost
                 gains[ended] = -np.inf
                 gains[ended, end] = 0
             totals = (scores[:, :, None] + gains).reshape(batch, -1)
@@ -222,17 +223,17 @@ def beam_search(
 
 
 def _to(indices: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Indices (B, width) for an array that may have time in front."""
+    """Indices (B, width), expanded if the array has a leading time axis."""
     return indices[None] if a.ndim > indices.ndim else indices
 
 
 def take_rows(state: Any, rows: Any) -> Any:
-    """These rows of a state, in this order; its leaves are (..., B, H) or (B,)."""
+    """Select rows of a state, in this order; its leaves are (..., B, H) or (B,)."""
     return tree_map(lambda leaf: ops.index(leaf, rows if leaf.ndim == 1 else (..., rows, slice(None))), state)
 
 
 def repeat_rows(state: Any, times: int) -> Any:
-    """Each row of a state several times, side by side; its leaves are (..., B, H) or (B,).
+    """Repeat each row of a state, with the copies side by side; its leaves are (..., B, H) or (B,).
 
     >>> from tinygrad_rnn import tensor
     >>> repeat_rows(tensor([[1.0], [2.0]]), 2).tolist()
@@ -247,7 +248,7 @@ def _check_steps(who: str, steps: int) -> None:
 
 
 def _begun(who: str, state: Any, start: Any, steps: int) -> tuple[backend.Backend, np.ndarray]:
-    """Where to compute, and the first tokens on the host."""
+    """The backend to compute on, and the first tokens on the host."""
     _check_steps(who, steps)
     tokens = host_array(start)
     if tokens.ndim != 1:
@@ -256,21 +257,21 @@ def _begun(who: str, state: Any, start: Any, steps: int) -> tuple[backend.Backen
 
 
 def _checked(who: str, output: Any, end: int | None) -> np.ndarray:
-    """Logits on the host, in float64, of which at least one in each row is a number."""
+    """Logits on the host, in float64, checked to leave each row a possible token."""
     logits = host_array(output).astype(np.float64)
     if end is not None and not 0 <= end < logits.shape[-1]:
         raise ValueError(f"{who}: the end is token {end}, but tokens go from 0 to {logits.shape[-1] - 1}")
-    if not np.all(logits.max(axis=-1) > -np.inf):  # which NaN is not either
+    if not np.all(logits.max(axis=-1) > -np.inf):  # false for NaN too
         raise FloatingPointError(f"{who}: logits leave no token a chance: they are NaN, or -inf all over")
     return logits
 
 
 def _home(*trees: Any) -> backend.Backend:
-    """The device on which any of the leaves is, or else NumPy."""
+    """The first backend among the leaves that is not NumPy, or else NumPy."""
     homes = [backend.of(bare_array(leaf)) for leaf in tree_leaves(trees)]
     return next((home for home in homes if home.name != "numpy"), backend.host)
 
 
 def _moved(home: backend.Backend, x: Any) -> Any:
-    """x itself if it is at home, else a copy there."""
+    """x itself if it is on this backend, else a copy there."""
     return x if backend.of(bare_array(x)) is home else home.from_host(host_array(x))

@@ -1,4 +1,4 @@
-"""Whether inputs and states fit a cell: asked once, before the first step, and not again in every step."""
+"""Checks that inputs and states fit a cell, done once before the first step rather than in every step."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def check_input(cell: Any, x: Any) -> None:
 
 
 def begin(cell: Any, z: Any, state: Any = None) -> Any:
-    """The state to start from, for one step's projected input z: the cell's own, or the one given if it fits.
+    """The state to start from: the given one, checked, or the cell's own for z, the projected input of one step.
 
-    Plain tuples and lists may stand for named tuples. Raises ShapeError for shapes that do not fit, and TypeError for
-    another structure, before anything is computed.
+    Plain tuples and lists may stand in for named tuples. Raises ShapeError for wrong shapes and TypeError for a wrong
+    structure, before anything is computed.
     """
     if state is None:
         return initial_state(cell, z)
@@ -50,7 +50,7 @@ def begin(cell: Any, z: Any, state: Any = None) -> Any:
 
 
 class _Asking(threading.local):
-    """Whether an initial state is asked for its shapes alone, so that no random numbers should be drawn for it."""
+    """Whether an initial state is needed only for its shapes, so that no random numbers should be drawn."""
 
     for_shapes = False
 
@@ -59,18 +59,18 @@ asking = _Asking()
 
 
 class NoInitialState(ValueError):
-    """A cell, or one within it, has no state to begin from, and so cannot say whether a given one fits."""
+    """A cell, or one within it, has no initial state, so a given state cannot be checked against it."""
 
 
 def initial_state(cell: Any, z: Any) -> Any:
-    """The cell's own for one step's projected input z, or NoInitialState."""
+    """The cell's initial state for z, the projected input of one step; raises NoInitialState if it has none."""
     if not hasattr(cell, "initial_state"):
         raise NoInitialState(f"{type(cell).__name__}: it has no initial_state, so a state must be given")
     return cell.initial_state(z)
 
 
 def _fits(state: Any, needed: Any, shapes: bool = True) -> bool:
-    """Whether a state has the structure of another and its kinds of numbers, and perhaps its shapes."""
+    """Whether a state matches ``needed`` in structure and kinds of dtypes, and if ``shapes`` also in shapes."""
     if isinstance(needed, dict):
         same = isinstance(state, dict) and state.keys() == needed.keys()
         return same and all(_fits(state[k], needed[k], shapes) for k in needed)
@@ -85,7 +85,7 @@ def _fits(state: Any, needed: Any, shapes: bool = True) -> bool:
 
 
 def _as(needed: Any, state: Any) -> Any:
-    """A state that fits, with the tuples and lists of another in the place of its own."""
+    """A state that fits, rebuilt with the tuple and list types of ``needed``."""
     if isinstance(needed, dict):
         return {k: _as(needed[k], state[k]) for k in needed}
     if isinstance(needed, (tuple, list)):

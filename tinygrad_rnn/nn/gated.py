@@ -1,4 +1,4 @@
-"""More cells: variants of the LSTM and of the GRU, and cells that keep a share of what they had."""
+"""More cells: variants of the LSTM and the GRU, leaky and independent RNN units, and recurrent highways."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .cells import Gates, LSTMCell, LSTMState, RNNCell, WeightedCell
 
 
 class CoupledLSTMCell(LSTMCell):
-    """LSTM in which the new takes the room of what is forgotten, i = 1 - f (CIFG of Greff et al. 2016).
+    """LSTM with coupled input and forget gates, i = 1 - f (CIFG of Greff et al. 2016).
 
     f, g, o = W_ih x_t + W_hh h_{t-1} + b, in three blocks of rows
     c_t = sigmoid(f) * c_{t-1} + (1 - sigmoid(f)) * tanh(g)
     h_t = sigmoid(o) * tanh(c_t)
 
-    forget_bias, proj_size: as those of ``LSTMCell``.
+    forget_bias, proj_size: as in ``LSTMCell``.
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, state = nn.CoupledLSTMCell(3, 5)(ones(2, 3))
@@ -41,14 +41,14 @@ class CoupledLSTMCell(LSTMCell):
 
 
 class PeepholeLSTMCell(LSTMCell):
-    """LSTM whose gates see the memory, each unit its own (Gers and Schmidhuber 2000).
+    """LSTM with peepholes: the gates of each unit see its own memory cell (Gers and Schmidhuber 2000).
 
     i, f, g, o = W_ih x_t + W_hh h_{t-1} + b, in four blocks of rows
     c_t = sigmoid(f + p_f * c_{t-1}) * c_{t-1} + sigmoid(i + p_i * c_{t-1}) * tanh(g)
     h_t = sigmoid(o + p_o * c_t) * tanh(c_t)
 
-    The weights p are ``peephole_i``, ``peephole_f`` and ``peephole_o``. The output gate sees the new memory.
-    forget_bias, proj_size: as those of ``LSTMCell``.
+    The weights p are ``peephole_i``, ``peephole_f`` and ``peephole_o``. The output gate sees the new c_t.
+    forget_bias, proj_size: as in ``LSTMCell``.
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, state = nn.PeepholeLSTMCell(3, 5)(ones(2, 3))
@@ -73,7 +73,7 @@ class PeepholeLSTMCell(LSTMCell):
 
 
 class MGUCell(WeightedCell):
-    """Minimal gated unit: a GRU with one gate for both of its uses (Zhou et al. 2016).
+    """Minimal gated unit: a GRU with one gate for both reset and update (Zhou et al. 2016).
 
     f = sigmoid(W_if x_t + W_hf h_{t-1} + b_f), the first of two blocks of rows: f, n
     n = tanh(W_in x_t + W_hn (f * h_{t-1}) + b_n)
@@ -88,7 +88,7 @@ class MGUCell(WeightedCell):
     blocks = 2
 
     def input_projection(self, x: Any) -> tuple[Tensor, ...]:
-        """W_ih x + b, for one step (B, F) or for all of them (T, B, F), apart for f and n."""
+        """W_ih x + b, for one step (B, F) or all steps (T, B, F), split into f and n."""
         return split(super().input_projection(x), 2, axis=-1)
 
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
@@ -100,11 +100,11 @@ class MGUCell(WeightedCell):
 
 
 class LeakyRNNCell(RNNCell):
-    """Leaky integration: units that take a step of size a towards what a simple RNN would be (Jaeger et al. 2007).
+    """Leaky integrator units: each moves a fraction a of the way to its simple-RNN value (Jaeger et al. 2007).
 
     h_t = (1 - a) * h_{t-1} + a * f(W_ih x_t + W_hh h_{t-1} + b)
 
-    leak: a, above 0 and up to 1, for all units or (hidden_size,) of them. A unit remembers for about 1 / a steps.
+    leak: a in (0, 1], one for all units or (hidden_size,) of them. A unit remembers for about 1 / a steps.
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, h = nn.LeakyRNNCell(3, 5, leak=0.1)(ones(2, 3))
@@ -128,12 +128,12 @@ class LeakyRNNCell(RNNCell):
 
 
 class IndRNNCell(RNNCell):
-    """Independently recurrent network: each unit sees its own past alone (Li et al. 2018).
+    """Independently recurrent network: each unit sees only its own past (Li et al. 2018).
 
     h_t = f(W_ih x_t + u * h_{t-1} + b)
 
-    u is the parameter ``weight_hh``, (hidden_size,), and begins uniform within 1. Units meet in the next layer.
-    nonlinearity: f, relu in the paper; "tanh", "sigmoid", or any function of a Tensor.
+    u is the parameter ``weight_hh``, (hidden_size,), initially uniform in [-1, 1). Units mix only in the next layer.
+    nonlinearity: f: "relu" as in the paper, "tanh", "sigmoid", or any function of a Tensor.
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, h = nn.IndRNNCell(3, 5)(ones(2, 3))
@@ -165,8 +165,8 @@ class RHNCell(WeightedCell):
     s_k = sigmoid(t) * tanh(h) + (1 - sigmoid(t)) * s_{k-1}
     h_t = s_depth
 
-    W_hh,1 and b_1 are ``weight_hh`` and ``bias``; those of the other layers ``weights_above`` and ``biases_above``.
-    transform_bias: added to the biases of t at the start; below 0, it lets the past through (-2 to -4 in the paper).
+    W_hh,1 and b_1 are ``weight_hh`` and ``bias``; the other layers have ``weights_above`` and ``biases_above``.
+    transform_bias: added to the initial biases of t; below 0, it carries the past through (-2 to -4 in the paper).
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, h = nn.RHNCell(3, 5, depth=4)(ones(2, 3))

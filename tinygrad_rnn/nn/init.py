@@ -1,12 +1,12 @@
-"""How parameters begin.
+"""Initialisation of parameters.
 
-Each function draws an array of a shape: ``orthogonal((40, 10), blocks=4)``. The same name with ``_`` at its end draws
-one for a parameter that exists, and keeps that one's dtype and place: ``orthogonal_(cell.weight_hh, blocks=4)``.
-``apply_`` does so for all parameters of a module whose names match.
+Each function draws an array of a given shape: ``orthogonal((40, 10), blocks=4)``. With a trailing ``_`` it refills an
+existing parameter, keeping its dtype and backend: ``orthogonal_(cell.weight_hh, blocks=4)``.
+``apply_`` does so for all parameters of a module that match a pattern of names.
 
-generator: a ``numpy.random.Generator``; without one, that which ``manual_seed`` restarts. Numbers are drawn on the
-host, so that every backend starts from the same ones.
-blocks: into how many equal blocks of rows, one for each gate, the matrix divides. Each is drawn as a matrix by itself.
+generator: a ``numpy.random.Generator``; None means the one that ``manual_seed`` seeds. Numbers are drawn on the host,
+so that every backend starts from the same values.
+blocks: the number of equal blocks of rows, one per gate. Each is drawn as a matrix of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..tensor import Tensor
 from .module import Module
 
 Shape = tuple[int, ...]
-Generator: TypeAlias = "np.random.Generator | None"  # in quotes: numpy.random alone takes half as long to import
+Generator: TypeAlias = "np.random.Generator | None"  # in quotes, as importing numpy.random takes long
 
 
 def constant(shape: Shape, value: float, dtype: DTypeLike = np.float32) -> np.ndarray:
@@ -43,9 +43,9 @@ def normal(shape: Shape, std: float = 1.0, generator: Generator = None, dtype: D
 
 
 def fan_in_uniform(shape: Shape, fan_in: int, generator: Generator = None, dtype: DTypeLike = np.float32) -> np.ndarray:
-    """Uniform on [-1/sqrt(fan_in), 1/sqrt(fan_in)), where PyTorch's layers begin.
+    """Uniform on [-1/sqrt(fan_in), 1/sqrt(fan_in)), as PyTorch initialises its layers.
 
-    fan_in is the number of inputs of a Linear or of a convolution (channels times window), and the hidden size of a
+    fan_in: the number of inputs of a Linear or a convolution (channels times window), or the hidden size of a
     recurrent layer.
     """
     return uniform(shape, 1 / math.sqrt(fan_in) if fan_in else 0.0, generator, dtype)
@@ -54,44 +54,44 @@ def fan_in_uniform(shape: Shape, fan_in: int, generator: Generator = None, dtype
 def xavier_uniform(
     shape: Shape, gain: float = 1.0, blocks: int = 1, generator: Generator = None, dtype: DTypeLike = np.float32
 ) -> np.ndarray:
-    """Uniform within gain sqrt(6 / (fan_in + fan_out)), with fan_out that of a block (Glorot and Bengio 2010)."""
+    """Uniform within gain sqrt(6 / (fan_in + fan_out)), with the fan_out of one block (Glorot and Bengio 2010)."""
     return uniform(shape, gain * math.sqrt(6 / sum(fans(shape, blocks))), generator, dtype)
 
 
 def xavier_normal(
     shape: Shape, gain: float = 1.0, blocks: int = 1, generator: Generator = None, dtype: DTypeLike = np.float32
 ) -> np.ndarray:
-    """Normal with std gain sqrt(2 / (fan_in + fan_out)), with fan_out that of a block (Glorot and Bengio 2010)."""
+    """Normal with std gain sqrt(2 / (fan_in + fan_out)), with the fan_out of one block (Glorot and Bengio 2010)."""
     return normal(shape, gain * math.sqrt(2 / sum(fans(shape, blocks))), generator, dtype)
 
 
 def kaiming_uniform(
     shape: Shape, gain: float = math.sqrt(2), generator: Generator = None, dtype: DTypeLike = np.float32
 ) -> np.ndarray:
-    """Uniform within gain sqrt(3 / fan_in), for layers that a ReLU follows (He et al. 2015)."""
+    """Uniform within gain sqrt(3 / fan_in), for layers followed by a ReLU (He et al. 2015)."""
     return uniform(shape, gain * math.sqrt(3 / fans(shape)[0]), generator, dtype)
 
 
 def kaiming_normal(
     shape: Shape, gain: float = math.sqrt(2), generator: Generator = None, dtype: DTypeLike = np.float32
 ) -> np.ndarray:
-    """Normal with std gain / sqrt(fan_in), for layers that a ReLU follows (He et al. 2015)."""
+    """Normal with std gain / sqrt(fan_in), for layers followed by a ReLU (He et al. 2015)."""
     return normal(shape, gain / math.sqrt(fans(shape)[0]), generator, dtype)
 
 
 def orthogonal(
     shape: Shape, gain: float = 1.0, blocks: int = 1, generator: Generator = None, dtype: DTypeLike = np.float32
 ) -> np.ndarray:
-    """Each block W a random orthogonal matrix, W^T W = gain^2 I (Saxe, McClelland and Ganguli 2014).
+    """Each block W is gain times a random orthogonal matrix, W^T W = gain^2 I (Saxe, McClelland and Ganguli 2014).
 
-    A product of such matrices, as back-propagation through time forms it, neither grows nor shrinks. Of a block that is
-    wider than high the rows are orthonormal, W W^T = gain^2 I. The axes from the second on count as one.
+    With gain 1, products of such matrices, as in back-propagation through time, neither grow nor shrink. In a block
+    with more columns than rows, the rows are orthogonal instead, W W^T = gain^2 I. Axes after the first count as one.
 
     >>> w = orthogonal((6, 3), blocks=2)
     >>> bool(np.allclose(w[3:].T @ w[3:], np.eye(3), atol=1e-6))
     True
     """
-    fans(shape, blocks)  # raises for a shape that has none
+    fans(shape, blocks)  # raises for a shape without fans
     rows, columns = shape[0] // blocks, math.prod(shape[1:])
     tall = _host(generator).standard_normal((blocks, max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(tall)
@@ -100,14 +100,14 @@ def orthogonal(
 
 
 def identity(shape: Shape, gain: float = 1.0, blocks: int = 1, dtype: DTypeLike = np.float32) -> np.ndarray:
-    """Each block gain times the identity: with ReLU, the IRNN (Le, Jaitly and Hinton 2015)."""
+    """Each block is gain times the identity; with ReLU, this is the IRNN (Le, Jaitly and Hinton 2015)."""
     fans(shape, blocks)
     rows, columns = shape[0] // blocks, math.prod(shape[1:])
     return np.tile(gain * np.eye(rows, columns), (blocks, 1)).reshape(shape).astype(dtype)
 
 
 def fans(shape: Shape, blocks: int = 1) -> tuple[int, int]:
-    """Inputs and outputs of each unit, (fan_in, fan_out), of a weight (out, in) or (out, in, *window).
+    """(fan_in, fan_out) of a weight (out, in) or (out, in, *window); fan_out is that of one block.
 
     >>> fans((20, 3, 5, 5)), fans((40, 10), blocks=4)
     ((75, 500), (10, 10))
@@ -122,7 +122,7 @@ def fans(shape: Shape, blocks: int = 1) -> tuple[int, int]:
 
 
 def calculate_gain(nonlinearity: str, slope: float = 0.01) -> float:
-    """The gain that keeps the size of signals through a nonlinearity; ``slope`` is that of "leaky_relu" below 0.
+    """The gain that preserves the scale of signals through a nonlinearity; ``slope`` is for negative "leaky_relu".
 
     >>> round(calculate_gain("tanh"), 4)
     1.6667
@@ -138,7 +138,7 @@ def _host(generator: Generator) -> np.random.Generator:
     return generator or backend.host.generator
 
 
-# ---- for parameters that exist ----
+# ---- for existing parameters ----
 
 Settings = ParamSpec("Settings")
 
@@ -146,7 +146,7 @@ Settings = ParamSpec("Settings")
 def _in_place(
     draw: Callable[Concatenate[Shape, Settings], np.ndarray],
 ) -> Callable[Concatenate[Tensor, Settings], Tensor]:
-    """From a function that draws an array of a shape, one that draws it for a parameter."""
+    """Turn a function that draws an array into one that refills a parameter."""
 
     def fill(p: Tensor, /, *args: Settings.args, **kwargs: Settings.kwargs) -> Tensor:
         kwargs["dtype"] = p.dtype
@@ -171,11 +171,11 @@ identity_ = _in_place(identity)
 
 
 def apply_(module: Module, rules: Mapping[str, Callable[[Tensor], Any]]) -> list[str]:
-    """Draw each parameter of a module anew by the first rule whose pattern its name matches; the rest stay as they are.
+    """Redraw each parameter of a module by the first rule with a matching name pattern; the others are unchanged.
 
-    rules: from patterns of names, in which ``*`` stands for anything, to functions of a parameter.
+    rules: a mapping from name patterns, in which ``*`` matches anything, to functions of a parameter.
 
-    Returns the names of what was drawn. Raises KeyError, and changes nothing, if a pattern matches no name.
+    Returns the names of the redrawn parameters. Raises KeyError, and changes nothing, if a pattern matches no name.
 
     >>> from functools import partial
     >>> from tinygrad_rnn import nn

@@ -1,8 +1,8 @@
-"""State dicts to and from PyTorch's names and layouts: a file that ``torch.nn.LSTM`` was saved to gives equal outputs.
+"""Conversion of state dicts to and from PyTorch: a saved ``torch.nn.LSTM`` gives the same outputs here.
 
-Weights are laid out as in PyTorch; only names and biases differ. PyTorch gives a recurrent layer two biases, b_ih and
-b_hh, that only ever add up, where one is kept here. The exception is the gate n of a GRU, n = tanh(W x + b_in +
-r * (W h + b_hn)): there b_hn stays apart, as the parameter ``bias_hn``.
+Weights have PyTorch's layout; only names and biases differ. PyTorch gives a recurrent layer two biases, b_ih and b_hh.
+As they are only ever added, one is kept here. The exception is the gate n of a GRU,
+n = tanh(W x + b_in + r * (W h + b_hn)), where b_hn stays separate, as the parameter ``bias_hn``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Arrays = tuple[np.ndarray, ...]
 
 
 class Slot(NamedTuple):
-    """A Tensor, or a few, and where PyTorch keeps the same numbers."""
+    """One or more Tensors, and the PyTorch entries that hold the same numbers."""
 
     theirs: tuple[str, ...]  # PyTorch's names
     ours: tuple[Tensor, ...]
@@ -34,12 +34,12 @@ class Slot(NamedTuple):
 
 
 def torch_state_dict(module: Module) -> dict[str, np.ndarray]:
-    """The state of a module by PyTorch's names: what ``state_dict()`` of the same model in PyTorch would be.
+    """The state of a module under PyTorch's names, as ``state_dict()`` of the same PyTorch model returns it.
 
-    ``nn.RNN``, ``nn.LSTM`` and ``nn.GRU`` are given PyTorch's names, wherever they are within the module, as are
-    the three cells and ``nn.Sequential``; all else keeps its own. Each bias becomes b_ih, beside a b_hh of zeros.
+    ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``, their cells and ``nn.Sequential`` get PyTorch's names wherever they are in the
+    module; everything else keeps its own. Each bias becomes b_ih, next to a b_hh of zeros.
 
-    Raises ValueError for a GRU that PyTorch does not have, reset="before".
+    Raises ValueError for a GRU with reset="before", which PyTorch does not have.
 
     >>> from tinygrad_rnn import nn
     >>> list(torch_state_dict(nn.Sequential(nn.Embedding(5, 3), nn.RNN(3, 4))))
@@ -52,13 +52,13 @@ def torch_state_dict(module: Module) -> dict[str, np.ndarray]:
 
 
 def load_torch_state_dict(module: Module, mapping: Mapping[str, Any], strict: bool = True) -> str:
-    """Take over a state with PyTorch's names, exactly; returns a sentence that says what was summed.
+    """Load a state with PyTorch's names, exactly; returns a message that says which biases were summed.
 
-    mapping: from names, as ``torch_state_dict`` lists them, to arrays, such as ``safetensors.numpy.load_file(path)``
-    gives them. A tensor that has several names, such as a tied weight, needs only one of them.
+    mapping: from names, as in ``torch_state_dict``, to arrays, for example from ``safetensors.numpy.load_file(path)``.
+    A tensor with several names, such as a tied weight, needs only one of them.
 
-    Raises before anything changes: KeyError, if strict, for names that are missing or unknown; ShapeError for arrays of
-    another shape; ValueError if two names of one tensor hold different numbers.
+    Raises before anything changes: KeyError, if strict, for missing or unknown names; ShapeError for wrong shapes;
+    ValueError if two names of one tensor hold different numbers.
 
     >>> from tinygrad_rnn import nn
     >>> print(load_torch_state_dict(nn.RNN(3, 4), torch_state_dict(nn.RNN(3, 4))))
@@ -102,7 +102,7 @@ def _report(slots: list[Slot], count: int) -> str:
 
 
 def _slots(module: Module, prefix: str, above: tuple[Module, ...]) -> Iterator[Slot]:
-    """All Tensors of a module; above are those that it lies in, which a part may know, but does not hold."""
+    """All Tensors of a module. above: the enclosing modules, which a part may refer to but does not own."""
     if isinstance(module, DeepLayer):
         for suffix, cell in module.cells():
             yield from _cell_slots(cell, prefix, suffix)
@@ -122,7 +122,7 @@ def _slots(module: Module, prefix: str, above: tuple[Module, ...]) -> Iterator[S
 
 
 def _cell_slots(cell: WeightedCell, prefix: str, suffix: str) -> Iterator[Slot]:
-    """A cell's Tensors, for PyTorch's names prefix + name + suffix."""
+    """A cell's Tensors, with PyTorch's names: prefix + name + suffix."""
     if isinstance(cell, GRUCell) and cell.reset != "after":
         raise ValueError(f"{prefix or 'GRU'}: PyTorch's GRU resets after the product, and this one before it")
     for name in ("weight_ih", "weight_hh", "weight_hr"):
@@ -141,7 +141,7 @@ def _same(name: str, t: Tensor) -> Slot:
 
 
 def _take_gru(b_ih: np.ndarray, b_hh: np.ndarray) -> Arrays:
-    """b of the gates r, z and n, and b_hn."""
+    """From PyTorch's two biases: b for the gates r, z and n, and b_hn."""
     gates, n = np.split(b_hh, [len(b_hh) // 3 * 2])
     return b_ih + np.concatenate([gates, np.zeros_like(n)]), n
 

@@ -1,4 +1,4 @@
-"""Layers that do not recur, and take inputs of any number of axes."""
+"""Non-recurrent layers, for inputs with any number of axes."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Linear(Module):
 class Embedding(Module):
     """A table of vectors, one for each of ``num_embeddings`` symbols; called with integers of any shape.
 
-    padding_idx: the symbol that fills up short sequences. Its vector begins as zeros and gets no gradient, so that it
-    stays what it is; a negative number counts from the end.
+    padding_idx: the symbol that pads short sequences. Its vector starts at zero and gets no gradient, so it stays
+    zero; a negative number counts from the end.
 
-    Raises ValueError for a padding_idx outside of the table; IndexError, when called, for an index outside of it.
+    Raises ValueError for a padding_idx outside the table; IndexError, when called, for an index outside it.
 
     >>> from tinygrad_rnn import nn, tensor
     >>> vectors = nn.Embedding(10, 4, padding_idx=0)(tensor([[3, 1, 0]]))
@@ -86,7 +86,7 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Each element set to 0 with probability p while training, the others divided by 1 - p (Srivastava et al. 2014).
+    """While training, set each element to 0 with probability p, and divide the rest by 1 - p (Srivastava et al. 2014).
 
     >>> from tinygrad_rnn import nn, ones
     >>> nn.Dropout(0.5).eval()(ones(3)).tolist()
@@ -106,10 +106,10 @@ class Dropout(Module):
 class LayerNorm(Module):
     """Layer normalisation (Ba, Kiros and Hinton 2016): y = (x - mean) / sqrt(var + eps) * weight + bias.
 
-    normalized_shape: the lengths of the last axes, over which mean and variance are taken; a number for one axis.
-    weight and bias have that shape, and begin as ones and zeros.
+    normalized_shape: the lengths of the last axes, over which mean and variance are taken; an int for one axis.
+    weight and bias have this shape, and start as ones and zeros.
 
-    Raises ShapeError if x ends in other axes.
+    Raises ShapeError if the last axes of x differ from it.
 
     >>> from tinygrad_rnn import nn, tensor
     >>> nn.LayerNorm(2)(tensor([[1.0, 3.0]])).numpy().round(3)
@@ -130,7 +130,7 @@ class LayerNorm(Module):
 
     def forward(self, x: Any) -> Tensor:
         shape = self.normalized_shape
-        if tuple(x.shape[-len(shape) :]) != shape:  # which could broadcast, silently
+        if tuple(x.shape[-len(shape) :]) != shape:  # otherwise it might broadcast silently
             raise ShapeError(f"LayerNorm: x of shape {tuple(x.shape)} does not end in the axes {shape}{whereabouts()}")
         if len(shape) == 1:
             return ops.layer_norm(x, self.weight, self.bias, self.eps)
@@ -175,7 +175,7 @@ class Sequential(Module):
 
 
 class ModuleList(Module, list[Any]):
-    """A list of modules that is a module itself; in an attribute of a module, a plain list does as well.
+    """A list of modules that is itself a module; as an attribute of a module, a plain list works too.
 
     >>> from tinygrad_rnn import nn
     >>> layers = nn.ModuleList([nn.Linear(2, 3)])
@@ -184,4 +184,4 @@ class ModuleList(Module, list[Any]):
     ['0.weight', '0.bias', '1.weight']
     """
 
-    __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[assignment]  # as for any module, its identity
+    __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[assignment]  # compared by identity, like any module

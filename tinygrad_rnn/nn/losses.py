@@ -1,8 +1,8 @@
-"""Losses: the mean over the elements that count, or with ``reduction`` their "sum", or with "none" one by one.
+"""Losses: the mean over the elements that count; ``reduction`` "sum" returns their sum, "none" each by itself.
 
-mask: of the shape of the losses, which of them count (booleans), or how much (weights).
-What a mask leaves out may hold anything, NaN and numbers of classes that do not exist included: it changes neither the
-loss nor a gradient, and its own gradient is 0. A mean divides by the sum of the mask; a mean over nothing is 0.
+mask: of the shape of the losses, which of them count (booleans) or how much (weights).
+Masked-out elements may hold anything, even NaN or invalid class numbers: they affect neither the loss nor other
+gradients, and their own gradient is 0. A mean divides by the sum of the mask; a mean over nothing is 0.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def cross_entropy(
 ) -> Tensor:
     """-log softmax(logits)[target], in nats.
 
-    logits: (..., classes), the classes last. targets: (...), integers.
+    logits: (..., classes). targets: (...), integers.
     ignore_index: a target that does not count. mask: (...), which elements count, or how much.
-    weight: (classes,), how much each class counts; a mean divides by the weights of the targets, as in PyTorch.
+    weight: (classes,), the weight of each class; a mean divides by the sum of the targets' weights, as in PyTorch.
     label_smoothing: the share of each target that is spread evenly over all classes (Szegedy et al. 2016).
 
-    Raises ShapeError for shapes that do not fit, and IndexError for a target that counts and is no class.
+    Raises ShapeError for shapes that do not fit, and IndexError if a target that counts is not a class.
 
     >>> from tinygrad_rnn import nn, tensor, zeros
     >>> round(nn.cross_entropy(zeros(3, 4), tensor([0, 1, 2])).item(), 4)
@@ -62,7 +62,7 @@ def nll_loss(
     weight: Any = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """-log_probabilities[target]: what ``cross_entropy`` is for the output of ``log_softmax``; all else is as there.
+    """-log_probabilities[target]: ``cross_entropy`` for the output of ``log_softmax``; arguments as there.
 
     >>> from tinygrad_rnn import nn, tensor
     >>> nn.nll_loss(tensor([[-1.0, -2.0]]), tensor([1])).item()
@@ -77,7 +77,7 @@ def nll_loss(
 
 
 def mse_loss(prediction: Any, target: Any, *, mask: Any = None, reduction: str = "mean") -> Tensor:
-    """(prediction - target)^2. The shapes must be equal: a broadcast here is nearly always a mistake.
+    """(prediction - target)^2. The shapes must be equal: broadcasting here is nearly always a mistake.
 
     >>> from tinygrad_rnn import nn, tensor
     >>> nn.mse_loss(tensor([1.0, 2.0]), tensor([1.0, 5.0])).item()
@@ -91,7 +91,7 @@ def mse_loss(prediction: Any, target: Any, *, mask: Any = None, reduction: str =
 def huber_loss(
     prediction: Any, target: Any, *, delta: float = 1.0, mask: Any = None, reduction: str = "mean"
 ) -> Tensor:
-    """Quadratic near 0 and linear beyond delta, so that outliers do not rule (Huber 1964).
+    """Quadratic near 0 and linear beyond delta, so that outliers do not dominate (Huber 1964).
 
     With d = prediction - target: d^2 / 2 where |d| <= delta, and delta (|d| - delta / 2) elsewhere.
 
@@ -113,7 +113,7 @@ def binary_cross_entropy_with_logits(
     """-(pos_weight target log sigmoid(logits) + (1 - target) log(1 - sigmoid(logits))), without overflow.
 
     target: of the shape of logits, between 0 and 1.
-    pos_weight: how much more a target of 1 counts than one of 0; a number, or an array that broadcasts to logits.
+    pos_weight: the weight of a target of 1 relative to one of 0; a number, or an array that broadcasts to logits.
 
     >>> from tinygrad_rnn import nn, tensor
     >>> round(nn.binary_cross_entropy_with_logits(tensor([0.0]), tensor([1.0])).item(), 4)
@@ -129,7 +129,7 @@ def binary_cross_entropy_with_logits(
     return _reduce(name, losses, mask, None, reduction)
 
 
-# ---- what all of them share ----
+# ---- shared by all losses ----
 
 
 def _constant(x: Any, like: Tensor) -> Any:
@@ -138,7 +138,7 @@ def _constant(x: Any, like: Tensor) -> Any:
 
 
 def _elements(name: str, prediction: Any, target: Any, mask: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Prediction, target and mask, of one shape, and harmless where the mask leaves them out."""
+    """Prediction, target and mask, checked to have one shape, with masked-out elements set to 0."""
     prediction, target = owned(prediction), owned(target)
     if prediction.shape != target.shape:
         raise ShapeError(
@@ -153,7 +153,7 @@ def _elements(name: str, prediction: Any, target: Any, mask: Any) -> tuple[Tenso
 def _classes(
     name: str, scores: Any, targets: Any, ignore_index: int | None, mask: Any
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Scores, targets, and the mask less what is to be ignored; harmless where it leaves them out."""
+    """Scores, targets, and the mask without ignored targets, with masked-out elements set to 0."""
     scores, targets = owned(scores), owned(targets)
     if targets.shape != scores.shape[:-1] or targets.dtype.kind not in "iu":
         raise ShapeError(
@@ -171,7 +171,7 @@ def _classes(
 
 
 def _weights(name: str, weight: Any, targets: Tensor, scores: Tensor) -> tuple[Any, Any]:
-    """How much each class counts, and with that each target."""
+    """The weight of each class, and of each target."""
     if weight is None:
         return None, None
     weight = _constant(weight, scores)
@@ -192,12 +192,12 @@ def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _cleaned(values: Any, mask: Tensor | None) -> Any:
-    """The values, but 0 where the mask is: a derivative there would multiply NaN by 0, and make NaN of it."""
+    """The values, set to 0 where the mask is 0: in backward, 0 times a NaN there would still be NaN."""
     return values if mask is None else ops.where(mask != 0, values, 0)
 
 
 def _reduce(name: str, losses: Tensor, mask: Any, weights: Any, reduction: str) -> Tensor:
-    """The losses times the mask, their sum, or their mean. By ``weights`` they are multiplied already."""
+    """The masked losses, their sum, or their mean. They are already multiplied by ``weights``."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{name}: the reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     if mask is not None:

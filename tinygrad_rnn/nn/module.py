@@ -1,4 +1,4 @@
-"""Module: an object whose attributes include parameters, and other modules."""
+"""Module: an object with parameters and other modules as attributes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..whereabouts import ShapeError
 
 
 class Module:
-    """The base of layers and models.
+    """The base class of layers and models.
 
-    A parameter is an attribute that holds a Tensor which requires a gradient; a Tensor that does not is a constant
-    that is saved with the parameters. Modules, and lists, tuples and dictionaries of modules or Tensors, are searched
-    in the order in which they were assigned. Subclasses define ``forward``, which calling the module runs.
+    A parameter is an attribute that holds a Tensor that requires a gradient; a Tensor that does not is a constant,
+    saved along with the parameters. Modules, and lists, tuples and dictionaries of modules or Tensors, are searched in
+    order of assignment. Subclasses define ``forward``, which runs when the module is called.
 
     >>> from tinygrad_rnn import nn
     >>> class Model(nn.Module):
@@ -34,7 +34,7 @@ class Module:
     training = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign, unless that would lose a parameter to a bare array or a number."""
+        """Assign, but refuse to replace a parameter with a bare array or a number."""
         held = vars(self).get(name)
         if isinstance(held, Tensor) and held.requires_grad and not isinstance(value, (Tensor, type(None))):
             raise TypeError(
@@ -50,7 +50,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def modules(self) -> Iterator[Module]:
-        """This module and all within it, each once."""
+        """This module and all modules within it, each once."""
         waiting, seen = [self], set()
         while waiting:
             module = waiting.pop()
@@ -60,10 +60,10 @@ class Module:
                 waiting += reversed([part for _, part in _parts(module, "") if isinstance(part, Module)])
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """All Tensors by dotted name, in order of definition; a shared one comes once, under its first name."""
+        """All Tensors by dotted name, in order of definition; a shared one appears once, under its first name."""
         seen: set[Tensor] = set()
         for name, found in _tensors(self, prefix, {self}):
-            own = found.is_leaf or found in _replaced  # a result that a model keeps in an attribute is not its own
+            own = found.is_leaf or found in _replaced  # a computed result in an attribute does not count
             if own and found not in seen:
                 seen.add(found)
                 yield name, found
@@ -77,22 +77,22 @@ class Module:
         return (p for _, p in self.named_parameters())
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set all gradients to None."""
         for p in self.parameters():
             p.grad = None
 
     def train(self, mode: bool = True) -> Module:
-        """Switch dropout and the like on (or off), here and in all modules within; returns the module."""
+        """Turn training mode (dropout and the like) on or off, here and in all modules within; returns the module."""
         for module in self.modules():
             module.training = mode
         return self
 
     def eval(self) -> Module:
-        """Switch dropout and the like off; returns the module."""
+        """Turn training mode off; returns the module."""
         return self.train(False)
 
     def to(self, where: Any = None, dtype: DTypeLike = None) -> Module:
-        """Move all Tensors to a backend (``"cupy"``), to a dtype (``"float64"``), or both; gradients are dropped."""
+        """Convert all Tensors to a backend (``"cupy"``), a dtype (``"float64"``), or both; this drops gradients."""
         if backend.is_dtype(where):
             where, dtype = None, where
         elif where not in (None, "numpy", "cupy", *backend.available_backends()):
@@ -110,10 +110,10 @@ class Module:
         return {name: t.numpy() for name, t in self.named_tensors()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Take over arrays by name, exactly: each Tensor also takes the dtype of what it is given.
+        """Load arrays by name, exactly: each Tensor also takes the dtype of its array.
 
-        Raises before anything changes: KeyError, if strict, for names that are missing or unknown, ShapeError for an
-        array that does not fit.
+        Raises before anything changes: KeyError, if strict, for missing or unknown names; ShapeError for an array that
+        does not fit.
         """
         own = dict(self.named_tensors())
         missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
@@ -143,21 +143,21 @@ hinted(Module, MODULES, "a module")
 
 
 def parameter(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> Tensor:
-    """A Tensor that a Module is to learn, on the default backend unless told otherwise."""
+    """A trainable Tensor for a Module, on the default backend unless one is given."""
     from ..backend import default
 
     return tensor(data, dtype, backend or default().name, requires_grad=True)
 
 
-_replaced: set[Tensor] = set()  # those that hold another's array and history at present
+_replaced: set[Tensor] = set()  # Tensors that currently hold another's array and history
 
 
 def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-    """What a module gives with other tensors in place of its own, which are named as in ``named_tensors``.
+    """Call a module with other tensors in place of its own, given by their names in ``named_tensors``.
 
-    The others are not changed, and gradients go to those that are given: for weights that are the result of a
-    computation, such as a step of gradient descent that is itself to be differentiated (Finn, Abbeel and Levine 2017).
-    Meanwhile the module holds what is given, so no other thread may use it.
+    The module's own tensors come back unchanged, and gradients go to the given ones. This serves weights that are
+    computed themselves, such as by a gradient step that is to be differentiated (Finn, Abbeel and Levine 2017).
+    During the call the module holds the given tensors, so no other thread may use it.
 
     Raises KeyError for names that the module does not have, and ShapeError for tensors that do not fit.
 
@@ -179,7 +179,7 @@ def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, *
         _replaced.update(replaced)
         for t, array, node in given:
             t.array, t.node = array, node
-        new = {own[name]: t for name, t in tensors.items()}  # in the place of which it may return its own
+        new = {own[name]: t for name, t in tensors.items()}  # if it returns its own, return the given one
         return tree_map(lambda x: new.get(x, x) if isinstance(x, Tensor) else x, module(*args, **kwargs))
     finally:
         for t, array, node in before:
@@ -188,7 +188,7 @@ def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, *
 
 
 def first_tensor(module: Module) -> Tensor | None:
-    """A module's first floating-point Tensor, whose dtype and backend further ones should share."""
+    """A module's first floating-point Tensor; new ones should share its dtype and backend."""
     return next((t for _, t in module.named_tensors() if t.dtype.kind == "f"), None)
 
 
@@ -197,7 +197,7 @@ def _outline(value: Any) -> str:
 
 
 def _replace(t: Tensor, array: Any) -> None:
-    """Give a Tensor a new array; where its dtype or its place changes, its gradient would no longer fit and goes."""
+    """Give a Tensor a new array; if its dtype or backend changes, its gradient no longer fits and is dropped."""
     if t.dtype != array.dtype or type(t.array) is not type(array):
         t.array, t.node = array, Leaf(array.shape, array.dtype) if t.requires_grad else None
     else:
@@ -205,7 +205,7 @@ def _replace(t: Tensor, array: Any) -> None:
 
 
 def _parts(holder: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Modules and Tensors that an object, or a container in it, holds directly."""
+    """Modules and Tensors held directly by an object, or by a container in it."""
     items: Any = vars(holder).items() if isinstance(holder, Module) else ()
     if isinstance(holder, (list, tuple, dict)):
         items = [*(holder.items() if isinstance(holder, dict) else enumerate(holder)), *items]
@@ -221,6 +221,6 @@ def _tensors(module: Module, prefix: str, entered: set[Module]) -> Iterator[tupl
     for name, part in _parts(module, prefix):
         if isinstance(part, Tensor):
             yield name, part
-        elif part not in entered:  # a part may know the whole
+        elif part not in entered:  # a part may refer to the whole
             entered.add(part)
             yield from _tensors(part, f"{name}.", entered)

@@ -1,6 +1,6 @@
-"""Noise round a cell, against overfitting: dropout in its several places, and zoneout. Without ``training`` all rest.
+"""Noise around a cell against overfitting: dropout in several places, and zoneout. Random only while training.
 
-A step draws its numbers from the generator that ``manual_seed`` restarts, outside of any kernel.
+Each step draws from the generator that ``manual_seed`` seeds, outside of any kernel.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .wrappers import Wrapper, altered_step, need_weights
 
 
 class Zoneout(Wrapper):
-    """Elements of the state that stay as they were, each with probability p in each step (Krueger et al. 2017).
+    """In each step, each element of the state keeps its old value with probability p (Krueger et al. 2017).
 
-    h_t = m * h_{t-1} + (1 - m) * cell's h_t, with m 1 or 0; where not training, m is p.
+    h_t = m * h_{t-1} + (1 - m) * cell's h_t, with m 1 or 0 while training, and m = p otherwise.
 
-    p: for all of the state, or one for each part of it, such as (0.05, 0.5) for the h and c of an LSTM.
+    p: one probability for the whole state, or one for each part, such as (0.05, 0.5) for the h and c of an LSTM.
 
-    The state is that of the cell itself: masks that a wrapper within carries stay as they are, and the past outputs of
-    ``SkipThroughTime`` are those after zoneout. Outputs that a wrapper within makes of h (``Residual``, dropout) are
-    made of the cell's own h_t; put zoneout inside of such a wrapper where they are to see what was kept.
+    Only the innermost cell's state is affected: masks that an inner wrapper carries stay as they are, and the past
+    outputs of ``SkipThroughTime`` are those after zoneout. Outputs that an inner wrapper computes from h (``Residual``,
+    dropout) use h_t before zoneout; put zoneout inside such a wrapper if they should use h_t after it.
 
     >>> from tinygrad_rnn import nn, ones
     >>> h, state = nn.Zoneout(nn.LSTMCell(3, 5), (0.05, 0.5))(ones(2, 3))
@@ -71,11 +71,11 @@ class Zoneout(Wrapper):
 
 
 class CellDropout(Wrapper):
-    """Dropout of what goes in and of what comes out, drawn anew in each step; the state goes untouched.
+    """Dropout of inputs and outputs, drawn anew in each step; the state is left alone.
 
     y_t = dropout(cell(dropout(x_t))) (Zaremba et al. 2014)
 
-    input, output: the probabilities of each element to be set to 0.
+    input, output: the probabilities that an element is set to 0.
 
     >>> from tinygrad_rnn import nn, ones
     >>> y, state = nn.CellDropout(nn.LSTMCell(3, 5), input=0.1, output=0.5)(ones(2, 3))
@@ -88,7 +88,7 @@ class CellDropout(Wrapper):
         self.input, self.output = check_probability("CellDropout", input), check_probability("CellDropout", output)
 
     def input_projection(self, x: Any) -> Any:
-        """The inner cell's, of inputs some of which are 0."""
+        """The inner cell's projection, after dropout of the inputs."""
         return self.cell.input_projection(dropout(x, self.input, self.training))
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
@@ -100,9 +100,9 @@ class CellDropout(Wrapper):
 
 
 class RecurrentDropout(Wrapper):
-    """Dropout of what is new in the state, so that nothing remembered is lost (Semeniuta et al. 2016).
+    """Dropout of the candidate state only, so that nothing remembered is lost (Semeniuta et al. 2016).
 
-    In an LSTM, c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * dropout(tanh(g)); in a GRU, of n. Drawn anew in each step.
+    In an LSTM, c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * dropout(tanh(g)); in a GRU, dropout(n). Drawn in each step.
 
     >>> from tinygrad_rnn import nn, ones
     >>> h, state = nn.RecurrentDropout(nn.LSTMCell(3, 5), 0.25)(ones(2, 3))
@@ -124,7 +124,7 @@ class RecurrentDropout(Wrapper):
 
 
 class VariationalState(NamedTuple):
-    """The inner cell's state, and which elements of each kind are kept for this sequence; None where all of them."""
+    """The inner cell's state, and masks of the elements kept for this sequence; None if all are kept."""
 
     state: Any
     input: Any
@@ -133,14 +133,14 @@ class VariationalState(NamedTuple):
 
 
 class VariationalDropout(Wrapper):
-    """Dropout whose masks are drawn once for a sequence, and then hold for all of its steps (Gal and Ghahramani 2016).
+    """Dropout with masks that are drawn once per sequence and used in all of its steps (Gal and Ghahramani 2016).
 
-    input, output: probabilities for the elements of x_t and y_t. recurrent: for those of h_{t-1} where it is multiplied
-        by W_hh; the memory of an LSTM, and what a GRU keeps of h_{t-1}, stay whole.
+    input, output: the probabilities for x_t and y_t. recurrent: the probability for h_{t-1} where W_hh multiplies it;
+        the memory cell of an LSTM, and the part of h_{t-1} that a GRU keeps, are not dropped.
 
-    A cell is pure, so the masks are in the state: ``initial_state`` draws them, and they go where the state goes, into
-    the next window of truncated BPTT too; with a state none are drawn. To begin from an inner state, replace that in
-    the initial one: ``cell.initial_state(z)._replace(state=inner)``.
+    A cell is a pure function, so the masks are part of the state: ``initial_state`` draws them, and they stay with the
+    state, even into the next window of truncated BPTT. If a state is given, none are drawn. To start from a state of
+    the inner cell, put it into an initial state: ``cell.initial_state(z)._replace(state=inner)``.
 
     >>> from tinygrad_rnn import nn, ones
     >>> outputs, state = nn.unroll(nn.VariationalDropout(nn.LSTMCell(3, 5), input=0.2, recurrent=0.2), ones(7, 2, 3))
@@ -155,14 +155,14 @@ class VariationalDropout(Wrapper):
         self.input, self.recurrent, self.output = input, recurrent, output
 
     def input_projection(self, x: Any) -> Any:
-        """The inner cell's; x itself where a mask comes before the projection, which is then done in each step."""
+        """The inner cell's projection; or x itself if a mask must come first, as each step then projects."""
         if not (self.training and self.input):
             return self.cell.input_projection(x)
         check_input(self.cell, x)
         return x
 
     def initial_state(self, z: Any) -> VariationalState:
-        """The inner cell's, and new masks while training."""
+        """The inner cell's initial state, with new masks while training."""
         inner = self.cell.initial_state(z)
         h = tree_leaves(inner)[0]
 
@@ -197,5 +197,5 @@ def drawn_mask(x: Any, p: float) -> Any:
 
 
 def masked(x: Any, keep: Any, p: float) -> Any:
-    """x with 0 where it is not kept, and divided by 1 - p where it is."""
+    """x divided by 1 - p where it is kept, and 0 elsewhere; x itself without a mask."""
     return x if keep is None else where(keep, x * (1 / (1 - p)), 0)

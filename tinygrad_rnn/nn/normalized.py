@@ -1,8 +1,8 @@
-"""Cells with layer normalisation, which two schools place differently.
+"""Cells with layer normalisation, in the two placements in use.
 
-N(v) = (v - mean) / sqrt(var + eps), over the units of one row of the batch. Ba, Kiros and Hinton (2016) normalise what
-the input sends to the gates and what the state sends there, each over all gates at once, and add them up afterwards.
-Later code adds them up first, and normalises each gate by itself.
+N(v) = (v - mean) / sqrt(var + eps), over the units of one row of the batch. Ba, Kiros and Hinton (2016) normalise the
+contributions of input and state to the gates separately, each over all gates at once, and then add them. Later code
+adds them first and normalises each gate by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .cells import Gates, GRUCell, LSTMCell, LSTMState, WeightedCell, check_inpu
 
 
 class NormalizedCell(WeightedCell):
-    """What these cells share, beside another class that is the cell itself. A subclass defines ``add_gains``."""
+    """A mixin for normalised cells, next to the class of the plain cell. A subclass defines ``add_gains``."""
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, eps: float = 1e-5, **options: Any):
         super().__init__(input_size, hidden_size, bias, **options)
@@ -24,24 +24,24 @@ class NormalizedCell(WeightedCell):
         self.add_gains()
 
     def add_gains(self) -> None:
-        """Make the parameters that stand round a normalisation."""
+        """Create the gains and shifts of the normalisations."""
         raise NotImplementedError
 
     def units(self, blocks: int, value: float = 1.0) -> Tensor:
-        """A parameter with one element for each unit, which begins with this value."""
+        """A parameter with one element per unit of each block, all starting at this value."""
         return self.filled(init.constant((blocks * self.hidden_size,), value))
 
 
 class LayerNormLSTMCell(NormalizedCell, LSTMCell):
-    """LSTM with layer normalisation as its authors place it (Ba, Kiros and Hinton 2016).
+    """LSTM with layer normalisation placed as in the original paper (Ba, Kiros and Hinton 2016).
 
     i, f, g, o = a_ih * N(W_ih x_t) + a_hh * N(W_hh h_{t-1}) + b, in four blocks of rows, normalised together
     c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
     h_t = sigmoid(o) * tanh(a_c * N(c_t) + b_c)
 
-    The gains a are ``gain_ih``, ``gain_hh`` and ``gain_c``, and begin at 1; b_c is ``bias_c``. The paper adds three
-    shifts to the gates, which are one bias here.
-    forget_bias, proj_size: as those of ``LSTMCell``.
+    The gains a are ``gain_ih``, ``gain_hh`` and ``gain_c``, and start at 1; b_c is ``bias_c``. The paper adds three
+    shifts to the gates, which are a single bias here.
+    forget_bias, proj_size: as in ``LSTMCell``.
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, state = nn.LayerNormLSTMCell(3, 5)(ones(2, 3))
@@ -54,7 +54,7 @@ class LayerNormLSTMCell(NormalizedCell, LSTMCell):
         self.bias_c = None if self.bias is None else self.units(1, 0.0)
 
     def input_projection(self, x: Any) -> Tensor:
-        """a_ih * N(W_ih x) + b, for one step (B, F) or for all of them (T, B, F)."""
+        """a_ih * N(W_ih x) + b, for one step (B, F) or all steps (T, B, F)."""
         check_input(self, x)
         return layer_norm(linear(x, self.weight_ih), self.gain_ih, self.bias, self.eps)
 
@@ -72,15 +72,15 @@ class LayerNormLSTMCell(NormalizedCell, LSTMCell):
 
 
 class LayerNormBasicLSTMCell(NormalizedCell, LSTMCell):
-    """LSTM with each gate and the memory normalised, as TensorFlow 1's cell of this name (after Ba et al. 2016).
+    """LSTM with each gate and the memory cell normalised, as in TensorFlow 1's cell of this name (cf. Ba et al. 2016).
 
     i, f, g, o = a * N(W_ih x_t + W_hh h_{t-1}) + b, in four blocks of rows, each normalised by itself
     c_t = a_c * N(sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)) + b_c
     h_t = sigmoid(o) * tanh(c_t)
 
-    It is the normalised memory that is carried on. The gains a are ``gain`` and ``gain_c``, and begin at 1; b_c is
-    ``bias_c``. TensorFlow's order of gates is i, g, f, o, and its forget_bias begins at 1.
-    forget_bias, proj_size: as those of ``LSTMCell``.
+    The normalised c_t is carried to the next step. The gains a are ``gain`` and ``gain_c``, and start at 1; b_c is
+    ``bias_c``. TensorFlow orders the gates i, g, f, o, and its forget_bias defaults to 1.
+    forget_bias, proj_size: as in ``LSTMCell``.
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, state = nn.LayerNormBasicLSTMCell(3, 5)(ones(2, 3))
@@ -93,7 +93,7 @@ class LayerNormBasicLSTMCell(NormalizedCell, LSTMCell):
         self.bias_c = None if self.bias is None else self.units(1, 0.0)
 
     def input_projection(self, x: Any) -> Tensor:
-        """W_ih x, for one step (B, F) or for all of them (T, B, F)."""
+        """W_ih x, for one step (B, F) or all steps (T, B, F)."""
         check_input(self, x)
         return linear(x, self.weight_ih)
 
@@ -108,14 +108,14 @@ class LayerNormBasicLSTMCell(NormalizedCell, LSTMCell):
 
 
 class LayerNormGRUCell(NormalizedCell, GRUCell):
-    """GRU with layer normalisation as its authors place it (Ba, Kiros and Hinton 2016, supplementary material).
+    """GRU with layer normalisation placed as in the paper (Ba, Kiros and Hinton 2016, supplementary material).
 
-    r, z = sigmoid(a_ih * N(W_ih x_t) + a_hh * N(W_hh h_{t-1}) + b), of three blocks r, z, n the first two together
+    r, z = sigmoid(a_ih * N(W_ih x_t) + a_hh * N(W_hh h_{t-1}) + b), normalised together; blocks of rows: r, z, n
     n = tanh(a_in * N(W_in x_t) + b_n + r * (a_hn * N(W_hn h_{t-1}) + b_hn))
     h_t = (1 - z) * n + z * h_{t-1}
 
-    The gains a are ``gain_ih`` and ``gain_hh``, and begin at 1. Where z is 1, the state is kept, as in ``GRUCell``; the
-    paper's z is 1 where it is renewed, which is the same with the sign of z's gains and bias turned.
+    The gains a are ``gain_ih`` and ``gain_hh``, and start at 1. Where z is 1, the state is kept, as in ``GRUCell``. In
+    the paper, z = 1 replaces the state, which is equivalent with the signs of z's gains and bias flipped.
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, h = nn.LayerNormGRUCell(3, 5)(ones(2, 3))
@@ -129,7 +129,7 @@ class LayerNormGRUCell(NormalizedCell, GRUCell):
         self.gain_ih, self.gain_hh = self.units(3), self.units(3)
 
     def input_projection(self, x: Any) -> tuple[Tensor, Tensor]:
-        """a_ih * N(W_ih x) + b, for one step (B, F) or for all of them (T, B, F), apart as a GRU's."""
+        """a_ih * N(W_ih x) + b, for one step (B, F) or all steps (T, B, F), split as by ``apart``."""
         check_input(self, x)
         z = self._normalize(linear(x, self.weight_ih)) * self.gain_ih
         return self.apart(z if self.bias is None else z + self.bias)
@@ -145,13 +145,13 @@ class LayerNormGRUCell(NormalizedCell, GRUCell):
 
 
 class LayerNormPerGateGRUCell(NormalizedCell, GRUCell):
-    """GRU with each gate normalised by itself, as Sockeye's cell of this name (Hieber et al. 2017).
+    """GRU with each gate normalised by itself, as in Sockeye's cell of this name (Hieber et al. 2017).
 
     r, z = sigmoid(a * N(W_ih x_t + W_hh h_{t-1} + b) + b_a), the first two of three blocks of rows: r, z, n
     n = tanh(a_n * N(W_in x_t + b_n + r * (W_hn h_{t-1} + b_hn)) + b_an)
     h_t = (1 - z) * n + z * h_{t-1}
 
-    The gains a are ``gain`` and ``gain_n``, and begin at 1; the shifts b_a and b_an are ``shift`` and ``shift_n``.
+    The gains a are ``gain`` and ``gain_n``, and start at 1; the shifts b_a and b_an are ``shift`` and ``shift_n``.
 
     >>> from tinygrad_rnn import nn, ones
     >>> output, h = nn.LayerNormPerGateGRUCell(3, 5)(ones(2, 3))
@@ -176,5 +176,5 @@ class LayerNormPerGateGRUCell(NormalizedCell, GRUCell):
 
 
 def normalize_blocks(a: Any, blocks: int, eps: float) -> Tensor:
-    """``normalize`` for each of several equal blocks of the last axis."""
+    """Apply ``normalize`` to each of several equal blocks of the last axis."""
     return normalize(a.reshape((*a.shape[:-1], blocks, a.shape[-1] // blocks)), eps=eps).reshape(a.shape)

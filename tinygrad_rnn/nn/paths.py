@@ -1,7 +1,7 @@
 """Sums over the paths through a lattice, for connectionist temporal classification.
 
-In each time step a path stays where it is, or moves on by one place or by two. Arrays are (T, B, S): time steps, rows,
-places. A further axis in front, of length 3, tells these ways apart.
+In each time step a path goes one of three ways: it stays, or moves on by one place or two. Arrays are (T, B, S): time
+steps, rows, places. A leading axis of length 3, where there is one, indexes the ways.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from ..backend import Array
 from ..op import op
 from ..ops import pad, softmax, stack, where
 
-NEVER = -1e30  # the log of 0: for all that float32 can tell, and without the NaN that -inf - -inf makes
+NEVER = -1e30  # stands for log 0: as good as -inf in float32, without the NaN of -inf - -inf
 
 
 @op
 def path_sums(xp: Any, emitted: Array, skips: Array) -> Array:
-    """Logs of the sums over all paths that have come to each place at each time, alpha in Graves et al. (2006).
+    """Logs of the sums over all paths that reach each place at each time: alpha in Graves et al. (2006).
 
     alpha_t(s) = emitted_t(s) + log(e^alpha_{t-1}(s) + e^alpha_{t-1}(s-1) + e^alpha_{t-1}(s-2) if skips(s))
 
-    A path begins in one of the first two places. skips: (B, S), to which places it may move by two.
+    A path starts in one of the first two places. skips: (B, S), the places that it may enter by moving two.
     """
     alpha = emitted.copy()
     alpha[0, :, 2:] += NEVER
@@ -38,7 +38,7 @@ def path_sums(xp: Any, emitted: Array, skips: Array) -> Array:
 
 @op
 def moved(xp: Any, x: Array, *, value: float) -> Array:
-    """x as it is, moved on by one place, and by two: (3, T, B, S), with a value in the places that become free."""
+    """x as it is, moved on by one place, and by two: (3, T, B, S), with a value in the vacated places."""
     ways = xp.full((3, *x.shape), value, dtype=x.dtype)
     ways[0], ways[1, ..., 1:], ways[2, ..., 2:] = x, x[..., :-1], x[..., :-2]
     return ways
@@ -46,7 +46,7 @@ def moved(xp: Any, x: Array, *, value: float) -> Array:
 
 @op
 def joined(xp: Any, ways: Array) -> Array:
-    """The three ways added up where they came from: the inverse journey of ``moved``."""
+    """The sum of the three ways, each moved back to where it came from: the transpose of ``moved``."""
     x = ways[0].copy()
     x[..., :-1] += ways[1, ..., 1:]
     x[..., :-2] += ways[2, ..., 2:]
@@ -55,7 +55,7 @@ def joined(xp: Any, ways: Array) -> Array:
 
 @op
 def carried_back(xp: Any, x: Array, shares: Array) -> Array:
-    """y_t = x_t + joined(shares_t y_{t+1}): what comes back to each place from all paths that lead on from it."""
+    """y_t = x_t + joined(shares_t y_{t+1}): the gradient at each place, from all paths that continue from it."""
     y = x.copy()
     for t in reversed(range(len(x) - 1)):
         ways = shares[:, t] * y[t + 1]
@@ -67,7 +67,7 @@ def carried_back(xp: Any, x: Array, shares: Array) -> Array:
 
 @op
 def carried_on(xp: Any, x: Array, shares: Array) -> Array:
-    """y_t = x_t + the sum over the ways of shares_{t-1} moved(y_{t-1}): ``carried_back``, transposed."""
+    """y_t = x_t + the sum over the ways of shares_{t-1} moved(y_{t-1}): the transpose of ``carried_back``."""
     y = x.copy()
     for t in range(1, len(x)):
         stay, one, two = shares[:, t - 1]
@@ -78,13 +78,13 @@ def carried_on(xp: Any, x: Array, shares: Array) -> Array:
 
 
 def _shares(alpha: Any, skips: Any) -> Any:
-    """Of all paths that are in a place in the next time step, which share takes each way to it."""
+    """For each place in the next time step, the share of its paths that arrive by each way."""
     allowed = stack([skips == skips, skips == skips, skips])[:, None]
     return softmax(where(allowed, moved(alpha, value=NEVER), NEVER), axis=0)
 
 
 def _met(on: Any, back: Any) -> Any:
-    """What comes on to a place by each way, times what comes back to there from the next time step."""
+    """``on``, moved by each way, times ``back`` of the next time step at the place it arrives at."""
     return moved(on, value=0.0) * pad(back[1:], widths=((0, 1), (0, 0), (0, 0)))
 
 

@@ -14,14 +14,14 @@ from .sequences import over, time_major
 
 
 class Unrolled(NamedTuple):
-    """What a recurrent network returns: the outputs of all steps, stacked, and the state after the last."""
+    """The result of unrolling: the outputs of all steps, stacked, and the final state."""
 
     outputs: Any
     state: Any
 
 
 class Recorded(NamedTuple):
-    """What it returns with ``record=True``: also the gates and the state of every step, stacked, by name."""
+    """The result with ``record=True``: also the gates and states of all steps, stacked, by name."""
 
     outputs: Any
     state: Any
@@ -33,16 +33,16 @@ def unroll(
 ) -> Any:
     """Call a cell once per time step: ``output_t, state = cell.step(cell.input_projection(xs)[t], state)``.
 
-    xs: (T, B, ...). The projection of the inputs is done for all T steps at once.
-    state: what the cell starts from; its ``initial_state`` if None.
-    mask: (T, B), which steps are real. Where one is not, the state is held, the output is 0, and the input is not read:
-        nothing in the padding, NaN included, changes an output or a gradient.
-    reverse: go from the last step to the first. Each row then begins at its own last real step, as padding only holds
-        the initial state. Outputs stay where their inputs are.
+    xs: (T, B, ...). The inputs are projected for all T steps at once.
+    state: the state to start from; None means the cell's ``initial_state``.
+    mask: (T, B), which steps are real. At the others, the state is held, the output is 0 and the input is not read:
+        nothing in the padding, not even NaN, affects an output or a gradient.
+    reverse: go from the last step to the first. Each row then starts at its own last real step, as padding only holds
+        the initial state. Outputs stay in the order of the inputs.
     record: also return the cell's gates and its state after each step, by name, such as "i", "f", "h" and "c".
 
-    Returns Unrolled(outputs (T, B, ...), state), or with ``record`` Recorded(outputs, state, record), in which record
-    maps names to (T, B, ...). Raises before the first step: ValueError for no steps, or for a mask of another shape;
+    Returns Unrolled(outputs (T, B, ...), state), or with ``record`` Recorded(outputs, state, record), where record maps
+    names to (T, B, ...). Raises before the first step: ValueError for zero steps or a mask of the wrong shape;
     TypeError and ShapeError for inputs or a state that the cell cannot take.
 
     >>> from tinygrad_rnn import nn, ones
@@ -68,7 +68,7 @@ def check_cell(who: str, cell: Any) -> None:
 
 
 def prepare(cell: Any, xs: Any, mask: Any) -> tuple[Any, Any]:
-    """The inputs, and which of their steps are real, (T, B, 1), as states and outputs of most cells are shaped."""
+    """The inputs, and their mask as (T, B, 1), to fit the states and outputs of most cells."""
     check_cell("unroll", cell)
     xs, real = time_major("unroll", xs, mask=mask)
     check_features(cell, xs, mask is not None)
@@ -76,14 +76,14 @@ def prepare(cell: Any, xs: Any, mask: Any) -> tuple[Any, Any]:
 
 
 def project(cell: Any, xs: Any, real: Any) -> Any:
-    """The projection of all inputs at once; padding is not read."""
+    """Project all inputs at once, without reading padding."""
     return cell.input_projection(xs if real is None else where(over(real, xs), xs, 0))
 
 
 def advance(
     cell: Any, zs: Any, state: Any, real: Any = None, *, first: int = 0, reverse: bool = False, record: bool = False
 ) -> Any:
-    """The loop over projected inputs, as ``unroll`` returns it. first: the number of the first of these time steps."""
+    """The loop over projected inputs; returns what ``unroll`` does. first: the number of the first time step."""
     steps = range(tree_leaves(zs)[0].shape[0])
     take = zs.__getitem__ if isinstance(zs, Tensor) else lambda t: tree_map(itemgetter(t), zs)
     outputs, seen = [], []
@@ -95,7 +95,7 @@ def advance(
                 output, after, gates = step_and_gates(cell, z, state)
             else:
                 taken = cell.step(z, state)
-                if not isinstance(taken, tuple):  # a Tensor of two rows could be taken apart, silently
+                if not isinstance(taken, tuple):  # a Tensor of two rows would unpack silently
                     raise TypeError(f"{type(cell).__name__}.step must return (output, next state), not {taken!r}")
                 output, after = taken
             if real is not None:
@@ -113,7 +113,7 @@ def advance(
 
 
 def check_features(taker: Any, x: Any, masked: bool) -> None:
-    """Raise unless a cell or a layer can take the inputs, if it says by ``input_size`` how many features it wants."""
+    """Raise if the inputs do not fit a cell or a layer; without an ``input_size`` nothing is checked."""
     if getattr(taker, "input_size", None) is not None:
         check_input(taker, x)
         if x.ndim == 2 and masked:
@@ -124,7 +124,7 @@ def check_features(taker: Any, x: Any, masked: bool) -> None:
 
 
 def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """One step, taken once, with the gates as a third result for cells that have any."""
+    """One step, with the gates as a third result, empty for cells without ``full_step``."""
     if hasattr(cell, "full_step"):
         output, after, gates = cell.full_step(z, state)
         return output, after, gates
@@ -132,18 +132,18 @@ def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, A
 
 
 def innermost(state: Any) -> Any:
-    """A cell's own state, without what the wrappers round it have put beside it."""
+    """The cell's own state, without what wrappers have added."""
     while "state" in getattr(state, "_fields", ()):
         state = state.state
     return state
 
 
 def named(state: Any) -> dict[str, Any]:
-    """The leaves of a state by name; one alone is called h, and a cell within a cell gives its own names."""
+    """The leaves of a state by name; a single leaf is called h, and leaves of a wrapped cell keep their names."""
     return {".".join(n for n in path.split(".") if n != "state") or "h": leaf for path, leaf in tree_items(state)}
 
 
 def _in_time(values: list[Any], real: Any, reverse: bool) -> Any:
-    """What each step gave, in order of time, with 0 where a step is not real."""
+    """The values of all steps, stacked in order of time, with 0 at padding."""
     stacked = stack(values[::-1] if reverse else values)
     return stacked if real is None else where(over(real, stacked), stacked, 0)

@@ -1,4 +1,4 @@
-"""Deep recurrent layers with PyTorch's arguments, shapes and results, composed of cells."""
+"""Deep recurrent layers with PyTorch's arguments, shapes and results, built from cells."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .stacks import Bidirectional, Recurrent, SequenceLayer, Stacked
 
 
 class DeepLayer(Stacked):
-    """The base of RNN, LSTM and GRU: ``num_layers`` layers of one kind of cell, in one direction or in both.
+    """The base class of RNN, LSTM and GRU: ``num_layers`` layers of one kind of cell, in one direction or both.
 
-    Arguments and results are those of ``SequenceLayer``, but the state is that of PyTorch: each leaf of all cells in
-    one array (num_layers * directions, B, H), the layers from the bottom up, and of each the forward cell first.
+    It is called like any ``SequenceLayer``, but its state has PyTorch's form: each leaf stacks all cells in one array
+    (num_layers * directions, B, H), from the bottom layer up, with the forward cell of each layer first.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class DeepLayer(Stacked):
         self.hidden_size, self.output_size = cell.hidden_size, size
 
     def cells(self) -> Iterator[tuple[str, WeightedCell]]:
-        """All cells in the order of the state, each with what PyTorch puts behind the names of its parameters."""
+        """All cells in the order of the state, each with the suffix of its parameter names in PyTorch."""
         for k, layer in enumerate(self.layers):
             directions: Any = layer.directions if isinstance(layer, Bidirectional) else (layer,)
             for direction, suffix in zip(directions, ("", "_reverse"), strict=False):
                 yield f"_l{k}{suffix}", direction.cell
 
     def initial_state(self, xs: Any) -> Any:
-        """Zeros, or what was learned, in PyTorch's form."""
+        """Zeros, or the learned initial state, in PyTorch's form."""
         return self._joined(super().initial_state(xs))
 
     def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
-        """All layers, from the bottom up, with the state taken apart before and joined after."""
+        """Run all layers from the bottom up, converting the state from and to PyTorch's form."""
         if xs.ndim not in (2, 3):
             raise ShapeError(f"{type(self).__name__}: x of shape {tuple(xs.shape)} must be (T, B, F), or (T, F)")
         done = super().run(xs, None if state is None else self._apart(state), mask, record)
@@ -85,8 +85,8 @@ class DeepLayer(Stacked):
 class RNN(DeepLayer):
     """Simple recurrent layers; see ``RNNCell`` for the equations and ``DeepLayer`` for the shapes.
 
-    input_size, hidden_size: features of a step and of the state. num_layers: how many lie one above the other.
-    bias: whether there are biases. batch_first: x and outputs are (B, T, F), the state is not.
+    input_size, hidden_size: the features of an input step and of the state. num_layers: the number of stacked layers.
+    bias: whether cells have biases. batch_first: x and outputs are (B, T, F); the state stays as it is.
     dropout: between layers, while training. bidirectional: also read backwards; outputs have 2 H features.
     nonlinearity: "tanh", "relu", "sigmoid" or a function. h0: "zeros" or "learned". dtype, backend: of the parameters.
 
@@ -120,8 +120,8 @@ class RNN(DeepLayer):
 class LSTM(DeepLayer):
     """Layers of long short-term memory; see ``LSTMCell`` for the equations and ``DeepLayer`` for the shapes.
 
-    Arguments are those of ``RNN``, and those of ``LSTMCell``: forget_bias, and proj_size, the size of h if not 0.
-    The state is LSTMState(h, c).
+    Arguments are those of ``RNN``, without nonlinearity, and from ``LSTMCell`` forget_bias and proj_size, the size of h
+    if not 0. The state is LSTMState(h, c).
 
     >>> from tinygrad_rnn import nn, ones
     >>> outputs, state = nn.LSTM(3, 5, num_layers=2, bidirectional=True)(ones(7, 2, 3), lengths=[7, 4])
@@ -154,7 +154,8 @@ class LSTM(DeepLayer):
 class GRU(DeepLayer):
     """Layers of gated recurrent units; see ``GRUCell`` for the equations and ``DeepLayer`` for the shapes.
 
-    Arguments are those of ``RNN``, and reset: "after" the recurrent product, as in PyTorch, or "before" it.
+    Arguments are those of ``RNN``, without nonlinearity, and reset: "after" the recurrent product, as in PyTorch, or
+    "before" it.
 
     >>> from tinygrad_rnn import nn, ones
     >>> outputs, h = nn.GRU(3, 5, batch_first=True)(ones(2, 7, 3))

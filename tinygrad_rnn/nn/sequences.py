@@ -1,7 +1,7 @@
-"""Sequences of unequal length: which steps are real, what came last, the mean, and rows that begin anew.
+"""Sequences of unequal length: padding, masks, last outputs, means over time, and rows that start anew.
 
-A mask says which steps are real: (T, B), True or 1 where they are. Any pattern will do, gaps and rows without a real
-step included. ``lengths`` (B,) stand for the mask ``t < length``. Sequences are time-major unless ``batch_first``.
+A mask (T, B) is True or 1 where a step is real. Any pattern works, even gaps and rows without a real step. ``lengths``
+(B,) stand for the mask ``t < length``. Sequences are time-major unless ``batch_first``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ..whereabouts import ShapeError
 
 
 def padded(sequences: Iterable[Any], value: float = 0, batch_first: bool = False) -> tuple[Any, np.ndarray]:
-    """Sequences of unequal length side by side, (T, B, ...), with a value behind their ends; and their lengths (B,).
+    """Pad sequences of unequal length with a value, to (T, B, ...); also returns their lengths (B,).
 
-    sequences: arrays, Tensors or lists, each (steps, ...). Gradients go back to those that are Tensors.
+    sequences: arrays, Tensors or lists, each (steps, ...). Gradients flow back to Tensors.
 
     Raises ValueError for no sequences.
 
@@ -41,20 +41,20 @@ def padded(sequences: Iterable[Any], value: float = 0, batch_first: bool = False
 
 
 def length_mask(lengths: Any, steps: int) -> Any:
-    """Which of ``steps`` time steps are real: (T, B), True where t < length.
+    """The mask of real steps, (steps, B): True where t < length.
 
     lengths: (B,) integers from 0 to steps, as a list, an array or a Tensor.
 
-    Raises TypeError if they are no integers, ValueError if they are not one for each row, or out of range. On a device
-    the range is not checked, as the host would have to wait, nor in replays of a captured step; a length beyond the end
-    then means all steps.
+    Raises TypeError if they are not integers, ValueError if they are not of shape (B,) or out of range. The range is
+    not checked on a device, where the host would have to wait, nor in replays of a captured step; a length beyond the
+    end then means all steps.
 
     >>> length_mask([2, 0, 1], 2).tolist()
     [[True, False, True], [True, False, False]]
     """
     if not hasattr(lengths, "shape"):
         lengths = np.asarray(lengths)
-        lengths = lengths if lengths.size else lengths.astype(int)  # NumPy takes an empty list for fractions
+        lengths = lengths if lengths.size else lengths.astype(int)  # NumPy makes an empty list float64
     bare = bare_array(lengths)
     if bare.dtype.kind not in "iu":
         cure = "; a mask is given as mask=" if bare.dtype.kind == "b" else ""
@@ -70,11 +70,11 @@ def length_mask(lengths: Any, steps: int) -> Any:
 
 
 def time_major(who: str, x: Any, lengths: Any = None, mask: Any = None, batch_first: bool = False) -> tuple[Any, Any]:
-    """A sequence as (T, B, ...), and which of its steps are real as booleans (T, B) beside it; None for all of them.
+    """A sequence as (T, B, ...), and its mask (T, B) of booleans on the same backend, or None if all steps are real.
 
-    who: what to name in errors. x: (T, B, ...), or (B, T, ...) with batch_first, and so the mask.
+    who: the name to use in errors. x: (T, B, ...), or (B, T, ...) with batch_first, and likewise the mask.
 
-    Raises TypeError for something else than an array, ValueError for no steps, for lengths or a mask that do not fit.
+    Raises TypeError if x is not an array, and ValueError for zero steps or for lengths or a mask that do not fit.
     """
     if not hasattr(x, "shape"):
         cure = "; join its steps with tg.stack" if isinstance(x, (list, tuple)) else ""
@@ -100,12 +100,12 @@ def time_major(who: str, x: Any, lengths: Any = None, mask: Any = None, batch_fi
 
 
 def beside(mask: Any, x: Any) -> Any:
-    """A mask from the host where x is; others as they are."""
+    """A NumPy mask, moved to the backend of x; other masks are unchanged."""
     return backend.of(bare_array(x)).from_host(mask) if isinstance(mask, np.ndarray) else mask
 
 
 def over(mask: Any, x: Any) -> Any:
-    """A mask of the first axes of x with axes of length 1 for the others, as many as x has."""
+    """A mask of the first axes of x, with axes of length 1 added for the others."""
     return mask if mask.ndim == x.ndim else mask.reshape(mask.shape[: x.ndim] + (1,) * (x.ndim - mask.ndim))
 
 
@@ -114,9 +114,8 @@ def last(
 ) -> Tensor:
     """Each row's last output: (B, ...), from outputs (T, B, ...). Rows without a real step get 0.
 
-    direction: "forward", at the last real step; "reverse", for outputs of a layer that reads backwards and so comes
-        to its end at the first real step; "both", for those of ``Bidirectional``: half of the features one way, half
-        the other.
+    direction: "forward" takes the last real step; "reverse" takes the first, where a layer that reads backwards ends;
+        "both" is for ``Bidirectional``, and takes half of the features from each.
 
     Raises ValueError for other directions, and for lengths or masks that do not fit.
 
@@ -160,13 +159,13 @@ def mean(outputs: Any, lengths: Any = None, mask: Any = None, batch_first: bool 
 
 
 def reset(state: Any, rows: Any, initial: Any = None) -> Any:
-    """A carried state in which the rows of a mask begin anew; the others go on, and so do their gradients.
+    """Reset some rows of a carried state; the other rows go on, and so do their gradients.
 
-    state: nested leaves (..., B, H), of a cell or of a layer; None, for a state that has not begun, stays None.
-    rows: (B,), True or 1 for those that begin anew. initial: what they begin with, of the state's structure; 0 if None.
-        Masks, as ``VariationalDropout`` draws them, are never 0 all over: without ``initial`` they stay as they are.
+    state: nested leaves (..., B, H), of a cell or a layer; None, for a state that has not begun, stays None.
+    rows: (B,), True or 1 for rows to reset. initial: the state to reset them to, of the same structure; 0 if None.
+        Without ``initial``, boolean masks, as of ``VariationalDropout``, stay as they are, since 0 would drop all.
 
-    Raises ShapeError if a leaf has another number of rows.
+    Raises ShapeError if a leaf has a different number of rows.
 
     >>> from tinygrad_rnn import nn, ones
     >>> reset(nn.LSTMState(ones(2, 1), ones(2, 1)), [True, False]).c.tolist()

@@ -1,4 +1,4 @@
-"""Layers that run cells over whole sequences: one way, both ways, and one above the other."""
+"""Layers that run cells over whole sequences: in one direction, in both, and stacked."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from .sequences import time_major
 
 
 class SequenceLayer(Module):
-    """The base of layers over time: ``layer(x, state=None, lengths=None, mask=None, record=False)``.
+    """The base class of layers over time: ``layer(x, state=None, lengths=None, mask=None, record=False)``.
 
-    x: (T, B, F), or (B, T, F) with ``batch_first``. (T, F) is one sequence, and its outputs have no batch either.
-    state: what to start from, as a call returned it; None for the layer's own initial state.
+    x: (T, B, F), or (B, T, F) with ``batch_first``. (T, F) is a single sequence, with outputs without a batch axis.
+    state: the state to start from, as returned by a call; None for the layer's initial state.
     lengths: (B,) integers from 0 to T, in any order; the steps from there on are padding.
-    mask: in place of lengths, which steps are real, of the shape of x's first two axes; any pattern.
-    record: also return, for each cell, its gates and states at all steps by name, nested as the layers are.
+    mask: instead of lengths, which steps are real; it has the shape of x's first two axes and any pattern.
+    record: also return the gates and states of each cell at all steps, by name, nested like the layers.
 
-    In the padding outputs are 0, the state is held, and what x holds is never read. The state that is returned is that
-    after each row's last real step, or, where a layer reads backwards, after its first.
+    In the padding, outputs are 0, the state is held and x is never read. The returned state is the one after each
+    row's last real step, or after its first real step if a layer reads backwards.
 
     Returns Unrolled(outputs, state), or Recorded(outputs, state, record). Raises TypeError, ValueError or ShapeError
-    before anything is computed. Cells without an ``input_size`` find out for themselves what does not fit.
+    before anything is computed, but cannot check the inputs of cells without an ``input_size``.
 
-    A subclass defines ``run``, for time-major inputs, and ``initial_state``.
+    A subclass defines ``run``, for time-major inputs, ``initial_state`` and ``input_size``.
     """
 
     batch_first = False
 
     @property
     def input_size(self) -> int | None:
-        """How many features a step of the inputs has, or None if a cell does not say."""
+        """The number of input features, or None if a cell does not say."""
         raise NotImplementedError(f"{type(self).__name__} defines no input_size")
 
     def initial_state(self, xs: Any) -> Any:
-        """What the layer starts from without a state, for inputs (T, B, F)."""
+        """The state to start from if none is given, for inputs (T, B, F)."""
         raise NotImplementedError(f"{type(self).__name__} defines no initial_state")
 
     def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
-        """A call with inputs (T, B, F), and a mask (T, B) of booleans or None."""
+        """Run the layer on inputs (T, B, F), with a boolean mask (T, B) or None."""
         raise NotImplementedError(f"{type(self).__name__} defines no run")
 
     def forward(self, x: Any, state: Any = None, lengths: Any = None, mask: Any = None, record: bool = False) -> Any:
@@ -65,11 +65,12 @@ class SequenceLayer(Module):
 
 
 class Recurrent(SequenceLayer):
-    """A cell over time, as a layer.
+    """A layer that runs a cell over time.
 
     cell: anything with ``input_projection`` and ``step``.
-    h0: "zeros", or "learned": every row starts from the parameter of this name, of the state's structure, at first 0.
-        What is no number in the state, such as the masks of ``VariationalDropout``, is not learned, but the cell's own.
+    h0: "zeros", or "learned": every row starts from the parameter ``h0``, which has the state's structure and is
+        initially 0. Leaves that are not floating-point, such as the masks of ``VariationalDropout``, are not learned;
+        the cell provides them.
     reverse: read from each row's end to its start.
 
     >>> from tinygrad_rnn import nn, ones
@@ -87,11 +88,11 @@ class Recurrent(SequenceLayer):
 
     @property
     def input_size(self) -> int | None:
-        """The cell's."""
+        """The cell's input_size."""
         return getattr(self.cell, "input_size", None)
 
     def initial_state(self, xs: Any) -> Any:
-        """The learned state for every row, or else the cell's own."""
+        """The learned state for every row, or else the cell's initial state."""
         one = xs[0] if self.input_size is None else zeros_beside(xs, (*xs.shape[1:-1], self.input_size))
         start = initial_state(self.cell, self.cell.input_projection(one))
         if self.h0 is None:
@@ -99,7 +100,7 @@ class Recurrent(SequenceLayer):
         return tree_map(lambda own, p: own if p is None else broadcast_to(p, own.shape), start, self.h0)
 
     def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
-        """``unroll``."""
+        """Run ``unroll``."""
         if state is None and self.h0 is not None:
             state = self.initial_state(xs)
         done = unroll(self.cell, xs, state, mask, reverse=self.reverse, record=record)
@@ -110,7 +111,7 @@ class Recurrent(SequenceLayer):
 
 
 def _learned_state(cell: Any) -> Any:
-    """A parameter for each floating-point leaf of a cell's state, of zeros, without the batch; None for others."""
+    """A zero parameter, without a batch axis, for each floating-point leaf of a cell's state; None for others."""
     size = getattr(cell, "input_size", None)
     first = first_tensor(cell) if isinstance(cell, Module) else None
     if size is None or first is None:
@@ -124,10 +125,9 @@ def _learned_state(cell: Any) -> Any:
 
 
 class Bidirectional(SequenceLayer):
-    """Two cells over the same inputs, one reading onward, one back from each row's own end (Schuster and Paliwal 1997).
+    """Two cells over the same inputs: one forward, one backward from each row's own end (Schuster and Paliwal 1997).
 
-    Outputs are those of the forward cell and those of the backward cell side by side along the last axis; the state is
-    a pair.
+    The outputs of the forward and the backward cell are concatenated along the last axis; the state is a pair.
 
     >>> from tinygrad_rnn import nn, ones
     >>> layer = nn.Bidirectional(nn.GRUCell(3, 5), nn.GRUCell(3, 5))
@@ -147,15 +147,15 @@ class Bidirectional(SequenceLayer):
 
     @property
     def input_size(self) -> int | None:
-        """That of the two cells."""
+        """The input_size of both cells."""
         return self.directions[0].input_size
 
     def initial_state(self, xs: Any) -> tuple[Any, ...]:
-        """Those of the two cells."""
+        """The initial states of both cells."""
         return tuple([layer.initial_state(xs) for layer in self.directions])
 
     def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
-        """Both cells, one after the other."""
+        """Run both cells, one after the other."""
         states = (None, None) if state is None else state
         onward, back = [layer.run(xs, s, mask, record) for layer, s in zip(self.directions, states, strict=True)]
         outputs = concatenate([onward.outputs, back.outputs], axis=-1)
@@ -163,10 +163,10 @@ class Bidirectional(SequenceLayer):
 
 
 class Stacked(SequenceLayer):
-    """Layers one above the other: each reads the outputs of the one below it.
+    """Stacked layers: each reads the outputs of the one below it.
 
-    layers: SequenceLayers, or cells, which are run by ``Recurrent``; of their ``batch_first`` only the stack's counts.
-    dropout: probability with which each output of a layer is set to 0 for the next one, while training.
+    layers: SequenceLayers, or cells, which are wrapped in ``Recurrent``. The stack's ``batch_first`` overrides theirs.
+    dropout: the probability that an output is set to 0 before the next layer reads it, while training.
 
     The state is a tuple of the layers' states.
 
@@ -185,16 +185,16 @@ class Stacked(SequenceLayer):
 
     @property
     def input_size(self) -> int | None:
-        """That of the first layer, if all say what they want."""
+        """The first layer's input_size, or None if any layer has none."""
         sizes = [layer.input_size for layer in self.layers]
         return None if None in sizes else sizes[0]
 
     def initial_state(self, xs: Any) -> tuple[Any, ...]:
-        """Those of all layers."""
+        """The initial states of all layers."""
         return tuple([layer.initial_state(xs) for layer in self.layers])
 
     def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
-        """All layers, from the bottom up."""
+        """Run all layers from the bottom up."""
         after: list[Any] = []
         seen = []
         for layer, s in zip(self.layers, [None] * len(self.layers) if state is None else state, strict=True):

@@ -1,6 +1,6 @@
-"""Cells round a cell: what they add is theirs, all else is the inner cell's, gates included.
+"""Wrappers: cells around a cell. Each adds one thing; the rest, gates included, comes from the inner cell.
 
-``Zoneout(Residual(LSTMCell(5, 5)))`` and the like are cells themselves, and ``unroll`` takes them as it takes any.
+Wrappers are cells themselves, so they nest, ``Zoneout(Residual(LSTMCell(5, 5)))``, and ``unroll`` takes them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .sequences import over, time_major
 
 
 class Wrapper(Cell):
-    """The base of cells round a cell: the inner cell's projection and initial state, for ``full_step`` to build on."""
+    """The base class of wrappers, with the inner cell's projection and initial state. Subclasses add ``full_step``."""
 
     def __init__(self, cell: Any):
         if not (hasattr(cell, "input_projection") and hasattr(cell, "step")):
@@ -39,11 +39,11 @@ class Wrapper(Cell):
                 setattr(self, size, getattr(cell, size))
 
     def input_projection(self, x: Any) -> Any:
-        """The inner cell's."""
+        """The inner cell's projection."""
         return self.cell.input_projection(x)
 
     def initial_state(self, z: Any) -> Any:
-        """The inner cell's."""
+        """The inner cell's initial state."""
         return initial_state(self.cell, z)
 
     def inner_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
@@ -51,7 +51,7 @@ class Wrapper(Cell):
         return step_and_gates(self.cell, z, state)
 
     def filled(self, values: np.ndarray) -> Tensor:
-        """A parameter that begins with these values, of the dtype and backend of the cell's first."""
+        """A parameter with these initial values, and the dtype and backend of the cell's first parameter."""
         first = first_tensor(self)
         return parameter(values) if first is None else parameter(values, first.dtype, first.backend)
 
@@ -60,7 +60,7 @@ class Wrapper(Cell):
 
 
 class SideBySide(Wrapper):
-    """The base of wrappers in which the inputs also go past the cell: z is a pair, the cell's own z and x's part."""
+    """The base class of wrappers in which inputs also bypass the cell: z is a tuple, the cell's own z, x, and more."""
 
     def __init__(self, cell: Any):
         super().__init__(cell)
@@ -72,16 +72,16 @@ class SideBySide(Wrapper):
             )
 
     def input_projection(self, x: Any) -> Any:
-        """The inner cell's, and x."""
+        """The inner cell's projection, and x."""
         return self.cell.input_projection(x), x
 
     def initial_state(self, z: Any) -> Any:
-        """The inner cell's."""
+        """The inner cell's initial state."""
         return initial_state(self.cell, z[0])
 
 
 class Residual(SideBySide):
-    """The input is added to the output, y_t = x_t + cell(x_t) (He et al. 2016): deep stacks learn from their bottom up.
+    """Add the input to the output, y_t = x_t + cell(x_t) (He et al. 2016), so that the lowest layers learn too.
 
     >>> from tinygrad_rnn import nn, ones
     >>> y, state = nn.Residual(nn.LSTMCell(5, 5))(ones(2, 5))
@@ -96,12 +96,12 @@ class Residual(SideBySide):
 
 
 class Highway(SideBySide):
-    """A gate between input and output, y_t = t * cell(x_t) + (1 - t) * x_t (Srivastava et al. 2015).
+    """Mix input and output by a gate, y_t = t * cell(x_t) + (1 - t) * x_t (Srivastava et al. 2015).
 
     t = sigmoid(W_t x_t + b_t)
 
     W_t and b_t are ``weight_t`` and ``bias_t``.
-    transform_bias: what b_t begins at; below 0, most of the input passes at first.
+    transform_bias: the initial value of b_t; below 0, most of the input passes through at first.
 
     >>> from tinygrad_rnn import nn, ones
     >>> y, h = nn.Highway(nn.GRUCell(5, 5))(ones(2, 5))
@@ -116,7 +116,7 @@ class Highway(SideBySide):
         self.bias_t = self.filled(init.constant((size,), transform_bias))
 
     def input_projection(self, x: Any) -> Any:
-        """The inner cell's, x, and t for all steps."""
+        """The inner cell's projection, x, and t for all steps."""
         return self.cell.input_projection(x), x, sigmoid(linear(x, self.weight_t, self.bias_t))
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
@@ -126,7 +126,7 @@ class Highway(SideBySide):
 
 
 class ResidualRecurrence(Wrapper):
-    """The state is added to what the cell makes of it, h_t = h_{t-1} + cell(x_t, h_{t-1}): the identity through time.
+    """Add the old state to the cell's new one, h_t = h_{t-1} + cell(x_t, h_{t-1}): an identity path through time.
 
     For cells whose state is their output, such as ``RNNCell`` (Wang and Tian 2016).
 
@@ -147,19 +147,19 @@ class ResidualRecurrence(Wrapper):
 
 
 class SkipState(NamedTuple):
-    """The inner cell's state, and the last outputs, the newest first."""
+    """The inner cell's state, and the last outputs, newest first."""
 
     state: Any
     past: tuple[Any, ...]
 
 
 class SkipThroughTime(Wrapper):
-    """Gates that also see outputs of d steps ago (Lin et al. 1996), so that the gradient takes T / d steps, not T.
+    """Let gates also see the output of d steps ago (Lin et al. 1996): gradients then take T / d steps instead of T.
 
-    taps: which steps: (-1, -4) is the recurrence that the cell has, and a new one, over four steps. For each tap -d
-        beyond -1, W_d h_{t-d} is added to W_hh h_{t-1}, wherever the cell has that.
+    taps: the past outputs to use: (-1, -4) is the cell's own recurrence and a new one over four steps. Each tap -d
+        other than -1 adds W_d h_{t-d} to W_hh h_{t-1}, wherever the cell uses it.
 
-    The W_d are ``weights``, each like the cell's W_hh. Outputs before the first step are 0.
+    The W_d are ``weights``, each shaped like the cell's W_hh. Outputs before the first step are 0.
 
     >>> from tinygrad_rnn import nn, ones
     >>> h, state = nn.SkipThroughTime(nn.RNNCell(3, 5), taps=(-1, -4))(ones(2, 3))
@@ -176,7 +176,7 @@ class SkipThroughTime(Wrapper):
         self.weights = [cell.drawn((cell.weight_ih.shape[0], cell.output_size)) for _ in self.skips]
 
     def initial_state(self, z: Any) -> SkipState:
-        """The inner cell's, and zeros for the past."""
+        """The inner cell's initial state, and zeros for the past outputs."""
         leaf = tree_leaves(z)[0]  # a GRU's z is a pair
         zeros = zeros_beside(leaf, (*leaf.shape[:-1], self.output_size))
         return SkipState(self.cell.initial_state(z), (zeros,) * -min(self.skips, default=0))
@@ -202,8 +202,8 @@ class Attention(Wrapper):
     a = softmax over s of (h_t . W_a m_s)
     y_t = tanh(W_c [sum_s a_s m_s, h_t])
 
-    W_a and W_c are ``weight_a`` and ``weight_c``; h_t is the inner cell's output, and y_t has its size. What to attend
-    to belongs to a sequence: ``over`` gives the cell that does. The weights a are its gate "attention".
+    W_a and W_c are ``weight_a`` and ``weight_c``; h_t is the inner cell's output, and y_t has its size. The m_s differ
+    between sequences, so ``over(memory)`` returns the cell to unroll. Its gate "attention" holds the weights a.
     memory_size: the length of each m_s.
 
     >>> from tinygrad_rnn import nn, ones
@@ -220,7 +220,7 @@ class Attention(Wrapper):
         self.weight_c = self.filled(init.fan_in_uniform((size, memory_size + size), memory_size + size))
 
     def over(self, memory: Any, lengths: Any = None, mask: Any = None) -> Cell:
-        """The cell that attends to memory (S, B, memory_size); lengths (B,) or a mask (S, B) say what of it is real."""
+        """A cell that attends to memory (S, B, memory_size); lengths (B,) or a mask (S, B) mark its real steps."""
         if memory.ndim != 3 or memory.shape[-1] != self.memory_size:
             raise ShapeError(
                 f"Attention: the memory must have shape (S, B, {self.memory_size}), not {tuple(memory.shape)}"
@@ -232,7 +232,7 @@ class Attention(Wrapper):
         def look(h: Any) -> tuple[Any, Any]:
             scores = sum(keys * h, axis=-1)
             if real is not None:
-                scores = where(real, scores, float(np.finfo(scores.dtype).min) / 2)  # not -inf: perhaps none is real
+                scores = where(real, scores, float(np.finfo(scores.dtype).min) / 2)  # not -inf: none may be real
             a = softmax(scores, axis=0)
             return sum(expand_dims(a, axis=-1) * memory, axis=0), a
 
@@ -243,7 +243,7 @@ class Attention(Wrapper):
 
 
 class _Attending(Wrapper):
-    """Attention over one memory, in which ``look`` finds h's context and the weights."""
+    """Attention over one memory; ``look`` returns the context for h, and the weights."""
 
     def __init__(self, attention: Attention, look: Callable[[Any], tuple[Any, Any]]):
         super().__init__(attention.cell)
@@ -257,7 +257,7 @@ class _Attending(Wrapper):
 
 
 def need_weights(wrapper: Wrapper, cell: Any) -> WeightedCell:
-    """The cell, if it is one with weights of its own, and no wrapper round one."""
+    """The cell, if it has weights of its own; TypeError for any other, such as a wrapper."""
     if isinstance(cell, WeightedCell):
         return cell
     raise TypeError(
@@ -273,7 +273,7 @@ _SPELLED = {
 
 
 def altered_step(wrapper: Wrapper, z: Any, state: Any, **methods: Any) -> tuple[Any, Any, Gates]:
-    """The inner cell's ``full_step``, done with other methods than its own; TypeError if it does not use them."""
+    """Run the inner cell's ``full_step`` with some methods replaced; TypeError if it does not use all of them."""
     used = set()
 
     def noting(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -283,7 +283,7 @@ def altered_step(wrapper: Wrapper, z: Any, state: Any, **methods: Any) -> tuple[
 
         return call
 
-    other = copy(wrapper.cell)  # its parameters are shared
+    other = copy(wrapper.cell)  # shares the parameters
     vars(other).update({name: noting(name, method) for name, method in methods.items()})
     taken: tuple[Any, Any, Gates] = other.full_step(z, state)
     for name in methods.keys() - used:

@@ -1,4 +1,4 @@
-"""What all optimisers share: parameters, what is remembered of each, and groups with settings of their own."""
+"""The base of all optimisers: parameters, the state kept for each, and groups with settings of their own."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..hints import OPTIMISERS, hinted, missing
 from ..tensor import Tensor
 from ..whereabouts import ShapeError
 
-Slots = dict[str, Any]  # what an optimiser remembers of one parameter: arrays, and the count of its steps
+Slots = dict[str, Any]  # the optimiser's state for one parameter: arrays, and the step count
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
 class Optimizer:
-    """The base: holds parameters, and for each what the rule remembers of it. Subclasses define ``update``.
+    """The base class: holds parameters, and the state kept for each. Subclasses define ``update``.
 
-    parameters: leaf tensors that require a gradient; or dictionaries, of which each makes an optimiser of its own: of
-        its "params", with settings that may differ from those given for all. ``Groups`` holds these together.
+    parameters: leaf tensors that require a gradient; or dictionaries, which make a ``Groups`` with an optimiser for
+        each dictionary: for the tensors under "params", with settings that override the shared ones.
 
-    Raises ValueError for no parameters, for one that is given twice, and for a setting that is negative or NaN;
-    TypeError for what is no leaf that requires a gradient.
+    Raises ValueError if there are no parameters, if one is given twice, or if a setting is negative or NaN; TypeError
+    for a parameter that is not a leaf that requires a gradient.
     """
 
-    ports = ("lr", "slots")  # what changes from step to step, and so is not part of a captured one
+    ports = ("lr", "slots")  # what changes between steps, and so is not fixed in a captured step
 
     def __new__(cls, parameters: Any = (), *args: Any, **settings: Any) -> Any:
         if not isinstance(parameters, (list, tuple)) or not any(isinstance(p, dict) for p in parameters):
@@ -59,16 +59,16 @@ class Optimizer:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "lr" and isinstance(value, np.generic):
-            value = float(value)  # np.float64, as np.cos gives it, would make float64 of float32 parameters
+            value = float(value)  # an np.float64, as from np.cos, would turn float32 parameters into float64
         super().__setattr__(name, value)
 
     @property
     def groups(self) -> list[Optimizer]:
-        """The optimisers that this one consists of: itself alone, unless it is ``Groups``."""
+        """The optimisers that this one consists of: only itself, unless it is ``Groups``."""
         return [self]
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
-        """The new array of a parameter, from the old one, its gradient, and what is remembered (updated in place)."""
+        """A parameter's new array, from the old one, its gradient, and its slots, which are updated in place."""
         raise NotImplementedError
 
     def step(self) -> None:
@@ -82,28 +82,28 @@ class Optimizer:
                 new = self.update(p.array, g, slots)
                 if new is None:
                     raise TypeError(f"{type(self).__name__}.update must return the parameter's new array, not None")
-                p.data = backend.of(p.array).xp.asarray(new)  # NumPy makes scalars of 0-d results
+                p.data = backend.of(p.array).xp.asarray(new)  # NumPy turns 0-d results into scalars
 
     def decay(self, p: Tensor, g: Array) -> Array:
-        """L2 regularisation: weight_decay * p is part of the gradient."""
+        """L2 regularisation: weight_decay * p is added to the gradient."""
         return g + self.weight_decay * p.array
 
     def zero_grad(self) -> None:
-        """Forget the gradients, so that the next backward starts from none."""
+        """Set all gradients to None, so that the next backward starts afresh."""
         for p in self.parameters:
             if p.requires_grad:  # it may have been frozen since
                 p.grad = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the constructor was given, as it is now, the learning rate included."""
+        """The current values of the constructor's settings, including the learning rate."""
         return {name: getattr(self, name) for name in _settings(type(self)) if hasattr(self, name)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
 
     def state_dict(self) -> dict[str, Any]:
-        """The learning rate, all settings, and all that is remembered, as NumPy arrays and numbers."""
+        """The learning rate, all settings and all slots, as NumPy arrays and numbers."""
 
         def host(value: Any) -> Any:
             return backend.of(value).to_host(value).copy() if backend.is_array(value) else value
@@ -112,23 +112,23 @@ class Optimizer:
         return {"kind": type(self).__name__, "lr": self.lr, "settings": self.settings, "slots": slots}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a ``state_dict``, with its settings as in PyTorch.
+        """Continue from a ``state_dict``, taking over its settings, as in PyTorch.
 
-        Raises before anything changes: ValueError for a state of other parameters, ShapeError for one whose arrays do
-        not fit, KeyError for one of another kind of optimiser.
+        Raises before anything changes: ValueError for a state with other numbers of groups or parameters, ShapeError
+        for arrays that do not fit, KeyError for the state of another kind of optimiser.
         """
         states = state.get("groups", [state])
         if len(states) != len(self.groups):
             raise ValueError(f"{type(self).__name__}: the state is of {len(states)} groups, not of {len(self.groups)}")
         loaded = [group._fitted(state) for group, state in zip(self.groups, states, strict=True)]
         for group, state, slots in zip(self.groups, states, loaded, strict=True):
-            vars(group).update(state.get("settings", {}))  # of a checkpoint from before there were any, none
+            vars(group).update(state.get("settings", {}))  # older checkpoints have none
             group.lr, group.slots = state["lr"], slots
 
     def _fitted(self, state: Mapping[str, Any]) -> list[Slots]:
-        """Slots of a state, with arrays where the parameters are, if it is of this kind and their shapes fit."""
+        """The slots of a state, checked for its kind and shapes, with arrays on the backends of the parameters."""
         name = type(self).__name__
-        same = state.get("kind", name) == name  # older states do not tell, but for their settings
+        same = state.get("kind", name) == name  # older states have no kind, but settings show it
         same = same and state.get("settings", self.settings).keys() == self.settings.keys()
         if not same or not {"lr", "slots"} <= state.keys():
             raise KeyError(
@@ -150,9 +150,9 @@ class Optimizer:
 
 
 class Groups(Optimizer):
-    """Optimisers that take their steps together, one for each group of parameters with settings of its own.
+    """Optimisers that step together, one for each group of parameters with settings of its own.
 
-    Their settings stay theirs: ``opt.groups[1].lr = 0.01``. A schedule acts on each group's rate.
+    Settings are changed per group: ``opt.groups[1].lr = 0.01``. A schedule acts on the rate of each group.
 
     >>> from tinygrad_rnn import ones, optim
     >>> weight, bias = ones(2, 3, requires_grad=True), ones(2, requires_grad=True)
@@ -170,16 +170,16 @@ class Groups(Optimizer):
 
     @property
     def groups(self) -> list[Optimizer]:
-        """The optimisers."""
+        """All optimisers, with nested groups flattened."""
         return [group for optimizer in self.optimizers for group in optimizer.groups]
 
     @property
     def parameters(self) -> list[Any]:  # type: ignore[override]
-        """Those of all groups, one after the other."""
+        """The parameters of all groups, one after another."""
         return [p for group in self.groups for p in group.parameters]
 
     def step(self) -> None:
-        """Update every parameter that has a gradient, in one group after the other."""
+        """Update every parameter that has a gradient, one group after another."""
         for group in self.groups:
             group.step()
 
@@ -187,7 +187,7 @@ class Groups(Optimizer):
         return f"Groups({', '.join(map(repr, self.optimizers))})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Those of all groups."""
+        """The states of all groups."""
         return {"groups": [group.state_dict() for group in self.groups]}
 
     def __getattr__(self, name: str) -> Any:
@@ -200,7 +200,7 @@ class Groups(Optimizer):
 
 
 def _settings(kind: type[Optimizer]) -> list[str]:
-    """The names of the settings that an optimiser takes after its parameters."""
+    """The names of the constructor's arguments after ``parameters``."""
     return list(inspect.signature(kind.__init__).parameters)[2:]
 
 

@@ -1,8 +1,8 @@
-"""The rules of the optimisers. A step gives each parameter a new array: the old one, which a graph may still need, is
-not written.
+"""The update rules of the optimisers.
 
-Each does what PyTorch's of the same name does. ``opt.lr`` may be assigned at any time, which is all that a schedule
-does.
+A step gives each parameter a new array and never writes to the old one, which a graph may still need.
+Each rule matches PyTorch's optimiser of the same name. ``opt.lr`` may be assigned at any time, which is all that a
+schedule does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .base import Optimizer, Parameters, Slots
 
 
 def _remember(slots: Slots, name: str, like: Array) -> Array:
-    """The named array of a parameter's slots, zeros at first; in its dtype, which ``model.to`` may have changed."""
+    """A parameter's named slot, initially zeros, in the parameter's dtype, which ``model.to`` may have changed."""
     slot = slots.get(name)
     if slot is None:
         slots[name] = backend.of(like).xp.zeros_like(like)
@@ -24,7 +24,7 @@ def _remember(slots: Slots, name: str, like: Array) -> Array:
 
 
 def _fade(slots: Slots, name: str, share: float, more: Array) -> Array:
-    """slot <- share slot + more, and that."""
+    """Set slot <- share slot + more, and return it."""
     slot = _remember(slots, name, more)
     slot *= share
     slot += more
@@ -34,7 +34,7 @@ def _fade(slots: Slots, name: str, share: float, more: Array) -> Array:
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum (Polyak 1964), also in Nesterov's form (Sutskever et al. 2013).
 
-    v <- momentum v + (1 - dampening) g, but v = g at first
+    v <- momentum v + (1 - dampening) g, but v = g in the first step
     p <- p - lr v, or in Nesterov's form p <- p - lr (g + momentum v)
 
     >>> from tinygrad_rnn import ones
@@ -91,7 +91,7 @@ class Adagrad(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Tieleman and Hinton 2012): the gradient over the root of its mean square.
+    """RMSprop (Tieleman and Hinton 2012): the gradient divided by its root mean square.
 
     s <- alpha s + (1 - alpha) g^2
     m <- alpha m + (1 - alpha) g, and s - m^2 in place of s below, if ``centered``
@@ -124,25 +124,26 @@ class RMSprop(Optimizer):
         if self.centered:
             m = _fade(slots, "mean", self.alpha, (1 - self.alpha) * g)
             variance = variance - m * m
-            variance = variance * (variance > 0)  # rounding can leave less than nothing, of which there is no root
+            variance = variance * (variance > 0)  # rounding can make it negative
         g = g / self.scale(variance)
         if self.momentum:
             g = _fade(slots, "velocity", self.momentum, g)
         return p - self.lr * g
 
     def scale(self, variance: Array) -> Array:
-        """What a gradient is divided by."""
+        """The divisor of a gradient."""
         return variance**0.5 + self.eps
 
 
 class GravesRMSprop(RMSprop):
-    """Centred RMSprop with momentum, and eps inside of the root, as in "Generating sequences with recurrent neural
-    networks" (Graves 2013), whose settings are the defaults here.
+    """Centred RMSprop with momentum, and eps inside the root (Graves 2013).
 
     s <- alpha s + (1 - alpha) g^2
     m <- alpha m + (1 - alpha) g
     v <- momentum v + g / sqrt(s - m^2 + eps)
     p <- p - lr v
+
+    The defaults are those of the paper, "Generating sequences with recurrent neural networks".
     """
 
     def __init__(
@@ -161,12 +162,12 @@ class GravesRMSprop(RMSprop):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015): means of the gradient and of its square, corrected for starting at 0.
+    """Adam (Kingma and Ba 2015): running means of the gradient and its square, corrected for starting at 0.
 
     m <- b1 m + (1 - b1) g,  s <- b2 s + (1 - b2) g^2
     p <- p - lr m' / (sqrt(s') + eps), with m' = m / (1 - b1^t) and s' = s / (1 - b2^t) at step t
 
-    amsgrad: in the last line the largest s so far takes the place of s (Reddi, Kale and Kumar 2018).
+    amsgrad: use the largest s so far in place of s in the last line (Reddi, Kale and Kumar 2018).
 
     >>> from tinygrad_rnn import ones
     >>> w = ones(2, requires_grad=True)

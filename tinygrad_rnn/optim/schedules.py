@@ -1,4 +1,4 @@
-"""Schedules: how the learning rate of an optimiser changes as training goes on.
+"""Schedules for the learning rate of an optimiser during training.
 
     schedule = optim.Warmup(optim.CosineAnnealingLR(opt, T_max=1000), steps=100)
     for batch in batches:
@@ -6,8 +6,8 @@
         opt.step()
         schedule.step()
 
-The rates and the names are PyTorch's. Here the rate is a function of the number of steps alone, so that nothing is lost
-by rounding over many of them, and a schedule that goes on from a ``state_dict`` goes on exactly.
+Rates and names are PyTorch's. But here the rate depends on the number of steps alone, so that rounding errors do not
+accumulate, and a schedule continues exactly from a ``state_dict``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .base import Optimizer
 
 
 class Schedule:
-    """The base: counts steps, and sets ``lr`` of each of the optimiser's groups to ``rate(steps, base_lr)``.
+    """The base class: counts steps, and sets ``lr`` of each of the optimiser's groups to ``rate(steps, base_lr)``.
 
-    ``base_lrs`` are the rates that the groups had when the schedule was made. Subclasses define ``rate``.
+    ``base_lrs`` are the rates of the groups when the schedule was created. Subclasses define ``rate``.
     """
 
-    counters: tuple[str, ...] = ("steps", "base_lrs")  # what a state_dict holds beside the present rates
+    counters: tuple[str, ...] = ("steps", "base_lrs")  # what a state_dict holds besides the current rates
 
     def __init__(self, optimizer: Optimizer):
         self.optimizer = optimizer
@@ -37,7 +37,7 @@ class Schedule:
 
     @property
     def lrs(self) -> list[float]:
-        """The present learning rate of each group."""
+        """The current learning rate of each group."""
         return [float(group.lr) for group in self.optimizer.groups]
 
     @lrs.setter
@@ -46,13 +46,13 @@ class Schedule:
             group.lr = rate
 
     def rate(self, step: int, base_lr: float) -> float:
-        """The learning rate after so many steps, of a group that begins with base_lr."""
+        """The learning rate, after ``step`` steps, of a group that starts with base_lr."""
         raise NotImplementedError
 
     def step(self, metric: Any = None) -> None:
-        """One step of training, or one epoch, whichever the schedule counts, is done.
+        """Advance by one training step, or one epoch, whichever the schedule counts.
 
-        metric: how good the model is by now, for a schedule that asks for it; a number, or a Tensor of one.
+        metric: the model's current quality, for schedules that need it; a number, or a Tensor with one element.
         """
         self.steps += 1
         self._apply()
@@ -65,11 +65,11 @@ class Schedule:
         self.lrs = rates
 
     def state_dict(self) -> dict[str, Any]:
-        """The place that the schedule has come to, and the present rates; the settings are the constructor's."""
+        """The schedule's progress and the current rates, without the constructor's settings."""
         return {"kind": type(self).__name__, "lrs": self.lrs, **{name: getattr(self, name) for name in self.counters}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a ``state_dict``; raises, and changes nothing, if it is of a schedule of another kind."""
+        """Continue from a ``state_dict``; raises, and changes nothing, if it is from another kind of schedule."""
         self._check(state)
         for name in self.counters:
             setattr(self, name, state[name])
@@ -86,7 +86,7 @@ class Schedule:
             self.refuse(f"the state is of {len(state['lrs'])} groups, not of {len(self.lrs)}")
 
     def refuse(self, what: str) -> None:
-        """Raise for a setting that makes no sense."""
+        """Raise ValueError for an invalid setting."""
         raise ValueError(f"{type(self).__name__}: {what}")
 
 
@@ -111,7 +111,7 @@ class LambdaLR(Schedule):
 
 
 class StepLR(Schedule):
-    """A factor every ``step_size`` steps: lr = base_lr gamma^floor(step / step_size).
+    """Multiply by gamma every ``step_size`` steps: lr = base_lr gamma^floor(step / step_size).
 
     >>> from tinygrad_rnn import ones, optim
     >>> opt = optim.SGD([ones(1, requires_grad=True)], lr=1.0)
@@ -131,7 +131,7 @@ class StepLR(Schedule):
 
 
 class MultiStepLR(Schedule):
-    """A factor at each milestone: lr = base_lr gamma^(number of milestones that are not above the step)."""
+    """Multiply by gamma at each milestone: lr = base_lr gamma^(number of milestones <= step)."""
 
     def __init__(self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1):
         self.milestones, self.gamma = sorted(milestones), gamma
@@ -142,7 +142,7 @@ class MultiStepLR(Schedule):
 
 
 class ExponentialLR(Schedule):
-    """A factor at every step: lr = base_lr gamma^step.
+    """Multiply by gamma at every step: lr = base_lr gamma^step.
 
     >>> from tinygrad_rnn import ones, optim
     >>> opt = optim.SGD([ones(1, requires_grad=True)], lr=1.0)
@@ -160,7 +160,7 @@ class ExponentialLR(Schedule):
 
 
 class CosineAnnealingLR(Schedule):
-    """Half a wave of a cosine, from base_lr down to eta_min in T_max steps (Loshchilov and Hutter 2017).
+    """Half a cosine wave, from base_lr down to eta_min in T_max steps (Loshchilov and Hutter 2017).
 
     lr = eta_min + (base_lr - eta_min) (1 + cos(pi step / T_max)) / 2; after T_max the wave goes up again.
 
@@ -182,7 +182,7 @@ class CosineAnnealingLR(Schedule):
 
 
 class LinearLR(Schedule):
-    """A straight line from base_lr start_factor to base_lr end_factor in total_iters steps, and level after that."""
+    """A linear ramp from base_lr start_factor to base_lr end_factor in total_iters steps, constant afterwards."""
 
     def __init__(
         self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5
@@ -201,12 +201,12 @@ class LinearLR(Schedule):
 
 
 class ReduceLROnPlateau(Schedule):
-    """A factor whenever a metric, which is given to each ``step``, has not improved for more than ``patience`` steps.
+    """Multiply by a factor when the metric given to ``step`` has not improved for more than ``patience`` steps.
 
     mode: "min" if less is better, "max" if more is.
-    threshold: by how much a metric must beat the best one so far: as a share of that one if threshold_mode is "rel",
-    which is meant for metrics above 0, or as it is if "abs".
-    cooldown: for how many steps after a cut nothing is counted. min_lr: where cutting ends.
+    threshold: by how much a metric must beat the best one so far: relative to that one if threshold_mode is "rel",
+    which is meant for metrics above 0, or absolutely if "abs".
+    cooldown: the number of steps after a cut that do not count. min_lr: the lower bound of the rate.
 
     >>> from tinygrad_rnn import ones
     >>> from tinygrad_rnn.optim import SGD
@@ -239,11 +239,11 @@ class ReduceLROnPlateau(Schedule):
         self.factor, self.patience, self.cooldown, self.min_lr = factor, patience, cooldown, min_lr
         self.best = math.inf if mode == "min" else -math.inf
         self.bad_steps = 0  # since the best, or since the last cut
-        self.resting = 0  # steps that are left of a cooldown
+        self.resting = 0  # steps left of a cooldown
         super().__init__(optimizer)
 
     def _apply(self) -> None:
-        """At the start nothing is cut."""
+        """Nothing to set: only ``step`` changes the rates."""
 
     def step(self, metric: Any = None) -> None:
         if metric is None:
@@ -271,10 +271,10 @@ class ReduceLROnPlateau(Schedule):
 
 
 class Warmup(Schedule):
-    """A straight line from base_lr start_factor up to base_lr in so many steps; then another schedule, from its start.
+    """A linear ramp from base_lr start_factor up to base_lr in ``steps`` steps, then another schedule from its start.
 
-    Warming up any schedule means wrapping it: ``Warmup(CosineAnnealingLR(opt, 1000), steps=100)``. What is given to
-    ``step`` after the warm-up is given on, so that a plateau gets its metric.
+    To warm up any schedule, wrap it: ``Warmup(CosineAnnealingLR(opt, 1000), steps=100)``. After the warm-up, the
+    metric given to ``step`` is passed on, as ``ReduceLROnPlateau`` needs it.
 
     >>> from tinygrad_rnn import ones
     >>> from tinygrad_rnn.optim import SGD
