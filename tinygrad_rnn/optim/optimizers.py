@@ -1,8 +1,8 @@
 """The update rules of the optimisers.
 
 A step gives each parameter a new array and never writes to the old one, which a graph may still need.
-Each rule matches PyTorch's optimiser of the same name. ``opt.lr`` may be assigned at any time, which is all that a
-schedule does.
+Each rule matches PyTorch's optimiser of the same name, if there is one. ``opt.lr`` may be assigned at any time, which
+is all that a schedule does.
 """
 
 from __future__ import annotations

@@ -42,9 +42,7 @@ class Place:
         self.holder = holder
         self.key = key
         self.path = path
-        otherwise = (
-            dict.get if isinstance(holder, dict) else self.otherwise
-        )  # indexing a defaultdict adds items
+        otherwise = dict.get if isinstance(holder, dict) else self.otherwise  # indexing a defaultdict adds items
         self.read = _READ.get(type(holder), otherwise)  # takes a default as its third argument
 
     def get(self) -> Any:
