@@ -92,7 +92,7 @@ class Module:
         return self.train(False)
 
     def to(self, where: Any = None, dtype: DTypeLike = None) -> Module:
-        """Convert all Tensors to a backend (``"cupy"``), a dtype (``"float64"``), or both; converted ones lose gradients."""
+        """Convert all Tensors to a backend (``"cupy"``), a dtype (``"float64"``), or both; gradients are dropped."""
         if backend.is_dtype(where):
             where, dtype = None, where
         elif where not in (None, "numpy", "cupy", *backend.available_backends()):
