@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from copy import copy
 from typing import Any
 
 
@@ -12,8 +11,11 @@ def rebuild(like: Any, children: Any) -> Any:
     if type(like) is dict:
         return dict(zip(like, children, strict=True))
     if isinstance(like, dict):  # of a kind of its own, which may hold more than items
-        other = copy(like)
-        other.update(zip(like, children, strict=True))
+        kind: Any = type(like)  # which may take every attribute for an item, __getstate__ too
+        other = kind.__copy__(like) if hasattr(kind, "__copy__") else kind.__new__(kind)
+        if kind.__dictoffset__:
+            vars(other).update(vars(like))
+        kind.update(other, zip(like, children, strict=True))
         return other
     if hasattr(like, "_fields"):
         return type(like)(*children)
