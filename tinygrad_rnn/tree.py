@@ -15,7 +15,8 @@ def rebuild(like: Any, children: Any) -> Any:
         other = kind.__copy__(like) if hasattr(kind, "__copy__") else kind.__new__(kind)
         if kind.__dictoffset__:
             vars(other).update(vars(like))
-        kind.update(other, zip(like, children, strict=True))
+        for key, child in zip(like, children, strict=True):
+            other[key] = child
         return other
     if hasattr(like, "_fields"):
         return type(like)(*children)
