@@ -60,7 +60,7 @@ SAMPLES: dict[str, list[Sample]] = {
     **each("equal not_equal less less_equal greater greater_equal", compared),
     **each("bitwise_and bitwise_or bitwise_xor", masks),
     "invert": [*one(mask), S(integers(5, 3, 4))],
-    **each("negative square exp expm1 sin cos tanh sigmoid softplus", one),
+    **each("negative square exp expm1 sin cos tanh sigmoid softplus logistic", one),
     **each("log log1p sqrt reciprocal", lambda: one(positive)),
     **each("absolute sign relu floor ceil isnan isinf isfinite", lambda: one(distinct)),
     "round": [*one(distinct), S(distinct(3, 4), decimals=1), S(distinct(4), decimals=-1), S(integers(90, 4))],

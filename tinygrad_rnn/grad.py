@@ -11,8 +11,8 @@ from .backward import walk
 from .create import zeros_like
 from .graph import reachable
 from .ops import astype, stack
-from .tape import GraphError, Leaf, enable_grad, is_grad_enabled
-from .tensor import Tensor, as_tensor, seed, tensor
+from .tape import GraphError, Leaf, Node, clock, enable_grad, is_grad_enabled
+from .tensor import Tensor, as_tensor, owned, seed, tensor
 from .tree import tree_leaves, tree_map
 from .whereabouts import ShapeError
 
@@ -95,6 +95,7 @@ def _evaluate(
     """
     recording = is_grad_enabled()
     tracked = [recording and isinstance(x, Tensor) and x.requires_grad for x in xs]
+    birth = clock()
     with enable_grad():
         fresh = [
             astype(x, dtype=x.dtype) if t else tensor(x, requires_grad=True) for x, t in zip(xs, tracked, strict=True)
@@ -102,9 +103,11 @@ def _evaluate(
         y = f(*fresh)
     if not isinstance(y, Tensor):
         raise TypeError(f"the function must return one Tensor, not {type(y).__name__}")
-    own = {x.node for x in fresh}
-    behind = reachable([y.node] if y.node else [])
-    others = any(isinstance(node, Leaf) and node not in own for node in behind)
+    own = {x.node for x, t in zip(fresh, tracked, strict=True) if not t}
+    behind = reachable([y.node] if y.node else [], horizon=birth)  # an older history need not be walked to be seen
+    ends = [node for node in behind if isinstance(node, Leaf)]
+    ends += [p for node in behind if isinstance(node, Node) for p in node.parents if p is not None and p.id < birth]
+    others = any(node not in own for node in ends)
     return fresh, y, recording and (others or any(v.requires_grad for v in vectors))
 
 
@@ -160,7 +163,7 @@ def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tenso
 def _directions(caller: str, xs: Sequence[Any], vectors: Any) -> list[Tensor]:
     """One vector for each argument; ShapeError if they do not fit."""
     xs = [as_tensor(x) for x in xs]
-    directions = [as_tensor(v) for v in _one_for_each(vectors)]
+    directions = [owned(v) for v in _one_for_each(vectors)]
     if len(directions) != len(xs):
         raise ShapeError(f"{caller}: {len(directions)} vectors were given for {len(xs)} arguments")
     for x, v in zip(xs, directions, strict=True):

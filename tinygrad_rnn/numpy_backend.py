@@ -74,7 +74,11 @@ class Backend:
 
     def checksum(self, array: Array) -> Any:
         """A number that changes with an array's content."""
-        return zlib.crc32(np.ascontiguousarray(array).data) if hasattr(array, "dtype") else array
+        if not hasattr(array, "dtype"):
+            return array
+        if array.dtype.kind in "mM":  # which have no buffer
+            array = array.view("i8")
+        return zlib.crc32(np.ascontiguousarray(array).data)
 
     def add_at(self, target: Array, index: Any, values: Array) -> None:
         """``target[index] += values``, where repeated indices add up."""

@@ -197,7 +197,16 @@ class _Trap(Lines):
             math.isinf(x) if isinstance(x, (float, np.floating)) else any(x is array for array in meant)
             for x in (*inputs, *attributes.values())
         )
-        if not given or bool(backend.of(made).xp.isnan(made).any()):
+        xp = backend.of(made).xp
+        if not given or bool(xp.isnan(made).any()):
+            return False
+        infinite = False  # where an input is, for which the result's shape has room
+        for x in (*inputs, *attributes.values()):
+            if isinstance(x, (float, np.floating)) or broadcasts(getattr(x, "shape", (0,)), made.shape):
+                infinite = infinite | xp.isinf(x)
+            elif hasattr(x, "shape"):
+                infinite = True
+        if bool((xp.isinf(made) & ~xp.broadcast_to(xp.asarray(infinite), made.shape)).any()):
             return False
         self._meant.append(weakref.ref(made))
         return True

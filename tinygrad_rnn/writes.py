@@ -55,10 +55,10 @@ def own(array: Array) -> Array:
     if not state.copies:
         return array
     if not isinstance(array, np.ndarray) or array.nbytes < _LARGE:
-        return array.copy()
+        return array.copy("K")  # in the same memory order, which affects how products round
     copy = _copies.get(id(array))  # of another array with that id, perhaps; equality is enough
-    if copy is None or copy.dtype != array.dtype or not np.array_equal(copy, array):
-        copy = _copies[id(array)] = array.copy()
+    if copy is None or copy.dtype != array.dtype or copy.strides != array.strides or not np.array_equal(copy, array):
+        copy = _copies[id(array)] = array.copy("K")
     return copy
 
 

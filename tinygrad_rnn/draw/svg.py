@@ -35,7 +35,9 @@ def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
     layout = Layout(sketch, pitch=12.0 if backward else 8.0)
     widths = _widths([wire.link.norm for wire in layout.wires])
     newest_first = [item for band in reversed(sketch.bands) for item in reversed(band.items)]
-    turns = {item: _PACE * turn for turn, item in enumerate(newest_first)} if moving else {}
+    walked = {wire.link.child for wire in layout.wires if wire.link.followed}
+    moved = [item for item in newest_first if item in walked] if moving else []
+    turns = {item: _PACE * turn for turn, item in enumerate(moved)}
     motion = _MOTION.format(period=_PACE * len(turns) + _PAUSE) if moving else ""
     size = (
         f'width="{layout.width:.0f}" height="{layout.height:.0f}" viewBox="0 0 {layout.width:.0f} {layout.height:.0f}"'

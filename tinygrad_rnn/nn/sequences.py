@@ -31,7 +31,7 @@ def padded(sequences: Iterable[Any], value: float = 0, batch_first: bool = False
     >>> xs.T.tolist(), lengths.tolist()
     ([[1, 2, 3], [4, 0, 0]], [3, 1])
     """
-    rows = [x if hasattr(x, "shape") else np.asarray(x) for x in sequences]
+    rows = [x if hasattr(x, "shape") else backend.as_array(x, backend="numpy") for x in sequences]
     if not rows:
         raise ValueError("padded: at least one sequence is needed")
     lengths = np.array([len(x) for x in rows])

@@ -233,12 +233,16 @@ def softplus(xp: Any, x: Array, *, out: Array = None) -> Array:
     return xp.logaddexp(x, 0, out=out)
 
 
-softplus.vjp(x=lambda g, x: g * _logistic(x))
+softplus.vjp(x=lambda g, x: g * logistic(x))
 
 
-def _logistic(x: Any) -> Any:
+@op
+def logistic(xp: Any, x: Array) -> Array:
     """``sigmoid`` with full relative precision, also for y far below 1."""
-    return exp(minimum(x, 0)) * sigmoid(absolute(x))
+    return xp.exp(xp.minimum(x, 0)) * (xp.tanh(xp.absolute(x) * 0.5) * 0.5 + 0.5)
+
+
+logistic.vjp(x=lambda g, x, y: g * (y * logistic(-x)))
 
 
 @op
@@ -261,7 +265,7 @@ logaddexp.vjp(a=lambda g, a, b: g * _share(a, b), b=lambda g, a, b: g * _share(b
 
 def _share(a: Array, b: Array) -> Array:
     """e^a / (e^a + e^b), one half where a and b are equal, even if infinite."""
-    return where(a == b, 0.5, _logistic(a - where(a == b, 0, b)))  # inf - inf would be NaN
+    return where(a == b, 0.5, logistic(a - where(a == b, 0, b)))  # inf - inf would be NaN
 
 
 @op

@@ -27,25 +27,29 @@ class _Traced(ArrayOperators):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         if method != "__call__" or kwargs or ufunc.nout != 1:
-            return NotImplemented
+            return self._unknown()
         if ufunc is np.matmul and all(x.ndim == 2 for x in inputs):
             return self._lowering.note("dot", np.dot, inputs)
         if ufunc.signature is not None:  # not elementwise
-            return NotImplemented
+            return self._unknown()
         result = self._lowering.note("ufunc", ufunc, inputs)
         return result if out is None else out[0]._become(result)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function is np.dot and all(x.ndim == 2 for x in args):
             return self._lowering.note("dot", np.dot, args)
-        self._lowering.whole = True  # even if the kernel catches the error
+        return self._unknown()
+
+    def _unknown(self) -> Any:
+        """Let the kernel stay whole, even if it catches the error."""
+        self._lowering.whole = True
         return NotImplemented
 
     def _become(self, result: _Traced) -> Any:
         """Become a result that is written in place, in the same dtype. Aliases change too, and must not be used."""
         others = [x for x in self._family if x is not self]
         if any(x._is_input for x in others) or (self.shape, self.dtype) != (result.shape, result.dtype):
-            return NotImplemented
+            return self._unknown()
         for x in others:
             x._stale = True
         self._value = result._value

@@ -150,6 +150,7 @@ class Recorder:
         self.lines: list[Line] = []
         self.seen: dict[int, Array] = {}  # bare arrays whose values became constants, by id of the owner
         self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
+        self._held: dict[int, Any] = {}  # by id of such an array: a checksum
         self.rerun = 0  # of the lines to come
         self.draws: list[Symbol] = []  # random numbers
         self.drawn = 0  # how many are used so far; set back when steps are repeated with the same numbers
@@ -235,9 +236,18 @@ class Recorder:
 
     def constant(self, array: Array) -> Value:
         """The value of an array that no line computes and no port holds."""
+        held = backend.of(array).checksum(array)
         if id(array) not in self.constants:
-            self.constants[id(array)] = Value(array.shape, array.dtype, f"constant_{len(self.constants)}", array)
+            value = Value(array.shape, array.dtype, f"constant_{len(self.constants)}", array)
+            self.constants[id(array)], self._held[id(array)] = value, held
+        elif held != self._held[id(array)]:
+            refuse("writes into a bare array between operations that read it")
         return self.constants[id(array)]
+
+    def check_constants(self) -> None:
+        """Raise if the step has written into an array after an operation read it."""
+        for value in list(self.constants.values()):
+            self.constant(value.constant)
 
     # As a watcher, it is called after each rule of a backward pass: the lines since the last call are that rule's.
 

@@ -90,6 +90,7 @@ class Recording:
                 output = in_output(apart, function(*arguments.args, **arguments.kwargs))
                 arguments.close()
                 recorder.check_draws()
+                recorder.check_constants()
                 check_output(output)
                 for place, iterator in iterators:
                     place.put(iterator)
