@@ -824,3 +824,25 @@ def test_dictionaries_of_ones_own_kind() -> None:
     del known["a"]
     assert named(Batch(x=tg.ones(1))).item() == 9.0
     assert known == {}
+
+
+def test_a_buffer_that_the_step_makes_and_refills_is_refused() -> None:
+    p = tg.ones(3, requires_grad=True)
+
+    def step(x: Any) -> Any:
+        buffer, loss = np.empty(3, np.float32), tg.tensor(0.0)
+        for t in range(3):
+            buffer[:] = t
+            loss = loss + ((p - 1) ** 2 * buffer * x).sum()
+        return loss
+
+    captured = tg.capture(step)
+    assert captured(tg.ones(3)).item() == step(tg.ones(3)).item()
+    with pytest.raises(CaptureError, match="writes into a bare array between operations that read it"):
+        captured(tg.ones(3))
+
+
+def test_dates_may_be_in_reach() -> None:
+    dates = np.array(["2026-11-29"], "datetime64[D]")
+    captured = tg.capture(lambda x: x * (1.0 if dates is not None else 0.0))
+    assert [captured(tg.ones(1)).item() for _ in range(4)] == [1.0] * 4

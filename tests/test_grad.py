@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import ShapeError, Tensor, bptt, nn
+from tinygrad_rnn import ShapeError, Tensor, bptt, graph, nn
 from tinygrad_rnn.tape import GraphError
 
 RNG = np.random.default_rng(0)
@@ -450,3 +451,38 @@ def test_derivatives_know_what_else_has_a_part_in_them() -> None:
     assert not tg.jacobian(lambda z: z**3, x).requires_grad
     with tg.no_grad():
         assert not tg.jacobian(weighted, x).requires_grad
+
+
+def test_a_derivative_walks_no_older_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a loop over time the work for each step stays the same."""
+    module = sys.modules["tinygrad_rnn.grad"]
+    walked: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        found = graph.reachable(*args, **kwargs)
+        walked.append(len(found))
+        return found
+
+    monkeypatch.setattr(module, "reachable", counted)
+    w, h = tg.tensor(2.0, requires_grad=True), tg.tensor(1.0)
+    for _ in range(200):
+        h = tg.tanh(h * w)
+    _, slope = tg.jvp(lambda z: z * z, h, tg.tensor(1.0))
+    assert tg.grad(slope, w).item() != 0
+    assert max(walked) < 5
+
+
+def test_vectors_may_be_refilled() -> None:
+    w, v = tg.tensor([2.0], requires_grad=True), np.ones(1, np.float32)
+    found = tg.hvp(lambda x: (w * x**3).sum(), tg.ones(1), v)
+    v[:] = 0
+    assert tg.grad(found.sum(), w).item() == 6
+
+
+def test_softplus_is_smooth_at_0() -> None:
+    x = tg.tensor(0.0, dtype="float64", requires_grad=True)
+    y, orders = tg.softplus(x), []
+    for _ in range(4):
+        y = tg.grad(y, x, create_graph=True)
+        orders.append(y.item())
+    np.testing.assert_allclose(orders, [0.5, 0.25, 0, -0.125], atol=1e-15)

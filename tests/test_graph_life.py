@@ -427,3 +427,20 @@ def test_a_large_array_that_stays_the_same_is_copied_once() -> None:
     uses += [h @ matrix for _ in range(3)]
     assert len({id(y.node.saved["b"]) for y in uses if isinstance(y.node, tg.tape.Node)}) == 2
     assert tg.grad(sum(y.sum() for y in uses), h)[0, 0].item() == 3 * 1 + 3 * 2
+
+
+def test_copies_keep_the_order_of_the_memory_and_every_bit() -> None:
+    x = tg.ones(2, 200, requires_grad=True)
+    turned, special = np.ones((200, 200), np.float32).T, np.zeros((200, 200), np.float32)
+    special[0, 0] = np.nan
+
+    def kept(array: np.ndarray) -> Any:
+        node = (x @ array).node
+        assert isinstance(node, tg.tape.Node)
+        return node.saved["b"]
+
+    assert kept(turned).strides == turned.strides
+    first = kept(special)
+    assert kept(special) is first  # NaN equals itself here
+    special[1, 1] = -0.0
+    assert np.signbit(kept(special)[1, 1])

@@ -293,3 +293,12 @@ def test_writing_on_a_device(device: Backend) -> None:
         )
     for a, b in zip(*found, strict=True):
         close(b, a, 1e-5)
+
+
+def test_gates_as_a_method_are_refused() -> None:
+    class Old(Doubling):
+        def gates(self, z: Any, state: Any) -> dict[str, Any]:
+            return {"half": z / 2}
+
+    with pytest.raises(TypeError, match="Old: gates are the third result of full_step"):
+        nn.unroll(Old(), np.ones((T, B, 1)), tg.zeros(B, 1), record=True)

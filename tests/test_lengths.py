@@ -260,3 +260,11 @@ def test_time_steps_are_named_also_in_reverse() -> None:
 
     with pytest.raises(tg.ShapeError, match="time step 2"):
         nn.unroll(Failing(F, H), tg.zeros(T, B, F), reverse=True)
+
+
+def test_padded_takes_lists_as_tensor_does() -> None:
+    xs, lengths = nn.padded([[0.5, 1.5], [], [2.5]])
+    assert (xs.dtype, xs.T.tolist(), lengths.tolist()) == (np.float32, [[0.5, 1.5], [0, 0], [2.5, 0]], [2, 0, 1])
+    assert nn.padded([[1, 2], []])[0].dtype == np.int64
+    with pytest.raises(ValueError, match="at least one sequence"):
+        nn.padded([])

@@ -243,3 +243,10 @@ def test_infinities_that_stand_in_the_code_are_no_anomaly() -> None:
         nn.MaxPool2d(2, 2, 1)(tg.ones(1, 1, 4, 4))
     assert "subtract made f32[2,2]" in report(lambda: tg.where(mask, scores, -np.inf) - tg.where(mask, scores, -np.inf))
     assert "exp made f32[2,2]" in report(lambda: tg.exp(1000.0 * scores))
+
+
+def test_an_overflow_beside_a_mask_is_an_anomaly() -> None:
+    masked = lambda: tg.where(np.array([True, False]), tg.tensor([1e200, 1.0], dtype="float64"), -np.inf)  # noqa: E731
+    assert "multiply made f64[2]" in report(lambda: masked() * 1e200)
+    with tg.detect_anomaly():
+        masked() * 2.0

@@ -199,3 +199,15 @@ def test_variance_of_one_element_is_not_a_number() -> None:
 def test_letters_of_two_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="the letter 'i' stands for axes of lengths 2 and 3"):
         tg.einsum("ii->i", np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_where_with_0_masks_every_bit(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 64, 64)).astype(dtype)
+    x[0, :2, :2] = [[np.nan, np.inf], [-np.inf, -0.0]]
+    for mask in (rng.random((3, 64, 64)) > 0.5, rng.random((64, 1)) > 0.5):
+        for a in (x, x.transpose(0, 2, 1), x[:, ::-1]):
+            found = tg.where(mask, a, 0)
+            np.testing.assert_array_equal(found, np.where(mask, a, np.zeros((), dtype)))
+            assert found.dtype == a.dtype

@@ -105,9 +105,8 @@ def _evaluate(
         raise TypeError(f"the function must return one Tensor, not {type(y).__name__}")
     own = {x.node for x, t in zip(fresh, tracked, strict=True) if not t}
     behind = reachable([y.node] if y.node else [], horizon=birth)  # an older history need not be walked to be seen
-    ends = [node for node in behind if isinstance(node, Leaf)]
-    ends += [p for node in behind if isinstance(node, Node) for p in node.parents if p is not None and p.id < birth]
-    others = any(node not in own for node in ends)
+    met = [*behind, *(p for node in behind if isinstance(node, Node) for p in node.parents if p is not None)]
+    others = any((isinstance(node, Leaf) or node.id < birth) and node not in own for node in met)
     return fresh, y, recording and (others or any(v.requires_grad for v in vectors))
 
 

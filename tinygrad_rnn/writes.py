@@ -57,9 +57,15 @@ def own(array: Array) -> Array:
     if not isinstance(array, np.ndarray) or array.nbytes < _LARGE:
         return array.copy("K")  # in the same memory order, which affects how products round
     copy = _copies.get(id(array))  # of another array with that id, perhaps; equality is enough
-    if copy is None or copy.dtype != array.dtype or copy.strides != array.strides or not np.array_equal(copy, array):
+    if copy is None or copy.dtype != array.dtype or copy.strides != array.strides or not _same_bits(copy, array):
         copy = _copies[id(array)] = array.copy("K")
     return copy
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of one dtype are equal, NaN to NaN, and 0.0 not to -0.0."""
+    bits = f"u{a.itemsize}"
+    return a.itemsize <= 8 and np.array_equal(a.view(bits), b.view(bits))
 
 
 _LARGE = 2**16  # bytes: copying smaller arrays is faster than comparing

@@ -16,7 +16,7 @@ from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .cells import Gates, WeightedCell
 from .fit import asking, check_input
-from .recurrent import innermost
+from .recurrent import innermost, wrapped
 from .wrappers import Wrapper, altered_step, need_weights
 
 
@@ -130,6 +130,9 @@ class VariationalState(NamedTuple):
     input: Any
     recurrent: Any
     output: Any
+
+
+wrapped.add(VariationalState)
 
 
 class VariationalDropout(Wrapper):

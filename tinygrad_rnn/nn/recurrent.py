@@ -128,14 +128,21 @@ def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, A
     if hasattr(cell, "full_step"):
         output, after, gates = cell.full_step(z, state)
         return output, after, gates
+    if callable(getattr(cell, "gates", None)):
+        raise TypeError(
+            f"{type(cell).__name__}: gates are the third result of full_step(z, state); gates() is not asked"
+        )
     return (*cell.step(z, state), {})
 
 
 def innermost(state: Any) -> Any:
     """The cell's own state, without what wrappers have added."""
-    while "state" in getattr(state, "_fields", ()):
+    while type(state) in wrapped:
         state = state.state
     return state
+
+
+wrapped: set[type] = set()  # classes of states in which wrappers put something beside the cell's own, ``state``
 
 
 def named(state: Any) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def padded(sequences: Iterable[Any], value: float = 0, batch_first: bool = False
     rows = [x if hasattr(x, "shape") else backend.as_array(x, backend="numpy") for x in sequences]
     if not rows:
         raise ValueError("padded: at least one sequence is needed")
+    like = next((x for x in rows if x.size), rows[0])
+    rows = [x if x.size else x.astype(like.dtype) for x in rows]  # an empty list says nothing of its dtype
     lengths = np.array([len(x) for x in rows])
     widths = [((0, int(lengths.max()) - len(x)), *((0, 0),) * (x.ndim - 1)) for x in rows]
     filled = [ops.pad(x, widths=width, value=value) for x, width in zip(rows, widths, strict=True)]
@@ -163,7 +165,8 @@ def reset(state: Any, rows: Any, initial: Any = None) -> Any:
 
     state: nested leaves (..., B, H), of a cell or a layer; None, for a state that has not begun, stays None.
     rows: (B,), True or 1 for rows to reset. initial: the state to reset them to, of the same structure; 0 if None.
-        Without ``initial``, boolean masks, as of ``VariationalDropout``, stay as they are, since 0 would drop all.
+        Without ``initial``, boolean leaves stay as they are: they are masks, as of ``VariationalDropout``, and 0 would
+        drop all.
 
     Raises ShapeError if a leaf has a different number of rows.
 

@@ -20,7 +20,7 @@ from . import init
 from .cells import Cell, Gates, WeightedCell
 from .fit import initial_state
 from .module import first_tensor, parameter
-from .recurrent import step_and_gates
+from .recurrent import step_and_gates, wrapped
 from .sequences import over, time_major
 
 
@@ -151,6 +151,9 @@ class SkipState(NamedTuple):
 
     state: Any
     past: tuple[Any, ...]
+
+
+wrapped.add(SkipState)
 
 
 class SkipThroughTime(Wrapper):

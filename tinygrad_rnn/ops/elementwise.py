@@ -99,7 +99,15 @@ def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
     """a where the condition holds, and b elsewhere."""
     if a is None or b is None:
         raise TypeError("it chooses between two arrays or numbers")
+    if xp is np and type(b) in (int, float) and b == 0 and _is_masked(condition, a):  # ten times as fast
+        return np.multiply(a.view(f"u{a.itemsize}"), condition).view(a.dtype)  # bits times 0 or 1, so NaN becomes 0 too
     return xp.where(condition if hasattr(condition, "dtype") else xp.asarray(condition), a, b)  # CuPy takes no bool
+
+
+def _is_masked(condition: Any, a: Any) -> bool:
+    """Whether a is an array of floats, not a small one, to be masked by an array of booleans."""
+    large = isinstance(a, np.ndarray) and a.size >= 2**12 and a.dtype.kind == "f" and a.itemsize <= 8
+    return large and isinstance(condition, np.ndarray) and condition.dtype.kind == "b"
 
 
 where.vjp(
@@ -228,21 +236,21 @@ relu.vjp(x=lambda g, y: where(y > 0, g, 0))  # gives 0, not NaN, where g is infi
 
 
 @op
-def softplus(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = log(1 + e^x), without overflow."""
-    return xp.logaddexp(x, 0, out=out)
-
-
-softplus.vjp(x=lambda g, x: g * logistic(x))
-
-
-@op
 def logistic(xp: Any, x: Array) -> Array:
     """``sigmoid`` with full relative precision, also for y far below 1."""
     return xp.exp(xp.minimum(x, 0)) * (xp.tanh(xp.absolute(x) * 0.5) * 0.5 + 0.5)
 
 
 logistic.vjp(x=lambda g, x, y: g * (y * logistic(-x)))
+
+
+@op
+def softplus(xp: Any, x: Array, *, out: Array = None) -> Array:
+    """y = log(1 + e^x), without overflow."""
+    return xp.logaddexp(x, 0, out=out)
+
+
+softplus.vjp(x=lambda g, x: g * logistic(x))
 
 
 @op
