@@ -846,3 +846,90 @@ def test_dates_may_be_in_reach() -> None:
     dates = np.array(["2026-11-29"], "datetime64[D]")
     captured = tg.capture(lambda x: x * (1.0 if dates is not None else 0.0))
     assert [captured(tg.ones(1)).item() for _ in range(4)] == [1.0] * 4
+
+
+# ---- memory: joins, views and gaps ----
+
+
+def rows_of_the_old(x: Any) -> Callable[[Any], Any]:
+    q = tg.tensor(np.ones((2, 8), np.float32))
+
+    def step(x: Any) -> Any:
+        joined = tg.stack([q[0], q[1]])
+        q.data = q.data * 0.5
+        return joined * 1.0, joined, q * 1.0
+
+    return step
+
+
+def holes(x: Any) -> Any:
+    y = x / tg.where(tg.tensor(np.arange(128).reshape(16, 8) % 5 == 0), 0.0, 1.0)
+    return [tg.stack([f(y[:, ::2]), f(y[:, 1::2])], axis=-1) for f in (tg.isnan, tg.isinf, tg.isfinite, tg.negative)]
+
+
+def unsigned(x: Any) -> Any:
+    z = (x * 7).astype("uint32")
+    return [tg.stack([-z[:, ::4], -z[:, 1::4]], axis=-1)]
+
+
+def backwards(x: Any) -> Any:
+    y = x * 2
+    return [tg.tanh(y[:, 0:5]) + 0 * tg.tanh(y[:, 5:3]).sum()]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [rows_of_the_old, lambda x: holes, lambda x: unsigned, lambda x: backwards],
+    ids=["rows", "holes", "u", "5:3"],
+)
+def test_what_lies_where_changes_no_number(make: Any) -> None:
+    x = tg.tensor(np.arange(128, dtype=np.float32).reshape(16, 8))
+    eager, captured = make(x), tg.capture(make(x))
+    with np.errstate(all="ignore"):
+        for _ in range(4):
+            for found, expected in zip(captured(x), eager(x), strict=True):
+                np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6)
+
+
+def test_a_view_of_what_is_written_is_read_before() -> None:
+    def made() -> tuple[Any, Any, Any, Any]:
+        w, v = tg.tensor(np.eye(3, dtype=np.float32) * 2), tg.tensor(np.eye(3, dtype=np.float32))
+
+        def halve(x: Any) -> None:
+            w.data = w.data * 0.5
+
+        def use(x: Any) -> Any:
+            w.data = w.data * 0.9
+            return x @ v
+
+        return w, v, halve, use
+
+    results = []
+    for wrap in (lambda f: f, tg.capture):
+        w, v, halve, use = made()
+        halve, use = wrap(halve), wrap(use)
+        x = tg.ones(1, 3)
+        for step in (use, halve, halve, halve):
+            step(x)
+        v.data = w.data.T  # of the array that a replay writes
+        results.append(use(x).numpy())
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
+
+
+def test_a_fresh_array_of_which_there_is_a_view_is_not_written() -> None:
+    def step(x: Any) -> Any:
+        y = x * 2
+        first = y[0]
+        y.data += 1
+        return first
+
+    captured = tg.capture(step)
+    captured(tg.ones(2, 2))
+    with pytest.raises(CaptureError, match="writes into"):
+        captured(tg.ones(2, 2))
+
+
+def test_a_choice_by_a_tiny_number() -> None:
+    captured = tg.capture(lambda x, s: tg.where(s, x, 2 * x))
+    for s in (1e-60, 1e-60, 0.0, 1e-60):
+        assert captured(tg.ones(1), s).item() == (1.0 if s else 2.0)

@@ -10,6 +10,8 @@ A place is free for another value when no later line reads any element of it, be
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from ..backend import Array
@@ -23,9 +25,14 @@ class Layout:
     """The places of all values of a program whose ports have arrays already."""
 
     def __init__(
-        self, program: Program, ports: dict[Value, Array], kept: dict[Value, tuple[Array, Value | None]]
+        self,
+        program: Program,
+        ports: dict[Value, Array],
+        kept: dict[Value, tuple[Array, Value | None]],
+        overwritten: Collection[Value] = (),
     ) -> None:
         self.program = program
+        self._overwritten = frozenset(overwritten)  # ports: a join must not lie there, as it may outlive them
         self.place: dict[Value, Array] = {}  # views of blocks
         self.block: dict[Value, Block] = {}
         self.extent: dict[Value, Extent] = {}
@@ -161,6 +168,8 @@ class Layout:
         """Let a join lie where its pieces are, if they are already evenly spaced in one block."""
         pieces = in_order(line)
         if not pieces or any(x not in self.place or self.block[x] is not self.block[pieces[0]] for x in pieces):
+            return False
+        if any(self.root(x) in self._overwritten for x in pieces):
             return False
         place = joined_in_place(line, [self.place[x] for x in pieces], [self.extent[x].begin for x in pieces])
         if place is None:

@@ -18,6 +18,8 @@ from .program import Line, Value, substitute
 from .straight import straight
 from .symbol import Scalar
 
+# NumPy 2.4.6 reads or writes the wrong elements if the output has gaps; for ``negative``, if the input has some too.
+_WRONG_ACROSS_GAPS = {np.negative, np.isfinite, np.isinf, np.isnan}
 _CALLS = 64  # that become one function, at least
 
 
@@ -142,9 +144,10 @@ class Player:
             return partial(getattr(self.xp, line.function.__name__), *inputs, out=out)
         if line.function in (np.maximum, np.minimum):
             return partial(line.function, *inputs, out=out)
-        if line.function is np.negative and out.dtype.kind in "fi" and not out.flags.c_contiguous:
-            # NumPy 2.4.6 reads the wrong elements where input and output both have gaps.
-            return partial(np.multiply, *inputs, np.asarray(-1, out.dtype), out)
+        if line.function in _WRONG_ACROSS_GAPS and not out.flags.c_contiguous:
+            if line.function is np.negative and out.dtype.kind in "fi":
+                return partial(np.multiply, *inputs, np.asarray(-1, out.dtype), out)
+            return partial(_fill, out, line.function, *inputs)
         return partial(line.function, *inputs, out)
 
     def _copies(self, line: Line, out: Array) -> list[partial[Any]]:

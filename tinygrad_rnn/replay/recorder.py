@@ -105,7 +105,7 @@ class _SymbolBackend(Backend):
 
     def shows_elsewhere(self, symbol: Symbol) -> bool:
         """Whether a symbol of another value shares this one's memory, as a view does."""
-        if getattr(symbol.array, "base", None) is None and sys.getrefcount(symbol.array) <= 3:
+        if getattr(symbol.array, "base", None) is None and sys.getrefcount(symbol.array) <= 2:
             return False
         memory = _current().home.extent(symbol.array)
         others = [x for x in (ref() for ref in _current().made) if x is not None and x.value is not symbol.value]
@@ -210,6 +210,8 @@ class Recorder:
             refuse(f"gives {op.name} an array to write to")
         if op is ops.getitem.op and any(isinstance(x, Symbol) and x.dtype == bool for x in _flat(attributes["key"])):
             refuse("picks elements by a boolean array, and so as many as its values say")
+        if op is ops.where.op and isinstance(inputs[0], Scalar):
+            refuse("chooses by a number that may change", NumberError)
         for name, value in attributes.items():
             if isinstance(value, Scalar):
                 refuse(f"gives {op.name} a number that may change as its {name}", NumberError)

@@ -82,13 +82,13 @@ class Replay:
             over = shown[id(array)]
             if isinstance(source, Symbol) and len(over) < 2:
                 kept.setdefault(computed[source.value], (array, over[0] if over else None))
-        layout = Layout(self.program, before, kept)
+        overwritten = {value for array, _ in left for value in shown[id(array)]}
+        layout = Layout(self.program, before, kept, overwritten)
         lanes = Lanes(layout, 1 if passes.LANES in self.without else MOST)
         try:
             self.player = (Player if passes.GRAPH in self.without else GraphPlayer)(lanes, home)
         except MemoryError as error:
             raise shortage.of_replay(error, lanes.arena.size, lanes.count > 1) from error
-        overwritten = {value for array, _ in left for value in shown[id(array)]}
         self.copies: list[tuple[Array, Array]] = []  # after the calls, in this order: target and source
 
         def final(symbol: Symbol) -> Array:
@@ -119,9 +119,12 @@ class Replay:
         self.written = [(port, port.later.get()) for port in recording.ports if port.updated]
         self.copied: list[tuple[Port, Array]] = []  # filled before each replay, as the port's array was replaced
         self.bound: list[tuple[Port, Array]] = []  # read in place
+        written = [*(array for _, array in self.written), *(g.array for g in recording.grads if g.tensor is not None)]
+        memory, own = set(map(home.extent, written)), set(map(id, written))
         for port in recording.ports:
             if port.value in read and not port.updated:
-                if port in self._private:
+                found = port.later.get()
+                if port in self._private or (home.extent(found) in memory and id(found) not in own):  # as of w.data.T
                     self.copied.append((port, home.xp.empty(port.value.shape, port.value.dtype)))
                 else:
                     self.bound.append((port, port.later.get()))

@@ -144,7 +144,7 @@ def _joined_product(members: list[Line], columns: Columns) -> list[Line]:
     """x_t W for all t as one product, if W is the same."""
     first = members[0]
     weight = first.inputs[1]
-    if any(line.inputs[1] is not weight for line in members):
+    if any(line.inputs[1] is not weight for line in members) or members[1].inputs[0] is first.inputs[0]:
         return []
     (x, _), lines = columns.gather(members)
     steps, rows, size = x.shape

@@ -32,7 +32,7 @@ def columns(line: Line, base: Value) -> tuple[int, int] | None:
     if len(key) != len(base.shape) or any(part != slice(None) for part in key[:-1]) or key[-1].step not in (None, 1):
         return None
     start, stop, _ = key[-1].indices(base.shape[-1])
-    return start, stop
+    return (start, stop) if start <= stop else None  # x[5:3] has no columns, but would count as -2
 
 
 def reshape_line(x: Value, shape: tuple[int, ...], like: Line) -> Line:
