@@ -8,7 +8,7 @@ from itertools import pairwise
 from .. import writes
 from ..backend import is_finite
 from ..graph import Stretch, edges_of, reachable, stretches
-from ..nn.sequences import beside
+from ..nn.sequences import beside, outlives_reset
 from ..tape import Leaf, Node, bare_array
 from ..tree import tree_items
 from .finding import Case, Finding, where_made
@@ -123,9 +123,9 @@ def not_reset(case: Case) -> Iterator[Finding]:
         return
     begins = dict(tree_items(case.initial))
     for path, leaf in tree_items(case.state):
-        array = bare_array(leaf)
-        if array.dtype.kind == "b" and case.initial is None:  # dropout masks, which ``reset`` leaves alone
+        if outlives_reset(leaf, case.initial):
             continue
+        array = bare_array(leaf)
         begin = bare_array(begins.get(path, 0))
         rows = bare_array(beside(case.starts, leaf)) != 0
         if rows.shape != array.shape[-2:-1]:

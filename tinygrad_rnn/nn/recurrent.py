@@ -130,7 +130,7 @@ def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, A
         return output, after, gates
     if callable(getattr(cell, "gates", None)):
         raise TypeError(
-            f"{type(cell).__name__}: gates are the third result of full_step(z, state); gates() is not asked"
+            f"{type(cell).__name__}: gates are the third result of full_step(z, state); gates() is never called"
         )
     return (*cell.step(z, state), {})
 

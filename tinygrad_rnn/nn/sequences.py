@@ -160,6 +160,11 @@ def mean(outputs: Any, lengths: Any = None, mask: Any = None, batch_first: bool 
     return total / over(ops.astype(count, dtype=outputs.dtype), total)
 
 
+def outlives_reset(leaf: Any, initial: Any) -> bool:
+    """Whether ``reset`` leaves a leaf alone: a mask, if there is no state to begin from that holds another one."""
+    return bool(leaf.dtype.kind == "b" and initial is None)
+
+
 def reset(state: Any, rows: Any, initial: Any = None) -> Any:
     """Reset some rows of a carried state; the other rows go on, and so do their gradients.
 
@@ -182,6 +187,6 @@ def reset(state: Any, rows: Any, initial: Any = None) -> Any:
             raise ShapeError(
                 f"reset: rows of shape {tuple(rows.shape)} do not fit a state of shape {tuple(leaf.shape)}"
             )
-        return leaf if leaf.dtype.kind == "b" and initial is None else where(beside(rows, leaf)[:, None], start, leaf)
+        return leaf if outlives_reset(leaf, initial) else where(beside(rows, leaf)[:, None], start, leaf)
 
     return tree_map(begin_anew, state) if initial is None else tree_map(begin_anew, state, initial)

@@ -6,7 +6,7 @@ import functools
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,55 +15,9 @@ from ..backend import Array, Backend
 from ..op import Op, registry
 from ..whereabouts import lines_outside
 from ..writes import owner_of
+from .functions import Functions
 from .program import TRIED, Line, Value, mapped
-from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse, refused
-
-
-class _Functions:
-    """The array module of symbols: operations under NumPy's names, and functions that make constant arrays."""
-
-    def __init__(self, recorder_of: Callable[[], Recorder]) -> None:
-        self._recorder_of = recorder_of
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name in _BY_NAME:
-            return _BY_NAME[name]
-        real = getattr(self._recorder_of().xp, name)
-        if not callable(real) or isinstance(real, type) or name in _MAKERS:
-            return functools.partial(_on_arrays, real) if name in _MAKERS else real
-        return refused(f"calls {name} of the array module, which is no operation")
-
-    def asarray(self, x: Any, dtype: Any = None) -> Any:
-        """A symbol as it is, or in another dtype; an array of anything else."""
-        if isinstance(x, Symbol):
-            return x if dtype is None else x.astype(dtype)
-        return self._recorder_of().xp.asarray(x, dtype=dtype)
-
-    array = ascontiguousarray = asarray
-
-    @staticmethod
-    def zeros_like(x: Any) -> Symbol:
-        """Zeros that the step may write into later, as optimisers do."""
-        recorder = _current()
-        zeros = recorder.xp.zeros_like(bare(x))
-        return recorder.symbol(zeros, recorder.constant(zeros))
-
-
-_BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | {
-    "abs": ops.absolute,
-    "concatenate": ops.concatenate,
-    "dot": ops.matmul,
-    "matmul": ops.matmul,
-    "std": ops.std,
-    "swapaxes": ops.swapaxes,
-}
-_MAKERS = ("ones_like", "full_like", "empty_like", "zeros", "ones", "full", "empty", "arange", "eye")
-
-
-def _on_arrays(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return function(*[a.array if isinstance(a, Symbol) else a for a in args], **kwargs)
+from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse
 
 
 class _SymbolBackend(Backend):
@@ -72,7 +26,7 @@ class _SymbolBackend(Backend):
     array_type = Symbol
 
     def __init__(self) -> None:
-        self.xp = _Functions(_current)
+        self.xp = Functions(_current)
 
     @property
     def name(self) -> str:  # type: ignore[override]
