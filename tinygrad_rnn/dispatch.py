@@ -44,7 +44,7 @@ _UNWRAP_ALL = """
 
 _FUNCTION = """
 def {name}{signature}:
-    _cls = None
+    {refuse}_cls = None
     _needs = _bare = 0{unwrap}
     _xp = _modules.get({first}.__class__) or _namespace({inputs})
     try:
@@ -200,6 +200,7 @@ def _signature(op: Op) -> inspect.Signature:
 
 def _source(op: Op, signature: inspect.Signature) -> str:
     blank = [p.replace(default=p.default if p.default is p.empty else None) for p in signature.parameters.values()]
+    blank += [inspect.Parameter("_others", inspect.Parameter.VAR_KEYWORD)] * bool(op.attributes)
     names, attributes = op.inputs, list(op.attributes)
     as_dict = "{" + ", ".join(f"'{a}': {a}" for a in attributes) + "}"
     if op.variadic:
@@ -220,6 +221,7 @@ def _source(op: Op, signature: inspect.Signature) -> str:
     return _FUNCTION.format(
         name=op.name,
         signature=inspect.Signature(blank),
+        refuse="if _others:\n        _op.refuse(_others)\n    " if op.attributes else "",
         unwrap=unwrap,
         first=first,
         inputs=inputs,

@@ -93,6 +93,13 @@ TENSORS = {
     "vstack": "concatenate, or stack if they are vectors",
     "zero_": "x.data = tg.zeros_like(x); for a gradient, x.grad = None",
 }
+ARGUMENTS = {
+    "a_max": "max",
+    "a_min": "min",
+    "dim": "axis",
+    "dims": "axis",
+    "keepdim": "keepdims",
+}
 LAYERS = {
     "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
     "BatchNorm1d": "LayerNorm",

@@ -27,6 +27,7 @@ from typing import Any, NoReturn, Protocol, overload
 from . import backend, tape
 from .backend import Array, signature
 from .dispatch import dispatcher, forget, parameters_of
+from .hints import ARGUMENTS
 from .shortage import explained
 from .tape import Leaf, Node
 from .whereabouts import ShapeError, whereabouts
@@ -188,6 +189,13 @@ class Op:
         needed = [name for position, name in enumerate(self.inputs) if needs >> position & 1]
         plan = self.plans[needs] = Plan(self, needed)
         return plan
+
+    def refuse(self, others: dict[str, Any]) -> NoReturn:
+        """Raise for arguments by name that the op does not have, such as PyTorch's dim."""
+        name, known = next(iter(others)), [*self.inputs, *self.attributes]
+        meant = ARGUMENTS.get(name)
+        cure = f"it is called {meant!r} here" if meant in known else f"the arguments are {_listed(known)}"
+        raise TypeError(f"{self.name}: there is no argument {name!r}; {cure}{whereabouts()}")
 
     def fail(self, error: Exception, arrays: Sequence[Array], attributes: dict[str, Any]) -> NoReturn:
         """Re-raise an error with the op, the inputs, the time step and the caller's line in the message."""
