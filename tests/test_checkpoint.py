@@ -278,6 +278,27 @@ def test_two_layers_one_on_the_other() -> None:
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-14)
 
 
+def test_a_whole_layer() -> None:
+    layer = nn.LSTM(D, H, num_layers=2, bidirectional=True, dropout=0.3, h0="learned", **F64)
+    data = np.random.default_rng(5).standard_normal((30, 3, D))
+    found, peaks = [], []
+    for run in (bptt.unroll, bptt.checkpointed):
+        tg.manual_seed(4)
+        tracemalloc.start()
+        outputs, state = layer.unrolled_by(run)(data, lengths=[30, 4, 0])
+        gradients = tg.grad((outputs * outputs).sum() + state.c.sum(), list(layer.parameters()))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        found.append([outputs, *state, *gradients])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-14)
+    assert peaks[1] < 0.7 * peaks[0], peaks
+    with pytest.raises(TypeError, match="record"):
+        layer(data, record=True)
+    with pytest.raises(TypeError, match="unrolled_by: it takes a function with unroll's arguments, not 3"):
+        layer.unrolled_by(3)  # type: ignore[arg-type]
+
+
 # ---- as it was at the time ----
 
 

@@ -39,7 +39,8 @@ def checkpointed(
     2016). When backward reaches a segment, it runs the segment again from that state, so only one segment's graph is
     alive at a time. With the default of sqrt(T) segments, memory grows with sqrt(T), and steps run up to twice.
 
-    cell, xs, state, mask, reverse: as for ``unroll``, as are the results and errors.
+    cell, xs, state, mask, reverse: as for ``unroll``, as are the results and errors. For a whole layer, such as
+        ``nn.LSTM``, say ``layer.unrolled_by(bptt.checkpointed)``.
     segments: their number, from 1 to T, of equal length; ceil(sqrt(T)) if None.
     budget: instead of segments, how many bytes graphs and states may take. Segments are then rebuilt in several levels,
         by the schedule that runs the fewest steps (see ``memory_plan``). Inputs, outputs and their gradients are extra.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from .layers import Dropout
 from .module import Module, first_tensor, parameter
 from .recurrent import Recorded, Unrolled, check_features, unroll
 from .sequences import time_major
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class SequenceLayer(Module):
@@ -36,6 +39,20 @@ class SequenceLayer(Module):
     """
 
     batch_first = False
+
+    def unrolled_by(self, unroll: Callable[..., Any]) -> Self:
+        """Have a function other than ``unroll`` run all cells of this layer over time; returns the layer.
+
+        unroll: called like ``unroll``, such as ``bptt.checkpointed``, or a ``partial`` of it with options.
+
+        Raises TypeError if it cannot be called.
+        """
+        if not callable(unroll):
+            raise TypeError(f"unrolled_by: it takes a function with unroll's arguments, not {unroll!r}")
+        for module in self.modules():
+            if isinstance(module, Recurrent):
+                module.unroll = unroll
+        return self
 
     @property
     def input_size(self) -> int | None:
@@ -80,6 +97,8 @@ class Recurrent(SequenceLayer):
     ((7, 2, 5), (5,))
     """
 
+    unroll: Callable[..., Any] = staticmethod(unroll)
+
     def __init__(self, cell: Any, h0: str = "zeros", reverse: bool = False, batch_first: bool = False):
         if h0 not in ("zeros", "learned"):
             raise ValueError(f"{type(self).__name__}: h0 is 'zeros' or 'learned', not {h0!r}")
@@ -100,10 +119,11 @@ class Recurrent(SequenceLayer):
         return tree_map(lambda own, p: own if p is None else broadcast_to(p, own.shape), start, self.h0)
 
     def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
-        """Run ``unroll``."""
+        """Run ``unroll``, or what ``unrolled_by`` has put in its place."""
         if state is None and self.h0 is not None:
             state = self.initial_state(xs)
-        done = unroll(self.cell, xs, state, mask, reverse=self.reverse, record=record)
+        options = {"record": True} if record else {}  # which not all functions take
+        done = self.unroll(self.cell, xs, state, mask=mask, reverse=self.reverse, **options)
         return done if record else Recorded(done.outputs, done.state, None)
 
     def __repr__(self) -> str:
