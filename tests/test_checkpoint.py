@@ -434,9 +434,17 @@ def test_a_plan_reads_like_a_table() -> None:
     assert plan.fit(40_000).bytes <= 40_000
     assert plan.fit(10**9).name == "plain"
     assert "smallest budget" in repr(plan._replace(budget=None))
+    assert "smallest budget" in repr(plan._replace(budget=None, length=5000))  # whose schedule is the deepest
 
 
 # ---- edges ----
+
+
+def test_the_smallest_budget_does_for_long_sequences() -> None:
+    cell, xs = nn.RNNCell(2, 2), tg.randn(512, 1, 2)
+    plan = bptt.memory_plan(cell, 512, 1)
+    outputs, _ = bptt.checkpointed(cell, xs, budget=plan.smallest_budget)
+    assert np.allclose(outputs.numpy(), bptt.unroll(cell, xs).outputs.numpy())
 
 
 def test_no_graph_where_none_is_wanted() -> None:

@@ -69,6 +69,15 @@ def test_no_schedule_within_the_budget_works_less(steps: int, step_bytes: int, s
         assert gone == list(range(steps))[::-1]
 
 
+def test_the_deepest_schedules_stay_clear_of_the_limit_of_recursion() -> None:
+    """With the smallest budget, each tuple holds another one and a single step: hundreds within each other."""
+    steps = 512
+    found = best(steps, 10, 3, smallest_budget(steps, 10, 3))
+    assert list(lengths(found)) == [1] * steps
+    assert held(found, 10, 3) == smallest_budget(steps, 10, 3)
+    assert work(found) == steps * (steps + 1) // 2
+
+
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 9])
 @pytest.mark.parametrize("steps", [1, 2, 7, 30, 100])
 def test_states_alone_are_placed_as_in_the_papers(steps: int, slots: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array as int_array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, repeat
 from math import ceil, sqrt
 from numbers import Integral, Real
 from operator import itemgetter
@@ -20,7 +20,7 @@ from ..tape import GraphError, Node, bare_array
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .memory import costs, repeatable
-from .schedule import Schedule, best, even, lengths
+from .schedule import Schedule, best, each_segment, even, lengths
 
 
 def checkpointed(
@@ -104,16 +104,7 @@ def _segments(xs: Any, real: Any, sizes: list[int], reverse: bool) -> Iterator[_
 
 def _filled(schedule: Schedule, segments: Iterator[_Segment]) -> Any:
     """The schedule with segments in place of their lengths."""
-    return next(segments) if isinstance(schedule, int) else tuple([_filled(part, segments) for part in schedule])
-
-
-def _flat(part: Any) -> Iterator[_Segment]:
-    """The segments of a part of the schedule."""
-    if isinstance(part, _Segment):
-        yield part
-    else:
-        for inner in part:
-            yield from _flat(inner)
+    return next(segments) if isinstance(schedule, int) else tuple(map(_filled, schedule, repeat(segments)))
 
 
 class _Segment:
@@ -141,7 +132,7 @@ class _Piece:
         """Run the part again: the nodes of its results by id, hollow except those of the last segment."""
         with self.run.as_it_was(), repeatable(self.run.homes, self.random), tape.enable_grad():
             results = tree_leaves(self.run.play(self.part, self.state))
-        first = next(segment.ids[0] for segment in _flat(self.part) if segment.ids)
+        first = next(segment.ids[0] for segment, *_ in each_segment(self.part) if segment.ids)
         found = [x.node for x in results if isinstance(x, Tensor) and isinstance(x.node, Node)]
         return {node.id: node for node in found if node.id >= first}  # others only passed through in the state
 
@@ -160,7 +151,7 @@ class _Run:
         outputs = []
         for earlier_part in earlier:
             piece = _Piece(self, earlier_part, state)
-            for segment in _flat(earlier_part):
+            for segment, *_ in each_segment(earlier_part):
                 output, state = self._pass(segment, state, piece)
                 outputs.append(output)
         output, state = self._record(last, state)

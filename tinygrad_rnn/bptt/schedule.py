@@ -24,13 +24,24 @@ def even(steps: int, parts: int) -> Schedule:
     return (size + 1,) * longer + (size,) * (parts - longer) if parts > 1 else steps
 
 
+def each_segment(schedule: Any) -> Iterator[tuple[Any, int, int]]:
+    """The segments with a whole graph in order of time, the number of states kept before each, and how often it is run.
+
+    Schedules may be hundreds of tuples deep, which is near Python's limit of recursion.
+    """
+    ahead = [(schedule, 0, 1)]
+    while ahead:
+        part, states, runs = ahead.pop()
+        if isinstance(part, tuple):
+            last = len(part) - 1
+            ahead += [(part[i], states + i, runs + (i < last)) for i in range(last, -1, -1)]
+        else:
+            yield part, states, runs
+
+
 def lengths(schedule: Schedule) -> Iterator[int]:
     """The lengths of the segments with a whole graph, from the first step to the last."""
-    if isinstance(schedule, int):
-        yield schedule
-    else:
-        for part in schedule:
-            yield from lengths(part)
+    return (steps for steps, _, _ in each_segment(schedule))
 
 
 def work(schedule: Schedule) -> int:
@@ -39,17 +50,12 @@ def work(schedule: Schedule) -> int:
     >>> work(4), work((2, 2)), work(((2, 2), 4))
     (4, 6, 14)
     """
-    if isinstance(schedule, int):
-        return schedule
-    *earlier, last = schedule
-    return work(last) + sum(sum(lengths(part)) + work(part) for part in earlier)
+    return sum(steps * runs for steps, _, runs in each_segment(schedule))
 
 
-def held(schedule: Schedule, step_bytes: int, state_bytes: int, states: int = 0) -> int:
+def held(schedule: Schedule, step_bytes: int, state_bytes: int) -> int:
     """The most bytes kept at a time: the graph of one segment, and the states kept before it."""
-    if isinstance(schedule, int):
-        return states * state_bytes + schedule * step_bytes
-    return max(held(part, step_bytes, state_bytes, states + i) for i, part in enumerate(schedule))
+    return max(states * state_bytes + steps * step_bytes for steps, states, _ in each_segment(schedule))
 
 
 def smallest_budget(steps: int, step_bytes: int, state_bytes: int) -> int:
