@@ -78,12 +78,17 @@ def chained(cell: Any, xs: Any, state: Any, sizes: list[int], mask: Any, reverse
     return tg.concatenate(outputs[::-1] if reverse else outputs), state
 
 
+def leaves(data: np.ndarray, state: Any) -> tuple[Tensor, Any]:
+    """Inputs and a state that get gradients."""
+    xs = tg.tensor(data, requires_grad=True)
+    return xs, tree_map(lambda x: tg.tensor(x, requires_grad=x.dtype.kind == "f"), state)
+
+
 def learn(cell: Any, run: Callable[..., Any], data: np.ndarray, state: Any) -> dict[str, np.ndarray]:
     """Outputs, state and all gradients of a loss that depends on both."""
     tg.manual_seed(1)
     cell.zero_grad()
-    xs = tg.tensor(data, requires_grad=True)
-    begin = tree_map(lambda x: tg.tensor(x, requires_grad=x.dtype.kind == "f"), state)
+    xs, begin = leaves(data, state)
     outputs, after = run(xs, begin)
     weights = tg.tensor(np.random.default_rng(2).standard_normal(outputs.shape), dtype=outputs.dtype)
     floats = [x for x in tree_leaves(after) if isinstance(x, Tensor) and x.dtype.kind == "f"]
@@ -129,9 +134,9 @@ def test_it_is_unrolling_bit_for_bit(
         sizes = list(lengths(bptt.schedule.even(steps, options["segments"])))
     elif how == "budget":  # which decides about sizes that this test need not know
         with pytest.raises(ValueError, match="the smallest budget") as error:
-            bptt.checkpointed(cell, data, tree_map(tg.tensor, state), budget=0, mask=mask)
+            bptt.checkpointed(cell, *leaves(data, state), budget=0, mask=mask)
         smallest = int(str(error.value).split()[-2].replace(",", ""))
-        options = {"budget": int(1.2 * smallest + fraction**2 * plan.plain.bytes)}  # gradients for the state cost more
+        options = {"budget": int(smallest + fraction**2 * plan.plain.bytes)}
         sizes = [steps]
     else:
         sizes = list(lengths(plan.sqrt.schedule))
