@@ -219,6 +219,20 @@ def test_a_detach_further_on_leaves_parameters_without_a_gradient() -> None:
     }
 
 
+def test_a_graph_that_backward_will_rebuild_is_not_freed() -> None:
+    """Nor is a parameter without gradient that is used only in there, such as those of an encoder."""
+    first, second = nn.GRUCell(3, 5), nn.GRUCell(3, 5)
+    _, state = bptt.checkpointed(first, tg.randn(9, 2, 3))
+    outputs, _ = bptt.checkpointed(second, tg.randn(9, 2, 3), state)
+    loss, model = (outputs**2).mean(), nn.ModuleList([first, second])
+    assert not tg.lint(loss, model)
+    loss.backward()
+    assert first.weight_hh.grad is not None
+    model.zero_grad()
+    (found,) = tg.lint(loss)
+    assert found.what == "the loss leads into a graph that an earlier backward has freed"
+
+
 def test_gradients_of_an_earlier_backward_are_noted() -> None:
     model = Model()
     optimizer = optim.SGD(model.parameters(), lr=0.1)

@@ -57,7 +57,7 @@ def lint(
 
     Time steps are those that ``unroll`` or a loop in ``tape.timeline`` marks; other loops are not recognised. A
     ``detach`` hides the graph behind it; only the gap shows. Source lines are known within ``detect_anomaly`` and where
-    ``record.Lines`` watched. The graph is kept.
+    ``record.Lines`` watched. What ``bptt.checkpointed`` will rebuild in backward is not seen. The graph is kept.
 
     Returns a list, empty if nothing was found. Raises only for arguments that do not fit together.
 

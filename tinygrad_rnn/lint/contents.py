@@ -19,6 +19,7 @@ def parameters(case: Case) -> Iterator[Finding]:
     if case.model is None:
         return
     leaves = {node for node in case.nodes if isinstance(node, Leaf)}
+    partial = any(hasattr(node, "again") for node in case.nodes)  # what backward will rebuild may use further leaves
     for name, tensor in case.model.named_tensors():
         if not is_finite(tensor.array):
             yield Finding(
@@ -35,7 +36,7 @@ def parameters(case: Case) -> Iterator[Finding]:
                 f"{name}.requires_grad = True, if it is meant to learn",
                 note=True,
             )
-        elif case.nodes and tensor.node not in leaves:
+        elif case.nodes and not partial and tensor.node not in leaves:
             yield _unused(case, name, tensor)
     known = {tensor.node for _, tensor in case.model.named_tensors()}
     for leaf in leaves - known:

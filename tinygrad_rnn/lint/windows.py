@@ -39,7 +39,7 @@ def history(case: Case) -> Iterator[Finding]:
 
 
 def freed(case: Case) -> Iterator[Finding]:
-    gone = [node for node in case.nodes if isinstance(node, Node) and not node]
+    gone = [node for node in case.nodes if isinstance(node, Node) and not node and not hasattr(node, "again")]
     if gone:
         yield Finding(
             "the loss leads into a graph that an earlier backward has freed",
