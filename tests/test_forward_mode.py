@@ -132,6 +132,16 @@ def test_an_optimizer_may_step_at_each_moment() -> None:
         np.testing.assert_allclose(w.numpy(), [[weight]], rtol=1e-12)
 
 
+def test_parameters_may_be_updated_in_no_grad_around_it() -> None:
+    cell, xs, state, step = problem("gru", 3, 2, 4)
+    parameters = list(cell.parameters())
+    expected = [moment.gradients for moment in bptt.real_time(step, xs, state, parameters)]
+    with tg.no_grad():
+        found = [moment.gradients for moment in bptt.real_time(step, xs, state, parameters)]
+    np.testing.assert_equal([g.numpy() for gs in found for g in gs], [g.numpy() for gs in expected for g in gs])
+    assert all(g.numpy().any() for g in found[-1])
+
+
 def test_memory_does_not_grow_with_time() -> None:
     cell, xs, state, step = problem("rnn", 1, 2, 4)
 

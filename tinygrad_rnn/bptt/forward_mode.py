@@ -75,7 +75,7 @@ def real_time(
     influence = _rows(_carried(state), learned)
     for t, x in enumerate(xs):
         birth = tape.clock()
-        with tape.timeline() as mark:
+        with tape.timeline() as mark, tape.enable_grad():  # even if the caller updates parameters in no_grad
             mark(t)
             state = tree_map(_begun_anew, state)
             before = _carried(state)
