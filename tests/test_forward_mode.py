@@ -132,6 +132,17 @@ def test_an_optimizer_may_step_at_each_moment() -> None:
         np.testing.assert_allclose(w.numpy(), [[weight]], rtol=1e-12)
 
 
+def test_a_narrower_first_state_takes_no_digits_away() -> None:
+    cell, xs, _, step = problem("gru", 3, 2, 4)
+    narrow = tg.full((2, 3), 0.25, dtype="float32")
+    pairs = zip(
+        *(bptt.real_time(step, xs, s, cell.parameters()) for s in (narrow, narrow.astype("float64"))), strict=True
+    )
+    for found, expected in pairs:
+        for a, b in zip(found.gradients, expected.gradients, strict=True):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-14)
+
+
 def test_parameters_may_be_updated_in_no_grad_around_it() -> None:
     cell, xs, state, step = problem("gru", 3, 2, 4)
     parameters = list(cell.parameters())

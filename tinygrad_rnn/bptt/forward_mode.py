@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate as running_sums
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import backend, tape
 from ..grad import grad
 from ..tape import GraphError
@@ -107,7 +109,8 @@ def _begun_anew(x: Any) -> Any:
 def _rows(ys: Sequence[Tensor], sources: Sequence[Tensor]) -> Any:
     """The Jacobian (elements of ys, elements of sources), by one backward pass per row."""
     xp = backend.of(sources[0].array).xp
-    jacobian = xp.zeros((sum(y.size for y in ys), sum(x.size for x in sources)), dtype=sources[0].dtype)
+    dtype = np.result_type(*{x.dtype for x in sources})  # a first state is often narrower than the parameters
+    jacobian = xp.zeros((sum(y.size for y in ys), sum(x.size for x in sources)), dtype=dtype)
     bounds = [0, *running_sums(x.size for x in sources)]
     row = 0
     for y in ys:
