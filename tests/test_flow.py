@@ -367,6 +367,17 @@ def test_saturation_counts_what_a_loop_counts() -> None:
     assert flow.saturation(run).right["i"].max() > 0
 
 
+def test_saturation_of_one_sequence_is_that_of_a_batch_of_one() -> None:
+    cell = nn.LSTMCell(F, H)
+    cell.weight_ih.data = 6 * drawn(4 * H, F).astype(np.float32)
+    one, batch = (bptt.unroll(cell, xs.astype(np.float32), record=True) for xs in (XS[:, 0], XS[:, :1]))
+    found, expected = flow.saturation(one), flow.saturation(batch)
+    assert found.left["f"].any()
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    for name, left in expected.left.items():
+        np.testing.assert_array_equal(found.left[name], left)
+
+
 def test_saturation_of_nothing_is_refused() -> None:
     run = bptt.unroll(rnn(), XS, record=True)
     with pytest.raises(ValueError, match="no record of values within 0 and 1; there are h"):

@@ -46,7 +46,7 @@ def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.
 
     A forget gate that is nearly always right-saturated remembers; an unsaturated gate does something in between.
 
-    record: the result of ``unroll(..., record=True)``, or its record: arrays (T, B, H) by name.
+    record: the result of ``unroll(..., record=True)``, or its record: arrays (T, B, H), or (T, H), by name.
     gates: names, such as "f"; by default all entries with values from 0 to 1.
     mask: (T, B), which steps are real; the others do not count. A step without a real row has the share NaN.
 
@@ -66,6 +66,7 @@ def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.
     if not 0 < edge < 0.5:
         raise ValueError(f"saturation: the edge must be above 0 and below 0.5, not {edge}")
     values = {name: host_array(named[name]) for name in (named if gates is None else gates) if name in named}
+    values = {name: x.reshape(len(x), -1, x.shape[-1]) for name, x in values.items()}
     if gates is None:
         values = {name: x for name, x in values.items() if 0 <= x.min() <= x.max() <= 1}
     if not values or (gates is not None and len(values) < len(gates)):
