@@ -147,6 +147,12 @@ def test_gates_and_masked_sequences_have_norms_too() -> None:
     run = bptt.unroll(cell, XS.astype(np.float32), mask=mask, record=True)
     assert (flow.gradient_norms(run.outputs.sum(), run).norms["c"][:-1] > 0).all()
     assert (flow.gradient_norms(run.state.h.sum(), run).norms["c"] > 0).sum() == T - 1  # c_T itself goes nowhere
+    short = bptt.unroll(cell, XS[:2, 1:2].astype(np.float32), record=True)  # the row that ends after two steps
+    masked, alone = (
+        flow.gradient_norms(r.outputs[:, row].sum(), {"i": r.record["i"]}).norms["i"]
+        for r, row in ((run, 1), (short, 0))
+    )
+    close(masked, np.append(alone, np.zeros(T - 2)), 1e-6)
 
 
 @pytest.mark.parametrize(

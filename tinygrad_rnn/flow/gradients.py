@@ -114,6 +114,8 @@ def _of_layers(record: Any) -> bool:
 def _unstacked(who: str, name: str, stacked: Any) -> list[Tensor]:
     """The Tensors that ``unroll`` stacked; slices of the stack would be new Tensors, unknown to the loss."""
     node = stacked.node if isinstance(stacked, Tensor) else None
+    if isinstance(node, Node) and node and node.plan.op.name == "where":  # 0 at padding, as gates after a mask
+        node = node.parents[1]
     if not isinstance(node, Node) or not node or node.plan.op.name != "stack" or node.saved["axis"] != 0:
         raise GraphError(
             f"{who}: {name!r} is no stack of states with history, as unroll(..., record=True) makes them; keep the "
