@@ -234,6 +234,8 @@ def test_jacobians_start_from_a_given_state_and_from_one_sequence_without_a_batc
     _, state = bptt.unroll(cell, XS[:2])
     close(flow.jacobian_spectrum(cell, XS[2:], state).jacobians, whole[2:])
     close(flow.jacobian_spectrum(cell, XS[:, 0]).jacobians, whole[:, :1])
+    _, state_of_one = bptt.unroll(cell, XS[:2, 0])
+    close(flow.jacobian_spectrum(cell, XS[2:, 0], state_of_one).jacobians, whole[2:, :1])
     with pytest.raises(tg.ShapeError, match="state"):
         flow.jacobian_spectrum(cell, XS[:, :2], state)
 

@@ -161,6 +161,7 @@ def _projected(who: str, cell: Any, xs: Any, state: Any) -> tuple[int, Any, Any]
     xs, _ = time_major(who, xs)
     if xs.ndim == 2 and getattr(cell, "input_size", None) is not None:
         xs = expand_dims(xs, axis=1)
+        state = tree_map(lambda leaf: expand_dims(leaf, axis=0) if leaf.ndim == 1 else leaf, state)
     check_features(cell, xs, False)
     zs = cell.input_projection(xs)
     return xs.shape[0], zs, begin(cell, tree_map(itemgetter(0), zs), state)
