@@ -110,6 +110,11 @@ def test_a_named_tuple_that_cannot_be_found_comes_back_as_one_of_its_name(path: 
     assert type(first) is type(second)
 
 
+def test_a_string_out_of_an_array_is_a_string(path: Path) -> None:
+    tg.save(path, {"symbols": list(np.array(["b", "a"]))})
+    assert same(tg.load(path), {"symbols": ["b", "a"]})
+
+
 def test_paths_that_collide_are_kept_apart(path: Path) -> None:
     tree = {"a.b": np.array(1), "a": {"b": np.array(2), "b'": np.array(3)}, "__metadata__": np.array(4)}
     tg.save(path, tree)

@@ -105,6 +105,8 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         return _encode(part, f"{path}.{key}" if path else str(key), arrays)
 
     value = bare_array(value)
+    if isinstance(value, np.str_):
+        return str(value)
     if isinstance(value, (np.ndarray, np.generic)) or backend.is_array(value):
         return {"array": _enter(value, path, arrays)}
     if value is None or isinstance(value, (bool, str)):
