@@ -103,6 +103,23 @@ def test_tensors_come_back_as_arrays_and_states_as_states(path: Path) -> None:
     model.load_state_dict(loaded["model"])
 
 
+@pytest.mark.parametrize("kind", [lambda x: [x], lambda x: (x,), lambda x: {"k": x}, lambda x: Point(x, 0)])
+def test_what_is_not_too_deep_to_save_is_not_too_deep_to_load(path: Path, kind: Any) -> None:
+    def deep(levels: int) -> Any:
+        return kind(deep(levels - 1)) if levels else None
+
+    for levels in range(400, 0, -1):
+        try:
+            tg.save(path, deep(levels))
+        except RecursionError:
+            continue
+        break
+    loaded, depth = tg.load(path), 0
+    while loaded is not None:
+        loaded, depth = next(iter(loaded.values())) if isinstance(loaded, dict) else loaded[0], depth + 1
+    assert depth == levels > 100
+
+
 def test_a_named_tuple_that_cannot_be_found_comes_back_as_one_of_its_name(path: Path) -> None:
     tg.save(path, [namedtuple("Local", "h c")(1, 2)] * 2)
     first, second = tg.load(path)

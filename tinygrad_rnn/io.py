@@ -31,8 +31,9 @@ class CheckpointError(ValueError):
 def save(path: str | os.PathLike[str], tree: Any) -> None:
     """Write a tree to a ``.safetensors`` file, replacing an existing one.
 
-    tree: dictionaries with string keys, lists, tuples and named tuples, nested to any depth, of Tensors, NumPy or CuPy
-    arrays, numbers, strings, booleans and None. Numbers are restored exactly, integers of any size.
+    tree: dictionaries with string keys, lists, tuples and named tuples, nested as deep as Python's limit of recursion
+        allows (some 300 levels), of Tensors, NumPy or CuPy arrays, numbers, strings, booleans and None. Numbers are
+        restored exactly, integers of any size.
 
     The new file is written beside the old one and replaces it in one move: even after a full disk, Ctrl-C or a power
     cut, the path holds either all of the old tree or all of the new one.
@@ -160,12 +161,12 @@ def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if kind == "float":
         return float(content)
     if kind == "tuple":
-        return tuple(_decode(part, arrays) for part in content)
+        return tuple([_decode(part, arrays) for part in content])
     if kind == "dict":
         return {key: _decode(part, arrays) for key, part in content.items()}
     if kind == "namedtuple":
         origin, fields = content
-        return _named_tuple(origin, tuple(fields))._make(_decode(part, arrays) for part in fields.values())
+        return _named_tuple(origin, tuple(fields))._make([_decode(part, arrays) for part in fields.values()])
     raise ValueError(f"unknown kind {kind!r}")
 
 
