@@ -189,6 +189,15 @@ def test_what_was_loaded_does_not_change_with_the_file(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs links")
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_a_file_keeps_its_permissions(path: Path) -> None:
+    tg.save(path, 1)
+    path.chmod(0o600)
+    tg.save(path, 2)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert tg.load(path) == 2
+
+
 def test_a_link_keeps_pointing_to_the_file(tmp_path: Path, path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     path.symlink_to(tmp_path / "elsewhere" / "real")

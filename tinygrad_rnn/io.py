@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import sys
 from collections import namedtuple
 from typing import Any
@@ -60,6 +61,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # before the move, or a power cut could leave an empty file
+        with contextlib.suppress(OSError):  # there is none yet, or the file system refuses
+            shutil.copymode(target, temporary)  # a private file stays private
         os.replace(temporary, target)
     except BaseException:  # Ctrl-C too
         with contextlib.suppress(FileNotFoundError):
