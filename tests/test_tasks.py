@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,6 +156,12 @@ def test_only_strings_of_the_grammar_have_successors() -> None:
 def test_broken_strings_are_refused(string: str) -> None:
     with pytest.raises(ValueError, match="no string of the embedded Reber grammar"):
         tasks.embedded_reber_successors(string)
+
+
+@pytest.mark.parametrize("symbols", [[0, 3], [0, -1], [True, False], [0.0, 1.0]])
+def test_what_is_no_symbol_has_no_vector(symbols: list[Any]) -> None:
+    with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
+        tasks.one_hot(np.array(symbols), 3)
 
 
 def test_bad_settings_are_named() -> None:

@@ -24,10 +24,15 @@ class Batch(NamedTuple):
 def one_hot(symbols: np.ndarray, size: int) -> np.ndarray:
     """Symbols (...) as vectors (..., size), 1 at the symbol's number and 0 elsewhere, float32.
 
+    Raises ValueError for anything but whole numbers from 0 to size - 1.
+
     >>> one_hot(np.array([0, 2]), 3)
     array([[1., 0., 0.],
            [0., 0., 1.]], dtype=float32)
     """
+    symbols = np.asarray(symbols)
+    if symbols.dtype.kind not in "iu" or not ((symbols >= 0) & (symbols < size)).all():  # booleans would select rows
+        raise ValueError(f"one_hot: the symbols must be whole numbers from 0 to {size - 1}")
     return np.eye(size, dtype=np.float32)[symbols]
 
 
