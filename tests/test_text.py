@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,12 @@ def test_windows_joined_are_the_text(length: int, batch_size: int, steps: int) -
     read = inputs.T.ravel()  # stream after stream
     assert (read == tokens[: len(read)]).all()
     assert len(read) + 1 + windows.dropped == length
+
+
+@pytest.mark.parametrize("tokens", [np.zeros((9, 2), int), [1, 2, 3], np.array(3)])
+def test_tokens_are_one_after_the_other(tokens: Any) -> None:
+    with pytest.raises(ValueError, match="must be an array with one axis"):
+        Windows(tokens, 2, 2)
 
 
 def test_windows_are_a_sequence() -> None:

@@ -135,6 +135,8 @@ class Windows(Sequence[Window]):
     """
 
     def __init__(self, tokens: Array, batch_size: int, steps: int, name: str = "the text"):
+        if getattr(tokens, "ndim", 0) != 1:
+            raise ValueError(f"Windows: the tokens of {name} must be an array with one axis, (N,)")
         if batch_size < 1 or steps < 1:
             raise ValueError(f"Windows: batch_size {batch_size} and steps {steps} must be positive")
         self.length = (len(tokens) - 1) // batch_size  # of each stream; every input needs a token after it
