@@ -189,6 +189,18 @@ def test_what_was_loaded_does_not_change_with_the_file(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_only_files_are_replaced(tmp_path: Path) -> None:
+    """A device would be gone for the whole system, if the user may do that."""
+    places = [tmp_path / "folder", tmp_path / "pipe"]
+    places[0].mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(places[1])
+    for place in filter(Path.exists, places):
+        with pytest.raises(FileExistsError, match="is a folder or a device"):
+            tg.save(place, 1)
+        assert not place.is_file()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
 def test_a_file_keeps_its_permissions(path: Path) -> None:
     tg.save(path, 1)

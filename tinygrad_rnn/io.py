@@ -39,7 +39,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     The new file is written beside the old one and replaces it in one move: even after a full disk, Ctrl-C or a power
     cut, the path holds either all of the old tree or all of the new one.
 
-    Raises TypeError for anything else in the tree, with the path to it; FileNotFoundError if the folder does not exist.
+    Raises TypeError for anything else in the tree, with the path to it; FileNotFoundError if the folder does not exist;
+    FileExistsError if the path is that of a folder or a device.
 
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "tree.safetensors")
@@ -52,6 +53,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     folder, name = os.path.split(target)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"save: there is no folder {folder} to write {name} to; make it first")
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise FileExistsError(f"save: {target} is a folder or a device, which a file cannot replace; give another path")
     arrays: dict[str, np.ndarray] = {}
     structure = json.dumps(_encode(tree, "", arrays))
     content = numpy_format.save(arrays, metadata={"format": _FORMAT, "tree": structure})
