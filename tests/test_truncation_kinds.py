@@ -82,6 +82,23 @@ def test_enlarging_changes_no_value() -> None:
     np.testing.assert_array_equal(found, whole.losses.numpy())
 
 
+def test_a_state_may_hold_the_logarithm_of_0() -> None:
+    w = tg.tensor(np.array([0.1, 0.2]), requires_grad=True)
+
+    def step(x: Any, logs: Any) -> Any:
+        logs = logs + w * x
+        return tg.exp(logs).sum(), logs
+
+    found = []
+    for stream in (bptt.truncated, lambda *args: bptt.randomly_truncated(*args[:3], 0.3, Scripted([False, False]))):
+        (window,) = stream(step, [1.0, 2.0, 3.0], tg.tensor(np.array([0.0, -np.inf])), 3)
+        window.backward()
+        found.append((window.loss.item(), w.grad.numpy()))  # type: ignore[union-attr]
+        w.grad = None
+    assert found[0][0] == found[1][0]
+    assert found[0][1][1] == found[1][1][1] == 0 < found[0][1][0] < found[1][1][0]
+
+
 @pytest.mark.parametrize("p", [1.0, -0.1, float("nan"), lambda since: 1.0])
 def test_probabilities_are_checked(p: Any) -> None:
     _, step = model(CELLS["rnn"]())

@@ -8,6 +8,7 @@ from operator import index
 from typing import Any
 
 from .. import tape
+from ..ops import isfinite, where
 from ..tape import GraphError, Node
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
@@ -164,8 +165,11 @@ def randomly_truncated(
 
 
 def _scale_gradient(x: Any, factor: float) -> Any:
-    """x, bit for bit if finite, with its gradient multiplied by a factor."""
-    return x.detach() + factor * (x - x.detach()) if isinstance(x, Tensor) and x.requires_grad else x
+    """x with its gradient multiplied by a factor; infinite elements, such as log 0, pass none on."""
+    if not isinstance(x, Tensor) or not x.requires_grad:
+        return x
+    finite = where(isfinite(x), x, 0)
+    return x.detach() + factor * (finite - finite.detach())
 
 
 def _yielded(windows: Iterator[Window]) -> Iterator[Window]:
