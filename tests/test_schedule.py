@@ -69,6 +69,12 @@ def test_no_schedule_within_the_budget_works_less(steps: int, step_bytes: int, s
         assert gone == list(range(steps))[::-1]
 
 
+def test_a_budget_without_a_limit_keeps_everything() -> None:
+    assert best(1000, 10, 3, float("inf")) == 1000
+    with pytest.raises(ValueError, match="the smallest budget that would do"):
+        best(1000, 10, 3, float("nan"))
+
+
 def test_the_deepest_schedules_stay_clear_of_the_limit_of_recursion() -> None:
     """With the smallest budget, each tuple holds another one and a single step: hundreds within each other."""
     steps = 512

@@ -84,11 +84,13 @@ def best(steps: int, step_bytes: int, state_bytes: int, budget: int) -> Schedule
     (12, (5, 3, 4))
     """
     smallest = smallest_budget(steps, step_bytes, state_bytes)
-    if budget < smallest:
+    if not budget >= smallest:  # NaN too
         raise ValueError(
             f"budget: {budget:,} bytes are too few for {steps} steps, of which each keeps {step_bytes:,} bytes "
             f"and each state {state_bytes:,}; the smallest budget that would do is {smallest:,} bytes"
         )
+    if budget >= steps * step_bytes:  # which may be infinite
+        return steps
     unit = -(-steps // _UNITS)
     count = -(-steps // unit)
     room = [(budget - k * state_bytes) // (unit * step_bytes) if step_bytes else count for k in range(count)]
