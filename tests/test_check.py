@@ -68,8 +68,12 @@ def test_an_operation_with_several_inputs_attributes_and_a_merge() -> None:
     check(scaled)
     check(scaled, np.ones((2, 3)), np.ones((2, 3)), factor=-1.5)
 
-    scaled.merge(w=lambda g, x, factor: factor[0] * g[0] * x[0])
-    assert "check(scaled): the merge for 'w' does not give the sum of what the rule gives" in report_of(scaled)
+    for wrong in (
+        lambda g, x, factor: factor[0] * g[0] * x[0],
+        lambda g, x, factor: factor[0] * g[0] * x[0] + factor[-1] * g[-1] * x[-1],
+    ):
+        scaled.merge(w=wrong)
+        assert "check(scaled): the merge for 'w' does not give the sum of what the rule gives" in report_of(scaled)
 
 
 def test_an_operation_on_any_number_of_arrays() -> None:

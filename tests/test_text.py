@@ -57,6 +57,9 @@ def test_vocabulary_there_and_back(text: str) -> None:
     numbers = vocabulary.encode(text)
     assert numbers.dtype == np.int64
     assert vocabulary.decode(numbers) == text
+    for number in (-1, len(vocabulary)):
+        with pytest.raises(TextError, match="the numbers of this vocabulary go from 0 to"):
+            vocabulary.decode([number])
     assert vocabulary.characters == "".join(sorted(set(text)))
     assert Vocabulary(vocabulary.characters).characters == vocabulary.characters
 

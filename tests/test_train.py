@@ -76,6 +76,14 @@ def test_a_state_of_another_text_is_refused() -> None:
         training.load_state_dict(saved)
 
 
+def test_there_must_be_something_to_validate_on() -> None:
+    model = Dropping()
+    optimizer, windows = optim.SGD(model.parameters(), lr=1), Windows(np.zeros(20, dtype=int), 2, 5)
+    for validation, log_every in (([], 10), (windows, 0)):
+        with pytest.raises(ValueError, match="log_every must be positive, and there must be a window to validate on"):
+            Training(model, optimizer, windows, validation, log_every=log_every)
+
+
 def test_gradients_that_are_not_finite_can_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Dropping()
     windows = Windows(np.arange(24) % 3, 2, 4)

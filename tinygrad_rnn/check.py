@@ -220,11 +220,11 @@ class _Report:
             yield f"{title} works on arrays but not on Tensors: {advice} ({self.reason(error)})"
 
     def merges(self, problem: _Problem, k: int, gradients: dict[int, Array]) -> Iterator[str]:
-        """Compare the merged gradient of two uses with the sum."""
+        """Compare the merged gradient of three uses with the sum."""
         if self.op and self.op.merges:
-            twice = replace(problem, run=lambda leaves: problem.run(leaves) + problem.run(leaves))
-            twice.cotangents = [*problem.cotangents, *(3 * v for v in problem.cotangents)]
-            if not all(_same(twice.gradient(k, record), 4 * gradients[k], ROUNDING) for record in (False, True)):
+            several = replace(problem, run=lambda leaves: [y for _ in range(3) for y in problem.run(leaves)])
+            several.cotangents = [factor * v for factor in (1, 3, 5) for v in problem.cotangents]
+            if not all(_same(several.gradient(k, record), 9 * gradients[k], ROUNDING) for record in (False, True)):
                 yield f"the merge for {problem.names[k]!r} does not give the sum of what the rule gives for each use"
 
     def order_two(self, problem: _Problem, k: int, _: dict[int, Array]) -> Iterator[str]:

@@ -93,8 +93,11 @@ class Vocabulary:
         return numbers
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """The text of a sequence of numbers."""
-        return "".join(self.characters[number] for number in numbers)
+        """The text of a sequence of numbers; TextError for one that the vocabulary lacks."""
+        numbers = list(numbers)
+        if any(not 0 <= number < len(self) for number in numbers):
+            raise TextError(f"decode: the numbers of this vocabulary go from 0 to {len(self) - 1}")
+        return "".join([self.characters[number] for number in numbers])
 
 
 def split(sequence: Any, fraction: float = 0.95) -> tuple[Any, Any]:
@@ -102,10 +105,12 @@ def split(sequence: Any, fraction: float = 0.95) -> tuple[Any, Any]:
 
     >>> split("abcdefghij", 0.8)
     ('abcdefgh', 'ij')
+    >>> len(split(range(100), 0.29)[0])
+    29
     """
     if not 0 < fraction < 1:
         raise ValueError(f"split: the fraction must lie between 0 and 1, not at {fraction}")
-    cut = int(len(sequence) * fraction)
+    cut = int(round(len(sequence) * fraction, 6))  # 100 * 0.29 is 28.999999999999996
     return sequence[:cut], sequence[cut:]
 
 
