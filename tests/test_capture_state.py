@@ -234,6 +234,39 @@ def test_an_optimizer_can_go_on_from_a_state_or_start_anew() -> None:
     alike(make, 14)
 
 
+def test_an_optimizer_follows_a_model_to_another_dtype() -> None:
+    def make(wrap: Any) -> Any:
+        s = Small(optim.Adam)
+        step = wrap(s.step)
+
+        def run(k: int) -> Any:
+            dtype = "float64" if 4 <= k < 8 else "float32"
+            s.model.to(dtype)
+            found = step(batch(k + 1).astype(dtype)), s.parameters, [slots["mean"] for slots in s.optimizer.slots]
+            assert {x.dtype for x in arrays_of(found)} == {np.dtype(dtype)}
+            return found
+
+        return run
+
+    alike(make, 12)
+
+
+def test_an_optimizer_may_keep_arrays_that_grow() -> None:
+    class Gathering(optim.Optimizer):
+        """Steps along the sum of all gradients so far."""
+
+        def update(self, p: Any, g: Any, slots: Any) -> Any:
+            slots["all"] = tg.concatenate([slots["all"], g[None]]) if "all" in slots else g[None]
+            return p - self.lr * slots["all"].sum(axis=0)
+
+    def make(wrap: Any) -> Any:
+        s = Small(Gathering)
+        step = wrap(s.step)
+        return lambda k: (step(batch(k + 1)), s.parameters, s.optimizer.slots[0]["all"])
+
+    alike(make, 6)
+
+
 def test_arrays_can_be_written_in_place() -> None:
     class Own(optim.Optimizer):
         """Momentum whose buffer is written and not assigned."""

@@ -196,7 +196,8 @@ class Recording:
         new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
         for place in new_places:
             place.put(bare(place.get()))
-        self.steady = not new_places  # false for an optimiser's first step, which makes its buffers
+        # False for an optimiser's first step, which makes its buffers, and for one that gives them another dtype.
+        self.steady = not new_places and all(_is_like(port.after, port.array) for port in self.ports)
 
     def _settle_ports(self) -> None:
         """Find out which arrays the step replaced or wrote into."""
@@ -270,13 +271,18 @@ def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
     return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
 
 
+def _is_like(x: Any, array: Array) -> bool:
+    """Whether x, an array or a symbol, has the dtype and shape of an array."""
+    return bool((x.dtype, x.shape) == (array.dtype, array.shape))
+
+
 _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references
 
 
 def _commit(old: Array, new: Array) -> Array:
     """The array of a parameter after a recording. One that captured steps share is written in place."""
     known = _buffers.get(id(old))
-    if known is not None and known() is old:
+    if known is not None and known() is old and _is_like(new, old):
         old[...] = new
         writes.wrote(old)
         return old
