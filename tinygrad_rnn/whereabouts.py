@@ -8,6 +8,7 @@ from os.path import basename
 from types import FrameType
 
 from . import tape
+from .surroundings import is_installed
 
 
 class ShapeError(ValueError):
@@ -29,7 +30,7 @@ def whereabouts() -> str:
 
 
 def lines_outside() -> list[str]:
-    """The innermost line outside the engine, as ``cells.py:41``, and the user's line if that is another one."""
+    """The innermost line outside the engine, NumPy and so on, as ``cells.py:41``, and the user's if it is another."""
     frame: FrameType | None = sys._getframe(1)
     lines: list[str] = []
     while frame is not None:
@@ -44,6 +45,6 @@ def lines_outside() -> list[str]:
 
 @cache
 def _belongs_to(module: str) -> tuple[bool, bool]:
-    """Whether a module belongs to the engine, and whether to this package."""
-    engine = module.rpartition(".")[0] in _ENGINE or module == "contextlib"
+    """Whether a module belongs to the engine, or to what it and the user call, and whether to this package."""
+    engine = module.rpartition(".")[0] in _ENGINE or is_installed(module)
     return engine, module.split(".")[0] == __package__
