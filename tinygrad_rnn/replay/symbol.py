@@ -164,7 +164,7 @@ class Scalar:
     __array_ufunc__ = None  # operators of arrays, also on a device, leave the work to the number's
     __bool__ = refused("asks whether a number that may change is true", NumberError)
     __hash__ = __array__ = refused("looks a number up that may change", NumberError)  # type: ignore[assignment]
-    __float__ = __int__ = __index__ = refused("makes a constant of a number that may change", NumberError)
+    __float__ = __int__ = __index__ = __round__ = refused("makes a constant of a number that may change", NumberError)
 
 
 _OF_ARRAYS = {
@@ -172,6 +172,8 @@ _OF_ARRAYS = {
     operator.sub: ops.subtract,
     operator.mul: ops.multiply,
     operator.truediv: ops.divide,
+    operator.floordiv: ops.floor_divide,
+    operator.mod: ops.remainder,
     operator.pow: ops.power,
 }
 
@@ -191,7 +193,8 @@ def _arithmetic(function: Callable[..., Any], swapped: bool = False) -> Callable
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow"):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     setattr(Scalar, f"__{_name}__", _arithmetic(getattr(operator, _name)))
     setattr(Scalar, f"__r{_name}__", _arithmetic(getattr(operator, _name), swapped=True))
-setattr(Scalar, "__neg__", _arithmetic(operator.neg))  # noqa: B010
+for _name in ("neg", "pos", "abs"):
+    setattr(Scalar, f"__{_name}__", _arithmetic(getattr(operator, _name)))
