@@ -267,6 +267,59 @@ def test_an_optimizer_may_keep_arrays_that_grow() -> None:
     alike(make, 6)
 
 
+class Masked(optim.Optimizer):
+    """Momentum, times a mask and a gain, if somebody has put them into the slots."""
+
+    def update(self, p: Any, g: Any, slots: Any) -> Any:
+        if "mask" in slots:
+            g = g * slots["mask"]
+        slots["velocity"] = 0.9 * slots.get("velocity", 0 * p) + g
+        return p - self.lr * slots["velocity"] * slots.get("gain", 1.0)
+
+
+@pytest.mark.parametrize("make_optimizer", [Masked, optim.Adam])
+def test_slots_can_be_cleared_added_and_replaced(make_optimizer: Any) -> None:
+    def make(wrap: Any) -> Any:
+        s = Small(make_optimizer)
+        step, slots = wrap(s.step), s.optimizer.slots[0]
+        changes: dict[int, Any] = {
+            3: slots.clear,
+            5: lambda: slots.pop("velocity" if make_optimizer is Masked else "mean"),
+            6: lambda: slots.update(mask=np.zeros((2, 3), "f4")),
+            8: lambda: slots.pop("mask"),
+            9: lambda: slots.update(gain=0.5),
+            11: lambda: slots.update(gain=np.full((2, 3), 2.0, "f4")),
+        }
+
+        def run(k: int) -> Any:
+            changes.get(k, lambda: None)()
+            return step(batch(k + 1)), s.parameters, dict(slots)
+
+        return run
+
+    alike(make, 13)
+
+
+@pytest.mark.parametrize("left", [lambda slots: slots.pop("kept"), lambda slots: slots.update(kept=0.0)])
+def test_a_slot_that_a_step_drops_is_refused(left: Any) -> None:
+    class Dropping(optim.Optimizer):
+        def update(self, p: Any, g: Any, slots: Any) -> Any:
+            if "kept" in slots:
+                left(slots)
+            else:
+                slots["kept"] = g
+            return p - self.lr * g
+
+    s = Small(Dropping)
+    step = tg.capture(s.step)
+    step(batch())
+    before = [p.numpy() for p in s.parameters]
+    with pytest.raises(tg.CaptureError, match=r"the step changes .*slots\[0\]\['kept'\]"):
+        step(batch())
+    equal(s.parameters, before)
+    s.step(batch())  # and the optimiser can be used as ever
+
+
 def test_arrays_can_be_written_in_place() -> None:
     class Own(optim.Optimizer):
         """Momentum whose buffer is written and not assigned."""

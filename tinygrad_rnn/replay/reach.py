@@ -64,6 +64,7 @@ class Reach:
         self.fixed: list[tuple[Place, Any]] = []  # all other places, with their values
         self.arrays: dict[int, tuple[str, Any]] = {}  # that no tensor holds, by id, with a path to each
         self.sizes: list[tuple[Any, int, str]] = []  # of lists, dictionaries and sets
+        self.sizes_of_ports: list[tuple[Any, int, str]] = []  # of those with ports, to which an optimiser may add some
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # keeps what was seen alive, so that no other object gets its id
         self._ahead = ahead
@@ -145,8 +146,7 @@ class Reach:
             self._namespace(vars(x), path, ("data", "maps"))
 
     def _items(self, container: Any, keys: Any, path: str, is_port: bool) -> None:
-        if not is_port:
-            self.sizes.append((container, len(container), path))
+        (self.sizes_of_ports if is_port else self.sizes).append((container, len(container), path))
         for key in list(keys):
             self._look(Place(container, key, f"{path}[{key!r}]"), is_port)
 

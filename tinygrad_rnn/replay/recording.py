@@ -146,6 +146,8 @@ class Recording:
         self._refuse_kept(after, recorder, output)
         now = _contents(self.reach)
         changed = [*self.reach.changed(), *(self.reach.arrays[id][0] for id in held if now[id] != held[id])]
+        changed += [port.place.path for port in self.ports if not backend.is_array(port.place.get())]
+        changed += [place.path for place, _ in self.numbers if not _is_number(place.get())]
         if changed:
             raise CaptureError(
                 f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new "
@@ -197,7 +199,8 @@ class Recording:
         for place in new_places:
             place.put(bare(place.get()))
         # False for an optimiser's first step, which makes its buffers, and for one that gives them another dtype.
-        self.steady = not new_places and all(_is_like(port.after, port.array) for port in self.ports)
+        self.steady = not new_places and all(is_like(port.after, port.array) for port in self.ports)
+        self.reach.sizes += self.reach.sizes_of_ports  # from now on, what is added or removed is not the step's doing
 
     def _settle_ports(self) -> None:
         """Find out which arrays the step replaced or wrote into."""
@@ -226,6 +229,10 @@ class Recording:
     def changed(self) -> list[str]:
         """The paths of everything that has changed since the recording."""
         return self.reach.changed() + [path for path, x, held in self.seen if backend.of(x).checksum(x) != held]
+
+    def has_numbers(self) -> bool:
+        """Whether there are still numbers where there were some when the step was recorded."""
+        return all(_is_number(place.get()) for place, _ in self.numbers)
 
     def shares_gradients(self) -> bool:
         """Whether leaves share gradients as they did when the step was recorded."""
@@ -271,7 +278,11 @@ def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
     return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
 
 
-def _is_like(x: Any, array: Array) -> bool:
+def _is_number(x: Any) -> bool:
+    return type(x) in (int, float, Scalar)
+
+
+def is_like(x: Any, array: Array) -> bool:
     """Whether x, an array or a symbol, has the dtype and shape of an array."""
     return bool((x.dtype, x.shape) == (array.dtype, array.shape))
 
@@ -282,7 +293,7 @@ _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; we
 def _commit(old: Array, new: Array) -> Array:
     """The array of a parameter after a recording. One that captured steps share is written in place."""
     known = _buffers.get(id(old))
-    if known is not None and known() is old and _is_like(new, old):
+    if known is not None and known() is old and is_like(new, old):
         old[...] = new
         writes.wrote(old)
         return old

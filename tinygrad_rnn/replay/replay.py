@@ -23,7 +23,7 @@ from .memory import Memory
 from .player import Player, is_same
 from .profile import Profile, Row
 from .program import Line, Program, Value
-from .recording import Port, Recording
+from .recording import Port, Recording, is_like
 from .symbol import Scalar, Symbol
 
 
@@ -57,7 +57,7 @@ class Replay:
                 leaf.grad = Tensor.wrap(leaf.grad.array.copy())
         for port, array in [*self.bound, *self.copied, *self.written]:
             found = port.later.get()
-            if found is not array and (found.dtype, found.shape) != (array.dtype, array.shape):
+            if found is not array and not (backend.is_array(found) and is_like(found, array)):
                 return False
         replaced = [port for port, array in self.bound if port.later.get() is not array]
         if replaced:
@@ -139,6 +139,7 @@ class Replay:
             recording.reach.unchanged()
             and all((leaf.grad is None) == (g is None) for leaf, g in recording.grads_before.items())
             and recording.shares_gradients()
+            and recording.has_numbers()
             and all(backend.of(x).checksum(x) == held for _, x, held in recording.seen)
             and all((x := ref()) is None or x.array is array for ref, array in recording.unreached)
             and self._bind()
