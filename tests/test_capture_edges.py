@@ -790,7 +790,7 @@ def test_what_arrays_cannot_do_while_they_are_recorded_is_said() -> None:
 
 # ---- buffers, words, dictionaries ----
 
-BUFFER = np.array([2, 3])
+BUFFER, MASK, SHAPE = np.array([2, 3]), np.array([False, True]), np.array([2, 3])
 BUFFERS: dict[str, Callable[[Any], Any]] = {
     "lengths": lambda x: nn.last(x, lengths=BUFFER),
     "mask": lambda x: nn.mse_loss(x[:, :, 0], tg.zeros(5, 2), mask=nn.length_mask(BUFFER, 5)),
@@ -800,6 +800,9 @@ BUFFERS: dict[str, Callable[[Any], Any]] = {
     "a choice": lambda x: tg.where((BUFFER > 2)[:, None], x, 0.0),
     "indices": lambda x: x[BUFFER + 0],
     "an operation": lambda x: x * BUFFER[:, None],
+    "a choice of rows": lambda x: x[:, MASK],
+    "a shape": lambda x: tg.reshape(x[0], SHAPE),
+    "widths": lambda x: tg.pad(x[0], BUFFER),
 }
 
 
@@ -808,7 +811,8 @@ def test_a_buffer_that_is_filled_anew_is_read_anew(name: str) -> None:
     x = tg.tensor(np.arange(30.0).reshape(5, 2, 3))
     captured = tg.capture(BUFFERS[name])
     for numbers in ([2, 3], [2, 3], [2, 3], [1, 4], [4, 2], [4, 2]):
-        BUFFER[:] = numbers
+        BUFFER[:], MASK[:] = numbers, np.array(numbers) > 1
+        SHAPE[:] = numbers if 3 in numbers else [6, 1]
         np.testing.assert_array_equal(captured(x).numpy(), BUFFERS[name](x).numpy())
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, registry
+from ..surroundings import is_ours
 from ..whereabouts import lines_outside
 from ..writes import owner_of
 from .functions import Functions
@@ -169,6 +170,8 @@ class Recorder:
         for name, value in attributes.items():
             if isinstance(value, Scalar):
                 refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
+        for x in _shaping(op, attributes):
+            self.seen[id(owner_of(x))] = x
         array = op.kernel(self.xp, *map(bare, inputs), **{name: bare(x) for name, x in attributes.items()})
         if not backend.is_array(array):
             array = self.xp.asarray(array)  # NumPy returns scalars for 0-d results
@@ -225,6 +228,14 @@ def bare(tree: Any) -> Any:
     if isinstance(tree, (tuple, list, dict)):
         return mapped(bare, tree)
     return tree.number if isinstance(tree, Scalar) else tree
+
+
+def _shaping(op: Op, attributes: dict[str, Any]) -> list[Array]:
+    """Bare arrays that may decide a shape: boolean indices, and attributes of the engine's other operations."""
+    index = op is ops.getitem.op
+    parts = _flat(attributes["key"]) if index else attributes.values() if is_ours(op.kernel.__module__) else ()
+    arrays = [x for x in parts if backend.is_array(x) and not isinstance(x, Symbol)]
+    return [x for x in arrays if x.dtype == bool or not index]
 
 
 def _flat(key: Any) -> Any:
