@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections import ChainMap, UserDict, deque
 from collections.abc import Iterator
+from enum import Enum
+from functools import update_wrapper
 from types import MappingProxyType, ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -85,6 +87,55 @@ def _times(x: Any, scale: float = 2.0) -> Any:
     return x * scale
 
 
+class Scales:
+    """Made in the step: its methods are named nowhere."""
+
+    def __init__(self) -> None:
+        self.scale = SCALE
+
+    def __call__(self, x: Any) -> Any:
+        return x * SCALE
+
+
+class Pair(NamedTuple):
+    first: Any
+
+    def scaled(self) -> Any:
+        return self.first * SCALE
+
+
+class Named(dict[str, Any]):
+    def scaled(self) -> Any:
+        return self["x"] * SCALE
+
+
+class Mode(str, Enum):
+    ON = "on"
+
+    def scale(self) -> float:
+        return SCALE
+
+
+class Wrapping:
+    def __init__(self, function: Any) -> None:
+        update_wrapper(self, function)
+        self.function, self.scale = function, 2.0
+
+    def __call__(self, x: Any) -> Any:
+        return self.function(x) * self.scale
+
+
+def _counted(x: Any) -> Any:
+    return x * _counted.scale  # type: ignore[attr-defined]
+
+
+def _importing(x: Any) -> Any:
+    import a_module_of_the_user
+
+    return x * a_module_of_the_user.factor
+
+
+pair, wrapping = Pair(2.0), Wrapping(lambda x: x + 1.0)
 settings, instance, slots, with_property = Settings(), Settings(), Slots(), WithProperty()
 derived, namespace, mode = Derived(), SimpleNamespace(scale=2.0), {2.0}
 inner = {"scale": 2.0}
@@ -121,18 +172,46 @@ CHANGES: dict[str, tuple[Any, Any]] = {
         lambda x: _reloaded(x),
         lambda v: setattr(_reloaded, "__code__", (_double if v == 2.0 else _triple).__code__),
     ),
+    "in an instance that the step makes": (lambda x: x * Scales().scale, _set_global),
+    "in a call of an instance that the step makes": (lambda x: Scales()(x), _set_global),
+    "in a method of a named tuple": (lambda x: x * pair.scaled(), _set_global),
+    "in a method of a named tuple that the step makes": (lambda x: Pair(x).scaled(), _set_global),
+    "in a method of a string": (lambda x: x * Mode.ON.scale(), _set_global),
+    "in an object that wraps a function": (lambda x: wrapping(x), lambda v: setattr(wrapping, "scale", v)),
+    "an attribute of a function": (lambda x: _counted(x), lambda v: setattr(_counted, "scale", v)),
+    "in a module that the step imports": (lambda x: _importing(x), lambda v: setattr(module, "factor", v)),
     "by name": (lambda x: x * getattr(settings, "sca" + "le"), lambda v: setattr(Settings, "scale", v)),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_is_noticed(name: str) -> None:
+def test_a_change_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "a_module_of_the_user", module)
     step, change = CHANGES[name]
     captured = tg.capture(step)
     for value in (2.0, 3.0, 2.0):
         change(value)
         for k in range(3):
             equal(captured(batch(k)), step(batch(k)), exact=False)
+
+
+@pytest.mark.parametrize("make", [Pair, lambda x: Named(x=x)])
+def test_methods_of_arguments_are_seen(make: Any) -> None:
+    captured = tg.capture(lambda pair: pair.scaled())
+    for value in (2.0, 3.0, 2.0):
+        _set_global(value)
+        for k in range(3):
+            equal(captured(make(batch(k))), batch(k * value))
+
+
+def test_dictionaries_of_two_kinds_are_two_arguments() -> None:
+    class Doubled(Named):
+        def scaled(self) -> Any:
+            return self["x"] * 2.0 * SCALE
+
+    captured = tg.capture(lambda d: d.scaled())
+    for kind, factor in ((Named, 1), (Named, 1), (Named, 1), (Doubled, 2), (Doubled, 2)):
+        equal(captured(kind(x=batch())), batch(factor * SCALE))
 
 
 def test_parameters_that_only_a_method_names_are_trained() -> None:
@@ -187,6 +266,9 @@ def test_what_the_step_does_not_mention_may_change_at_every_call() -> None:
             super().__init__()
             self.losses: list[float] = []
             self.calls = 0
+
+        def step(self, x: tg.Tensor) -> tg.Tensor:
+            return super().step(x)  # which makes it see the class, and its constructor
 
     trainer = Trainer()
     captured = tg.capture(trainer.step)

@@ -14,10 +14,11 @@ _INSTALLED = {*sys.stdlib_module_names, "numpy", "cupy", "tqdm", "matplotlib"} -
 
 
 class Names(NamedTuple):
-    """The globals that code may read, in order, and all names in it, nested functions included."""
+    """The globals that code may read, in order, all names in it, and modules, nested functions included."""
 
     read: tuple[str, ...]
-    mentioned: frozenset[str]
+    mentioned: frozenset[str]  # but for attributes that a constructor only sets
+    imported: tuple[str, ...]
 
 
 @lru_cache(maxsize=1024)
@@ -27,11 +28,17 @@ def names_in(code: CodeType) -> Names:
     >>> names_in((lambda x: len(x.parts)).__code__).read
     ('len',)
     """
-    read = [i.argval for i in dis.get_instructions(code) if i.opname in _READING]
-    inner = [names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    read += [name for names in inner for name in names.read]
+    steps = list(dis.get_instructions(code))
+    read = [i.argval for i in steps if i.opname in _READING]
+    imported = [i.argval for i in steps if i.opname == "IMPORT_NAME"]
+    making = code.co_name == "__init__"
+    mentioned = {i.argval for i in steps if i.opcode in dis.hasname and not (making and i.opname == "STORE_ATTR")}
+    for names in (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)):
+        read += names.read
+        imported += names.imported
+        mentioned |= names.mentioned
     # A dictionary keeps the order; with a set, a program would depend on the hash seed.
-    return Names(tuple(dict.fromkeys(read)), frozenset(code.co_names).union(*(names.mentioned for names in inner)))
+    return Names(tuple(dict.fromkeys(read)), frozenset(mentioned), tuple(dict.fromkeys(imported)))
 
 
 _READING = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last two in class bodies

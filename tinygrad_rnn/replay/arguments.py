@@ -30,7 +30,7 @@ def signature_of(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
     if isinstance(tree, (tuple, list)):
         return type(tree), *[signature_of(child, arrays, floats) for child in tree]
     if isinstance(tree, dict):
-        return dict, *[(key, signature_of(child, arrays, floats)) for key, child in tree.items()]
+        return type(tree), *[(key, signature_of(child, arrays, floats)) for key, child in tree.items()]
     if backend.is_array(tree):
         arrays.append(tree)
         return "array", tree.shape, tree.dtype

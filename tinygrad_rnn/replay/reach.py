@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import operator
 import random
+import sys
 from collections import deque
+from collections.abc import Iterator
 from functools import cached_property, partial
 from itertools import repeat
 from types import (
@@ -34,10 +36,12 @@ from .places import ABSENT, PLAIN, Attribute, Place
 _OPAQUE = (str, bytes, CodeType, np.dtype, np.generic)
 _WRAPPED = (BuiltinFunctionType, MethodType, partial, staticmethod, classmethod, property)
 _PARTS = ("__self__", "__func__", "func", "args", "keywords", "fget")  # of those that hold others
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # methods that the engine calls on any object
 _ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may use any attribute
 _HOLDERS = {"ChainMap", "Namespace", "SimpleNamespace", "UserDict", "UserList"}  # Python's own, for users' objects
-_MAKING = {"__init__", "__new__", "__post_init__", "__del__", "__repr__", "__str__"}
+_MAKING = {"__init__", "__new__", "__post_init__"}
+_UNUSED = {"__del__", "__repr__", "__str__"}
 
 
 class Reach:
@@ -109,7 +113,7 @@ class Reach:
         if backend.is_array(x):
             self.arrays.setdefault(id(x), (path, x))
             return
-        if isinstance(x, (*PLAIN, *_OPAQUE)) or id(x) in self._seen:
+        if id(x) in self._seen or (isinstance(x, (*PLAIN, *_OPAQUE)) and not is_users(type(x).__module__)):
             return
         self._seen.add(id(x))
         self._kept.append(x)
@@ -126,8 +130,6 @@ class Reach:
             self._items(x, x, path, False)
         elif isinstance(x, (list, deque)):
             self._items(x, range(len(x)), path, is_port)
-            if hasattr(x, "__dict__"):  # a subclass, such as ModuleList
-                self._object(x, path)
         elif isinstance(x, (tuple, set, frozenset)):
             self.sizes.append((x, len(x), path))
             self._ahead += [(child, f"{path}[{i}]", is_port) for i, child in enumerate(x)]
@@ -136,14 +138,16 @@ class Reach:
         elif isinstance(x, ModuleType):
             if is_users(x.__name__):
                 self._namespace(vars(x), path)
-        elif "__wrapped__" in getattr(x, "__dict__", {}):
+        elif "__wrapped__" in getattr(x, "__dict__", {}) and not is_users(type(x).__module__):
             self._ahead.append((x.__wrapped__, path, False))  # another captured step
         elif isinstance(x, type):
-            self._inherited(x, x, path, [], set())
+            self._inherited(x, x, path, [])
         elif not is_installed(type(x).__module__):
             self._object(x, path)
         elif type(x).__name__ in _HOLDERS:
             self._namespace(vars(x), path, ("data", "maps"))
+        if isinstance(x, _CONTAINERS) and (hasattr(x, "__dict__") or is_users(type(x).__module__)):
+            self._object(x, path)  # of a class of its own, such as ModuleList
 
     def _items(self, container: Any, keys: Any, path: str, is_port: bool) -> None:
         (self.sizes_of_ports if is_port else self.sizes).append((container, len(container), path))
@@ -167,14 +171,15 @@ class Reach:
                 self._look(Place(held, name, f"{path}.{name}".lstrip(".")), name in ports)
         else:
             self._namespace(held, path)
-        hooks = {name for c in derived for name in vars(c)} - _MAKING  # the engine may call any method that it defines
-        self._inherited(x, type(x), path, [held], hooks)
+        self._inherited(x, type(x), path, [held])
 
-    def _inherited(self, x: Any, kind: type, path: str, before: list[Any], hooks: set[str]) -> None:
+    def _inherited(self, x: Any, kind: type, path: str, before: list[Any]) -> None:
         """Look at the mentioned attributes of an object's user classes; before: namespaces that take precedence."""
+        hooks = {name for c in kind.__mro__ if is_ours(c.__module__) for name in vars(c)}  # the engine may call them
+        unused = _UNUSED if x is kind else _UNUSED | _MAKING  # the code may make instances of a class
         for c in _own_classes(kind):
-            special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])} - _MAKING
-            for name in self._namespace(vars(c), path, () if x is kind else hooks | special):
+            special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])}
+            for name in self._namespace(vars(c), path, (hooks | special) - unused):
                 if x is not kind and isinstance(vars(c)[name], MemberDescriptorType):
                     self._look(Attribute(x, name, f"{path}.{name}"))
                 else:
@@ -190,13 +195,17 @@ class Reach:
         elif hasattr(f, "op"):  # a user's operation: only its kernel and rules are the user's code
             self._ahead += [(rule, path, False) for rule in (f.op.kernel, *f.op.rules.values(), *f.op.merges.values())]
         else:
-            read, mentioned = names_in(f.__code__)
+            read, mentioned, imported = names_in(f.__code__)
             self._mentioned |= mentioned
+            for name in imported:
+                found = (sys.modules.get(full) for full in (name, f"{f.__globals__.get('__package__')}.{name}"))
+                self._ahead += [(module, name, False) for module in found if module is not None]
             for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
                 self._look(Attribute(cell, "cell_contents", name))
             for name in read:
                 if name in f.__globals__:
                     self._look(Place(f.__globals__, name, name))
+            self._namespace(vars(f), path)
             for name in ("__code__", "__defaults__", "__kwdefaults__"):  # reloading code in a notebook replaces them
                 self._look(Attribute(f, name, f"{path}.{name}"))
 
@@ -214,7 +223,17 @@ def _objects(arguments: Any) -> list[tuple[Any, str, bool]]:
     """The objects among a call's arguments that can change, without tensors and arrays."""
     args, kwargs = arguments or ((), {})
     items = [(f"argument {path}", x) for path, x in tree_items((*args, kwargs))]
-    return [(x, path, False) for path, x in items if not (isinstance(x, Tensor) or backend.is_array(x))]
+    items = [(path, x) for path, x in items if not (isinstance(x, Tensor) or backend.is_array(x))]
+    return [(x, path, False) for path, x in [*items, *((kind.__name__, kind) for kind in _kinds((args, kwargs)))]]
+
+
+def _kinds(tree: Any) -> Iterator[type]:
+    """The user's classes of containers in a tree, whose methods a step may call."""
+    if isinstance(tree, (tuple, list, dict)):
+        if is_users(type(tree).__module__):
+            yield type(tree)
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            yield from _kinds(child)
 
 
 def _own_classes(c: type) -> list[type]:
