@@ -7,6 +7,7 @@ from collections import ChainMap, UserDict, deque
 from collections.abc import Iterator
 from enum import Enum
 from functools import update_wrapper
+from queue import SimpleQueue
 from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -344,6 +345,19 @@ def test_results_that_are_kept_anywhere_are_refused_and_stay_sound(keep: Any) ->
     equal(s.parameters, before)
     for kept in (*RECENT, LAST, LOG.kept):
         assert kept is None or np.isfinite(kept.item())
+
+
+def test_a_bare_result_that_is_kept_out_of_reach_is_refused() -> None:
+    kept: SimpleQueue[Any] = SimpleQueue()
+
+    @tg.capture
+    def step(x: Any) -> Any:
+        kept.put((x + 1).data)
+        return x * 2
+
+    step(batch())
+    with pytest.raises(tg.CaptureError, match=r"keeps a result, Symbol\(f32\[4,3\]\), in an object"):
+        step(batch())
 
 
 class Statistics:

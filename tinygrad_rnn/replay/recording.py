@@ -143,7 +143,12 @@ class Recording:
                 "capture: the step drew random numbers from a generator of its own, which a replay would not do; draw "
                 "them outside and pass them in, or use tg.randn, tg.rand or tg.dropout"
             )
-        self._refuse_kept(after, recorder, output)
+        known = set(self.reach.tensors)
+        for tensor, path in after.tensors.items():
+            if tensor not in known and isinstance(tensor.array, Symbol):
+                raise CaptureError(
+                    f"capture: the step keeps a result in {path}; return it, and pass it in the next time"
+                )
         now = _contents(self.reach)
         changed = [*self.reach.changed(), *(self.reach.arrays[id][0] for id in held if now[id] != held[id])]
         changed += [port.place.path for port in self.ports if not backend.is_array(port.place.get())]
@@ -153,16 +158,11 @@ class Recording:
                 f"capture: the step changes {', '.join(changed[:3])}, which a replay would not do; return the new "
                 "value and pass it in the next time, or do it outside of the step"
             )
+        self._refuse_kept(after, recorder, output)
 
     def _refuse_kept(self, after: Reach, recorder: Recorder, output: Any) -> None:
         """Raise if a result is kept anywhere but in the return value and in places that replays write to."""
-        known = set(self.reach.tensors)
-        for tensor, path in after.tensors.items():
-            if tensor not in known and isinstance(tensor.array, Symbol):
-                raise CaptureError(
-                    f"capture: the step keeps a result in {path}; return it, and pass it in the next time"
-                )
-        own = {*known, *(leaf.grad for leaf in self.reach.leaves), *self.grads_before.values()}
+        own = {*self.reach.tensors, *(leaf.grad for leaf in self.reach.leaves), *self.grads_before.values()}
         places = [place.get() for place in [*(port.place for port in self.ports), *after.ports]]
         kept = [*own, *leaves(output), *places, *recorder.draws]
         accounted = {*map(id, map(bare_array, kept)), *(id(symbol) for symbol, _ in self.inputs)}
@@ -170,14 +170,15 @@ class Recording:
         others = not accounted.issuperset(id(x) for x in (ref() for ref in recorder.made) if x is not None)
         # A returned array may be kept elsewhere too: then not only the returned tensor refers to it.
         shared = any(sys.getrefcount(x.array) > 2 for x in leaves(output) if isinstance(x, Taped))
-        if (others or shared) and not own.issuperset(_symbolic()):  # slow: it looks at every object
+        if others or shared:  # slow: it looks at every object
             gc.collect()  # it may only live on in a cycle
-            for tensor in _symbolic():
-                if tensor not in own:
-                    raise CaptureError(
-                        f"capture: the step keeps a result, {tensor!r}, in an object that a replay would not reach; "
-                        "return it, or, if it belongs to a model, pass the model in as an argument"
-                    )
+            found: list[Any] = [x for x in _symbolic() if x not in own]
+            found += [x for x in (ref() for ref in recorder.made) if x is not None and id(x) not in accounted]
+            if found:
+                raise CaptureError(
+                    f"capture: the step keeps a result, {found[0]!r}, in an object that a replay would not reach; "
+                    "return it, or, if it belongs to a model, pass the model in as an argument"
+                )
 
     def _settle(self, reach: Callable[[], Reach], output: Any) -> None:
         """Find out what the run left behind, and replace symbols by arrays and numbers.
