@@ -69,6 +69,8 @@ def line() -> int:
         (lambda m: tg.einsum(m, [0, 1]), TypeError, ["einsum: subscripts such as 'ij,jk->ik' come first, not Tensor("]),
         (lambda m: m @ 3, TypeError, ["matmul: a f32[2,3], b 3: "]),
         (lambda m: tg.embedding(2, m), TypeError, ["embedding: indices 2, weight f32[2,3]: "]),
+        (lambda m: tg.max_pool2d(m, 2, stride=0), ShapeError, ["max_pool2d: x f32[2,3]", "stride (0, 0)"]),
+        (lambda m: tg.conv2d(m[None, None], m[None, None], stride=0), ShapeError, ["stride (0, 0) do not fit"]),
         (lambda m: m.clip(tg.ones(3), 2.0), TypeError, ["clip: min is a Tensor", "min.data"]),
     ],
 )

@@ -29,7 +29,7 @@ def pair(value: int | Pair) -> Pair:
 def _counts(shape: Shape, size: Pair, stride: Pair, dilation: Pair) -> Pair:
     """How many windows fit along the last two axes."""
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
-    counts = tuple((n - r) // s + 1 for n, r, s in zip(shape[-2:], reach, stride, strict=True))
+    counts = tuple((n - r) // max(1, s) + 1 for n, r, s in zip(shape[-2:], reach, stride, strict=True))
     if min(*counts, *size, *stride, *dilation) < 1:
         apart = f" and dilation {dilation}" if max(dilation) > 1 else ""
         raise ValueError(
@@ -111,7 +111,7 @@ def max_pool2d(xp: Any, x: Array, *, size: int | Pair, stride: int | Pair | None
 
     Equal maxima share the gradient evenly.
     """
-    (high, wide), (down, right) = pair(size), pair(stride or size)
+    (high, wide), (down, right) = pair(size), pair(size if stride is None else stride)
     _counts(x.shape, (high, wide), (down, right), (1, 1))
     rows = reduce(xp.maximum, _places(x, (high, 1), (down, 1)))
     return reduce(xp.maximum, _places(rows, (1, wide), (1, right)))
@@ -128,7 +128,7 @@ def shares(xp: Any, x: Array, y: Array, *, size: Pair, stride: Pair) -> Array:
 
 
 def _to_maxima(g: Any, x: Any, y: Any, size: int | Pair, stride: int | Pair | None) -> Any:
-    how = {"size": pair(size), "stride": pair(stride or size)}
+    how = {"size": pair(size), "stride": pair(size if stride is None else stride)}
     return overlap_add(expand_dims(g, axis=(-2, -1)) * shares(x, y, **how), shape=x.shape, **how)
 
 
