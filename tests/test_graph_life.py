@@ -402,15 +402,16 @@ USES: dict[str, Any] = {  # of a tensor, and of bare arrays: numbers, indices, a
 }
 
 
+@pytest.mark.parametrize("kind", [np.ndarray, np.memmap])
 @pytest.mark.parametrize("name", USES)
-def test_a_buffer_may_be_filled_anew_before_backward(name: str) -> None:
+def test_a_buffer_may_be_filled_anew_before_backward(name: str, kind: Any) -> None:
     """As in a loop over a stream: graphs hold what was in it when it was used."""
     x = tg.tensor(np.arange(12, dtype=np.float32).reshape(4, 3) / 12, requires_grad=True)
 
     def gradient(then: int | None) -> np.ndarray:
         tg.manual_seed(0)
         numbers = np.random.default_rng(0).random((4, 3), dtype=np.float32)
-        buffers = numbers, np.array([0, 2, 1, 0]), numbers > 0.5
+        buffers = [x.view(kind) for x in (numbers, np.array([0, 2, 1, 0]), numbers > 0.5)]
         loss = USES[name](x, *buffers).sum()
         for buffer in buffers if then is not None else ():
             buffer.fill(then)
@@ -444,3 +445,9 @@ def test_copies_keep_the_order_of_the_memory_and_every_bit() -> None:
     assert kept(special) is first  # NaN equals itself here
     special[1, 1] = -0.0
     assert np.signbit(kept(special)[1, 1])
+
+
+def test_a_matrix_is_an_array_like_others() -> None:
+    """NumPy's own ``matrix`` multiplies as matrices do; in a rule that would be wrong."""
+    x = tg.ones(2, 2, requires_grad=True)
+    assert tg.grad((x * np.array([[1, 2], [3, 4]]).view(np.matrix)).sum(), x).tolist() == [[1, 2], [3, 4]]

@@ -103,6 +103,11 @@ def is_array(value: object) -> bool:
     return kind in _by_type
 
 
+def plain(value: Any) -> Any:
+    """A memory map, or another of NumPy's kinds of array, as an array of its own kind; anything else unchanged."""
+    return np.asarray(value) if isinstance(value, np.ndarray) else value
+
+
 def of(array: Array) -> Backend:
     """The backend that an array belongs to; Python and NumPy scalars belong to NumPy."""
     return _by_type.get(type(array), host)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import Array, modules, namespace
+from .backend import Array, modules, namespace, plain
 from .tape import Node, Taped, clock, state
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ _UNWRAP = """
     else:
         _node{i} = None
         if {x}.__class__ in _modules:
+            _bare |= {bit}
+        elif _isinstance({x}, _ndarray):
+            {x} = _plain({x})
             _bare |= {bit}"""
 
 _UNWRAP_ALL = """
@@ -97,8 +100,10 @@ def dispatcher(op: Op) -> Any:
         "_modules": modules,
         "_namespace": namespace,
         "_new": object.__new__,
+        "_ndarray": np.ndarray,
         "_numpy": np,
         "_op": op,
+        "_plain": plain,
         "_plans": op.plans,
         "_sequence": (list, tuple),
         "_shape_of": _shape,
@@ -260,6 +265,7 @@ def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tu
     taped = [value for value in values if isinstance(value, Taped)]
     if not taped:
         return None, 0, 0, (), values
+    values = tuple(map(plain, values))
     parents = tuple([value.node if isinstance(value, Taped) else None for value in values])
     arrays = tuple([value.array if isinstance(value, Taped) else value for value in values])
     needs = any(value.node is not None for value in taped)

@@ -123,6 +123,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
 
 def _bare(key: Any, x: Any) -> Any:
     """A part of a key for x: indices as an array on x's backend, integers as Python's, anything else unchanged."""
+    key = backend.plain(key)
     if backend.is_array(key) and getattr(x, "node", None) is not None:
         key = own(key)
     key = bare_array(key)
