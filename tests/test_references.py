@@ -156,6 +156,13 @@ def test_slopes_at_corners() -> None:
     assert gradient(tg.prod, [2.0, 0.0, 0.0]) == [0, 0, 0]
 
 
+def test_a_tie_is_no_corner_of_a_smooth_function() -> None:
+    x = tg.tensor([0.0, 1.0, 1.0, -np.inf], dtype="float64")
+    found = tg.hvp(lambda x: tg.logaddexp(x, np.array([0.0, 1.0, 0.0, -np.inf])).sum(), x, tg.ones(4))
+    p = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(found.numpy(), [0.25, 0.25, p * (1 - p), 0])
+
+
 def test_a_cast_to_integers_sends_nothing_back() -> None:
     assert gradient(lambda x: x * tg.ops.astype(x, dtype=int), [1.5, 2.5]) == [1, 2]
 

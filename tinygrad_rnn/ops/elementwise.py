@@ -10,7 +10,7 @@ from ..backend import Array
 from ..formula import short_power
 from ..op import op
 from ..tape import Taped
-from .flat import floor_divide, sign
+from .flat import floor_divide, isinf, sign
 
 
 @op
@@ -273,7 +273,8 @@ logaddexp.vjp(a=lambda g, a, b: g * _share(a, b), b=lambda g, a, b: g * _share(b
 
 def _share(a: Array, b: Array) -> Array:
     """e^a / (e^a + e^b), one half where a and b are equal, even if infinite."""
-    return where(a == b, 0.5, logistic(a - where(a == b, 0, b)))  # inf - inf would be NaN
+    twins = (a == b) & isinf(a)  # inf - inf would be NaN
+    return where(twins, 0.5, logistic(a - where(twins, 0, b)))
 
 
 @op
