@@ -163,6 +163,15 @@ def test_a_tie_is_no_corner_of_a_smooth_function() -> None:
     np.testing.assert_allclose(found.numpy(), [0.25, 0.25, p * (1 - p), 0])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int64"])
+def test_the_slope_of_a_power_whose_exponent_is_a_small_integer(dtype: str) -> None:
+    exponent = np.array([0, 0, 1, 2, 0], dtype)
+    assert gradient(lambda x: x**exponent, [200.0, 0.0, 0.0, 3.0, -2.0]) == [0, 0, 1, 6, 0]
+    assert gradient(lambda x: x ** exponent[0], [200.0, 0.0]) == [0, 0]
+    if dtype == "int8":
+        np.testing.assert_allclose(gradient(lambda x: x ** np.int8(-128), [1.1]), -128 * 1.1**-129)
+
+
 def test_a_cast_to_integers_sends_nothing_back() -> None:
     assert gradient(lambda x: x * tg.ops.astype(x, dtype=int), [1.5, 2.5]) == [1, 2]
 

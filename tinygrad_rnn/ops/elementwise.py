@@ -140,7 +140,8 @@ def _power_slope(a: Array, b: Array) -> Array:
     """b a^(b-1), with 0 at b = 0 even where a = 0."""
     if isinstance(b, (int, float)):
         return b * a ** (b - 1) if b else a * 0
-    return b * a ** where(a == 0, where(b == 0, 1, b - 1), b - 1)
+    lower = b - 1.0  # not b - 1, which is 255 for an unsigned 0 of eight bits
+    return b * a ** where(a == 0, where(b == 0, 1, lower), lower)
 
 
 @op
