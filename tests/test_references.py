@@ -207,6 +207,14 @@ def test_derivatives_of_logsumexp_are_as_exact_far_from_0(far: float) -> None:
     np.testing.assert_allclose(hv.data, p * (v - (p * v).sum(axis=1, keepdims=True)), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("far", [0.0, -3000.0, 1e6])
+def test_a_loss_is_as_exact_far_from_0(far: float) -> None:
+    x = (far + np.array([[0.0, 1.5, -2.25], [0.5, 0.25, 3.0]])).astype(np.float32)
+    x64 = x.astype(np.float64) - far
+    expected = np.log(np.exp(x64).sum(axis=1)) - x64[:, 1]
+    np.testing.assert_allclose(tg.cross_entropy(x, np.array([1, 1])), expected, rtol=1e-6)
+
+
 def test_variance_of_one_element_is_not_a_number() -> None:
     with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="Degrees of freedom"):
         assert np.isnan(gradient(lambda x: tg.var(x, ddof=1), [2.0])).all()

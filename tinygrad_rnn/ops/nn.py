@@ -99,9 +99,9 @@ def cross_entropy(xp: Any, logits: Array, targets: Array) -> Array:
     home, classes = backend.of(logits), logits.shape[-1]
     home.check_indices(targets, classes, "the target")
     exponentials, top = home.exponentials(logits, -1)
-    total = xp.log(home.row_sums(exponentials)) + top
     chosen = logits.reshape((targets.size, classes))[xp.arange(targets.size), targets.ravel()]
-    losses = total[..., 0] - chosen.reshape(targets.shape)
+    below = top - chosen.reshape((*targets.shape, 1))  # exact where logits are large and log sum e^x has few digits
+    losses = (xp.log(home.row_sums(exponentials)) + below)[..., 0]
     return home.mark_invalid(losses, targets, classes)
 
 
