@@ -215,6 +215,16 @@ def test_a_loss_is_as_exact_far_from_0(far: float) -> None:
     np.testing.assert_allclose(tg.cross_entropy(x, np.array([1, 1])), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint64", "int64"])
+def test_exponentials_of_integers_are_those_of_float64(dtype: str) -> None:
+    few = np.array([[0, 1, 2], [100, 0, 120]]).astype(dtype)
+    many = np.tile(few, (2, 5000))  # which are looked at first
+    for x in (few, many):
+        for f in (tg.softmax, tg.log_softmax, tg.logsumexp, lambda x: tg.cross_entropy(x, np.zeros(len(x), int))):
+            with np.errstate(all="raise", under="ignore"):
+                assert_same(f(x), f(x.astype(np.float64)))
+
+
 def test_variance_of_one_element_is_not_a_number() -> None:
     with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="Degrees of freedom"):
         assert np.isnan(gradient(lambda x: tg.var(x, ddof=1), [2.0])).all()

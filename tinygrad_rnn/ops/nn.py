@@ -23,13 +23,18 @@ _BLOCK = 2**15  # elements of a block that stays in the cache through several op
 def softmax(xp: Any, x: Array, *, axis: Axis = -1, out: Array = None) -> Array:
     """y = e^x / sum e^x along an axis, or along several (a tuple)."""
     home, axis = backend.of(x), _along(x, axis)
-    y, _ = home.exponentials(x, axis, out)
+    y, _ = home.exponentials(_floats(x), axis, out)
     y /= home.row_sums(y) if axis == -1 else y.sum(axis=axis, keepdims=True)
     return y
 
 
 softmax.op.overwrites = True
 softmax.vjp(x=lambda g, y, axis: _through_softmax(g, y, axis))
+
+
+def _floats(x: Array) -> Array:
+    """x, as float64 if it holds integers: the difference of two unsigned ones would wrap."""
+    return x if x.dtype.kind == "f" else x.astype(float)
 
 
 def _along(x: Any, axis: Axis) -> Axis:
@@ -44,7 +49,7 @@ def _through_softmax(g: Any, y: Any, axis: Axis) -> Any:
 @op
 def log_softmax(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Array:
     """y = x - log sum e^x along an axis."""
-    along = _along(x, axis)
+    x, along = _floats(x), _along(x, axis)
     y = xp.subtract(x, x.max(axis=along, keepdims=True), out=out)
     y -= xp.log(xp.exp(y).sum(axis=along, keepdims=True))
     return y
@@ -57,6 +62,7 @@ log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=_along(y, axis), k
 @op
 def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """y = log sum e^x, without overflow; if all x are -inf, y is -inf and the gradient 0."""
+    x = _floats(x)
     top = x.max(axis=axis, keepdims=True)
     total = xp.exp(x - xp.where(xp.isfinite(top), top, 0)).sum(axis=axis, keepdims=True)
     y = xp.log(xp.maximum(total, 0.5)) + top  # the total is at least 1, or else 0 because the top is -inf
@@ -98,7 +104,7 @@ def cross_entropy(xp: Any, logits: Array, targets: Array) -> Array:
         raise ValueError(f"targets must have the shape {logits.shape[:-1]}")
     home, classes = backend.of(logits), logits.shape[-1]
     home.check_indices(targets, classes, "the target")
-    exponentials, top = home.exponentials(logits, -1)
+    exponentials, top = home.exponentials(_floats(logits), -1)
     chosen = logits.reshape((targets.size, classes))[xp.arange(targets.size), targets.ravel()]
     below = top - chosen.reshape((*targets.shape, 1))  # exact where logits are large and log sum e^x has few digits
     losses = (xp.log(home.row_sums(exponentials)) + below)[..., 0]
