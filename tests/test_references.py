@@ -225,6 +225,12 @@ def test_exponentials_of_integers_are_those_of_float64(dtype: str) -> None:
                 assert_same(f(x), f(x.astype(np.float64)))
 
 
+def test_sums_of_many_exponentials_in_float16() -> None:
+    x = np.full((1, 5000), 4, np.float16)
+    np.testing.assert_allclose(tg.softmax(x), 1 / 5000, rtol=1e-2)
+    np.testing.assert_allclose(tg.cross_entropy(x, np.array([3])), np.log(5000), rtol=1e-2)
+
+
 def test_variance_of_one_element_is_not_a_number() -> None:
     with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="Degrees of freedom"):
         assert np.isnan(gradient(lambda x: tg.var(x, ddof=1), [2.0])).all()
