@@ -362,6 +362,17 @@ def test_two_threads_differentiate_one_graph_that_is_kept() -> None:
     assert in_threads(lambda: differentiate(0), lambda: differentiate(1)) == []
 
 
+def test_gradients_from_several_threads_add_up_in_a_leaf_that_they_share() -> None:
+    x = leaf(100_000)  # the sum of two arrays of this size lets other threads run
+
+    def accumulate() -> None:
+        for _ in range(30):
+            (x * 2.0).sum().backward()
+
+    assert in_threads(*[accumulate] * 4) == []
+    assert_equal(gradients(x), [np.full(x.shape, 240.0)])
+
+
 def test_threads_meet_at_the_first_call_of_an_operation() -> None:
     """Whatever an operation puts off to its first call is done whole, or not seen."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import wraps
 from sys import getrefcount
@@ -286,14 +287,18 @@ def seed(output: Tensor, gradient: Any, record: bool) -> Any:
 
 def accumulate(arrived: dict[Node | Leaf, Any], record: bool = False) -> None:
     """Add a walk's results to the gradients of the leaves; with ``record``, the sums are differentiable."""
-    for leaf, g in arrived.items():
-        assert isinstance(leaf, Leaf)
-        if leaf.grad is None:
-            leaf.grad = as_tensor(g)
-        elif record or leaf.grad.node is not None:
-            leaf.grad = leaf.grad + g
-        else:
-            leaf.grad.array = as_tensor(leaf.grad.array + g).array  # a graph may have saved the old array
+    with _accumulating:
+        for leaf, g in arrived.items():
+            assert isinstance(leaf, Leaf)
+            if leaf.grad is None:
+                leaf.grad = as_tensor(g)
+            elif record or leaf.grad.node is not None:
+                leaf.grad = leaf.grad + g
+            else:
+                leaf.grad.array = as_tensor(leaf.grad.array + g).array  # a graph may have saved the old array
+
+
+_accumulating = threading.RLock()  # threads may share leaves, and a sum that is read and then written would lose others
 
 
 def filled_like(array: Array, value: float) -> Array:
