@@ -78,6 +78,24 @@ def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
         tg.tensor(data)
 
 
+def test_complex_numbers_are_refused_and_not_made_real() -> None:
+    x = tg.ones(2, requires_grad=True)
+    calls: list[Callable[[], Any]] = [
+        lambda: tg.tensor([1.0], dtype=complex),
+        lambda: tg.zeros(2, dtype="complex64"),
+        lambda: tg.zeros_like(np.ones(2) * 1j),
+        lambda: tg.arange(3, dtype=complex),
+        lambda: x.astype(complex),
+        lambda: x.to("complex64"),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="tensors hold real numbers or booleans, not complex"):
+            call()
+    for create_graph in (False, True):
+        with pytest.raises(GraphError, match=r"multiply .*failed: .*real numbers .*not complex"):
+            tg.grad(abs(x * 1j).sum(), x, create_graph=create_graph)
+
+
 @pytest.mark.parametrize(
     ("made", "expected"),
     [

@@ -233,6 +233,12 @@ def _is_real(array: Array) -> bool:
     return array.dtype.kind in "fiub"
 
 
+def refuse_unreal(caller: str, dtype: DTypeLike) -> None:
+    """Raise TypeError unless a dtype is one of real numbers or booleans, or None."""
+    if dtype is not None and np.dtype(dtype).kind not in "fiub":
+        raise TypeError(f"{caller}: tensors hold real numbers or booleans, not {np.dtype(dtype)}")
+
+
 def _has_own_dtype(data: Any) -> bool:
     """Whether the first number of nested lists is an array or a NumPy scalar rather than Python's."""
     while isinstance(data, (list, tuple)) and data:
@@ -245,6 +251,7 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
 
     Raises TypeError if the data are not numbers.
     """
+    refuse_unreal("tensor", dtype)
     target = get(backend) if backend else (of(data) if is_array(data) else default())
     if is_array(data):
         source = of(data)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
+from .backend import refuse_unreal
 from .op import BoundRule
 from .ops.shape import unbroadcast
 from .tape import Leaf, Node
@@ -43,6 +44,7 @@ class Cotangents:
         if contribution.shape != target.shape:
             contribution = unbroadcast(contribution, target.shape)
         if contribution.dtype is not target.dtype and contribution.dtype != target.dtype:
+            refuse_unreal("gradient", contribution.dtype)
             contribution = contribution.astype(target.dtype)
         sums = self._sums
         if id not in sums:

@@ -21,6 +21,7 @@ def _placed(numbers: np.ndarray, dtype: DTypeLike, backend: str | None, requires
 
 def _made(array: Array, requires_grad: bool) -> Tensor:
     """A Tensor of an array that nothing else references."""
+    backends.refuse_unreal("tensor", array.dtype)
     made = Tensor.wrap(array)
     made.requires_grad = requires_grad
     return made

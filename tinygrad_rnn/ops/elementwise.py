@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, refuse_unreal
 from ..formula import short_power
 from ..op import op
 from ..tape import Taped
@@ -307,6 +307,7 @@ cast.vjp(x=lambda g, dtype: g if np.dtype(dtype).kind == "f" else g * 0)
 
 def astype(x: Any, dtype: Any) -> Any:
     """x in another dtype; the gradient is cast back to x's own. Integer and boolean results have no history."""
+    refuse_unreal("astype", dtype)
     if isinstance(x, Taped) and np.dtype(dtype).kind != "f":
         x = type(x).wrap(x.array)
     return cast(x, dtype=dtype)
