@@ -816,6 +816,44 @@ def test_a_buffer_that_is_filled_anew_is_read_anew(name: str) -> None:
         np.testing.assert_array_equal(captured(x).numpy(), BUFFERS[name](x).numpy())
 
 
+# Losses whose gradient for w is made of the buffer alone.
+LINEAR: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "product": lambda w, x, buffer: (w * buffer).sum(),
+    "product with a part": lambda w, x, buffer: (w[:2] * buffer[1:]).sum(),
+    "matrix product": lambda w, x, buffer: w @ buffer,
+    "quotient": lambda w, x, buffer: (w / buffer).sum(),
+    "policy gradient": lambda w, x, buffer: (tg.log_softmax(x * w)[:, 0] * buffer).mean(),
+    "rows": lambda w, x, buffer: w[buffer].sum(),
+    "places": lambda w, x, buffer: w[:, None][buffer, 0].sum(),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_gradient_that_is_made_of_a_buffer_alone_is_made_anew(name: str) -> None:
+    x, buffer = tg.tensor(np.arange(9.0).reshape(3, 3)), np.ones(3, int)
+    ws = [tg.tensor([0.5, 1.0, -1.0], dtype="float64", requires_grad=True) for _ in range(2)]
+
+    def step(x: Any, w: Any) -> None:
+        w.grad = None
+        LINEAR[name](w, x, buffer).backward()
+
+    captured = tg.capture(lambda x: step(x, ws[0]))
+    for numbers in ([1, 1, 1], [1, 1, 1], [1, 1, 1], [2, 1, 1], [1, 2, 2]):
+        buffer[:] = numbers
+        captured(x)
+        step(x, ws[1])
+        np.testing.assert_allclose(*(w.grad.numpy() for w in ws if w.grad is not None), rtol=1e-14)
+
+
+def test_a_memory_map_is_an_argument_like_other_arrays() -> None:
+    captured = tg.capture(lambda x: tg.tensor(x) * x)
+    data, buffer = np.arange(36.0).reshape(12, 3).view(np.memmap), np.empty(3).view(np.memmap)
+    for row in data:
+        buffer[:] = row
+        for x in (row, buffer):
+            np.testing.assert_array_equal(captured(x).numpy(), row**2)
+
+
 def test_words_for_a_number_that_may_change() -> None:
     captured = tg.capture(lambda x, s: x * {"0.5": 2.0}.get(str(s), 1.0))
     for s in (0.5, 0.5, 0.5, 0.25, 0.5):

@@ -147,7 +147,7 @@ class _State(threading.local):
 
     def __init__(self) -> None:
         self.enabled = True
-        self.copies = True  # whether graphs save copies of the caller's own arrays
+        self.keep: Callable[[Array], Array] | None = None  # what graphs save of the caller's arrays, if not copies
         self.watchers: tuple[Any, ...] = ()
         self.marks = int_array("q")  # ids, growing
         self.steps = int_array("q")  # the time step that began at each mark, -1 for "outside of any"

@@ -52,8 +52,8 @@ def lend(array: Array) -> None:
 
 def own(array: Array) -> Array:
     """A copy of an array that its caller may overwrite, or the last copy if the array is large and unchanged."""
-    if not state.copies:
-        return array
+    if state.keep is not None:
+        return state.keep(array)
     if not isinstance(array, np.ndarray) or array.nbytes < _LARGE:
         return array.copy("K")  # in the same memory order, which affects how products round
     copy = _copies.get(id(array))  # of another array with that id, perhaps; equality is enough

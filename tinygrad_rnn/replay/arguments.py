@@ -31,6 +31,7 @@ def signature_of(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
         return type(tree), *[signature_of(child, arrays, floats) for child in tree]
     if isinstance(tree, dict):
         return type(tree), *[(key, signature_of(child, arrays, floats)) for key, child in tree.items()]
+    tree = backend.plain(tree)
     if backend.is_array(tree):
         arrays.append(tree)
         return "array", tree.shape, tree.dtype
@@ -70,6 +71,7 @@ class Arguments:
             number, floats = len(self.floats), self.floats
             floats.append(tree)
             return Scalar(tree, lambda: floats[number])
+        tree = backend.plain(tree)
         if backend.is_array(tree):
             symbol = self._recorder.port(tree, f"argument_{len(self.inputs)}")
             self.inputs.append((symbol, symbol.value))

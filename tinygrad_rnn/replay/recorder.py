@@ -203,6 +203,15 @@ class Recorder:
             refuse("writes into a bare array between operations that read it")
         return self.constants[id(array)]
 
+    def keep(self, array: Array) -> Array:
+        """What a graph saves of a bare array: a symbol, so that rules read it anew in each replay, as lines do."""
+        if isinstance(array, Symbol):
+            return array
+        if array.dtype == bool:  # it may pick elements, and a replay cannot pick another number of them
+            _seen(self, array)
+            return array
+        return self.symbol(array, self.constant(array))
+
     def check_constants(self) -> None:
         """Raise if the step has written into an array after an operation read it."""
         for value in list(self.constants.values()):
@@ -268,14 +277,14 @@ def recording(home: Backend) -> Iterator[Recorder]:
     with dispatch.intercepted(registry.values(), _stand_in):  # one thread at a time
         recorder = Recorder(home)
         try:
-            _active.recorder, tape.state.copies = recorder, False  # constants are identified by their arrays
+            _active.recorder, tape.state.keep = recorder, recorder.keep
             for source in recorder.sources:  # a dropout mask for a constant array is random too
                 vars(home)[source] = functools.partial(_drawn, recorder, source)
             vars(home.host)["reading"] = functools.partial(_seen, recorder)
             with tape.watching(recorder):
                 yield recorder
         finally:
-            _active.recorder, tape.state.copies = None, True
+            _active.recorder, tape.state.keep = None, None
             vars(home.host).pop("reading", None)
             for source in recorder.sources:
                 vars(home).pop(source, None)
