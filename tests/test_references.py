@@ -172,6 +172,11 @@ def test_the_slope_of_a_power_whose_exponent_is_a_small_integer(dtype: str) -> N
         np.testing.assert_allclose(gradient(lambda x: x ** np.int8(-128), [1.1]), -128 * 1.1**-129)
 
 
+def test_the_slope_of_a_power_whose_base_is_a_small_integer_has_all_digits() -> None:
+    base = np.array([0, 1, 3], "uint8")
+    np.testing.assert_allclose(gradient(lambda x: base**x, [2.0, 2.0, 2.0]), [0, 0, 9 * np.log(3)], rtol=1e-14)
+
+
 def test_a_cast_to_integers_sends_nothing_back() -> None:
     assert gradient(lambda x: x * tg.ops.astype(x, dtype=int), [1.5, 2.5]) == [1, 2]
 

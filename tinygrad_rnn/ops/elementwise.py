@@ -133,7 +133,7 @@ def power(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     return getattr(xp, short)(a, out=out) if short else xp.power(a, b, out=out)
 
 
-power.vjp(a=lambda g, a, b: g * _power_slope(a, b), b=lambda g, a, y: g * y * log(where(a == 0, 1, a)))
+power.vjp(a=lambda g, a, b: g * _power_slope(a, b), b=lambda g, a, y: g * y * log(where(a == 0, 1.0, a)))
 
 
 def _power_slope(a: Array, b: Array) -> Array:
