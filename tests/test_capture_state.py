@@ -214,6 +214,43 @@ def test_parameters_can_be_frozen_and_thawed() -> None:
     alike(make, 12)
 
 
+def test_a_gradient_from_before_is_dropped_while_a_parameter_is_frozen() -> None:
+    def make(wrap: Any) -> Any:
+        s = Small()
+        step, gather = wrap(s.step), wrap(s.gather)
+
+        def run(k: int) -> Any:
+            s.model.bias.requires_grad = k % 3 != 1
+            if k % 3 < 2:
+                return step(batch(k + 1)), s.parameters
+            return gather(batch(k + 1)), [p.grad for p in s.parameters]
+
+        return run
+
+    alike(make, 18)
+
+
+def test_freezing_and_thawing_in_turn_needs_no_new_recordings() -> None:
+    s, other = Small(), nn.Linear(2, 3)
+    opposed = optim.SGD(other.parameters(), lr=0.1)
+
+    @tg.capture
+    def oppose(x: Any) -> None:
+        opposed.zero_grad()
+        (-s.model(other(x))).mean().backward()
+        opposed.step()
+
+    step = tg.capture(s.step)
+    for k in range(8):
+        step(batch(k))
+        for frozen in (True, False):
+            for p in s.parameters:
+                p.requires_grad = not frozen
+            if frozen:
+                oppose(tg.ones(4, 2))
+    assert sum(step._recorded.values()) == sum(oppose._recorded.values()) == 1
+
+
 def test_an_optimizer_can_go_on_from_a_state_or_start_anew() -> None:
     def make(wrap: Any) -> Any:
         s = Small(optim.Adam)

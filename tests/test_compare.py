@@ -234,3 +234,18 @@ def test_a_training_step_agrees_on_a_gpu() -> None:
     report = compare_backends(trained.step, trained.inputs)
     report.check()
     print(report)
+
+
+def test_what_a_frozen_parameter_keeps_is_left_alone(strict_device: str) -> None:
+    model = nn.Linear(3, 1)
+    model(tg.ones(2, 3)).sum().backward()
+    model.bias.requires_grad = False
+
+    def step(x: Any) -> Any:
+        model.zero_grad()
+        return model(x)
+
+    compare_backends(step, tg.ones(2, 3), backends=("numpy", strict_device)).check()
+    model.bias.requires_grad = True
+    assert model.bias.grad is not None
+    assert model.bias.grad.tolist() == [2]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import ShapeError, Tensor, dispatch, hints
+from tinygrad_rnn import ShapeError, Tensor, dispatch, hints, nn, optim
 from tinygrad_rnn.op import registry
 from tinygrad_rnn.tape import GraphError
 
@@ -516,6 +516,45 @@ def test_requires_grad_is_switched_on_leaves_only() -> None:
         y.requires_grad = False
     x.requires_grad = False
     assert x.grad is None
+
+
+def test_a_leaf_goes_on_where_it_was_after_a_while_as_a_constant() -> None:
+    """As in PyTorch: its gradient is back, earlier graphs lead to it, and what arrived meanwhile is dropped."""
+    x = tg.tensor([1.0, 2.0], requires_grad=True)
+    before, meanwhile = (x * x).sum(), (x * 100).sum()
+    (x * 3).sum().backward()
+    x.requires_grad = False
+    meanwhile.backward()
+    assert x.grad is None
+    assert not (x * 2).requires_grad
+    x.requires_grad = True
+    before.backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [5, 7]
+
+
+def test_a_gradient_can_be_dropped_while_the_leaf_is_a_constant() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = optim.SGD(model.parameters(), lr=1.0)
+    weight = model.weight
+    for drop in (lambda: setattr(weight, "grad", None), optimizer.zero_grad, model.zero_grad):
+        model(tg.ones(3, 2)).sum().backward()
+        weight.requires_grad = False
+        drop()
+        weight.requires_grad = True
+        assert weight.grad is None
+
+
+def test_a_leaf_of_another_dtype_starts_anew() -> None:
+    x = tg.ones(2, requires_grad=True)
+    x.sum().backward()
+    x.requires_grad = False
+    x.data = np.ones(2)
+    x.requires_grad = True
+    assert x.grad is None
+    x.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == np.float64
 
 
 def test_integers_and_comparisons_carry_no_gradient() -> None:

@@ -215,6 +215,8 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
     containers = [container for container, *_ in reach.sizes] + [place.holder for place, _ in places]
     snapshots = [_snapshot(container) for container in {id(c): c for c in containers}.values()]
     with ExitStack() as stack:
+        for leaf in reach.leaves:  # a frozen parameter keeps its own
+            stack.callback(partial(setattr, leaf, "grad", leaf.grad))
         for t in reach.tensors:
             stack.callback(partial(_set, t, t.array, t.node))
             _set(t, there(t.array), _leaf(t.node, there) if isinstance(t.node, Leaf) else None)

@@ -98,7 +98,7 @@ class Node(list[Any]):
 class Leaf:
     """The end of the graph at a tensor that requires a gradient; the gradient accumulates here."""
 
-    __slots__ = ("dtype", "grad", "id", "shape")
+    __slots__ = ("dtype", "frozen", "grad", "id", "shape")
     plan = None  # distinguishes a leaf from a node
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
@@ -106,6 +106,7 @@ class Leaf:
         self.shape = shape
         self.dtype = dtype
         self.grad: Any = None  # a Tensor
+        self.frozen = False  # whether gradients that arrive are dropped
 
     def __repr__(self) -> str:
         return f"leaf#{self.id}"

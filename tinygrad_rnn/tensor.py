@@ -46,8 +46,9 @@ class Tensor(Operators, Taped):
     array([2., 4., 6.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "resting")
     __array_ufunc__ = None  # makes ndarray * Tensor use Tensor.__rmul__
+    resting: Leaf  # the node of a leaf since requires_grad was set to False; unset in others
 
     def __init__(self, *_: Any, **__: Any) -> None:
         raise TypeError("Tensor: tensors are made by tg.tensor(data), tg.zeros(2, 3) and the like")
@@ -109,7 +110,10 @@ class Tensor(Operators, Taped):
 
     @property
     def requires_grad(self) -> bool:
-        """Whether operations on this tensor are recorded. True makes it a leaf, False makes a leaf a constant."""
+        """Whether operations on this tensor are recorded. True makes it a leaf, False makes a leaf a constant.
+
+        If it is made a leaf again, the gradient from before is back, and so is its place in earlier graphs.
+        """
         return self.node is not None
 
     @requires_grad.setter
@@ -120,7 +124,14 @@ class Tensor(Operators, Taped):
             raise GraphError(f"requires_grad: {self!r} is the result of an operation; use x.detach() for a constant")
         if value and self.array.dtype.kind != "f":
             raise TypeError(f"requires_grad: only floating-point tensors have gradients, not {self!r}")
-        self.node = Leaf(self.array.shape, self.array.dtype) if value else None
+        if isinstance(self.node, Leaf):
+            self.resting, self.node = self.node, None
+            self.resting.frozen = True
+            return
+        leaf = leaf_of(self)
+        if leaf is None or leaf.dtype != self.dtype or (leaf.grad is not None and leaf.grad.backend != self.backend):
+            leaf = Leaf(self.array.shape, self.array.dtype)
+        leaf.frozen, self.node = False, leaf
 
     @property
     def is_leaf(self) -> bool:
@@ -136,6 +147,8 @@ class Tensor(Operators, Taped):
     def grad(self, value: Tensor | None) -> None:
         if not isinstance(self.node, Leaf):
             if value is None:
+                if leaf := leaf_of(self):
+                    leaf.grad = None
                 return
             raise GraphError(f"grad: {self!r} is not a leaf that requires a gradient")
         if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
@@ -264,6 +277,12 @@ class Tensor(Operators, Taped):
 hinted(Tensor, TENSORS, "a Tensor")
 
 
+def leaf_of(x: Tensor) -> Leaf | None:
+    """The leaf of a tensor that requires a gradient or did so before; None for the result of an operation."""
+    leaf = getattr(x, "resting", None) if x.node is None else x.node
+    return leaf if isinstance(leaf, Leaf) else None
+
+
 def _outline(value: Any) -> str:
     if isinstance(value, Taped):
         return repr(value)
@@ -290,6 +309,8 @@ def accumulate(arrived: dict[Node | Leaf, Any], record: bool = False) -> None:
     with _accumulating:
         for leaf, g in arrived.items():
             assert isinstance(leaf, Leaf)
+            if leaf.frozen:  # since the graph was made
+                continue
             if leaf.grad is None:
                 leaf.grad = as_tensor(g)
             elif record or leaf.grad.node is not None:

@@ -77,9 +77,9 @@ class Module:
         return (p for _, p in self.named_parameters())
 
     def zero_grad(self) -> None:
-        """Set all gradients to None."""
-        for p in self.parameters():
-            p.grad = None
+        """Set all gradients to None, also what frozen parameters keep."""
+        for _, t in self.named_tensors():
+            t.grad = None
 
     def train(self, mode: bool = True) -> Module:
         """Turn training mode (dropout and the like) on or off, here and in all modules within; returns the module."""

@@ -91,8 +91,7 @@ class Optimizer:
     def zero_grad(self) -> None:
         """Set all gradients to None, so that the next backward starts afresh."""
         for p in self.parameters:
-            if p.requires_grad:  # it may have been frozen since
-                p.grad = None
+            p.grad = None
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ import numpy as np
 from .. import backend
 from ..surroundings import is_installed, is_ours, is_users, names_in
 from ..tape import Leaf
-from ..tensor import Tensor
+from ..tensor import Tensor, leaf_of
 from ..tree import tree_items
 from .places import ABSENT, PLAIN, Attribute, Place
 
@@ -120,8 +120,8 @@ class Reach:
         if isinstance(x, Tensor):
             self.tensors[x] = path
             self.fixed.append((Attribute(x, "node", f"{path}.requires_grad"), x.node))
-            if isinstance(x.node, Leaf):
-                self.leaves[x.node] = path
+            if leaf := leaf_of(x):
+                self.leaves[leaf] = path
         elif state_of(x) is not None:
             self.generators.append(x)
         elif isinstance(x, (dict, MappingProxyType)):
