@@ -234,6 +234,30 @@ def test_an_input_that_is_no_leaf_alone_stops_the_walk() -> None:
     np.testing.assert_array_equal(x.grad.numpy(), np.cos(X))
 
 
+def test_what_is_behind_inputs_alone_is_neither_entered_nor_freed() -> None:
+    """First-order MAML: the learning steps stay constants, and the last loss goes back through all of them."""
+    x, y = tg.tensor([1.0, 2.0], requires_grad=True), tg.tensor([1.0, 3.0], requires_grad=True)
+    rate, constants = tg.tensor(0.1, requires_grad=True), []
+    inner = {"x": x, "y": y}
+    for _ in range(3):
+        found = tg.grad((inner["x"] * inner["y"]).sum(), inner)
+        constants.append(found["x"].numpy() + found["y"].numpy())
+        inner = {name: w - rate * found[name] for name, w in inner.items()}
+    (inner["x"] + inner["y"]).sum().backward()
+    assert x.grad is not None
+    assert rate.grad is not None
+    assert x.grad.tolist() == [1, 1]
+    np.testing.assert_allclose(rate.grad.item(), -np.sum(constants), rtol=1e-6)
+
+
+def test_an_input_behind_another_that_was_freed_is_not_taken_for_unused() -> None:
+    x = tg.tensor(X, requires_grad=True)
+    y = x.sin()
+    y.sum().backward()
+    with pytest.raises(GraphError, match="freed"):
+        tg.grad((y * 2).sum(), [y, x], allow_unused=True)
+
+
 def test_a_single_input_gives_a_tensor_and_a_list_a_tuple() -> None:
     x = tg.ones(3, requires_grad=True)
     assert isinstance(tg.grad((x * x).sum(), x), Tensor)

@@ -47,6 +47,7 @@ def walk(
     home = backend.of(roots[0][1]) if roots else None
     together = home.contributions if home is not None and home.cuda and wrap is None else None
     rule: BoundRule | None = None
+    barren: set[int] = set()
     try:
         while heap:
             id = -heappop(heap)
@@ -55,7 +56,7 @@ def walk(
             plan = node.plan
             if plan is None or id in wanted:
                 arrived[wanted.get(id, node)] = g if cotangents.owns(node) else _own(g)
-                if plan is None or id <= horizon:
+                if plan is None or id <= horizon or not _leads_to(wanted, node, horizon, barren):
                     continue
             while not node:
                 cotangents.at_border(waiting)
@@ -93,6 +94,25 @@ def walk(
         whose = f"the {kind} of {failed.op.name} for its input {failed.input!r} failed: " if failed else ""
         raise GraphError(f"backward: {whose}{error} (on the way back through {node!r})") from error
     return arrived
+
+
+def _leads_to(targets: dict[int, Any], node: Node, horizon: int, barren: set[int]) -> bool:
+    """Whether a target lies behind a node. barren: the ids of nodes behind which there is none, which grows."""
+    ahead, seen = [(-node.id, node)], set[int]()  # newest first: among states of a recurrence, the last one is near
+    while ahead:
+        _, node = heappop(ahead)
+        if not node:  # freed or hollow: it may
+            return True
+        for parent in node.parents:
+            if parent is None or parent.id in seen or parent.id in barren:
+                continue
+            if parent.id in targets:
+                return True
+            if isinstance(parent, Node) and parent.id >= horizon:
+                seen.add(parent.id)
+                heappush(ahead, (-parent.id, parent))
+    barren |= seen
+    return False
 
 
 def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:
