@@ -314,6 +314,13 @@ def test_inputs_without_history_are_refused() -> None:
         tg.grad(x * 2, x, np.ones(4))
 
 
+def test_directions_may_be_lists() -> None:
+    x = tg.tensor([0.3, 0.7], dtype="float64")
+    for derivative in (tg.hvp, tg.jvp):
+        found, wanted = (derivative(lambda x: (x * x).sum(), x, v) for v in ([0.1, 0.2], np.array([0.1, 0.2])))
+        np.testing.assert_array_equal(np.asarray(found[-1]), np.asarray(wanted[-1]))
+
+
 def test_a_graph_is_gone_after_grad_unless_it_is_kept() -> None:
     x = tg.ones(3, requires_grad=True)
     y = x.sin().sum()

@@ -329,3 +329,17 @@ def test_a_replay_gives_the_same(name: str) -> None:
         x = tg.tensor(rng.standard_normal((6, 5)))
         target = tg.tensor(rng.integers(5, size=6) if name in OF_CLASSES else rng.random((6, 5)))
         assert step(x, target).item() == loss(x, target).item()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lists_are_as_exact_as_the_scores(name: str) -> None:
+    """Lists of Python floats take the dtype of the scores, and so are not rounded to float32 on the way."""
+    scores, target = sample(name, (4,), 0)
+    options: dict[str, Any] = {"mask": np.array([0.1, 0.0, 0.7, 1.3])}
+    if name in OF_CLASSES:
+        options["weight"] = np.array([0.1, 0.2, 0.3, 0.4, 0.7])
+    if "binary" in name:
+        options["pos_weight"] = np.array([0.1, 0.2, 0.3, 0.4])
+    expected = getattr(nn, name)(tg.tensor(scores), target, **options)
+    lists = {key: value.tolist() for key, value in options.items()}
+    assert getattr(nn, name)(tg.tensor(scores), target.tolist(), **lists).item() == expected.item()

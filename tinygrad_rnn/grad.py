@@ -162,9 +162,10 @@ def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tenso
 def _directions(caller: str, xs: Sequence[Any], vectors: Any) -> list[Tensor]:
     """One vector for each argument; ShapeError if they do not fit."""
     xs = [as_tensor(x) for x in xs]
-    directions = [owned(v) for v in _one_for_each(vectors)]
-    if len(directions) != len(xs):
-        raise ShapeError(f"{caller}: {len(directions)} vectors were given for {len(xs)} arguments")
+    vectors = _one_for_each(vectors)
+    if len(vectors) != len(xs):
+        raise ShapeError(f"{caller}: {len(vectors)} vectors were given for {len(xs)} arguments")
+    directions = [owned(v, x) for v, x in zip(vectors, xs, strict=True)]
     for x, v in zip(xs, directions, strict=True):
         if x.shape != v.shape:
             raise ShapeError(f"{caller}: the vector {v!r} does not fit {x!r}")

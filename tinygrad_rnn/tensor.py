@@ -336,8 +336,13 @@ def as_tensor(value: Any) -> Tensor:
     return Tensor.wrap(value) if backend.is_array(value) else tensor(value)
 
 
-def owned(value: Any) -> Tensor:
-    """A caller's value as a Tensor; an array is copied, as its owner may write into it before backward."""
+def owned(value: Any, like: Tensor | None = None) -> Tensor:
+    """A caller's value as a Tensor; an array is copied, as its owner may write into it before backward.
+
+    like: gives lists and numbers its dtype, if that is floating-point, and its backend, as operations do.
+    """
+    if like is not None and not hasattr(value, "dtype"):
+        return tensor(value, like.dtype if like.dtype.kind == "f" else None, like.backend)
     return as_tensor(writes.own(value) if backend.is_array(value) else value)
 
 

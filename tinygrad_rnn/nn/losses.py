@@ -134,19 +134,20 @@ def binary_cross_entropy_with_logits(
 
 def _constant(x: Any, like: Tensor) -> Any:
     """A number or an array, in the dtype of the scores, so that float32 stays float32."""
-    return float(x) if isinstance(x, (int, float)) else owned(x).astype(like.dtype)
+    return float(x) if isinstance(x, (int, float)) else owned(x, like).astype(like.dtype)
 
 
 def _elements(name: str, prediction: Any, target: Any, mask: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Prediction, target and mask, checked to have one shape, with masked-out elements set to 0."""
-    prediction, target = owned(prediction), owned(target)
+    prediction = owned(prediction)
+    target = owned(target, prediction)
     if prediction.shape != target.shape:
         raise ShapeError(
             f"{name}: prediction {prediction.shape} and target {target.shape} differ in shape{whereabouts()}"
         )
     if target.dtype.kind != "f":
         target = target.astype(prediction.dtype)
-    mask = _mask(name, mask, prediction.shape)
+    mask = _mask(name, mask, prediction.shape, prediction)
     return _cleaned(prediction, mask), _cleaned(target, mask), mask
 
 
@@ -161,7 +162,7 @@ def _classes(
             f"they must be integers of shape {scores.shape[:-1]}, numbers of the classes that the last axis holds"
             f"{whereabouts()}"
         )
-    mask = _mask(name, mask, targets.shape)
+    mask = _mask(name, mask, targets.shape, scores)
     if ignore_index is not None:
         kept = targets.astype(int) != ignore_index  # CuPy compares bytes with bytes only
         mask = kept if mask is None else kept * mask
@@ -180,10 +181,10 @@ def _weights(name: str, weight: Any, targets: Tensor, scores: Tensor) -> tuple[A
     return weight, ops.embedding(targets, weight[:, None])[..., 0]
 
 
-def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> Tensor | None:
+def _mask(name: str, mask: Any, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
     if mask is None:
         return None
-    mask = owned(mask)
+    mask = owned(mask, like)
     if mask.shape != shape:
         raise ShapeError(
             f"{name}: the mask has shape {mask.shape}, but there are losses of shape {shape}{whereabouts()}"
