@@ -413,3 +413,12 @@ def test_a_tied_parameter_counts_once() -> None:
     assert float(tg.clip_grad_norm_([w, w], 1.0)) == 5.0
     assert w.grad is not None
     np.testing.assert_allclose(w.grad.numpy(), [0.6, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip", CLIPS.values(), ids=CLIPS)
+def test_a_generator_that_was_read_before_is_noticed(clip: Callable[..., tg.ClipReport]) -> None:
+    parameters = nn.Linear(2, 2).parameters()
+    optim.SGD(parameters, lr=0.1)
+    with pytest.warns(UserWarning, match="iterator of parameters is empty") as found:
+        clip(parameters, 1.0)
+    assert found[0].filename == __file__

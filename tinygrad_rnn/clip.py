@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -266,6 +267,9 @@ def _with_gradients(parameters: Parameters) -> list[tuple[str, Tensor, Tensor]]:
     for i, entry in enumerate(entries):
         name, p = (f"parameter {i} {list(entry.shape)}", entry) if isinstance(entry, Tensor) else entry
         names.setdefault(p, name)
+    if not names and isinstance(parameters, Iterator):
+        told = "nothing is clipped: the iterator of parameters is empty (a generator can be read only once)"
+        warnings.warn(f"clip: {told}", stacklevel=5)
     return [(name, p, p.grad) for p, name in names.items() if p.grad is not None]
 
 
