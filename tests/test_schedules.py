@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -95,6 +96,20 @@ def test_any_function_of_the_step() -> None:
         assert_close(
             rates(opt, optim.LambdaLR(opt, inverse_root)), their_rates(schedules.LambdaLR(theirs, inverse_root))
         )
+
+
+def test_arguments_have_pytorchs_names() -> None:
+    torch = pytest.importorskip("torch")
+
+    def names(kind: Any) -> set[str]:
+        return set(inspect.signature(kind.__init__).parameters) - {"parameters"}
+
+    places = (torch.optim, torch.optim.lr_scheduler)
+    shared = [(name, place) for name in optim.__all__ for place in places if name in place.__all__]
+    assert len(shared) >= 12
+    for name, place in shared:
+        if name != "Optimizer":
+            assert names(getattr(optim, name)) <= names(getattr(place, name)), name
 
 
 @settings(deadline=None, max_examples=60)

@@ -91,7 +91,7 @@ class Schedule:
 
 
 class LambdaLR(Schedule):
-    """Any function of the step: lr = base_lr function(step).
+    """Any function of the step: lr = base_lr lr_lambda(step).
 
     >>> from tinygrad_rnn import ones
     >>> from tinygrad_rnn.optim import SGD
@@ -102,12 +102,12 @@ class LambdaLR(Schedule):
     0.05
     """
 
-    def __init__(self, optimizer: Optimizer, function: Callable[[int], float]):
-        self.function = function
+    def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float]):
+        self.lr_lambda = lr_lambda
         super().__init__(optimizer)
 
     def rate(self, step: int, base_lr: float) -> float:
-        return base_lr * float(self.function(step))
+        return base_lr * float(self.lr_lambda(step))
 
 
 class StepLR(Schedule):
