@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,87 +12,51 @@ from ..formula import short_power
 from ..op import op
 from ..tape import Taped
 from .flat import floor_divide, isinf, sign
+from .ufunc import ufunc
+
+_op = partial(ufunc, __name__)
+
+# Each is the array module's function of this name; below are those with a kernel of their own.
+add = _op("add", "Sum, y = a + b.").vjp(a=lambda g: g, b=lambda g: g)
+subtract = _op("subtract", "Difference, y = a - b.").vjp(a=lambda g: g, b=lambda g: -g)
+multiply = _op("multiply", "Product, y = a b.").vjp(a=lambda g, b: g * b, b=lambda g, a: g * a)
+divide = _op("divide", "Quotient, y = a / b.").vjp(a=lambda g, b: g / b, b=lambda g, b, y: -g * y / b)
+remainder = _op("remainder", "Remainder of floor division, y = a - b floor(a / b), with the sign of b.").vjp(
+    a=lambda g: g, b=lambda g, a, b: -g * floor_divide(a, b)
+)
+negative = _op("negative", "y = -x.").vjp(x=lambda g: -g)
+absolute = _op("absolute", "y = |x|; the gradient at 0 is 0.").vjp(x=lambda g, x: g * sign(x))
+square = _op("square", "y = x^2.").vjp(x=lambda g, x: g * (2 * x))
+sqrt = _op("sqrt", "Square root, y = x^(1/2).").vjp(x=lambda g, y: g / (2 * y))
+reciprocal = _op("reciprocal", "y = 1 / x.").vjp(x=lambda g, y: -g * y * y)
+exp = _op("exp", "y = e^x.").vjp(x=lambda g, y: g * y)
+expm1 = _op("expm1", "y = e^x - 1, accurate for small x.").vjp(x=lambda g, y: g * (1 + y))
+log = _op("log", "Natural logarithm, y = log x.").vjp(x=lambda g, x: g / x)
+log1p = _op("log1p", "y = log(1 + x), accurate for small x.").vjp(x=lambda g, x: g / (1 + x))
+cos = _op("cos", "Cosine, y = cos x, with x in radians.")
+sin = _op("sin", "Sine, y = sin x, with x in radians.").vjp(x=lambda g, x: g * cos(x))
+cos.vjp(x=lambda g, x: -g * sin(x))
+tanh = _op("tanh", "Hyperbolic tangent, y = (e^x - e^-x) / (e^x + e^-x).").vjp(x=lambda g, y: g * (1 - y * y))
+maximum = _op("maximum", "The larger of a and b; where they are equal, each gets half of the gradient.").vjp(
+    a=lambda g, a, b: _winner(g, a, b), b=lambda g, a, b: _winner(g, b, a)
+)
+minimum = _op("minimum", "The smaller of a and b; where they are equal, each gets half of the gradient.").vjp(
+    a=lambda g, a, b: _winner(g, b, a), b=lambda g, a, b: _winner(g, a, b)
+)
+logaddexp = _op("logaddexp", "y = log(e^a + e^b), without overflow.").vjp(
+    a=lambda g, a, b: g * _share(a, b), b=lambda g, a, b: g * _share(b, a)
+)
 
 
-@op
-def add(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """Sum, y = a + b."""
-    return xp.add(a, b, out=out)
+def _winner(g: Array, a: Array, b: Array) -> Array:
+    """The gradient of max(a, b) for a: g where a is larger, half of it where they are equal, else 0."""
+    return where(a > b, g, where(a == b, 0.5 * g, 0))
 
 
-add.vjp(a=lambda g: g, b=lambda g: g)
-
-
-@op
-def subtract(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """Difference, y = a - b."""
-    return xp.subtract(a, b, out=out)
-
-
-subtract.vjp(a=lambda g: g, b=lambda g: -g)
-
-
-@op
-def multiply(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """Product, y = a b."""
-    return xp.multiply(a, b, out=out)
-
-
-multiply.vjp(a=lambda g, b: g * b, b=lambda g, a: g * a)
-
-
-@op
-def divide(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """Quotient, y = a / b."""
-    return xp.divide(a, b, out=out)
-
-
-divide.vjp(a=lambda g, b: g / b, b=lambda g, b, y: -g * y / b)
-
-
-@op
-def remainder(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """Remainder of floor division, y = a - b floor(a / b), with the sign of b."""
-    return xp.remainder(a, b, out=out)
-
-
-remainder.vjp(a=lambda g: g, b=lambda g, a, b: -g * floor_divide(a, b))
-
-
-@op
-def reciprocal(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = 1 / x."""
-    return xp.reciprocal(x, out=out)
-
-
-reciprocal.vjp(x=lambda g, y: -g * y * y)
-
-
-@op
-def negative(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = -x."""
-    return xp.negative(x, out=out)
-
-
-negative.vjp(x=lambda g: -g)
-
-
-@op
-def log(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Natural logarithm, y = log x."""
-    return xp.log(x, out=out)
-
-
-log.vjp(x=lambda g, x: g / x)
-
-
-@op
-def log1p(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = log(1 + x), accurate for small x."""
-    return xp.log1p(x, out=out)
-
-
-log1p.vjp(x=lambda g, x: g / (1 + x))
+def _share(a: Array, b: Array) -> Array:
+    """e^a / (e^a + e^b), one half where a and b are equal, even if infinite."""
+    twins = (a == b) & isinf(a)  # inf - inf would be NaN
+    return where(twins, 0.5, logistic(a - where(twins, 0, b)))
 
 
 @op
@@ -118,15 +83,6 @@ where.vjp(
 
 
 @op
-def square(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = x^2."""
-    return xp.square(x, out=out)
-
-
-square.vjp(x=lambda g, x: g * (2 * x))
-
-
-@op
 def power(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
     """y = a ** b. The gradient for b assumes a > 0; where a = 0 it is 0."""
     short = short_power(a, b)  # ``xp.power`` takes no shortcuts, but y must equal a ** b of arrays
@@ -142,67 +98,6 @@ def _power_slope(a: Array, b: Array) -> Array:
         return b * a ** (b - 1) if b else a * 0
     lower = b - 1.0  # not b - 1, which is 255 for an unsigned 0 of eight bits
     return b * a ** where(a == 0, where(b == 0, 1, lower), lower)
-
-
-@op
-def absolute(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = |x|; the gradient at 0 is 0."""
-    return xp.absolute(x, out=out)
-
-
-absolute.vjp(x=lambda g, x: g * sign(x))
-
-
-@op
-def exp(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = e^x."""
-    return xp.exp(x, out=out)
-
-
-exp.vjp(x=lambda g, y: g * y)
-
-
-@op
-def expm1(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """y = e^x - 1, accurate for small x."""
-    return xp.expm1(x, out=out)
-
-
-expm1.vjp(x=lambda g, y: g * (1 + y))
-
-
-@op
-def sqrt(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Square root, y = x^(1/2)."""
-    return xp.sqrt(x, out=out)
-
-
-sqrt.vjp(x=lambda g, y: g / (2 * y))
-
-
-@op
-def sin(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Sine, y = sin x, with x in radians."""
-    return xp.sin(x, out=out)
-
-
-@op
-def cos(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Cosine, y = cos x, with x in radians."""
-    return xp.cos(x, out=out)
-
-
-sin.vjp(x=lambda g, x: g * cos(x))
-cos.vjp(x=lambda g, x: -g * sin(x))
-
-
-@op
-def tanh(xp: Any, x: Array, *, out: Array = None) -> Array:
-    """Hyperbolic tangent, y = (e^x - e^-x) / (e^x + e^-x)."""
-    return xp.tanh(x, out=out)
-
-
-tanh.vjp(x=lambda g, y: g * (1 - y * y))
 
 
 @op
@@ -255,39 +150,6 @@ softplus.vjp(x=lambda g, x: g * logistic(x))
 
 
 @op
-def maximum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """The larger of a and b; where they are equal, each gets half of the gradient."""
-    return xp.maximum(a, b, out=out)
-
-
-maximum.vjp(a=lambda g, a, b: _winner(g, a, b), b=lambda g, a, b: _winner(g, b, a))
-
-
-@op
-def logaddexp(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """y = log(e^a + e^b), without overflow."""
-    return xp.logaddexp(a, b, out=out)
-
-
-logaddexp.vjp(a=lambda g, a, b: g * _share(a, b), b=lambda g, a, b: g * _share(b, a))
-
-
-def _share(a: Array, b: Array) -> Array:
-    """e^a / (e^a + e^b), one half where a and b are equal, even if infinite."""
-    twins = (a == b) & isinf(a)  # inf - inf would be NaN
-    return where(twins, 0.5, logistic(a - where(twins, 0, b)))
-
-
-@op
-def minimum(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-    """The smaller of a and b; where they are equal, each gets half of the gradient."""
-    return xp.minimum(a, b, out=out)
-
-
-minimum.vjp(a=lambda g, a, b: _winner(g, b, a), b=lambda g, a, b: _winner(g, a, b))
-
-
-@op
 def clip(xp: Any, x: Array, *, min: float | None = None, max: float | None = None, out: Array = None) -> Array:
     """x limited to [min, max] (None: no bound). The gradient passes inside, bounds included, and is 0 outside."""
     return xp.clip(x, min, max, out=out)
@@ -311,8 +173,3 @@ def astype(x: Any, dtype: Any) -> Any:
     if isinstance(x, Taped) and np.dtype(dtype).kind != "f":
         x = type(x).wrap(x.array)
     return cast(x, dtype=dtype)
-
-
-def _winner(g: Array, a: Array, b: Array) -> Array:
-    """The gradient of max(a, b) for a: g where a is larger, half of it where they are equal, else 0."""
-    return where(a > b, g, where(a == b, 0.5 * g, 0))

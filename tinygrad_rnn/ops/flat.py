@@ -6,27 +6,12 @@ from typing import Any
 
 from ..backend import Array
 from ..op import Operation, op
+from .ufunc import ufunc
 
 
-def _flat(kernel: Any, name: str, told: str) -> Operation:
-    """Make an operation from a kernel that calls the array module's function of this name; ``told`` documents it."""
-    kernel.__name__, kernel.__doc__ = name, f"{told}, element by element."
-    made = op(kernel)
+def _flat(name: str, told: str) -> Operation:
+    made = ufunc(__name__, name, f"{told}, element by element.")
     return made.vjp(**dict.fromkeys(made.op.inputs))
-
-
-def _of_one(name: str, told: str) -> Operation:
-    def kernel(xp: Any, x: Array, *, out: Array = None) -> Array:
-        return getattr(xp, name)(x, out=out)
-
-    return _flat(kernel, name, told)
-
-
-def _of_two(name: str, told: str) -> Operation:
-    def kernel(xp: Any, a: Array, b: Array, *, out: Array = None) -> Array:
-        return getattr(xp, name)(a, b, out=out)
-
-    return _flat(kernel, name, told)
 
 
 @op
@@ -39,20 +24,20 @@ def round(xp: Any, x: Array, *, decimals: int = 0, out: Array = None) -> Array:
 
 round.vjp(x=None)
 
-sign = _of_one("sign", "-1, 0 or 1")
-floor = _of_one("floor", "The largest whole number that is not above x")
-ceil = _of_one("ceil", "The smallest whole number that is not below x")
-floor_divide = _of_two("floor_divide", "floor(a / b)")
-isnan = _of_one("isnan", "Whether x is not a number")
-isinf = _of_one("isinf", "Whether x is infinite")
-isfinite = _of_one("isfinite", "Whether x is a number, and not infinite")
-equal = _of_two("equal", "Whether a == b")
-not_equal = _of_two("not_equal", "Whether a != b")
-less = _of_two("less", "Whether a < b")
-less_equal = _of_two("less_equal", "Whether a <= b")
-greater = _of_two("greater", "Whether a > b")
-greater_equal = _of_two("greater_equal", "Whether a >= b")
-bitwise_and = _of_two("bitwise_and", "a & b of booleans or integers: both")
-bitwise_or = _of_two("bitwise_or", "a | b of booleans or integers: one or both")
-bitwise_xor = _of_two("bitwise_xor", "a ^ b of booleans or integers: one and not both")
-invert = _of_one("invert", "~x of booleans or integers: not")
+sign = _flat("sign", "-1, 0 or 1")
+floor = _flat("floor", "The largest whole number that is not above x")
+ceil = _flat("ceil", "The smallest whole number that is not below x")
+floor_divide = _flat("floor_divide", "floor(a / b)")
+isnan = _flat("isnan", "Whether x is not a number")
+isinf = _flat("isinf", "Whether x is infinite")
+isfinite = _flat("isfinite", "Whether x is a number, and not infinite")
+equal = _flat("equal", "Whether a == b")
+not_equal = _flat("not_equal", "Whether a != b")
+less = _flat("less", "Whether a < b")
+less_equal = _flat("less_equal", "Whether a <= b")
+greater = _flat("greater", "Whether a > b")
+greater_equal = _flat("greater_equal", "Whether a >= b")
+bitwise_and = _flat("bitwise_and", "a & b of booleans or integers: both")
+bitwise_or = _flat("bitwise_or", "a | b of booleans or integers: one or both")
+bitwise_xor = _flat("bitwise_xor", "a ^ b of booleans or integers: one and not both")
+invert = _flat("invert", "~x of booleans or integers: not")
