@@ -8,6 +8,11 @@ from typing import Any
 from . import ops
 
 
+def _swapped(operation: Any) -> Any:
+    """The operator for an object on the right-hand side."""
+    return lambda self, other: operation(other, self)
+
+
 class Operators:
     """The operators and methods of NumPy's arrays, by the engine's operations."""
 
@@ -21,6 +26,9 @@ class Operators:
     __floordiv__ = floor_divide = ops.floor_divide
     __mod__ = remainder = ops.remainder
     __pow__ = power = ops.power
+    __matmul__ = matmul = ops.matmul
+    __rsub__, __rtruediv__, __rfloordiv__ = map(_swapped, (ops.subtract, ops.divide, ops.floor_divide))
+    __rmod__, __rpow__, __rmatmul__ = map(_swapped, (ops.remainder, ops.power, ops.matmul))
     __neg__ = negative = ops.negative
     __abs__ = abs = absolute = ops.absolute
     __lt__ = less = ops.less
@@ -34,6 +42,7 @@ class Operators:
     __xor__ = __rxor__ = bitwise_xor = ops.bitwise_xor
     __invert__ = invert = ops.invert
     __round__ = round = ops.round
+    __getitem__ = ops.index
     exp, log, sqrt, sin, cos, tanh = ops.exp, ops.log, ops.sqrt, ops.sin, ops.cos, ops.tanh
     expm1, log1p, square, reciprocal = ops.expm1, ops.log1p, ops.square, ops.reciprocal
     sigmoid, relu, softplus, sign = ops.sigmoid, ops.relu, ops.softplus, ops.sign
@@ -42,57 +51,23 @@ class Operators:
     sum, prod, mean, max, min, var = ops.sum, ops.prod, ops.mean, ops.max, ops.min, ops.var
     logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
     any, all, logaddexp = ops.any, ops.all, ops.logaddexp
-    sort, argsort, roll, repeat, tile, tril, triu = (
-        ops.sort,
-        ops.argsort,
-        ops.roll,
-        ops.repeat,
-        ops.tile,
-        ops.tril,
-        ops.triu,
-    )
+    sort, argsort, roll, repeat = ops.sort, ops.argsort, ops.roll, ops.repeat
+    tile, tril, triu, swapaxes = ops.tile, ops.tril, ops.triu, ops.swapaxes
     broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
     softmax, log_softmax, take_along_axis = ops.softmax, ops.log_softmax, ops.take_along_axis
     linear, normalize, cross_entropy, embedding = ops.linear, ops.normalize, ops.cross_entropy, ops.embedding
     conv2d, max_pool2d = ops.conv2d, ops.max_pool2d
-    __matmul__ = matmul = ops.matmul
-    std, split, swapaxes, flatten, outer, layer_norm, dropout = (
-        ops.std,
-        ops.split,
-        ops.swapaxes,
-        ops.flatten,
-        ops.outer,
-        ops.layer_norm,
-        ops.dropout,
-    )
-    __getitem__ = ops.index
+    std, split, flatten, outer = ops.std, ops.split, ops.flatten, ops.outer
+    layer_norm, dropout = ops.layer_norm, ops.dropout
 
     def __pos__(self) -> Any:
         return copy(self)  # not self, which ``x += 1`` may change in place
-
-    def __rsub__(self, other: Any) -> Any:
-        return ops.subtract(other, self)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return ops.divide(other, self)
-
-    def __rfloordiv__(self, other: Any) -> Any:
-        return ops.floor_divide(other, self)
-
-    def __rmod__(self, other: Any) -> Any:
-        return ops.remainder(other, self)
 
     def __divmod__(self, other: Any) -> tuple[Any, Any]:
         return self // other, self % other
 
     def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
         return other // self, other % self
-
-    def __rpow__(self, other: Any) -> Any:
-        return ops.power(other, self)
-
-    def __rmatmul__(self, other: Any) -> Any:
-        return ops.matmul(other, self)
 
     def where(self, condition: Any, other: Any) -> Any:
         """Elements of self where the condition holds, and of other elsewhere."""
