@@ -10,7 +10,7 @@ from .. import ops
 from ..backend import DTypeLike
 from ..ops.conv import Pair, pair
 from ..tensor import Tensor
-from ..whereabouts import ShapeError, whereabouts
+from ..whereabouts import misfit
 from . import init
 from .module import Module, parameter
 
@@ -79,9 +79,9 @@ class Conv1d(Module):
         channels = self.weight.shape[1] * self.groups
         least = self.dilation * (self.weight.shape[2] - 1) + 1 - 2 * self.padding
         if x.ndim != 3 or x.shape[1] != channels or x.shape[2] < least:
-            raise ShapeError(
+            raise misfit(
                 f"Conv1d: x of shape {tuple(x.shape)} must be (batch, {channels} channels, length), with a length of "
-                f"at least {least}{whereabouts()}"
+                f"at least {least}"
             )
         # Treat the sequence as an image of height 1.
         picture, kernels = ops.expand_dims(x, axis=2), ops.expand_dims(self.weight, axis=2)
@@ -130,9 +130,9 @@ class Conv2d(Module):
         channels, size = self.weight.shape[1] * self.groups, self.weight.shape[2:]
         least = tuple(d * (k - 1) + 1 - 2 * p for k, p, d in zip(size, self.padding, self.dilation, strict=True))
         if x.ndim != 4 or x.shape[1] != channels or x.shape[2] < least[0] or x.shape[3] < least[1]:
-            raise ShapeError(
+            raise misfit(
                 f"Conv2d: x of shape {tuple(x.shape)} must be (batch, {channels} channels, height, width), with height "
-                f"and width of at least {least}{whereabouts()}"
+                f"and width of at least {least}"
             )
         return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 

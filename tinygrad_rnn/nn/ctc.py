@@ -9,7 +9,7 @@ import numpy as np
 from .. import backend, ops
 from ..tape import bare_array, host_array
 from ..tensor import Tensor, owned, tensor
-from ..whereabouts import ShapeError, whereabouts
+from ..whereabouts import ShapeError, misfit
 from .paths import NEVER, path_sums
 
 
@@ -108,9 +108,8 @@ def ctc_greedy_decode(scores: Any, lengths: Any = None, *, blank: int = 0) -> li
 
 def _three_axes(scores: Any) -> tuple[int, int, int]:
     if scores.ndim != 3 or not scores.shape[0]:
-        raise ShapeError(
+        raise misfit(
             f"ctc: scores of shape {tuple(scores.shape)} must be (time, batch, classes), with at least one time step"
-            f"{whereabouts()}"
         )
     steps, batch, classes = scores.shape
     return steps, batch, classes

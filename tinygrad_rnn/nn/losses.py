@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import backend, ops
 from ..tensor import Tensor, owned
-from ..whereabouts import ShapeError, whereabouts
+from ..whereabouts import ShapeError, misfit
 
 
 def cross_entropy(
@@ -142,9 +142,7 @@ def _elements(name: str, prediction: Any, target: Any, mask: Any) -> tuple[Tenso
     prediction = owned(prediction)
     target = owned(target, prediction)
     if prediction.shape != target.shape:
-        raise ShapeError(
-            f"{name}: prediction {prediction.shape} and target {target.shape} differ in shape{whereabouts()}"
-        )
+        raise misfit(f"{name}: prediction {prediction.shape} and target {target.shape} differ in shape")
     if target.dtype.kind != "f":
         target = target.astype(prediction.dtype)
     mask = _mask(name, mask, prediction.shape, prediction)
@@ -157,10 +155,9 @@ def _classes(
     """Scores, targets, and the mask without ignored targets, with masked-out elements set to 0."""
     scores, targets = owned(scores), owned(targets)
     if targets.shape != scores.shape[:-1] or targets.dtype.kind not in "iu":
-        raise ShapeError(
+        raise misfit(
             f"{name}: targets {backend.signature(targets.array)} do not fit scores {backend.signature(scores.array)}; "
             f"they must be integers of shape {scores.shape[:-1]}, numbers of the classes that the last axis holds"
-            f"{whereabouts()}"
         )
     mask = _mask(name, mask, targets.shape, scores)
     if ignore_index is not None:
@@ -186,9 +183,7 @@ def _mask(name: str, mask: Any, shape: tuple[int, ...], like: Tensor) -> Tensor 
         return None
     mask = owned(mask, like)
     if mask.shape != shape:
-        raise ShapeError(
-            f"{name}: the mask has shape {mask.shape}, but there are losses of shape {shape}{whereabouts()}"
-        )
+        raise misfit(f"{name}: the mask has shape {mask.shape}, but there are losses of shape {shape}")
     return mask
 
 
