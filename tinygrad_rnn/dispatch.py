@@ -119,8 +119,9 @@ def dispatcher(op: Op) -> Any:
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # tracebacks show it
         exec(compile(source, file, "exec"), space)
         # Defaults before code, as another thread may be calling: the old code does not use them.
-        function.__defaults__ = tuple(p.default for p in signature.parameters.values() if _by_place(p)) or None
-        function.__kwdefaults__ = {p.name: p.default for p in signature.parameters.values() if _by_name(p)}
+        given = [p for p in signature.parameters.values() if p.default is not p.empty]
+        function.__defaults__ = tuple(p.default for p in given if p.kind is not p.KEYWORD_ONLY) or None
+        function.__kwdefaults__ = {p.name: p.default for p in given if p.kind is p.KEYWORD_ONLY}
         function.__code__ = space[op.name].__code__
         space[op.name] = function
         return function
@@ -173,14 +174,6 @@ def intercepted(ops: Iterable[Op], stand_in: Callable[..., Any]) -> Iterator[Non
 def parameters_of(rule: Callable[..., Any] | None) -> tuple[str, ...]:
     """The names of a rule's parameters; () for None."""
     return tuple(inspect.signature(rule).parameters) if rule else ()
-
-
-def _by_place(p: inspect.Parameter) -> bool:
-    return p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty
-
-
-def _by_name(p: inspect.Parameter) -> bool:
-    return p.kind is p.KEYWORD_ONLY and p.default is not p.empty
 
 
 def _signature(op: Op) -> inspect.Signature:
