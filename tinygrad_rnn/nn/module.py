@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..backend import DTypeLike, signature
+from ..backend import DTypeLike, default, signature
 from ..hints import MODULES, hinted
 from ..tape import Leaf, bare_array
 from ..tensor import Tensor, tensor
@@ -144,8 +144,6 @@ hinted(Module, MODULES, "a module")
 
 def parameter(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> Tensor:
     """A trainable Tensor for a Module, on the default backend unless one is given."""
-    from ..backend import default
-
     return tensor(data, dtype, backend or default().name, requires_grad=True)
 
 
