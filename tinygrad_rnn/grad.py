@@ -149,27 +149,28 @@ def jvp(f: Callable[..., Tensor], xs: Any, tangents: Any) -> tuple[Tensor, Tenso
     >>> jvp(lambda x: x * x, tensor([1.0, 2.0]), tensor([1.0, 10.0]))[1].numpy()
     array([ 2., 40.], dtype=float32)
     """
-    several = isinstance(xs, (list, tuple))
-    xs = xs if several else [xs]
-    directions = _directions("jvp", xs, tangents if several else [tangents])
-    fresh, y, record = _evaluate(f, xs, directions)
+    fresh, y, record, directions = _directed("jvp", f, xs, tangents)
     with enable_grad():
         v = zeros_like(y, requires_grad=y.requires_grad)
         (slope,) = pull_back(pull_back([y], fresh, [v], record=True), [v], directions, record)
     return y if record else y.detach(), slope
 
 
-def _directions(caller: str, xs: Sequence[Any], vectors: Any) -> list[Tensor]:
-    """One vector for each argument; ShapeError if they do not fit."""
-    xs = [as_tensor(x) for x in xs]
+def _directed(
+    caller: str, f: Callable[..., Any], xs: Any, vectors: Any
+) -> tuple[list[Tensor], Tensor, bool, list[Tensor]]:
+    """``_evaluate`` for an x or several, and the vector for each; ShapeError if they do not fit."""
+    if not isinstance(xs, (list, tuple)):
+        xs, vectors = [xs], [vectors]
     vectors = _one_for_each(vectors)
     if len(vectors) != len(xs):
         raise ShapeError(f"{caller}: {len(vectors)} vectors were given for {len(xs)} arguments")
-    directions = [owned(v, x) for v, x in zip(vectors, xs, strict=True)]
-    for x, v in zip(xs, directions, strict=True):
+    points = list(map(as_tensor, xs))
+    directions = [owned(v, x) for v, x in zip(vectors, points, strict=True)]
+    for x, v in zip(points, directions, strict=True):
         if x.shape != v.shape:
             raise ShapeError(f"{caller}: the vector {v!r} does not fit {x!r}")
-    return directions
+    return *_evaluate(f, xs, directions), directions
 
 
 def hvp(f: Callable[..., Tensor], x: Any, v: Any) -> Any:
@@ -180,14 +181,11 @@ def hvp(f: Callable[..., Tensor], x: Any, v: Any) -> Any:
     >>> hvp(lambda x: (x**3).sum(), tensor([1.0, 2.0]), tensor([1.0, 10.0])).numpy()
     array([  6., 120.], dtype=float32)
     """
-    several = isinstance(x, (list, tuple))
-    xs = x if several else [x]
-    directions = _directions("hvp", xs, v if several else [v])
-    fresh, y, record = _evaluate(f, xs, directions)
+    fresh, y, record, directions = _directed("hvp", f, x, v)
     with enable_grad():
         gradients = pull_back([y], fresh, [None], record=True)
         found = pull_back(gradients, fresh, directions, record)
-    return found if several else found[0]
+    return found if isinstance(x, (list, tuple)) else found[0]
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
