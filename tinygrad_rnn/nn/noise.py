@@ -37,6 +37,8 @@ class Zoneout(Wrapper):
     True
     """
 
+    told = ("p",)
+
     def __init__(self, cell: Any, p: float | Sequence[float] = 0.1):
         super().__init__(cell)
         p = p.tolist() if hasattr(p, "tolist") else p
@@ -66,9 +68,6 @@ class Zoneout(Wrapper):
             return new
         return where(drawn_mask(new, 1 - p), new, old) if self.training else new + p * (old - new)
 
-    def __repr__(self) -> str:
-        return f"Zoneout({self.cell!r}, p={self.p})"
-
 
 class CellDropout(Wrapper):
     """Dropout of inputs and outputs, drawn anew in each step; the state is left alone.
@@ -83,6 +82,8 @@ class CellDropout(Wrapper):
     (2, 5)
     """
 
+    told = ("input", "output")
+
     def __init__(self, cell: Any, input: float = 0.0, output: float = 0.0):
         super().__init__(cell)
         self.input, self.output = check_probability("CellDropout", input), check_probability("CellDropout", output)
@@ -94,9 +95,6 @@ class CellDropout(Wrapper):
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
         output, state, gates = self.inner_step(z, state)
         return dropout(output, self.output, self.training), state, gates
-
-    def __repr__(self) -> str:
-        return f"CellDropout({self.cell!r}, input={self.input}, output={self.output})"
 
 
 class RecurrentDropout(Wrapper):
@@ -151,11 +149,12 @@ class VariationalDropout(Wrapper):
     ((2, 5), (2, 3), None)
     """
 
+    told = ("input", "recurrent", "output")
+
     def __init__(self, cell: WeightedCell, input: float = 0.0, recurrent: float = 0.0, output: float = 0.0):
         super().__init__(need_weights(self, cell))
-        for p in (input, recurrent, output):
-            check_probability("VariationalDropout", p)
-        self.input, self.recurrent, self.output = input, recurrent, output
+        ps = [check_probability("VariationalDropout", p) for p in (input, recurrent, output)]
+        self.input, self.recurrent, self.output = ps
 
     def input_projection(self, x: Any) -> Any:
         """The inner cell's projection; or x itself if a mask must come first, as each step then projects."""
@@ -187,10 +186,6 @@ class VariationalDropout(Wrapper):
             z = self.cell.input_projection(masked(z, of_input, self.input))
         output, inner, gates = altered_step(self, z, inner, **({} if of_recurrent is None else {"recur": recur}))
         return masked(output, of_output, self.output), VariationalState(inner, *masks), gates
-
-    def __repr__(self) -> str:
-        ps = f"input={self.input}, recurrent={self.recurrent}, output={self.output}"
-        return f"VariationalDropout({self.cell!r}, {ps})"
 
 
 def drawn_mask(x: Any, p: float) -> Any:

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..create import zeros_beside
 from ..ops import concatenate, expand_dims, linear, sigmoid, softmax, sum, tanh, where
 from ..tensor import Tensor
-from ..tree import tree_leaves
 from ..whereabouts import ShapeError
 from . import init
 from .cells import Cell, Gates, WeightedCell
@@ -26,6 +24,8 @@ from .sequences import over, time_major
 
 class Wrapper(Cell):
     """The base class of wrappers, with the inner cell's projection and initial state. Subclasses add ``full_step``."""
+
+    told: tuple[str, ...] = ()  # the settings that repr shows
 
     def __init__(self, cell: Any):
         if not (hasattr(cell, "input_projection") and hasattr(cell, "step")):
@@ -56,7 +56,8 @@ class Wrapper(Cell):
         return parameter(values) if first is None else parameter(values, first.dtype, first.backend)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.cell!r})"
+        settings = [f", {name}={getattr(self, name)}" for name in self.told]
+        return f"{type(self).__name__}({self.cell!r}{''.join(settings)})"
 
 
 class SideBySide(Wrapper):
@@ -170,6 +171,8 @@ class SkipThroughTime(Wrapper):
     4
     """
 
+    told = ("taps",)
+
     def __init__(self, cell: WeightedCell, taps: tuple[int, ...] = (-1, -4)):
         super().__init__(need_weights(self, cell))
         if -1 not in taps or len(set(taps)) < len(taps) or not all(isinstance(tap, int) and tap < 0 for tap in taps):
@@ -180,8 +183,7 @@ class SkipThroughTime(Wrapper):
 
     def initial_state(self, z: Any) -> SkipState:
         """The inner cell's initial state, and zeros for the past outputs."""
-        leaf = tree_leaves(z)[0]  # a GRU's z is a pair
-        zeros = zeros_beside(leaf, (*leaf.shape[:-1], self.output_size))
+        zeros = Cell.initial_state(self, z)
         return SkipState(self.cell.initial_state(z), (zeros,) * -min(self.skips, default=0))
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, SkipState, Gates]:
@@ -194,9 +196,6 @@ class SkipThroughTime(Wrapper):
 
         output, inner, gates = altered_step(self, z, inner, recur=recur)
         return output, SkipState(inner, (output, *past)[: len(past)]), gates
-
-    def __repr__(self) -> str:
-        return f"SkipThroughTime({self.cell!r}, taps={self.taps})"
 
 
 class Attention(Wrapper):
