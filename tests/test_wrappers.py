@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cell_equations import F64, D, H, lstm, sigmoid, simple
-from vectors import assert_gradient, assert_hessian, place, vector_and_loss
+from vectors import assert_gradient, assert_hessian, vector_and_loss
 from waits import waiting
 from wrapped import B, T, close, inner, inputs, random_state
 
@@ -188,15 +188,16 @@ def test_attention(masked: bool) -> None:
 
 
 def test_the_gradient_of_attention_equals_finite_differences_at_order_one_and_two() -> None:
-    attention = nn.Attention(nn.RNNCell(D, H, **F64), memory_size=3)
-    names, values = zip(*attention.named_parameters(), strict=True)
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            self.attention = nn.Attention(nn.RNNCell(D, H, **F64), memory_size=3)
 
-    def outputs(xs: Any, memory: Any, parameters: Any) -> Any:
-        for name, value in zip(names, parameters, strict=True):
-            place(attention, name, value)
-        return nn.unroll(attention.over(memory, lengths=[5, 2]), xs).outputs
+        def forward(self, xs: Any, memory: Any) -> Any:
+            return nn.unroll(self.attention.over(memory, lengths=[5, 2]), xs).outputs
 
-    tg.check(outputs, inputs()[:2], np.random.default_rng(8).standard_normal((5, B, 3)), values)
+    model = Attending()
+    memory, parameters = np.random.default_rng(8).standard_normal((5, B, 3)), dict(model.named_parameters())
+    tg.check(lambda xs, m, p: nn.functional_call(model, p, xs, m), inputs()[:2], memory, parameters)
 
 
 def test_attention_learns_and_ignores_what_is_not_there() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,8 @@ from tinygrad_rnn.tree import tree_leaves, tree_map
 
 def vector_and_loss(cell: Any, xs: np.ndarray, first: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The vector (inputs, first state, parameters), and a loss of it that all outputs and the last state enter."""
-    names = [name for name, _ in cell.named_parameters()]
+    layer = nn.Recurrent(cell)
+    names = [name for name, _ in layer.named_parameters()]
     floats = [part for part in tree_leaves(first) if part.dtype.kind == "f"]
     values = [xs, *[part.data for part in floats], *[p.data for p in cell.parameters()]]
     weights = np.random.default_rng(3).standard_normal((*xs.shape[:-1], cell.output_size))
@@ -27,10 +27,8 @@ def vector_and_loss(cell: Any, xs: np.ndarray, first: Any) -> tuple[Tensor, Call
             start += value.size
         given = iter(parts[1 : 1 + len(floats)])
         state = tree_map(lambda part: next(given) if part.dtype.kind == "f" else part, first)
-        placed = copy.deepcopy(cell)
-        for name, part in zip(names, parts[1 + len(floats) :], strict=True):
-            place(placed, name, part)
-        outputs, after = nn.unroll(placed, parts[0], state)
+        weights_of = dict(zip(names, parts[1 + len(floats) :], strict=True))
+        outputs, after = nn.functional_call(layer, weights_of, parts[0], state)
         total = (outputs * weights).sum()
         for part in tree_leaves(after):
             if part.dtype.kind == "f":
@@ -38,17 +36,6 @@ def vector_and_loss(cell: Any, xs: np.ndarray, first: Any) -> tuple[Tensor, Call
         return total
 
     return tg.tensor(np.concatenate([value.ravel() for value in values]), requires_grad=True), loss
-
-
-def place(holder: Any, name: str, value: Tensor) -> None:
-    """Set what has a dotted name."""
-    *path, last = name.split(".")
-    for part in path:
-        holder = holder[int(part)] if isinstance(holder, list) else getattr(holder, part)
-    if isinstance(holder, list):
-        holder[int(last)] = value
-    else:
-        setattr(holder, last, value)
 
 
 def assert_gradient(vector: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
