@@ -283,11 +283,8 @@ def _operation(kernel: Callable[..., Array], name: str) -> Operation:
         key = other  # the first one, perhaps the engine's, must stay known to capture
     record = registry[key] = Op(kernel, name)
     function = record.function
-    function.__doc__, function.__module__, function.__qualname__ = (
-        kernel.__doc__,
-        kernel.__module__,
-        kernel.__qualname__,
-    )
+    for known in ("__doc__", "__module__", "__qualname__"):
+        setattr(function, known, getattr(kernel, known))
 
     def vjp(**rules: Rule | None) -> Operation:
         record.define("vjp", record.rules, rules)

@@ -224,8 +224,7 @@ def layer_norm(xp: Any, x: Array, weight: Array = None, bias: Array = None, *, e
     """
     if weight is not None and weight.shape != x.shape[-1:]:
         raise ValueError(f"weight must have the shape {x.shape[-1:]}")
-    y, std, _ = _centred(xp, x, eps)
-    y /= std
+    y = normalize.op.kernel(xp, x, eps=eps)
     if weight is not None:
         y *= weight
     if bias is not None:
