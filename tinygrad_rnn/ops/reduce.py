@@ -8,8 +8,9 @@ from typing import Any
 from .. import backend
 from ..backend import Array
 from ..op import op
+from .arrange import roll
 from .elementwise import sqrt, where
-from .shape import between, broadcast_to, concatenate, expand_dims, flip
+from .shape import broadcast_to, expand_dims, flip
 
 Axis = int | tuple[int, ...] | None
 
@@ -50,18 +51,13 @@ def _times_others(g: Array, x: Array, axes: tuple[int, ...]) -> Array:
         rest, length, start, runs = x.shape[axis] - 1, 1, 1, x
         while rest > 0:
             if rest % 2:
-                g = g * _ahead(runs, start, axis)
+                g = g * roll(runs, -start, axis)
                 start += length
             rest //= 2
             if rest:
-                runs, length = runs * _ahead(runs, length, axis), 2 * length
+                runs, length = runs * roll(runs, -length, axis), 2 * length
         x = prod(x, axis=axis, keepdims=True)
     return g
-
-
-def _ahead(x: Array, steps: int, axis: int) -> Array:
-    """For each element, the one ``steps`` places later along an axis, cyclically."""
-    return concatenate([between(x, axis, steps, x.shape[axis]), between(x, axis, 0, steps)], axis)
 
 
 @op
