@@ -10,9 +10,8 @@ import numpy as np
 
 from ..grad import pull_back
 from ..nn.fit import begin
-from ..nn.recurrent import check_cell, check_features
-from ..nn.sequences import time_major
-from ..ops import broadcast_to, expand_dims, reshape
+from ..nn.recurrent import prepare
+from ..ops import expand_dims, repeat
 from ..tape import enable_grad, no_grad
 from ..tensor import Tensor, as_tensor, tensor
 from ..tree import tree_leaves, tree_map
@@ -157,12 +156,10 @@ def _directions(jacobian: np.ndarray, count: int | None, warmup: int, steps: int
 @no_grad()
 def _projected(who: str, cell: Any, xs: Any, state: Any) -> tuple[int, Any, Any]:
     """The number of steps, all projected inputs, and the initial state."""
-    check_cell(who, cell)
-    xs, _ = time_major(who, xs)
+    xs, _ = prepare(who, cell, xs)
     if xs.ndim == 2 and getattr(cell, "input_size", None) is not None:
         xs = expand_dims(xs, axis=1)
         state = tree_map(lambda leaf: expand_dims(leaf, axis=0) if leaf.ndim == 1 else leaf, state)
-    check_features(cell, xs, False)
     zs = cell.input_projection(xs)
     return xs.shape[0], zs, begin(cell, tree_map(itemgetter(0), zs), state)
 
@@ -199,6 +196,4 @@ def step_jacobians(who: str, cell: Any, xs: Any, state: Any = None) -> Iterator[
 
 def _copied(leaf: Any, n: int) -> Tensor:
     """Repeat each row n times, side by side."""
-    leaf = as_tensor(leaf)
-    wide = broadcast_to(expand_dims(leaf, axis=1), (leaf.shape[0], n, *leaf.shape[1:]))
-    return Tensor.wrap(reshape(wide, (-1, *leaf.shape[1:])).array.copy())
+    return Tensor.wrap(repeat(as_tensor(leaf), n, axis=0).array.copy())

@@ -52,7 +52,7 @@ def unroll(
     >>> sorted(unroll(nn.LSTMCell(3, 5), ones(7, 2, 3), record=True).record)
     ['c', 'f', 'g', 'h', 'i', 'o']
     """
-    xs, real = prepare(cell, xs, mask)
+    xs, real = prepare("unroll", cell, xs, mask)
     zs = project(cell, xs, real)
     state = begin(cell, tree_map(itemgetter(0), zs), state)
     return advance(cell, zs, state, real, reverse=reverse, record=record)
@@ -67,10 +67,10 @@ def check_cell(who: str, cell: Any) -> None:
         )
 
 
-def prepare(cell: Any, xs: Any, mask: Any) -> tuple[Any, Any]:
+def prepare(who: str, cell: Any, xs: Any, mask: Any = None) -> tuple[Any, Any]:
     """The inputs, and their mask as (T, B, 1), to fit the states and outputs of most cells."""
-    check_cell("unroll", cell)
-    xs, real = time_major("unroll", xs, mask=mask)
+    check_cell(who, cell)
+    xs, real = time_major(who, xs, mask=mask)
     check_features(cell, xs, mask is not None)
     return xs, None if real is None else real[:, :, None]
 
