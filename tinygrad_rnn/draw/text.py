@@ -14,15 +14,12 @@ def text(sketch: Sketch, backward: bool) -> str:
     for link in sketch.links:
         entering[link.child].append(_told(link, link.parent) + ("" if link.followed else " (cut)"))
     lines = [f"{item.label} {item.detail}" for item in sketch.leaves]
-    for step, items in _by_step(sketch):
-        if step is not None:
-            lines.append(f"time step {step}" if step not in sketch.hidden else "...")
+    for title, items in _titled(sketch):
+        lines += [title] if title else []
         for item in items:
             source = ", ".join([*entering[item], *(f"constant {name}" for name in item.constants)])
-            indent = "  " if step is not None else ""
-            lines.append(
-                f"{indent}{item.label}" + f" {item.detail}" * (item.kind != "fold") + f" <- {source}" * bool(source)
-            )
+            label = f"  {item.label}" if title else item.label
+            lines.append(label + f" {item.detail}" * (item.kind != "fold") + f" <- {source}" * bool(source))
     return "\n".join([*lines, *(_backward(sketch) if backward else [])])
 
 
@@ -41,18 +38,19 @@ def _told(link: Link, item: Item) -> str:
     return item.label + ("" if link.norm is None else f" |g| {link.norm:.3g}")
 
 
-def _by_step(sketch: Sketch) -> list[tuple[int | None, Sequence[Item]]]:
-    return [cell for band in sketch.bands for cell in (band.columns.items() or [(None, band.items)])]
+def _titled(sketch: Sketch) -> list[tuple[str, Sequence[Item]]]:
+    """The boxes of each time step with a title, and those outside of any with an empty one."""
+    cells = [cell for band in sketch.bands for cell in (band.columns.items() or [(-1, band.items)])]
+    return [("..." if t in sketch.hidden else f"time step {t}" if t >= 0 else "", items) for t, items in cells]
 
 
 def dot(sketch: Sketch, backward: bool) -> str:
     """A digraph with one cluster for each time step of each loop."""
     lines = ["digraph {", "  rankdir=TB; node [shape=box, fontname=monospace];"]
     lines += [f'  {_node(item)}, style=filled, fillcolor="#fff3c4"];' for item in sketch.leaves]
-    for k, (step, items) in enumerate(_by_step(sketch)):
+    for k, (title, items) in enumerate(_titled(sketch)):
         boxes = [f"  {_node(item)}];" for item in items]
-        if step is not None:
-            title = f"time step {step}" if step not in sketch.hidden else "..."
+        if title:
             boxes = [f'  subgraph cluster_{k} {{ label="{title}"; color=gray;', *(f"  {box}" for box in boxes), "  }"]
         lines += boxes
     for link in sketch.links:
