@@ -92,10 +92,8 @@ class Cublas:
         if status:
             raise CublasError(f"{name} returned status {status}")
 
-    def product(
-        self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0
-    ) -> Callable[[], int] | None:
-        """A function that computes out = alpha a b + beta out and returns cuBLAS's status, 0 on success.
+    def product(self, a: Array, b: Array, out: Array) -> Callable[[], int] | None:
+        """A function that computes out = a b and returns cuBLAS's status, 0 on success.
 
         a, b: matrices, or stacks that broadcast. The function is bound to the arrays' present memory and the current
         stream. None if cuBLAS does not support the memory layouts or dtypes.
@@ -110,9 +108,9 @@ class Cublas:
             compute = _FAST_TF32
         return partial(
             self._library.cublasGemmStridedBatchedEx if count else self._library.cublasGemmEx,
-            *(self.handle(), *sizes, _scalar(a.dtype.char, alpha)),
+            *(self.handle(), *sizes, _scalar(a.dtype.char, 1.0)),
             *(first.data.ptr, kind, *steps[0], second.data.ptr, kind, *steps[1]),
-            *(_scalar(a.dtype.char, beta), out.data.ptr, kind, *steps[2], *count, compute, _DEFAULT_ALGORITHM),
+            *(_scalar(a.dtype.char, 0.0), out.data.ptr, kind, *steps[2], *count, compute, _DEFAULT_ALGORITHM),
         )
 
     def dot(self, a: Array, b: Array, out: Array = None) -> Array:
