@@ -23,7 +23,6 @@ import numpy as np
 import strict
 from strict import StrictArray
 
-from tinygrad_rnn import backend
 from tinygrad_rnn.tree import tree_leaves
 
 
@@ -254,13 +253,7 @@ def registered() -> Iterator[Device]:
     functions["add"].at = device.launching(strict.xp.add.at)
     functions |= {name: device.launching(few(name)) for name in ("stack", "concatenate")}
     module = SimpleNamespace(**(vars(strict.xp) | functions | {"ElementwiseKernel": Kernel, "cuda": device.module()}))
-    with (
-        patch.multiple(StrictArray, **methods),
-        patch.dict(backend._backends),
-        patch.dict(backend._by_type),
-        patch.dict(backend.modules),
-    ):
-        home = backend.register(strict.StrictBackend(module))  # type: ignore[arg-type]
+    with patch.multiple(StrictArray, **methods), strict.registered(module) as home:
         home.xp.dot, home.xp.matmul = map(device.launching, (home.xp.dot, home.xp.matmul))
         home.uniform = device.launching(home.uniform, "random numbers")  # type: ignore[method-assign]
         yield device

@@ -153,7 +153,7 @@ class StrictBackend(CupyBackend):
 
 
 @contextmanager
-def registered() -> Iterator[CupyBackend]:
+def registered(module: Any = xp) -> Iterator[CupyBackend]:
     """Makes the backend "strict" known while the block runs."""
     with patch.dict(backend._backends), patch.dict(backend._by_type), patch.dict(backend.modules):
-        yield backend.register(StrictBackend(xp))  # type: ignore[arg-type, misc]
+        yield backend.register(StrictBackend(module))  # type: ignore[misc]
