@@ -16,7 +16,7 @@ from .tensor import Tensor, as_tensor
 def _placed(numbers: np.ndarray, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
     """A Tensor from new host numbers; by default float32 and on the default backend."""
     home = backends.get(backend) if backend else backends.default()
-    return _made(home.from_host(numbers.astype(np.float32 if dtype is None else dtype, copy=False)), requires_grad)
+    return _made(home.from_host(numbers.astype(dtype or np.float32, copy=False)), requires_grad)
 
 
 def _made(array: Array, requires_grad: bool) -> Tensor:
@@ -45,8 +45,7 @@ def full(
     shape: Any, fill_value: float, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor filled with one value, float32 by default."""
-    numbers = np.full(shape, fill_value, np.float32 if dtype is None else dtype)
-    return _placed(numbers, numbers.dtype, backend, requires_grad)
+    return _placed(np.full(shape, fill_value, dtype or np.float32), dtype, backend, requires_grad)
 
 
 def zeros_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
@@ -103,8 +102,7 @@ def linspace(
     >>> linspace(0, 1, 5).numpy()
     array([0.  , 0.25, 0.5 , 0.75, 1.  ], dtype=float32)
     """
-    numbers = np.linspace(start, stop, num, dtype=np.float32 if dtype is None else dtype)
-    return _placed(numbers, numbers.dtype, backend, requires_grad)
+    return _placed(np.linspace(start, stop, num, dtype=dtype or np.float32), dtype, backend, requires_grad)
 
 
 def eye(
@@ -126,7 +124,7 @@ def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requi
 
 def _drawn(method: str, shape: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
     home = backends.get(backend) if backend else backends.default()
-    dtype = np.dtype("float32" if dtype is None else dtype)
+    dtype = np.dtype(dtype or np.float32)
     if dtype.kind != "f":
         raise TypeError(f"randn, rand: numbers are drawn in floating point, not {dtype}; convert them afterwards")
     return _made(home.numbers(method, shape, dtype), requires_grad)
