@@ -58,9 +58,7 @@ class PeepholeLSTMCell(LSTMCell):
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **options: Any):
         super().__init__(input_size, hidden_size, bias, **options)
-        self.peephole_i = self.drawn((hidden_size,))
-        self.peephole_f = self.drawn((hidden_size,))
-        self.peephole_o = self.drawn((hidden_size,))
+        self.peephole_i, self.peephole_f, self.peephole_o = (self.drawn((hidden_size,)) for _ in range(3))
 
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
         h, c = state
