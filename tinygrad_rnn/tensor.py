@@ -58,8 +58,6 @@ class Tensor(Operators, Taped):
     __ifloordiv__, __imod__ = _in_place(Operators.__floordiv__), _in_place(Operators.__mod__)
     __ipow__, __imatmul__ = _in_place(Operators.__pow__), _in_place(Operators.__matmul__)
 
-    # ---- what it is ----
-
     @property
     def data(self) -> Array:
         """The bare array. Assigning a new one does not affect graphs that used the old one.

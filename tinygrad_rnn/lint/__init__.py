@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,7 @@ from .contents import double, padding, parameters, softmax_twice
 from .finding import Case, Finding, Findings
 from .windows import freed, history, not_reset, older_window, overwritten
 
-_CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
-    history,
-    freed,
-    overwritten,
-    older_window,
-    not_reset,
-    parameters,
-    padding,
-    softmax_twice,
-    double,
-)
+_CHECKS = history, freed, overwritten, older_window, not_reset, parameters, padding, softmax_twice, double
 
 
 def lint(
