@@ -100,7 +100,7 @@ def test_wrappers_run_on_a_device_with_no_wait_for_the_host(name: str, device: B
     cell = WRAPPED[name]()
     if name == "attention":
         cell.to(device.name)
-        cell = cell.attention.over(tg.ones(5, B, 3, dtype="float64").to(device.name), lengths=[5, 2])
+        cell = cell.over(tg.ones(5, B, 3, dtype="float64").to(device.name), lengths=[5, 2])
     x = tg.tensor(inputs(H)).to(device.name)
     cell.to(device.name)
     with waiting(device):

@@ -215,6 +215,8 @@ class Attention(Wrapper):
     (6, 2, 5)
     """
 
+    look: Callable[[Any], tuple[Any, Any]] | None = None  # from h to the context and the weights
+
     def __init__(self, cell: Any, memory_size: int):
         super().__init__(cell)
         size, self.memory_size = cell.output_size, memory_size
@@ -238,23 +240,16 @@ class Attention(Wrapper):
             a = softmax(scores, axis=0)
             return sum(expand_dims(a, axis=-1) * memory, axis=0), a
 
-        return _Attending(self, look)
-
-    def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
-        raise TypeError("Attention: what to attend to is not given; call attention.over(memory), which is the cell")
-
-
-class _Attending(Wrapper):
-    """Attention over one memory; ``look`` returns the context for h, and the weights."""
-
-    def __init__(self, attention: Attention, look: Callable[[Any], tuple[Any, Any]]):
-        super().__init__(attention.cell)
-        self.attention, self.look = attention, look
+        attending = copy(self)  # shares the parameters
+        attending.look = look
+        return attending
 
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, Any, Gates]:
+        if self.look is None:
+            raise TypeError("Attention: what to attend to is not given; call attention.over(memory), which is the cell")
         h, state, gates = self.inner_step(z, state)
         context, a = self.look(h)
-        y = tanh(linear(concatenate([context, h], axis=-1), self.attention.weight_c))
+        y = tanh(linear(concatenate([context, h], axis=-1), self.weight_c))
         return y, state, gates | {"attention": a}
 
 
