@@ -11,6 +11,7 @@ from ..op import op
 from .arrange import roll
 from .elementwise import sqrt, where
 from .shape import broadcast_to, expand_dims, flip
+from .ufunc import method
 
 Axis = int | tuple[int, ...] | None
 
@@ -105,38 +106,10 @@ def cumsum(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Array:
 cumsum.vjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis))
 
 
-@op
-def argmax(xp: Any, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
-    """Index of the largest element; no gradient."""
-    return x.argmax(axis=axis, keepdims=keepdims)
-
-
-argmax.vjp(x=None)
-
-
-@op
-def argmin(xp: Any, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
-    """Index of the smallest element; no gradient."""
-    return x.argmin(axis=axis, keepdims=keepdims)
-
-
-argmin.vjp(x=None)
-
-
-@op
-def any(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Whether any element is not 0; False if there are none."""
-    return x.any(axis=axis, keepdims=keepdims)
-
-
-@op
-def all(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Whether no element is 0; True if there are none."""
-    return x.all(axis=axis, keepdims=keepdims)
-
-
-any.vjp(x=None)
-all.vjp(x=None)
+argmax = method(__name__, "argmax", "Index of the largest element; no gradient.").vjp(x=None)
+argmin = method(__name__, "argmin", "Index of the smallest element; no gradient.").vjp(x=None)
+any = method(__name__, "any", "Whether any element is not 0; False if there are none.").vjp(x=None)
+all = method(__name__, "all", "Whether no element is 0; True if there are none.").vjp(x=None)
 
 
 def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
