@@ -49,19 +49,15 @@ class Zoneout(Wrapper):
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
         output, after, gates = self.inner_step(z, state)
         old, new = tree_leaves(innermost(state)), tree_leaves(innermost(after))
-        ps = self._probabilities(len(new))
+        ps = list(self.p) if isinstance(self.p, Sequence) else [self.p] * len(new)
+        if len(ps) != len(new):
+            raise ValueError(f"Zoneout: there are {len(ps)} probabilities for the {len(new)} parts of the state")
         pairs = [(part, self._mixed(before, part, p)) for before, part, p in zip(old, new, ps, strict=True)]
 
         def mixed(x: Any) -> Any:
             return next((kept for part, kept in pairs if x is part), x)
 
         return mixed(output), tree_map(mixed, after), gates
-
-    def _probabilities(self, parts: int) -> list[float]:
-        ps = list(self.p) if isinstance(self.p, Sequence) else [self.p] * parts
-        if len(ps) != parts:
-            raise ValueError(f"Zoneout: there are {len(ps)} probabilities for the {parts} parts of the state")
-        return ps
 
     def _mixed(self, old: Any, new: Any, p: float) -> Any:
         if not p or new.dtype.kind != "f":
