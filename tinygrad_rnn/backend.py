@@ -200,14 +200,11 @@ def set_random_state(state: dict[str, Any]) -> None:
         get(name).set_random_state(state[name])
 
 
-_SHORT = {"float": "f", "int": "i", "uint": "u", "complex": "c"}
-
-
 def short_dtype(dtype: Any) -> str:
     """``f32`` for ``float32``, ``i64`` for ``int64``, ``bool`` unchanged."""
     name = np.dtype(dtype).name
     letters = name.rstrip("0123456789")
-    return _SHORT[letters] + name[len(letters) :] if letters in _SHORT else name
+    return letters[0] + name[len(letters) :] if letters in ("float", "int", "uint", "complex") else name
 
 
 def signature(array: Array) -> str:
