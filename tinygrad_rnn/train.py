@@ -92,8 +92,6 @@ class Training:
         self.loss, self.max_norm, self.on_nonfinite = loss, max_norm, on_nonfinite
         self.max_loss, self.log_every = max_loss, log_every
         self._update = updater(model, optimizer, loss, max_norm)
-        if log_every < 1 or not len(validation):
-            raise ValueError("Training: log_every must be positive, and there must be a window to validate on")
         if replay not in ("", "exact", "fast"):
             raise ValueError(f"Training: replay is '', 'exact' or 'fast', not {replay!r}")
         if replay and on_nonfinite == "skip":
@@ -101,6 +99,8 @@ class Training:
                 "Training: on_nonfinite='skip' has to look at the gradients of every step, which a replay cannot; "
                 "give 'raise' or 'zero', or replay=''"
             )
+        if log_every < 1 or not len(validation):
+            raise ValueError("Training: log_every must be positive, and there must be a window to validate on")
         if replay:
             self._update = capture(self._update, exact=replay == "exact")
         self.epoch = 0  # epochs done
