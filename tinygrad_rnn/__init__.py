@@ -123,6 +123,26 @@ from .tape import CaptureError, GraphError, enable_grad, is_grad_enabled, no_gra
 from .tensor import Tensor, tensor
 from .whereabouts import ShapeError
 
+# fmt: off
+__all__ = [
+    "BackendError", "CaptureError", "Captured", "CheckError", "CheckpointError", "ClipReport", "Comparison", "Finding",
+    "Findings", "GraphError", "ShapeError", "Tensor", "Watcher", "abs", "absolute", "add", "all", "any", "arange",
+    "argmax", "argmin", "argsort", "astype", "available_backends", "backend", "bitwise_and", "bitwise_or",
+    "bitwise_xor", "bptt", "broadcast_to", "capture", "ceil", "check", "clip", "clip_grad_norm_", "clip_grad_value_",
+    "clip_message", "compare_backends", "concatenate", "conv2d", "cos", "cross_entropy", "cumsum", "detect_anomaly",
+    "divide", "draw", "dropout", "einsum", "embedding", "enable_grad", "equal", "exp", "expand_dims", "expm1", "eye",
+    "flatten", "flip", "floor", "floor_divide", "flow", "full", "full_like", "grad", "greater", "greater_equal", "hvp",
+    "invert", "is_grad_enabled", "isfinite", "isinf", "isnan", "jacobian", "jvp", "layer_norm", "less", "less_equal",
+    "linear", "linspace", "lint", "load", "log", "log1p", "log_softmax", "logaddexp", "logsumexp", "manual_seed",
+    "matmul", "max", "max_pool2d", "maximum", "mean", "min", "minimum", "multiply", "negative", "nn", "no_grad",
+    "normalize", "not_equal", "ones", "ones_like", "op", "ops", "optim", "outer", "pad", "power", "prod", "rand",
+    "randn", "random_state", "reciprocal", "relu", "remainder", "repeat", "reshape", "roll", "round", "save",
+    "set_backend", "set_random_state", "sigmoid", "sign", "sin", "softmax", "softplus", "sort", "split", "sqrt",
+    "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take_along_axis", "tanh", "tape", "tensor",
+    "tile", "transpose", "tril", "triu", "use_backend", "var", "vjp", "watching", "where", "zeros", "zeros_like",
+]
+# fmt: on
+
 
 def __getattr__(name: str) -> str:
     if name == "__version__":  # read on demand: this import would double the package's import time

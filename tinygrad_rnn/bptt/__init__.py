@@ -7,3 +7,10 @@ from .forward_mode import Moment, real_time
 from .memory import memory_plan
 from .state import detach
 from .truncation import Window, randomly_truncated, truncated
+
+# fmt: off
+__all__ = [
+    "GatesDetached", "Moment", "Recorded", "Unrolled", "Window", "checkpointed", "detach", "memory_plan",
+    "randomly_truncated", "real_time", "truncated", "unroll",
+]
+# fmt: on

@@ -5,3 +5,10 @@ from .gradients import GradientNorms, gradient_norms
 from .jacobians import JacobianSpectrum, LyapunovExponents, jacobian_spectrum, lyapunov_exponents
 from .lag import LagMap, gradient_by_lag
 from .regularizer import omega
+
+# fmt: off
+__all__ = [
+    "GradientNorms", "JacobianSpectrum", "LagMap", "LyapunovExponents", "Saturation", "gradient_by_lag",
+    "gradient_norms", "jacobian_spectrum", "lyapunov_exponents", "omega", "saturation",
+]
+# fmt: on

@@ -14,25 +14,12 @@ from .schedules import (
     Warmup,
 )
 
+# fmt: off
 __all__ = [
-    "SGD",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "CosineAnnealingLR",
-    "ExponentialLR",
-    "GravesRMSprop",
-    "Groups",
-    "LambdaLR",
-    "LinearLR",
-    "MultiStepLR",
-    "Optimizer",
-    "RMSprop",
-    "ReduceLROnPlateau",
-    "Schedule",
-    "StepLR",
-    "Warmup",
+    "SGD", "Adagrad", "Adam", "AdamW", "CosineAnnealingLR", "ExponentialLR", "GravesRMSprop", "Groups", "LambdaLR",
+    "LinearLR", "MultiStepLR", "Optimizer", "RMSprop", "ReduceLROnPlateau", "Schedule", "StepLR", "Warmup",
 ]
+# fmt: on
 
 
 def __getattr__(name: str) -> object:
