@@ -456,6 +456,21 @@ def test_arrays_of_another_library_are_refused() -> None:
 
     with pytest.raises(TypeError, match=r"Foreign is no array of NumPy or CuPy.*x\.numpy\(\)"):
         tg.linear(Foreign(), tg.ones(2, 2))
+    x, layer = tg.ones(1, 2), nn.RNN(2, 3)
+    calls: list[Callable[[Any], Any]] = [
+        lambda foreign: x * foreign,
+        lambda foreign: tg.stack([x, foreign]),
+        lambda foreign: x[foreign],
+        layer,
+        lambda foreign: layer(x, foreign),
+        lambda foreign: layer(tg.ones(1, 1, 2), lengths=foreign),
+        lambda foreign: layer(tg.ones(1, 1, 2), mask=foreign),
+        lambda foreign: nn.reset(x, foreign),
+    ]
+    torch = pytest.importorskip("torch")
+    for call in calls:
+        with pytest.raises(TypeError, match=r"a torch\.Tensor is no array of NumPy or CuPy; bring it there first"):
+            call(torch.ones(1))
     with pytest.raises(TypeError, match="chooses between two"):
         tg.where(tg.tensor([True]), tg.ones(1), None)
 

@@ -29,7 +29,7 @@ class BackendError(RuntimeError):
 _backends: dict[str, Backend] = {}
 modules: dict[type, Any] = {Formula: functions}  # array type -> its module, read on every dispatch
 _by_type: dict[type, Backend] = {}
-_PLAIN = {int, float, bool, str, slice, tuple, list, dict, type(None)}  # common types that are no arrays
+PLAIN = {int, float, bool, str, slice, tuple, list, dict, type(None)}  # common types that are no arrays
 _seed = 0
 
 
@@ -98,14 +98,22 @@ def available_backends() -> tuple[str, ...]:
 def is_array(value: object) -> bool:
     """Whether this is an array of a registered backend (the first CuPy array registers CuPy)."""
     kind = type(value)
-    if kind not in _by_type and kind not in _PLAIN and kind.__module__.partition(".")[0] == "cupy":
+    if kind not in _by_type and kind not in PLAIN and kind.__module__.partition(".")[0] == "cupy":
         get("cupy")
     return kind in _by_type
 
 
 def plain(value: Any) -> Any:
-    """A memory map, or another of NumPy's kinds of array, as an array of its own kind; anything else unchanged."""
-    return np.asarray(value) if isinstance(value, np.ndarray) else value
+    """A memory map, or another of NumPy's kinds of array, as an array of its own kind; anything else unchanged.
+
+    Raises TypeError for an array of another library.
+    """
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    if hasattr(value, "__dlpack__") and not is_array(value):
+        told = f"a {type(value).__module__}.{type(value).__qualname__} is no array of NumPy or CuPy"
+        raise TypeError(f"{told}; bring it there first, as x.numpy() or np.asarray(x) does")
+    return value
 
 
 def of(array: Array) -> Backend:
@@ -115,14 +123,7 @@ def of(array: Array) -> Backend:
 
 def namespace(values: Any) -> Any:
     """The array module of the first array among the values; NumPy if there is none."""
-    for value in values:
-        xp = modules.get(type(value))
-        if xp is not None:
-            return xp
-        if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray) and not is_array(value):
-            told = f"a {type(value).__module__}.{type(value).__qualname__} is no array of NumPy or CuPy"
-            raise TypeError(f"{told}; bring it there first, as x.numpy() or np.asarray(x) does")
-    return next((modules[type(value)] for value in values if is_array(value)), np)  # perhaps the first CuPy array
+    return next((modules[type(value)] for value in values if is_array(value)), np)
 
 
 class _Default(threading.local):

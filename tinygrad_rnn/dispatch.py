@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import Array, modules, namespace, plain
+from .backend import PLAIN, Array, modules, namespace, plain
 from .tape import Node, Taped, clock, state
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ _UNWRAP = """
         _node{i} = None
         if {x}.__class__ in _modules:
             _bare |= {bit}
-        elif _isinstance({x}, _ndarray):
-            {x} = _plain({x})
+        elif {x}.__class__ not in _plain_types and ({x} := _plain({x})).__class__ in _modules:
             _bare |= {bit}"""
 
 _UNWRAP_ALL = """
@@ -100,10 +99,10 @@ def dispatcher(op: Op) -> Any:
         "_modules": modules,
         "_namespace": namespace,
         "_new": object.__new__,
-        "_ndarray": np.ndarray,
         "_numpy": np,
         "_op": op,
         "_plain": plain,
+        "_plain_types": PLAIN,
         "_plans": op.plans,
         "_sequence": (list, tuple),
         "_shape_of": _shape,
@@ -256,9 +255,10 @@ _shapes = _OneOfEach()
 def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tuple[Any, ...]]:
     """For some values: the Tensor class, whether one needs a gradient, bits of bare arrays, nodes, and arrays."""
     taped = [value for value in values if isinstance(value, Taped)]
+    if len(taped) < len(values) and (taped or values[0].__class__ not in modules):
+        values = tuple([x if isinstance(x, Taped) else plain(x) for x in values])
     if not taped:
         return None, 0, 0, (), values
-    values = tuple(map(plain, values))
     parents = tuple([value.node if isinstance(value, Taped) else None for value in values])
     arrays = tuple([value.array if isinstance(value, Taped) else value for value in values])
     needs = any(value.node is not None for value in taped)

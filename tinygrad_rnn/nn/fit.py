@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from ..backend import signature
+from ..backend import plain, signature
 from ..tape import bare_array
 from ..tree import rebuild
 from ..whereabouts import ShapeError
@@ -14,7 +14,7 @@ from ..whereabouts import ShapeError
 def check_input(cell: Any, x: Any) -> None:
     """Raise unless the inputs are floating-point, with ``cell.input_size`` features along the last axis."""
     name, size = type(cell).__name__, cell.input_size
-    if not hasattr(x, "dtype"):
+    if not hasattr(plain(x), "dtype"):
         raise TypeError(f"{name}: the inputs must be a Tensor or an array, not a {type(x).__name__}")
     if x.dtype.kind != "f":
         cure = f"turn symbols into vectors, nn.Embedding(count, {size})(x), and numbers into x.astype('float32')"
@@ -79,7 +79,7 @@ def _fits(state: Any, needed: Any, shapes: bool = True) -> bool:
         return same and all(_fits(part, wanted, shapes) for part, wanted in zip(state, needed, strict=True))
     if needed is None or not hasattr(needed, "dtype"):  # None, or a number such as a count of steps
         return needed is None or isinstance(state, type(needed))
-    if not hasattr(state, "dtype") or state.dtype.kind != needed.dtype.kind:
+    if not hasattr(plain(state), "dtype") or state.dtype.kind != needed.dtype.kind:
         return False
     return not shapes or tuple(state.shape) == tuple(needed.shape)
 

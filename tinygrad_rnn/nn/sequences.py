@@ -57,7 +57,7 @@ def length_mask(lengths: Any, steps: int) -> Any:
     if not hasattr(lengths, "shape"):
         lengths = np.asarray(lengths)
         lengths = lengths if lengths.size else lengths.astype(int)  # NumPy makes an empty list float64
-    bare = bare_array(lengths)
+    bare = backend.plain(bare_array(lengths))
     if bare.dtype.kind not in "iu":
         cure = "; a mask is given as mask=" if bare.dtype.kind == "b" else ""
         raise TypeError(f"lengths: integers are needed, one for each row, not {signature(bare)}{cure}")
@@ -88,7 +88,7 @@ def time_major(who: str, x: Any, lengths: Any = None, mask: Any = None, batch_fi
     if lengths is not None and mask is not None:
         raise ValueError(f"{who}: give lengths or a mask, not both")
     if mask is not None:
-        mask = mask if hasattr(mask, "shape") else np.asarray(mask)
+        mask = backend.plain(mask) if hasattr(mask, "shape") else np.asarray(mask)
         if tuple(mask.shape) != shape[:2]:
             axes = "batch and steps" if batch_first else "steps and batch"
             raise ValueError(f"{who}: the mask has shape {tuple(mask.shape)}, but {axes} are {shape[:2]}")
@@ -179,7 +179,7 @@ def reset(state: Any, rows: Any, initial: Any = None) -> Any:
     >>> reset(nn.LSTMState(ones(2, 1), ones(2, 1)), [True, False]).c.tolist()
     [[0.0], [1.0]]
     """
-    rows = rows if hasattr(rows, "shape") else np.asarray(rows, dtype=bool)
+    rows = backend.plain(rows) if hasattr(rows, "shape") else np.asarray(rows, dtype=bool)
     rows = rows if rows.dtype.kind == "b" else rows != 0
 
     def begin_anew(leaf: Any, start: Any = 0) -> Any:
