@@ -803,6 +803,7 @@ BUFFERS: dict[str, Callable[[Any], Any]] = {
     "a choice of rows": lambda x: x[:, MASK],
     "a shape": lambda x: tg.reshape(x[0], SHAPE),
     "widths": lambda x: tg.pad(x[0], BUFFER),
+    "an operation and NumPy": lambda x: (x * BUFFER[:, None]).sum() / BUFFER.sum(),
 }
 
 
@@ -829,7 +830,8 @@ LINEAR: dict[str, Callable[[Any, Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_a_gradient_that_is_made_of_a_buffer_alone_is_made_anew(name: str) -> None:
+def test_a_gradient_that_is_made_of_a_buffer_alone_is_made_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinygrad_rnn.replay.recording._SMALL", 0)  # as for large arrays: no recording is made again
     x, buffer = tg.tensor(np.arange(9.0).reshape(3, 3)), np.ones(3, int)
     ws = [tg.tensor([0.5, 1.0, -1.0], dtype="float64", requires_grad=True) for _ in range(2)]
 
@@ -843,6 +845,7 @@ def test_a_gradient_that_is_made_of_a_buffer_alone_is_made_anew(name: str) -> No
         captured(x)
         step(x, ws[1])
         np.testing.assert_allclose(*(w.grad.numpy() for w in ws if w.grad is not None), rtol=1e-14)
+    assert sum(captured._recorded.values()) == 1
 
 
 def test_a_memory_map_is_an_argument_like_other_arrays() -> None:

@@ -97,14 +97,11 @@ class Recording:
                 self._check(reach(), drawn, held, recorder, output)
             self._settle(reach, output)
         self.unreached = _tensors_of(recorder.constants)
-        # Bare arrays that the step read, but not in lines, which read them again in each replay; and small ones, since
-        # NumPy may have read them unseen.
-        live = {id(writes.owner_of(value.constant)) for value in recorder.constants.values()}
+        # Bare arrays whose numbers made constants; and all small ones, since NumPy may have read them unseen.
         self.seen = [
             (path, x, backend.of(x).checksum(x))
             for path, x in self.reach.arrays.values()
-            if (owner := id(writes.owner_of(x))) in recorder.seen
-            or (owner not in live and isinstance(x, np.ndarray) and x.nbytes <= _SMALL)
+            if id(writes.owner_of(x)) in recorder.seen or (isinstance(x, np.ndarray) and x.nbytes <= _SMALL)
         ]
 
     def _places(self) -> tuple[list[tuple[Place, Place]], list[Place]]:
