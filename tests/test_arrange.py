@@ -12,9 +12,10 @@ import tinygrad_rnn as tg
 
 X = np.random.default_rng(0).permutation(24).reshape(2, 3, 4) / 8.0
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
-    *[("sort", (), {"axis": axis}) for axis in (0, 1, -1)],
+    *[(name, (), {"axis": axis}) for name in ("sort", "cumsum") for axis in (0, 1, -1, None)],
     *[("roll", (shift,), {"axis": axis}) for shift in (0, 1, -2, 7) for axis in (None, 0, -1)],
     *[("repeat", (2,), {"axis": axis}) for axis in (None, 0, 1, -1)],
+    *[("repeat", (counts, axis), {}) for counts, axis in (([2, 0], 0), (np.array([1, 0, 3]), -2), (range(24), None))],
     *[("tile", (reps,), {}) for reps in (2, (2,), (3, 1, 2), (2, 1, 1, 2), (1, 2))],
     *[(name, (k,), {}) for name in ("tril", "triu") for k in (-1, 0, 1, 5)],
 ]

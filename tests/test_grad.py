@@ -258,6 +258,14 @@ def test_an_input_behind_another_that_was_freed_is_not_taken_for_unused() -> Non
         tg.grad((y * 2).sum(), [y, x], allow_unused=True)
 
 
+def test_cotangents_may_come_in_a_dictionary_as_the_outputs_do() -> None:
+    x = tg.tensor([1.0, 2.0], requires_grad=True)
+    outputs, cotangents = {"a": x * 2, "b": {"c": x * x}}, {"a": [1.0, 0.0], "b": {"c": [0.0, 1.0]}}
+    assert tg.grad(outputs, x, cotangents).tolist() == [2, 4]
+    with pytest.raises(ValueError, match="differ in structure"):
+        tg.grad({"a": x * 2}, x, {"b": [1.0, 0.0]})
+
+
 def test_a_single_input_gives_a_tensor_and_a_list_a_tuple() -> None:
     x = tg.ones(3, requires_grad=True)
     assert isinstance(tg.grad((x * x).sum(), x), Tensor)

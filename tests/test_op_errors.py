@@ -43,6 +43,7 @@ def line() -> int:
         (lambda m: m.sum(dim=1), TypeError, ["sum: there is no argument 'dim'; it is called 'axis' here"]),
         (lambda m: tg.stack([m, m], dim=1), TypeError, ["stack: there is no argument 'dim'; it is called 'axis' here"]),
         (lambda m: tg.sum(M, where=1), TypeError, ["sum: there is no argument 'where'; the arguments are x, axis"]),
+        (lambda m: m.repeat([1, 2], 1), ShapeError, ["repeat: x f32[2,3] needs 3 whole numbers along axis 1"]),
         (lambda m: m[5], IndexError, ["x f32[2,3]", "index 5 is out of bounds for axis 0 with size 2"]),
         (lambda m: m[:, 7], IndexError, ["x f32[2,3]", "index 7", "axis 1"]),
         (lambda m: tg.embedding(tg.tensor([1, 2]), m), IndexError, ["embedding: ", "index 2", "from 0 to 1"]),

@@ -28,7 +28,7 @@ def grad(
     """Gradients of outputs with respect to inputs anywhere in the graph; no tensor's ``.grad`` is touched.
 
     outputs, inputs: a Tensor, several, or nested tuples, lists and dictionaries of them.
-    grad_outputs: the initial cotangents, one for each output; by default 1, for scalars.
+    grad_outputs: the initial cotangents, one for each output, or a dictionary like theirs; by default 1, for scalars.
     create_graph: record the backward pass, so that the result can be differentiated again.
     retain_graph: keep what the graph saved; by default the same as ``create_graph``.
     allow_unused: None for an input that no output depends on, instead of a GraphError.
@@ -44,6 +44,9 @@ def grad(
     outputs, inputs = _tree(outputs), _tree(inputs)
     ys, xs = _tensors("output", outputs), _tensors("input", inputs)
     gs = [None] * len(ys) if grad_outputs is None else _one_for_each(grad_outputs)
+    if isinstance(grad_outputs, dict):
+        gs = []
+        tree_map(lambda _, g: gs.append(g), outputs, grad_outputs)
     if len(gs) != len(ys):
         raise ShapeError(f"grad: {len(gs)} grad_outputs were given for {len(ys)} outputs")
     for x in xs:

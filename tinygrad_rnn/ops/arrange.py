@@ -27,12 +27,14 @@ argsort.vjp(x=None)
 argsort.op.waits = True  # CuPy's sort may make the host wait, which a CUDA graph cannot capture
 
 
-def sort(x: Any, axis: int = -1) -> Any:
-    """The elements along an axis in ascending order. Gradients return to the elements' old places.
+def sort(x: Any, axis: int | None = -1) -> Any:
+    """The elements along an axis, or of flattened x, in ascending order. Gradients return to the elements' old places.
 
     >>> sort(np.array([3.0, 1.0, 2.0]))
     array([1., 2., 3.])
     """
+    if axis is None:
+        return sort(flatten(x))
     return take_along_axis(x, argsort(x, axis), axis)
 
 
@@ -50,16 +52,25 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Any:
     return concatenate([x[(*ahead, slice(cut, None))], x[(*ahead, slice(cut))]], axis=axis)
 
 
-def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
+def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     """Each element ``repeats`` times in a row along an axis; of flattened x if no axis is given.
+
+    repeats: a number for all, or one for each place along the axis.
 
     >>> repeat(np.array([[1, 2], [3, 4]]), 2, axis=1)
     array([[1, 1, 2, 2],
            [3, 3, 4, 4]])
+    >>> repeat(np.array([1, 2, 3]), [2, 0, 1])
+    array([1, 1, 3])
     """
     if axis is None:
         return repeat(flatten(x), repeats, 0)
     shape, axis = list(x.shape), axis_of("repeat", x, axis)
+    if not isinstance(repeats, (int, np.integer)):
+        repeats = np.asarray(bare_array(repeats))
+        if repeats.shape != (shape[axis],) or repeats.dtype.kind not in "iu":
+            raise misfit(f"repeat: x {signature(x)} needs {shape[axis]} whole numbers along axis {axis}, not {repeats}")
+        return x[(slice(None),) * axis + (np.repeat(np.arange(shape[axis]), repeats),)]
     many = broadcast_to(expand_dims(x, axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
     shape[axis] *= repeats
     return reshape(many, tuple(shape))

@@ -10,7 +10,7 @@ from ..backend import Array
 from ..op import op
 from .arrange import roll
 from .elementwise import sqrt, where
-from .shape import broadcast_to, expand_dims, flip
+from .shape import broadcast_to, expand_dims, flip, reshape
 from .ufunc import method
 
 Axis = int | tuple[int, ...] | None
@@ -98,12 +98,12 @@ def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Any
 
 
 @op
-def cumsum(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Array:
-    """Running sum along an axis, y_t = sum of x_s for s <= t."""
+def cumsum(xp: Any, x: Array, *, axis: int | None = -1, out: Array = None) -> Array:
+    """Running sum along an axis, or over flattened x if it is None: y_t = sum of x_s for s <= t."""
     return xp.cumsum(x, axis=axis, out=out)
 
 
-cumsum.vjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis))
+cumsum.vjp(x=lambda g, axis, x_shape: reshape(flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis), shape=x_shape))
 
 
 argmax = method(__name__, "argmax", "Index of the largest element; no gradient.").vjp(x=None)
