@@ -241,6 +241,9 @@ def test_infinities_that_stand_in_the_code_are_no_anomaly() -> None:
     with tg.detect_anomaly():
         tg.softmax(tg.where(mask, scores, -np.inf).reshape(2, 2) + 1.0).sum().backward()
         nn.MaxPool2d(2, 2, 1)(tg.ones(1, 1, 4, 4))
+        added = tg.tensor(np.where([[True, False], [True, True]], 0, -np.inf).astype(np.float32))
+        tg.softmax(scores + added).sum().backward()
+    assert "add made" in report(lambda: scores + np.array([1.0, -np.inf]))
     assert "subtract made f32[2,2]" in report(lambda: tg.where(mask, scores, -np.inf) - tg.where(mask, scores, -np.inf))
     assert "exp made f32[2,2]" in report(lambda: tg.exp(1000.0 * scores))
 

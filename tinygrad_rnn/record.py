@@ -162,6 +162,11 @@ def line_of(node: Node | Leaf) -> str:
     return next((w[node] for w in tape.state.watchers if isinstance(w, Lines) and w[node]), "")
 
 
+def _is_mask(x: Any) -> bool:
+    """Whether this is an array of 0 and -inf alone, as is added to scores."""
+    return backend.is_array(x) and bool(((x == 0) | (x == -math.inf)).all())
+
+
 class _Trap(Lines):
     """Raises at the first value that is not finite."""
 
@@ -190,11 +195,11 @@ class _Trap(Lines):
         self._last[key] = now, result.array
 
     def _is_meant(self, inputs: tuple[Any, ...], attributes: dict[str, Any], made: Array) -> bool:
-        """Whether there is no NaN, and the infinities come from an infinite number in the code, as in a mask."""
+        """Whether there is no NaN, and the infinities come from an infinite number in the code or from a mask."""
         meant = [array for array in (ref() for ref in self._meant) if array is not None]
         self._meant = [ref for ref in self._meant if ref() is not None]
         given = any(
-            math.isinf(x) if isinstance(x, (float, np.floating)) else any(x is array for array in meant)
+            math.isinf(x) if isinstance(x, (float, np.floating)) else _is_mask(x) or any(x is array for array in meant)
             for x in (*inputs, *attributes.values())
         )
         xp = backend.of(made).xp
@@ -288,11 +293,12 @@ def _range(x: Array) -> str:
 def detect_anomaly() -> Iterator[None]:
     """Raise FloatingPointError at the first NaN or infinity, forward or backward, inside this block.
 
-    An infinite number in the code, as in ``where(mask, scores, -inf)``, is no anomaly, nor are results that stay
-    infinite because of it. The message names the operation, its inputs' ranges, the time step and the source line; the
-    position of the first such element and the inputs there; and the finite result of the same operation in the time
-    step before. In the backward pass, step and line are those of the operation whose rule failed. Every result is
-    checked, which on a device waits for each; outside the block, this costs nothing.
+    An infinite number in the code, as in ``where(mask, scores, -inf)``, is no anomaly, nor is an array of 0 and -inf
+    that masks scores, nor are results that stay infinite because of it. The message names the operation, its inputs'
+    ranges, the time step and the source line; the position of the first such element and the inputs there; and the
+    finite result of the same operation in the time step before. In the backward pass, step and line are those of the
+    operation whose rule failed. Every result is checked, which on a device waits for each; outside the block, this
+    costs nothing.
 
     >>> from tinygrad_rnn import log, tensor
     >>> import warnings
