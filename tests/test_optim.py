@@ -346,14 +346,6 @@ def test_a_state_brings_its_settings(name: str) -> None:
     np.testing.assert_array_equal(q.data, p.data, strict=True)
 
 
-def test_a_state_without_settings_leaves_them() -> None:
-    """Checkpoints that are older than the settings in them can still be read."""
-    opt = optim.SGD(leaves(), lr=0.1, momentum=0.9)
-    old = {name: value for name, value in opt.state_dict().items() if name not in ("kind", "settings")}
-    opt.load_state_dict(old | {"lr": 0.2})
-    assert (opt.lr, opt.momentum) == (0.2, 0.9)
-
-
 def test_a_state_of_another_kind_is_refused_and_changes_nothing() -> None:
     parameters = leaves()
     opt, sgd = optim.Adam(parameters), optim.SGD(parameters, lr=7.0, momentum=0.9)

@@ -189,8 +189,7 @@ class Training:
             )
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        random = saved["random"]
-        backend.set_random_state(random if "numpy" in random else {"numpy": random})  # older files: only the host's
+        backend.set_random_state(saved["random"])
         place = self.optimizer.parameters[0].backend
         self.state = tree_map(lambda x: tensor(x, backend=place), saved["state"])
         for name in _COUNTERS:

@@ -121,14 +121,13 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: the state is of {len(states)} groups, not of {len(self.groups)}")
         loaded = [group._fitted(state) for group, state in zip(self.groups, states, strict=True)]
         for group, state, slots in zip(self.groups, states, loaded, strict=True):
-            vars(group).update(state.get("settings", {}))  # older checkpoints have none
+            vars(group).update(state["settings"])
             group.lr, group.slots = state["lr"], slots
 
     def _fitted(self, state: Mapping[str, Any]) -> list[Slots]:
         """The slots of a state, checked for its kind and shapes, with arrays on the backends of the parameters."""
         name = type(self).__name__
-        same = state.get("kind", name) == name  # older states have no kind, but settings show it
-        same = same and state.get("settings", self.settings).keys() == self.settings.keys()
+        same = state.get("kind") == name and state.get("settings", {}).keys() == self.settings.keys()
         if not same or not {"lr", "slots"} <= state.keys():
             raise KeyError(
                 f"{name}: the state holds {list(state)} and the settings {list(state.get('settings', ()))}, but "

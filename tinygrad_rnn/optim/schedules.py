@@ -77,7 +77,7 @@ class Schedule:
 
     def _check(self, state: Mapping[str, Any]) -> None:
         own = self.state_dict()
-        if {"kind": own["kind"], **state}.keys() != own.keys() or state.get("kind", own["kind"]) != own["kind"]:
+        if state.keys() != own.keys() or state["kind"] != own["kind"]:
             raise KeyError(
                 f"{type(self).__name__}: the state holds {list(state)}, but {list(own)} are needed; it belongs to a "
                 f"schedule of another kind, {state.get('kind', 'which it does not tell')}"
