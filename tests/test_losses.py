@@ -343,3 +343,15 @@ def test_lists_are_as_exact_as_the_scores(name: str) -> None:
     expected = getattr(nn, name)(tg.tensor(scores), target, **options)
     lists = {key: value.tolist() for key, value in options.items()}
     assert getattr(nn, name)(tg.tensor(scores), target.tolist(), **lists).item() == expected.item()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int64"])
+def test_integers_count_as_the_numbers_they_are(name: str, dtype: str) -> None:
+    """Differences of bytes do not wrap around, and fractions of a mask are not cut off."""
+    scores = np.array([[3, 100, 7], [0, 1, 120]]).astype(dtype)
+    target = np.array([1, 2]) if name in OF_CLASSES else np.array([[5, 1, 7], [1, 0, 1]]).astype(dtype)
+    mask = np.array([0.5, 1]) if name in OF_CLASSES else np.array([[0.5, 1, 1], [0.25, 0, 1]])
+    numbers = target if name in OF_CLASSES else target.astype(float)
+    expected = getattr(nn, name)(scores.astype(float), numbers, mask=mask)
+    assert getattr(nn, name)(scores, target, mask=mask).item() == expected.item()

@@ -137,9 +137,15 @@ def _constant(x: Any, like: Tensor) -> Any:
     return float(x) if isinstance(x, (int, float)) else owned(x, like).astype(like.dtype)
 
 
+def _floating(x: Any) -> Tensor:
+    """Scores as a Tensor, in float64 if they are integers: differences of bytes would wrap around."""
+    x = owned(x)
+    return x if x.dtype.kind == "f" else x.astype("float64")
+
+
 def _elements(name: str, prediction: Any, target: Any, mask: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Prediction, target and mask, checked to have one shape, with masked-out elements set to 0."""
-    prediction = owned(prediction)
+    prediction = _floating(prediction)
     target = owned(target, prediction)
     if prediction.shape != target.shape:
         raise misfit(f"{name}: prediction {prediction.shape} and target {target.shape} differ in shape")
@@ -153,7 +159,7 @@ def _classes(
     name: str, scores: Any, targets: Any, ignore_index: int | None, mask: Any
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Scores, targets, and the mask without ignored targets, with masked-out elements set to 0."""
-    scores, targets = owned(scores), owned(targets)
+    scores, targets = _floating(scores), owned(targets)
     if targets.shape != scores.shape[:-1] or targets.dtype.kind not in "iu":
         raise misfit(
             f"{name}: targets {backend.signature(targets.array)} do not fit scores {backend.signature(scores.array)}; "
