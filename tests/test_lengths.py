@@ -194,6 +194,16 @@ def test_pooling_of_a_head_after_the_layer() -> None:
     assert nn.mean(y.astype("float32"), LENGTHS).dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64", "float16"])
+def test_a_mean_counts_further_than_its_dtype_does(dtype: str) -> None:
+    """300 is no byte, and 2048 + 1 is 2048 in float16."""
+    x = np.full((5000, 2, 1), 100).astype(dtype)
+    x[0] = 0
+    found = nn.mean(x, lengths=[5000, 300])
+    np.testing.assert_allclose(found, [x[:, 0].mean(axis=0), x[:300, 1].mean(axis=0)], rtol=1e-3)
+    assert found.dtype == nn.mean(x).dtype
+
+
 def test_pooling_says_what_is_wrong() -> None:
     y = tg.zeros(T, B, 2)
     with pytest.raises(ValueError, match="direction is 'forward', 'reverse' or 'both', not 'backward'"):

@@ -355,3 +355,17 @@ def test_integers_count_as_the_numbers_they_are(name: str, dtype: str) -> None:
     numbers = target if name in OF_CLASSES else target.astype(float)
     expected = getattr(nn, name)(scores.astype(float), numbers, mask=mask)
     assert getattr(nn, name)(scores, target, mask=mask).item() == expected.item()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_masked_mean_of_more_than_float16_can_sum(name: str) -> None:
+    """The loss and its gradient are those of float32, rounded: 70,000 is out of float16's range."""
+    scores, target = (np.tile(a, (7000, *(1,) * (a.ndim - 1))) for a in sample(name, (10,), 0))
+    mask = np.arange(70_000) % 10 < 9
+    wide = ours(name, scores.astype("float32"), target, False, mask=mask)
+    found = ours(
+        name, scores.astype("float16"), target.astype("float16" if target.dtype.kind == "f" else int), False, mask=mask
+    )
+    np.testing.assert_allclose(found[0], wide[0], rtol=0.01)
+    np.testing.assert_allclose(found[1], wide[1], rtol=0.05, atol=2e-7)
+    assert found[0].dtype == np.float16

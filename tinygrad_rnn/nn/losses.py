@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import backend, ops
 from ..tensor import Tensor, owned
 from ..whereabouts import ShapeError, misfit
@@ -202,6 +204,9 @@ def _reduce(name: str, losses: Tensor, mask: Any, weights: Any, reduction: str) 
     """The masked losses, their sum, or their mean. They are already multiplied by ``weights``."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{name}: the reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+    if reduction == "mean" and losses.dtype == np.float16:  # in which sums and counts soon leave the range
+        weights = None if weights is None else weights.astype("float32")
+        return _reduce(name, losses.astype("float32"), mask, weights, reduction).astype("float16")
     if mask is not None:
         mask = mask.astype(losses.dtype)
         losses = _cleaned(losses, mask) * mask

@@ -155,6 +155,10 @@ def mean(outputs: Any, lengths: Any = None, mask: Any = None, batch_first: bool 
     outputs, mask = time_major("mean", outputs, lengths, mask, batch_first)
     if mask is None:
         return ops.mean(outputs, axis=0)
+    if outputs.dtype.kind != "f":
+        outputs = ops.astype(outputs, dtype="float64")  # as without a mask
+    if outputs.dtype == np.float16:  # in which sums stop growing at 2048, and counts end at 65504
+        return ops.astype(mean(ops.astype(outputs, dtype="float32"), mask=mask), dtype="float16")
     total = ops.sum(where(over(mask, outputs), outputs, 0), axis=0)
     count = ops.maximum(ops.sum(mask, axis=0), 1)
     return total / over(ops.astype(count, dtype=outputs.dtype), total)
