@@ -266,6 +266,22 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], error: Any, match:
         nn.ctc_loss(**{**good, **change})
 
 
+def test_float16_is_float32_rounded() -> None:
+    x = np.random.default_rng(0).standard_normal((9, 3, 4)).astype("float16")
+    labels, inputs, lengths = np.array([[1, 2, 3], [2, 2, 2], [1, 1, 1]]), [9, 2, 5], [3, 2, 1]  # one has no time
+    for reduction in ("none", "mean"):
+        losses, gradients = [], []
+        for dtype in ("float16", "float32"):
+            logits = tg.tensor(x.astype(dtype), requires_grad=True)
+            scores = tg.log_softmax(logits)
+            loss = nn.ctc_loss(scores, labels, inputs, lengths, reduction=reduction, zero_infinity=True)
+            assert loss.dtype == dtype
+            losses.append(loss.numpy())
+            gradients.append(tg.grad(loss.sum(), logits).numpy())
+        np.testing.assert_allclose(*losses, rtol=0.01)
+        np.testing.assert_allclose(*gradients, atol=0.01)
+
+
 # ---- reading the best path ----
 
 

@@ -57,6 +57,10 @@ def ctc_loss(
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"ctc_loss: the reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     scores = owned(log_probabilities)
+    if scores.dtype == np.float16:  # which has no log of nearly 0
+        wide = scores.astype("float32")
+        options: dict[str, Any] = {"blank": blank, "reduction": reduction, "zero_infinity": zero_infinity}
+        return ctc_loss(wide, targets, input_lengths, target_lengths, **options).astype("float16")
     steps, batch, classes = _three_axes(scores)
     given, counts = _beside(scores, targets), _beside(scores, target_lengths)
     rows = _rows(given, counts, batch)
