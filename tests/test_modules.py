@@ -215,6 +215,11 @@ def test_to_dtype_keeps_the_tensors_and_drops_gradients() -> None:
 def test_to_nowhere_is_refused() -> None:
     with pytest.raises((tg.BackendError, TypeError), match="to: 'cpu' is neither a backend, 'numpy' or 'cupy', nor a"):
         Model().to("cpu")
+    for dtype in ("int64", bool, np.uint8):
+        model = Model()
+        with pytest.raises(TypeError, match=r"to: .* cannot hold weights; a floating-point dtype is needed"):
+            model.to(dtype)
+        assert {p.dtype for p in model.parameters()} == {np.dtype("float32")}
 
 
 def test_a_state_dict_round_trip_is_exact() -> None:

@@ -92,11 +92,16 @@ class Module:
         return self.train(False)
 
     def to(self, where: Any = None, dtype: DTypeLike = None) -> Module:
-        """Convert all Tensors to a backend (``"cupy"``), a dtype (``"float64"``), or both; gradients are dropped."""
+        """Convert all Tensors to a backend (``"cupy"``), a dtype (``"float64"``), or both.
+
+        The dtype is a floating-point one, and only for such Tensors. Gradients that no longer fit are dropped.
+        """
         if backend.is_dtype(where):
             where, dtype = None, where
         elif where not in (None, "numpy", "cupy", *backend.available_backends()):
             raise TypeError(f"to: {where!r} is neither a backend, 'numpy' or 'cupy', nor a dtype")
+        if dtype is not None and np.dtype(dtype).kind != "f":
+            raise TypeError(f"to: {np.dtype(dtype)} cannot hold weights; a floating-point dtype is needed")
         moved = [
             (t, backend.as_array(t.array, dtype if t.dtype.kind == "f" else None, where or t.backend))
             for _, t in self.named_tensors()
