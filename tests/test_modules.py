@@ -74,6 +74,9 @@ def test_a_part_may_know_the_whole() -> None:
     assert [name for name, _ in model.named_parameters()] == ["layers.0.weight", "layers.0.bias"]
     assert len(list(model.modules())) == 3
     assert not model.eval().layers[1].training
+    parent, child = nn.Module(), nn.Module()
+    parent.child, child.parent = child, parent
+    assert repr(parent) == "Module(child: Module(parent: ...))"
 
 
 def test_a_result_kept_in_an_attribute_is_no_parameter() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from reprlib import recursive_repr
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,7 @@ class Module:
         for name, array in arrays.items():
             _replace(own[name], array)
 
+    @recursive_repr()  # a part may refer to the whole
     def __repr__(self) -> str:
         inner = ", ".join(f"{name}: {part!r}" for name, part in _parts(self, "") if isinstance(part, Module))
         return f"{type(self).__name__}({inner})"
