@@ -398,6 +398,15 @@ def test_what_is_no_parameters_is_refused_with_the_cure(parameters: Any) -> None
         tg.clip_grad_norm_(parameters, 1.0)
 
 
+def test_a_bound_may_be_a_numpy_number() -> None:
+    for clip in (tg.clip_grad_norm_, tg.clip_grad_value_):
+        w = tg.tensor([3.0, 4.0], requires_grad=True)
+        (w * w).sum().backward()
+        clip([w], np.float64(1.0))
+        assert w.grad is not None
+        assert w.grad.dtype == np.float32
+
+
 def test_a_report_is_its_norm_where_a_number_is_wanted() -> None:
     w = tg.tensor([3.0, 4.0], requires_grad=True)
     (w * w / 2).sum().backward()

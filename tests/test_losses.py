@@ -280,6 +280,16 @@ def test_float32_stays_float32(name: str, kind: str) -> None:
         assert loss.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"), [("cross_entropy", "label_smoothing"), ("huber_loss", "delta"), (NAMES[4], "pos_weight")]
+)
+def test_settings_may_be_numpy_numbers(name: str, setting: str) -> None:
+    scores, target = sample(name, (4, 3), 0)
+    x, y = scores.astype("float32"), target if name in OF_CLASSES else target.astype("float32")
+    found: list[Tensor] = [getattr(nn, name)(x, y, **{setting: number(0.3)}) for number in (float, np.float64)]
+    assert (found[1].dtype, found[1].item()) == (np.float32, found[0].item())
+
+
 # ---- what does not fit ----
 
 

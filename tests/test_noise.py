@@ -158,6 +158,22 @@ def test_seeds_make_noise_again() -> None:
         assert (found[0] != found[2]).any()
 
 
+def test_probabilities_may_be_numpy_numbers() -> None:
+    """As a search over settings gives them: float32 stays float32."""
+    p = np.float64(0.3)
+    assert nn.Dropout(p)(tg.ones(2)).dtype == np.float32
+    for make in (
+        lambda cell: nn.Zoneout(cell, p),
+        lambda cell: nn.Zoneout(cell, (p, p)),
+        lambda cell: nn.RecurrentDropout(cell, p),
+        lambda cell: nn.CellDropout(cell, p, p),
+        lambda cell: nn.VariationalDropout(cell, p, p, p),
+    ):
+        for training in (True, False):
+            outputs, _ = nn.unroll(make(nn.LSTMCell(D, H)).train(training), tg.ones(T, B, D))
+            assert outputs.dtype == np.float32
+
+
 @pytest.mark.parametrize("noise", [nn.Zoneout, nn.RecurrentDropout, nn.CellDropout, nn.VariationalDropout])
 def test_to_record_takes_no_further_step(noise: Any) -> None:
     """A second one, for the gates of a cell that has none, would draw another mask."""

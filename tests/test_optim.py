@@ -152,7 +152,11 @@ def test_settings_may_be_numpy_numbers(name: str) -> None:
             options |= {"alpha": number(0.9), "eps": number(1e-3), "momentum": number(0.5)}
         if "Adam" in name:
             options |= {"betas": (number(0.8), number(0.9)), "eps": number(1e-3)}
-        run(getattr(optim, name)([p], **options), p, range(5))
+        optimizer = getattr(optim, name)([p], **options)
+        run(optimizer, p, range(5))
+        for setting in options.keys() - {"betas"}:
+            setattr(optimizer, setting, number(0.1))
+        run(optimizer, p, range(2))
         found.append(p.data)
     np.testing.assert_array_equal(*found, strict=True)
 
@@ -274,7 +278,7 @@ def test_a_step_gives_new_arrays_of_the_same_dtype(make: Any) -> None:
 @pytest.mark.parametrize("make", OPTIMIZERS, ids=KINDS)
 def test_a_learning_rate_may_be_a_numpy_number(make: Any) -> None:
     """As ``np.cos`` in a schedule gives them: float32 parameters must stay float32."""
-    for rate in (np.float64(0.05), np.float32(0.05)):
+    for rate in (np.float64(0.05), np.float32(0.05), np.array(0.05)):
         a, b = leaves(), leaves()
         ours, theirs = make(a), make(b)
         ours.lr, theirs.lr = rate, float(rate)

@@ -142,7 +142,8 @@ def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str
     """
 
     def held(gradients: list[Tensor], before: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        clipped = [clip(g, -max_value, max_value) for g in gradients]
+        bound = float(max_value)  # an np.float64 would turn float32 into float64
+        clipped = [clip(g, -bound, bound) for g in gradients]
         return clipped, [x.detach() for x in (*gradients, *clipped)]
 
     def measure(before: Tensor, *tensors: Tensor) -> tuple[list[float], list[float] | None]:

@@ -41,6 +41,7 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be between 0 and 1, not {label_smoothing}")
+    label_smoothing = float(label_smoothing)  # an np.float64 would turn float32 into float64
     logits, targets, mask = _classes("cross_entropy", logits, targets, ignore_index, mask)
     losses = ops.cross_entropy(logits, targets)
     weight, weights = _weights("cross_entropy", weight, targets, logits)
@@ -103,6 +104,7 @@ def huber_loss(
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be above 0, not {delta}")
+    delta = float(delta)  # an np.float64 would turn float32 into float64
     prediction, target, mask = _elements("huber_loss", prediction, target, mask)
     difference = prediction - target
     held = ops.clip(difference, -delta, delta)

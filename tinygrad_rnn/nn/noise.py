@@ -6,6 +6,7 @@ Each step draws from the generator that ``manual_seed`` seeds, outside of any ke
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from .. import backend
@@ -42,9 +43,8 @@ class Zoneout(Wrapper):
     def __init__(self, cell: Any, p: float | Sequence[float] = 0.1):
         super().__init__(cell)
         p = p.tolist() if hasattr(p, "tolist") else p
-        for q in p if isinstance(p, Sequence) else [p]:
-            check_probability("Zoneout", q)
-        self.p = p
+        check = partial(check_probability, "Zoneout")
+        self.p: Any = tuple(map(check, p)) if isinstance(p, Sequence) else check(p)
 
     def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
         output, after, gates = self.inner_step(z, state)

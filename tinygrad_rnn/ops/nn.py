@@ -255,7 +255,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
 
     The mask is drawn here, outside any kernel, on x's backend, from the generator that ``manual_seed`` seeds.
     """
-    check_probability("dropout", p)
+    p = check_probability("dropout", p)
     if not training or p == 0:
         return x
     array = bare_array(x)
@@ -267,4 +267,4 @@ def check_probability(who: str, p: float) -> float:
     """Return a probability of dropping something; raise ValueError unless it is in [0, 1)."""
     if not 0 <= p < 1:
         raise ValueError(f"{who}: a probability must be at least 0 and less than 1, not {p}")
-    return p
+    return float(p)  # an np.float64 would turn float32 into float64

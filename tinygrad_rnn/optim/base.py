@@ -58,8 +58,8 @@ class Optimizer:
         self.slots: list[Slots] = [{} for _ in self.parameters]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "lr" and isinstance(value, np.generic):
-            value = float(value)  # an np.float64, as from np.cos, would turn float32 parameters into float64
+        if isinstance(value, np.generic) or (name == "lr" and isinstance(value, np.ndarray)):
+            value = value.item()  # an np.float64, as from np.cos, would turn float32 parameters into float64
         super().__setattr__(name, value)
 
     @property
