@@ -182,6 +182,13 @@ def test_reprs_read_like_the_call() -> None:
     assert "zeta: Linear(2, 3)" in repr(Model())
 
 
+def test_sizes_may_be_numpy_numbers() -> None:
+    assert repr(nn.LayerNorm(np.int64(3))) == "LayerNorm(3)"  # type: ignore[arg-type]
+    assert repr(nn.LayerNorm(np.array([2, 3]))) == "LayerNorm((2, 3))"  # type: ignore[arg-type]
+    taps = -(2 ** np.arange(3))
+    assert nn.SkipThroughTime(nn.RNNCell(2, 3), taps).taps == (-1, -2, -4)  # type: ignore[arg-type]
+
+
 def test_a_deep_copy_is_a_model_of_its_own() -> None:
     """Target networks and stacks of equal layers are made this way: neither weights nor gradients are shared."""
     layer = nn.Linear(2, 2)

@@ -123,7 +123,7 @@ class LayerNorm(Module):
         dtype: DTypeLike = None,
         backend: str | None = None,
     ):
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        shape = tuple(np.atleast_1d(normalized_shape).tolist())
         self.normalized_shape, self.eps = shape, eps
         self.weight = parameter(np.ones(shape, np.float32), dtype, backend)
         self.bias = parameter(np.zeros(shape, np.float32), dtype, backend)

@@ -175,10 +175,11 @@ class SkipThroughTime(Wrapper):
 
     def __init__(self, cell: WeightedCell, taps: tuple[int, ...] = (-1, -4)):
         super().__init__(need_weights(self, cell))
-        if -1 not in taps or len(set(taps)) < len(taps) or not all(isinstance(tap, int) and tap < 0 for tap in taps):
+        whole = all(isinstance(tap, (int, np.integer)) and tap < 0 for tap in taps)
+        if -1 not in taps or len(set(taps)) < len(taps) or not whole:
             raise ValueError(f"SkipThroughTime: taps are -1 and other negative integers, each once, not {taps!r}")
-        self.taps = tuple(taps)
-        self.skips = [tap for tap in taps if tap != -1]
+        self.taps = tuple(map(int, taps))
+        self.skips = [tap for tap in self.taps if tap != -1]
         self.weights = [cell.drawn((cell.weight_ih.shape[0], cell.output_size)) for _ in self.skips]
 
     def initial_state(self, z: Any) -> SkipState:
