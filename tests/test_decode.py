@@ -315,3 +315,19 @@ def test_what_cannot_be_written_is_refused(call: Any, match: str) -> None:
 def test_logits_that_leave_no_token_a_chance_are_refused(write: Any, logit: float) -> None:
     with pytest.raises(FloatingPointError, match="logits leave no token a chance"):
         write(lambda tokens, state: (tg.full((len(tokens), 5), logit), state), None, [0, 1], 3)
+
+
+def test_an_infinite_logit_is_certain() -> None:
+    """Nothing else is found by a search, and two such tokens are equally likely."""
+    one, two = np.array([[1.0, np.inf, 5.0, -np.inf]]), np.array([[np.inf, 0.0, np.inf, -np.inf]])
+
+    def step(logits: np.ndarray) -> Any:
+        return lambda tokens, state: (np.repeat(logits, len(tokens), axis=0), state)
+
+    for write in (nn.greedy, nn.sample):
+        assert write(step(one), None, [0, 0], 3).tokens.tolist() == [[1, 1]] * 3
+    assert set(nn.sample(step(two), None, [0] * 50, 1).tokens.ravel()) == {0, 2}
+    found = nn.beam_search(step(one), None, [0], 2, width=2)
+    assert found.tokens[:, 0, 0].tolist() == [1, 1]
+    assert found.scores.tolist() == [[0, -np.inf]]
+    np.testing.assert_allclose(nn.beam_search(step(two), None, [0], 1, width=3).scores, [[*[np.log(0.5)] * 2, -np.inf]])

@@ -263,7 +263,8 @@ def _checked(who: str, output: Any, end: int | None) -> np.ndarray:
         raise ValueError(f"{who}: the end is token {end}, but tokens go from 0 to {logits.shape[-1] - 1}")
     if not np.all(logits.max(axis=-1) > -np.inf):  # false for NaN too
         raise FloatingPointError(f"{who}: logits leave no token a chance: they are NaN, or -inf all over")
-    return logits
+    certain = np.isposinf(logits)  # softmax makes NaN of infinity
+    return np.where(certain.any(axis=-1, keepdims=True), np.where(certain, 0.0, -np.inf), logits)
 
 
 def _home(*trees: Any) -> backend.Backend:
