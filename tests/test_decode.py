@@ -299,6 +299,11 @@ def test_beams_stop_when_all_have_ended() -> None:
         (lambda d, s: nn.beam_search(d, s, [0, 1], 0), "beam_search: at least one step"),
         (lambda d, s: nn.beam_search(d, s, [[0, 1]], 3), r"beam_search: start holds a token for each row"),
         (lambda d, s: nn.greedy(d, s, [0, 1], 3, end=-1), "the end is token -1, but tokens go from 0 to"),
+        (
+            lambda d, s: nn.greedy(lambda tokens, s: (tg.zeros(5), s), s, [0, 1], 3),
+            r"logits \(2, V\), and not of shape",
+        ),
+        (lambda d, s: nn.beam_search(lambda tokens, s: (tg.zeros(2, 5), s), s, [0, 1], 3), r"logits \(8, V\), and not"),
         (lambda d, s: nn.teacher_forced(d, s, [0, 1], np.zeros((3, 2), int), 1.5), "ratio is a probability"),
         (lambda d, s: nn.teacher_forced(d, s, [0, 1], np.zeros((2, 3), int)), r"targets of shape \(2, 3\)"),
         (lambda d, s: nn.teacher_forced(d, s, [0, 1], np.zeros(3, int)), r"targets of shape \(3,\)"),
@@ -331,3 +336,19 @@ def test_an_infinite_logit_is_certain() -> None:
     assert found.tokens[:, 0, 0].tolist() == [1, 1]
     assert found.scores.tolist() == [[0, -np.inf]]
     np.testing.assert_allclose(nn.beam_search(step(two), None, [0], 1, width=3).scores, [[*[np.log(0.5)] * 2, -np.inf]])
+
+
+def test_there_may_be_no_rows() -> None:
+    def step(tokens: Any, state: Any) -> Any:
+        return tg.zeros(len(tokens), 5), state
+
+    for write in (nn.greedy, nn.sample, nn.beam_search):
+        assert write(step, None, [], 3).tokens.shape[1:] in ((0,), (0, 4))
+
+
+def test_targets_may_be_lists() -> None:
+    targets = [[1, 2], [0, 1], [2, 2]]
+    decoder, state = Decoder(), start_state(2)
+    found = nn.teacher_forced(decoder, state, [0, 0], targets).outputs
+    expected = nn.teacher_forced(decoder, state, [0, 0], np.array(targets)).outputs
+    np.testing.assert_array_equal(found.data, expected.data)

@@ -23,6 +23,7 @@ import numpy as np
 from .. import backend, ops, tape
 from ..tape import bare_array, host_array
 from ..tree import tree_leaves, tree_map
+from ..whereabouts import ShapeError
 from .recurrent import Unrolled
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -89,7 +90,7 @@ def teacher_forced(
     >>> teacher_forced(lambda tokens, state: (zeros(2, 5), state), None, [0, 0], np.ones((3, 2), int)).outputs.shape
     (3, 2, 5)
     """
-    start = start if hasattr(start, "shape") else np.asarray(start)
+    start, targets = (x if hasattr(x, "shape") else np.asarray(x) for x in (start, targets))
     if not 0 <= ratio <= 1:
         raise ValueError(f"teacher_forced: the ratio is a probability from 0 to 1, not {ratio}")
     if targets.ndim != 2 or tuple(targets.shape[1:]) != tuple(start.shape):
@@ -152,7 +153,7 @@ def sample(
     with tape.no_grad():
         for _ in range(steps):
             output, state = step(home.from_host(tokens), state)
-            logits = _checked("sample", output, end)
+            logits = _checked("sample", output, end, len(tokens))
             # Gumbel-max trick: the argmax of logits plus Gumbel noise is distributed as their softmax.
             tokens = np.argmax(logits + (temperature * rng.gumbel(size=logits.shape) if temperature else 0), axis=-1)
             tokens = tokens if end is None else np.where(ended, end, tokens)
@@ -201,14 +202,15 @@ def beam_search(
     with tape.no_grad():
         for _ in range(steps):
             output, state = step(home.from_host(tokens), state)
-            gains = ops.log_softmax(_checked("beam_search", output, end)).reshape(batch, width, -1)
+            logits = _checked("beam_search", output, end, len(tokens))
+            gains = ops.log_softmax(logits).reshape(batch, width, classes := logits.shape[1])
             if end is not None:  # ended beams continue with end tokens, at no cost
                 gains[ended] = -np.inf
                 gains[ended, end] = 0
-            totals = (scores[:, :, None] + gains).reshape(batch, -1)
+            totals = (scores[:, :, None] + gains).reshape(batch, width * classes)
             best = np.argsort(-totals, axis=1, kind="stable")[:, :width]
             scores = np.take_along_axis(totals, best, axis=1)
-            parents, chosen = np.divmod(best, gains.shape[-1])
+            parents, chosen = np.divmod(best, classes)
             written, ended, lengths = (
                 np.take_along_axis(a, _to(parents, a), axis=-1) for a in (written, ended, lengths)
             )
@@ -256,9 +258,11 @@ def _begun(who: str, state: Any, start: Any, steps: int) -> tuple[backend.Backen
     return _home(state, start), tokens
 
 
-def _checked(who: str, output: Any, end: int | None) -> np.ndarray:
+def _checked(who: str, output: Any, end: int | None, rows: int) -> np.ndarray:
     """Logits on the host, in float64, checked to leave each row a possible token."""
     logits = host_array(output).astype(np.float64)
+    if logits.ndim != 2 or len(logits) != rows:
+        raise ShapeError(f"{who}: the step must return logits ({rows}, V), and not of shape {logits.shape}")
     if end is not None and not 0 <= end < logits.shape[-1]:
         raise ValueError(f"{who}: the end is token {end}, but tokens go from 0 to {logits.shape[-1] - 1}")
     if not np.all(logits.max(axis=-1) > -np.inf):  # false for NaN too
