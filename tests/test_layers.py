@@ -263,6 +263,8 @@ def test_repr_tells_what_differs_from_the_usual() -> None:
     assert repr(nn.LSTM(3, 5)) == "LSTM(3, 5)"
     assert repr(nn.RNN(3, 5, bias=False, nonlinearity="relu")) == "RNN(3, 5, nonlinearity='relu', bias=False)"
     assert repr(nn.LeakyRNNCell(3, 2, leak=np.full(2, 0.5))).startswith("LeakyRNNCell(3, 2, leak=Tensor(f32[2]")
+    relu = nn.LeakyRNNCell(3, 2, leak=0.5, nonlinearity="relu")
+    assert repr(relu) == "LeakyRNNCell(3, 2, nonlinearity='relu', leak=0.5)"
     assert repr(nn.Linear(3, 5, bias=False)) == "Linear(3, 5, bias=False)"
     assert (
         repr(nn.GRU(3, 5, 2, dropout=0.5, bidirectional=True))

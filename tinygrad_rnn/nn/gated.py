@@ -110,7 +110,7 @@ class LeakyRNNCell(RNNCell):
     (2, 5)
     """
 
-    usual = {"leak": None}
+    usual = RNNCell.usual | {"leak": None}
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, leak: Any = 0.5, **options: Any):
         super().__init__(input_size, hidden_size, bias, **options)
