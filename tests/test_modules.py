@@ -460,3 +460,10 @@ def test_weights_that_are_results_are_parameters_within_functional_call(unroll: 
     for name, p in model.named_parameters():
         assert p.grad is not None
         np.testing.assert_allclose(p.grad.numpy(), expected[name], rtol=1e-5)
+
+
+def test_two_tensors_cannot_have_one_name() -> None:
+    model = nn.Module()
+    model.parts = {"a.b": tg.ones(1), "a": {"b": tg.zeros(1)}}
+    with pytest.raises(ValueError, match=r"Module: two tensors are called 'parts\.a\.b'"):
+        model.state_dict()

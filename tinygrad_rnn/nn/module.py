@@ -61,12 +61,19 @@ class Module:
                 waiting += reversed([part for _, part in _parts(module, "") if isinstance(part, Module)])
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """All Tensors by dotted name, in order of definition; a shared one appears once, under its first name."""
+        """All Tensors by dotted name, in order of definition; a shared one appears once, under its first name.
+
+        Raises ValueError if two of them have the same name, as {"a.b": x, "a": {"b": y}} would give.
+        """
         seen: set[Tensor] = set()
+        names: set[str] = set()
         for name, found in _tensors(self, prefix, {self}):
             own = found.is_leaf or found in _replaced  # a computed result in an attribute does not count
             if own and found not in seen:
+                if name in names:
+                    raise ValueError(f"{type(self).__name__}: two tensors are called {name!r}; rename one")
                 seen.add(found)
+                names.add(name)
                 yield name, found
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
