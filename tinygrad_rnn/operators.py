@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 
 from . import ops
@@ -59,9 +58,6 @@ class Operators:
     conv2d, max_pool2d = ops.conv2d, ops.max_pool2d
     std, split, flatten, outer = ops.std, ops.split, ops.flatten, ops.outer
     layer_norm, dropout = ops.layer_norm, ops.dropout
-
-    def __pos__(self) -> Any:
-        return copy(self)  # not self, which ``x += 1`` may change in place
 
     def __divmod__(self, other: Any) -> tuple[Any, Any]:
         return self // other, self % other

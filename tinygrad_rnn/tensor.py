@@ -155,6 +155,9 @@ class Tensor(Operators, Taped):
             raise TypeError(f"grad: {self!r} needs a Tensor of its own dtype, not {value!r}; use g.astype(x.dtype)")
         self.node.grad = value
 
+    def __pos__(self) -> Tensor:
+        return Tensor.wrap(self.array, self.node)  # not self, which ``x += 1`` may change in place
+
     def __len__(self) -> int:
         if not self.array.ndim:
             raise TypeError(f"{self!r} has no axis to count along")
@@ -190,7 +193,8 @@ class Tensor(Operators, Taped):
         return format(self.item(), spec) if spec else str(self)
 
     def __copy__(self) -> Tensor:
-        return Tensor.wrap(self.array, self.node)
+        leaf = Leaf(self.array.shape, self.array.dtype) if isinstance(self.node, Leaf) else None  # each has its own
+        return Tensor.wrap(self.array, leaf or self.node)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if isinstance(self.node, Node):

@@ -92,6 +92,8 @@ class Symbol(Operators):
         """Another symbol for the present value."""
         return type(self)(self.array, self.value)
 
+    __pos__ = copy
+
     def astype(self, dtype: Any, copy: bool = True) -> Any:
         """In another dtype."""
         return (self.copy() if copy else self) if np.dtype(dtype) == self.dtype else ops.astype(self, dtype)
