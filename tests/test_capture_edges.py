@@ -800,21 +800,27 @@ BUFFERS: dict[str, Callable[[Any], Any]] = {
     "a choice": lambda x: tg.where((BUFFER > 2)[:, None], x, 0.0),
     "indices": lambda x: x[BUFFER + 0],
     "an operation": lambda x: x * BUFFER[:, None],
+    "an operation and NumPy": lambda x: (x * BUFFER[:, None]).sum() / BUFFER.sum(),
+}
+SHAPING: dict[str, Callable[[Any], Any]] = {  # shapes and indices that make constants
     "a choice of rows": lambda x: x[:, MASK],
+    "a choice of rows made anew": lambda x: tg.ones(5, 2)[:, MASK] * x[:, :1, 0],
+    "columns made anew": lambda x: x[..., :2] * tg.arange(5.0)[None, BUFFER],
     "a shape": lambda x: tg.reshape(x[0], SHAPE),
     "widths": lambda x: tg.pad(x[0], BUFFER),
-    "an operation and NumPy": lambda x: (x * BUFFER[:, None]).sum() / BUFFER.sum(),
 }
 
 
-@pytest.mark.parametrize("name", BUFFERS)
-def test_a_buffer_that_is_filled_anew_is_read_anew(name: str) -> None:
-    x = tg.tensor(np.arange(30.0).reshape(5, 2, 3))
-    captured = tg.capture(BUFFERS[name])
+@pytest.mark.parametrize("name", [*BUFFERS, *SHAPING])
+def test_a_buffer_that_is_filled_anew_is_read_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in SHAPING:  # which are looked at also if they are large
+        monkeypatch.setattr("tinygrad_rnn.replay.recording._SMALL", 0)
+    x, step = tg.tensor(np.arange(30.0).reshape(5, 2, 3)), (BUFFERS | SHAPING)[name]
+    captured = tg.capture(step)
     for numbers in ([2, 3], [2, 3], [2, 3], [1, 4], [4, 2], [4, 2]):
         BUFFER[:], MASK[:] = numbers, np.array(numbers) > 1
         SHAPE[:] = numbers if 3 in numbers else [6, 1]
-        np.testing.assert_array_equal(captured(x).numpy(), BUFFERS[name](x).numpy())
+        np.testing.assert_array_equal(captured(x).numpy(), step(x).numpy())
 
 
 # Losses whose gradient for w is made of the buffer alone.
@@ -846,6 +852,25 @@ def test_a_gradient_that_is_made_of_a_buffer_alone_is_made_anew(name: str, monke
         step(x, ws[1])
         np.testing.assert_allclose(*(w.grad.numpy() for w in ws if w.grad is not None), rtol=1e-14)
     assert sum(captured._recorded.values()) == 1
+
+
+def test_a_large_mask_is_read_anew_and_picks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it chooses element by element, that needs no new recording; where it picks elements, it does."""
+    monkeypatch.setattr("tinygrad_rnn.replay.recording._SMALL", 0)
+    mask, x = np.ones(3, bool), tg.tensor([1.0, 2.0, 3.0])
+    w = tg.tensor([0.5, 1.0, -1.0], requires_grad=True)
+    for use, count in ((lambda: tg.where(mask, w**3, w * w), 1), (lambda: (w**3)[mask] * x[mask], 3)):
+
+        def step(use: Any = use) -> Any:
+            (g,) = tg.grad(use().sum(), [w], create_graph=True)
+            return g, tg.grad((g * g).sum(), w)
+
+        captured = tg.capture(step)
+        for numbers in ([1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1], [0, 0, 1]):
+            mask[:] = numbers
+            for found, expected in zip(captured(), step(), strict=True):
+                np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6)
+        assert sum(captured._recorded.values()) == count
 
 
 def test_a_memory_map_is_an_argument_like_other_arrays() -> None:

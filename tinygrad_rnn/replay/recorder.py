@@ -14,6 +14,7 @@ from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, registry
 from ..surroundings import is_ours
+from ..tree import tree_leaves
 from ..whereabouts import lines_outside
 from ..writes import owner_of
 from .functions import Functions
@@ -163,7 +164,8 @@ class Recorder:
         """Run a kernel on this run's arrays, and record the call."""
         if attributes.pop("out", None) is not None:
             refuse(f"gives {op.name} an array to write to")
-        if op is ops.getitem.op and any(isinstance(x, Symbol) and x.dtype == bool for x in _flat(attributes["key"])):
+        picks = [x for x in _flat(attributes["key"]) if isinstance(x, Symbol)] if op is ops.getitem.op else []
+        if any(x.dtype == bool and x.value.constant is None for x in picks):
             refuse("picks elements by a boolean array, and so as many as its values say")
         if op is ops.where.op and isinstance(inputs[0], Scalar):
             refuse("chooses by a number that may change", NumberError)
@@ -205,12 +207,7 @@ class Recorder:
 
     def keep(self, array: Array) -> Array:
         """What a graph saves of a bare array: a symbol, so that rules read it anew in each replay, as lines do."""
-        if isinstance(array, Symbol):
-            return array
-        if array.dtype == bool:  # it may pick elements, and a replay cannot pick another number of them
-            _seen(self, array)
-            return array
-        return self.symbol(array, self.constant(array))
+        return array if isinstance(array, Symbol) else self.symbol(array, self.constant(array))
 
     def check_constants(self) -> None:
         """Raise if the step has written into an array after an operation read it."""
@@ -241,10 +238,11 @@ def bare(tree: Any) -> Any:
 
 def _shaping(op: Op, attributes: dict[str, Any]) -> list[Array]:
     """Bare arrays that may decide a shape: boolean indices, and attributes of the engine's other operations."""
-    index = op is ops.getitem.op
-    parts = _flat(attributes["key"]) if index else attributes.values() if is_ours(op.kernel.__module__) else ()
-    arrays = [x for x in parts if backend.is_array(x) and not isinstance(x, Symbol)]
-    return [x for x in arrays if x.dtype == bool or not index]
+    if op is ops.getitem.op:
+        parts: list[Any] = [x.value.constant if isinstance(x, Symbol) else x for x in _flat(attributes["key"])]
+        return [x for x in parts if backend.is_array(x) and x.dtype == bool]
+    parts = list(attributes.values()) if is_ours(op.kernel.__module__) else []
+    return [x for x in parts if backend.is_array(x) and not isinstance(x, Symbol)]
 
 
 def _flat(key: Any) -> Any:
@@ -265,7 +263,7 @@ def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
     if any(map(_is_symbolic, inputs)) or any(map(_is_symbolic, attributes.values())):
         return _current().call(op, *inputs, **attributes)
     if _active.recorder is not None:
-        for x in (*inputs, *attributes.values()):
+        for x in tree_leaves((inputs, attributes)):
             if backend.is_array(x):
                 _seen(_active.recorder, x)
     return op.kernel(xp, *inputs, **attributes)
