@@ -15,7 +15,7 @@ from .backend import Array, DTypeLike, as_array
 from .backward import walk
 from .hints import TENSORS, hinted
 from .operators import Operators
-from .tape import CaptureError, GraphError, Leaf, Node, Taped, bare_array, host_array, is_grad_enabled
+from .tape import CaptureError, GraphError, Leaf, Node, Taped, bare_array, host_array, is_grad_enabled, state
 from .whereabouts import ShapeError
 
 
@@ -325,8 +325,9 @@ _accumulating = threading.RLock()  # threads may share leaves, and a sum that is
 
 
 def filled_like(array: Array, value: float) -> Array:
-    """A new array of the same shape, dtype and backend, filled with a value."""
-    return backend.of(array).xp.full_like(array, value)
+    """A new array of the same shape, dtype and backend, filled with a value: a cotangent to begin with."""
+    filled = backend.of(array).xp.full_like(array, value)
+    return filled if state.keep is None else state.keep(filled)
 
 
 def as_tensor(value: Any) -> Tensor:
