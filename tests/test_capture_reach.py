@@ -196,6 +196,23 @@ def test_a_change_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None
             equal(captured(batch(k)), step(batch(k)), exact=False)
 
 
+@pytest.mark.parametrize(
+    "line", ["from .near import scale", "from . import near as m", "from ..far import scale", "from .. import far as m"]
+)
+def test_what_a_step_imports_from_its_own_package_is_seen(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = ModuleType("whole.part.near"), ModuleType("whole.far")
+    part, whole = ModuleType("whole.part"), ModuleType("whole")
+    part.near, whole.far, part.__path__, whole.__path__ = near, far, [], []  # type: ignore[attr-defined]
+    for package in (near, far, part, whole):
+        monkeypatch.setitem(sys.modules, package.__name__, package)
+    space: dict[str, Any] = {"__name__": "whole.part.steps", "__package__": "whole.part"}
+    exec(f"def step(x):\n    {line}\n    return x * {'m.scale' if line.endswith('m') else 'scale'}", space)
+    captured = tg.capture(space["step"])
+    for value in (2.0, 2.0, 2.0, 3.0, 4.0):
+        near.scale = far.scale = value  # type: ignore[attr-defined]
+        assert captured(tg.ones(1)).item() == value
+
+
 @pytest.mark.parametrize("make", [Pair, lambda x: Named(x=x)])
 def test_methods_of_arguments_are_seen(make: Any) -> None:
     captured = tg.capture(lambda pair: pair.scaled())

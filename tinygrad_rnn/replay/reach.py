@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from functools import cached_property, partial
-from itertools import repeat
+from itertools import accumulate, repeat
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -197,8 +197,9 @@ class Reach:
         else:
             read, mentioned, imported = names_in(f.__code__)
             self._mentioned |= mentioned
-            for name in imported:
-                found = (sys.modules.get(full) for full in (name, f"{f.__globals__.get('__package__')}.{name}"))
+            packages = list(accumulate((f.__globals__.get("__package__") or "").split("."), "{}.{}".format))
+            for name in imported:  # "" for "from . import x"
+                found = (sys.modules.get(full) for full in (name, *(f"{p}.{name}".rstrip(".") for p in packages)))
                 self._ahead += [(module, name, False) for module in found if module is not None]
             for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
                 self._look(Attribute(cell, "cell_contents", name))
