@@ -7,7 +7,7 @@ from types import CellType, MappingProxyType
 from typing import Any
 
 ABSENT = object()  # found in a place that is gone
-PLAIN = (int, float, bool, type(None))  # types for which equality is as good as identity
+PLAIN = (int, float, bool, str, bytes, type(None))  # types for which equality is as good as identity
 
 
 def _item(items: Any, key: Any, default: Any) -> Any:
@@ -54,7 +54,7 @@ class Place:
         self.holder[self.key] = value
 
     def holds(self, value: Any) -> bool:
-        """Whether this very object is there, or an equal number; -0.0 does not equal 0.0."""
+        """Whether this very object is there, or an equal number or text; -0.0 does not equal 0.0."""
         found = self.get()
         return found is value or (type(found) is type(value) and type(value) in PLAIN and repr(found) == repr(value))
 
