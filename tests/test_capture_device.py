@@ -120,3 +120,45 @@ def test_a_replay_makes_the_host_wait_for_nothing(home: str) -> None:
         loss, _ = captured(x, target)
         assert k < 2 or home == "cupy" or strict.tally.host_copies - before == 1
         assert loss.backend == home
+
+
+def on_device(x: np.ndarray) -> tg.Tensor:
+    return tg.tensor(x, backend=backend.default().name)
+
+
+def gradient_of(step: Any) -> Any:
+    """A function of x: what a step makes of a weight times x, and the weight's gradient of its square."""
+    weight = on_device(np.arange(12.0).reshape(4, 3))
+    weight.requires_grad = True
+
+    def run(x: Any) -> Any:
+        y = step(weight * x)
+        return y.detach(), *tg.grad((y * y).sum(), [weight])
+
+    return run
+
+
+PICKED: dict[str, Any] = {
+    "rows": np.array([0, 2, 2]),
+    "elements": (np.array([0, 1, 1]), np.array([2, 0, 0])),
+    "a mask": np.array([True, False, True, True]),
+}
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_arrays_of_the_host_as_indices(name: str) -> None:
+    step = gradient_of(lambda x: x[PICKED[name]])
+    captured = tg.capture(step)
+    for k in range(4):
+        x = on_device(np.full((4, 3), k + 1.0))
+        equal(captured(x), step(x))
+
+
+def test_indices_of_the_host_that_are_filled_anew() -> None:
+    rows = np.zeros(3000, int)
+    step = gradient_of(lambda x: x[rows])
+    captured = tg.capture(step)
+    for k in range(4):
+        rows[:] = k
+        x = on_device(np.ones((4, 3)))
+        equal(captured(x), step(x), exact=False)

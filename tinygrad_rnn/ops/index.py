@@ -123,14 +123,15 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
 
 def _bare(key: Any, x: Any) -> Any:
     """A part of a key for x: indices as an array on x's backend, integers as Python's, anything else unchanged."""
-    key = backend.plain(key)
+    key, home = backend.plain(key), backend.of(bare_array(x))
+    if isinstance(key, list):
+        key = np.array(key, dtype=None if key else int)
+    if isinstance(bare_array(key), np.ndarray) and home.name != "numpy":
+        backend.host.reading(bare_array(key))
+        return home.from_host(bare_array(key))
     if backend.is_array(key) and getattr(x, "node", None) is not None:
         key = own(key)
     key = bare_array(key)
-    if isinstance(key, list):
-        key = np.array(key, dtype=None if key else int)
-    if isinstance(key, np.ndarray):
-        return backend.of(bare_array(x)).from_host(key)
     return int(key) if isinstance(key, np.integer) else key
 
 
