@@ -162,3 +162,15 @@ def test_indices_of_the_host_that_are_filled_anew() -> None:
         rows[:] = k
         x = on_device(np.ones((4, 3)))
         equal(captured(x), step(x), exact=False)
+
+
+def test_a_mask_is_not_looked_at_by_replays(home: str) -> None:
+    mask = on_device(np.arange(4) > 1).data[:, None]
+    step = gradient_of(lambda x: tg.where(mask, x, 0) * mask)
+    captured = tg.capture(step)
+    for k in range(4):
+        x = on_device(np.full((4, 3), k + 1.0))
+        before = strict.tally.host_copies
+        found = captured(x)
+        assert k < 2 or strict.tally.host_copies == before
+        equal(found, step(x))

@@ -823,6 +823,18 @@ def test_a_buffer_that_is_filled_anew_is_read_anew(name: str, monkeypatch: pytes
         np.testing.assert_array_equal(captured(x).numpy(), step(x).numpy())
 
 
+@pytest.mark.parametrize("step", [lambda x, mask: tg.where(mask, x, 0), lambda x, mask: x * mask])
+def test_a_large_mask_that_is_filled_anew_needs_no_new_recording(step: Callable[..., Any]) -> None:
+    mask, weight = np.ones((200, 100), bool), tg.ones(200, 100, requires_grad=True)
+    captured = tg.capture(lambda x: tg.grad(step(weight * x, mask).sum(), [weight])[0])
+    replays = []
+    for k in range(6):
+        mask[:] = np.arange(100) % 6 > k
+        np.testing.assert_array_equal(captured(tg.ones(200, 100)).numpy(), mask)
+        replays += [captured.replay] if k else []
+    assert all(replay is replays[0] for replay in replays)
+
+
 # Losses whose gradient for w is made of the buffer alone.
 LINEAR: dict[str, Callable[[Any, Any, Any], Any]] = {
     "product": lambda w, x, buffer: (w * buffer).sum(),

@@ -164,8 +164,7 @@ class Recorder:
         """Run a kernel on this run's arrays, and record the call."""
         if attributes.pop("out", None) is not None:
             refuse(f"gives {op.name} an array to write to")
-        picks = [x for x in _flat(attributes["key"]) if isinstance(x, Symbol)] if op is ops.getitem.op else []
-        if any(x.dtype == bool and x.value.constant is None for x in picks):
+        if op is ops.getitem.op and any(_is_computed(x) and x.dtype == bool for x in _flat(attributes["key"])):
             refuse("picks elements by a boolean array, and so as many as its values say")
         if op is ops.where.op and isinstance(inputs[0], Scalar):
             refuse("chooses by a number that may change", NumberError)
@@ -238,11 +237,15 @@ def bare(tree: Any) -> Any:
 
 def _shaping(op: Op, attributes: dict[str, Any]) -> list[Array]:
     """Bare arrays that may decide a shape: boolean indices, and attributes of the engine's other operations."""
-    if op is ops.getitem.op:
-        parts: list[Any] = [x.value.constant if isinstance(x, Symbol) else x for x in _flat(attributes["key"])]
-        return [x for x in parts if backend.is_array(x) and x.dtype == bool]
-    parts = list(attributes.values()) if is_ours(op.kernel.__module__) else []
-    return [x for x in parts if backend.is_array(x) and not isinstance(x, Symbol)]
+    index = op is ops.getitem.op
+    parts = _flat(attributes["key"]) if index else attributes.values() if is_ours(op.kernel.__module__) else ()
+    arrays = [bare(x) for x in parts if backend.is_array(x) and not _is_computed(x)]
+    return [x for x in arrays if x.dtype == bool or not index]
+
+
+def _is_computed(x: Any) -> bool:
+    """Whether a replay may find other numbers in an array that it, or its caller, has made since."""
+    return isinstance(x, Symbol) and x.value.constant is None
 
 
 def _flat(key: Any) -> Any:
