@@ -6,7 +6,8 @@
 #   benchmarks/gpu_tests.sh -n 8                 # with pytest-xdist: kernels are compiled by many processes at a time
 #   benchmarks/gpu_tests.sh --dry                # the same tests on the stand-in, on a machine without a GPU
 #
-# PYTHON: which Python (python3). LOG: where the log goes (gpu_tests.log). Exit status: pytest's, or 2 without a GPU.
+# PYTHON: which Python (python3). LOG: where the log goes (gpu_tests.log). LIMIT: seconds after which pytest is interrupted
+# and reports the failures so far (0: never). Exit status: pytest's, 2 without a GPU, or 124 at the limit.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python3}
@@ -41,7 +42,9 @@ CODE
         echo "nothing was run"
         return 2
     fi
-    "$python" -m pytest "${which[@]}" -rfE --tb=short --continue-on-collection-errors --durations=10 -p no:cacheprovider "$@"
+    # SIGINT is ignored in what a script began with &, unless it is restored.
+    timeout --foreground --signal=INT --kill-after=30 "${LIMIT:-0}" env --default-signal=INT "$python" -m pytest \
+        "${which[@]}" -rfE --tb=short --continue-on-collection-errors --durations=10 -p no:cacheprovider "$@"
 }
 
 run "$@" 2>&1 | tee "$log"

@@ -97,6 +97,16 @@ def test_the_tests_for_a_gpu_are_run_by_one_command(tmp_path: Path) -> None:
         assert "nothing was run" in done.stdout
 
 
+def test_tests_that_take_too_long_are_interrupted_and_the_failures_until_then_are_shown(tmp_path: Path) -> None:
+    slow = tmp_path / "test_strict_slow.py"
+    slow.write_text("import time\ndef test_fails(): assert not 7\ndef test_sleeps(): time.sleep(60)\n")
+    script = f"trap '' INT; exec {ROOT / 'benchmarks' / 'gpu_tests.sh'} --dry {slow}"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "LOG": str(tmp_path / "log"), "LIMIT": "10"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 124, done.stdout + done.stderr
+    assert "assert not 7" in (tmp_path / "log").read_text(encoding="utf-8")
+
+
 def test_launches_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     launches.main()
     rows = [line.strip("| ").split(" | ")[:3] for line in capsys.readouterr().out.splitlines()[2:]]
