@@ -226,7 +226,7 @@ def main() -> int:
     limit = QUICK_SECONDS if quick else SECONDS
     end = time.monotonic() + limit["whole"]
     jobs = {"limits": ["limits"], **{engine: ["steps", engine] for engine in arguments.engines}}
-    jobs |= {f"{part} {d}": [part] for part in ("crossover", "char") for d in dict.fromkeys((device, "cpu"))}
+    jobs |= {f"{part} {d}": [part] for d in dict.fromkeys((device, "cpu")) for part in ("crossover", "char")}
     found: Found = {}
     for name, job in jobs.items():
         place = (

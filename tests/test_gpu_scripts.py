@@ -26,7 +26,7 @@ def test_all_parts_run_on_the_stand_in(
     text, progress = capsys.readouterr()
     assert out.read_text(encoding="utf-8") in text
     assert [line.partition(":")[0] for line in progress.splitlines()] == [
-        *("limits", "tinygrad_rnn", "crossover strict", "crossover cpu", "char strict", "char cpu")
+        *("limits", "tinygrad_rnn", "crossover strict", "char strict", "crossover cpu", "char cpu")
     ]
     for row in (
         "| 1 x 8 | float32 | tinygrad_rnn | ",
