@@ -112,6 +112,17 @@ def test_lines_of_other_shapes_and_what_cannot_be_generated_come_between() -> No
     assert len([line for line in captured.replay.program.lines if line.kind == "fused"]) == 3
 
 
+def test_what_a_step_leaves_counts_as_operands_of_a_kernel() -> None:
+    """CUDA's launch parameters have to fit into 4096 bytes."""
+    captured = tg.capture(lambda xs: [x * 2 for x in xs])
+    for k in range(3):
+        xs = [tg.full((3,), k + i) for i in range(60)]
+        equal(captured(xs), [x * 2 for x in xs])
+    sizes = [len(line.inputs) + len(line.results) for line in captured.replay.program.lines if line.kind == "fused"]
+    assert sum(sizes) == 120
+    assert max(sizes) <= 50
+
+
 def test_numbers_that_have_no_digits() -> None:
     captured = tg.capture(lambda x: tg.maximum(x * 2, -np.inf) + tg.where(x > 0, np.inf, np.nan))
     for _ in range(4):

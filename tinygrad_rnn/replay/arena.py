@@ -56,14 +56,11 @@ def lifetimes(lines: Sequence[Line], layout: Layout) -> dict[Value, tuple[int, i
     """The first and the last line that use each value. Taking a view does not count."""
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
-    for i, line in enumerate(lines):
+    for i, line in enumerate([*lines, layout.program.end]):
         if line.result not in layout.base:
             for value in (*line.reads, *line.results):
                 first.setdefault(value, i)
                 last[value] = i
-    for value in layout.program.results:
-        first.setdefault(value, len(lines))
-        last[value] = len(lines)
     return {value: (start, last[value]) for value, start in first.items()}
 
 

@@ -20,7 +20,7 @@ def narrow(program: Program) -> None:
     instead: dict[Line, list[Line]] = {}  # by slice: the lines that compute it instead
     for line in reversed(program.lines):
         slices = readers.get(line.result, [])
-        if is_pointwise(line) and line.result not in program.results and _are_apart(slices, line.result):
+        if is_pointwise(line) and _are_apart(slices, line.result):
             for cut in slices:
                 instead[cut] = _sliced(line, cut, readers)
     lines: list[Line] = []
@@ -81,7 +81,6 @@ class _Fusion:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.readers = program.uses()
-        self.results = set(program.results)
         self.lines: list[Line] = []  # written down, in order
         self.groups: dict[tuple[int, ...], _Group] = {}  # by shape
         self.group_of: dict[Line, _Group] = {}
@@ -141,11 +140,7 @@ class _Fusion:
         if len(group) == 1:
             return group
         inside = set(group)
-        first, *more = (
-            line.result
-            for line in group
-            if line.result in self.results or not inside.issuperset(self.readers.get(line.result, ()))
-        )
+        first, *more = (line.result for line in group if not inside.issuperset(self.readers.get(line.result, ())))
         function, inputs = kernel(group, [first, *more])
         name = self.names.setdefault(function, f"pointwise{len(self.names) + 1}")
         return [Line("fused", name, function, tuple(inputs), {}, first, group[-1], tuple(more))]  # type: ignore[arg-type]

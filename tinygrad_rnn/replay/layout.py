@@ -41,13 +41,12 @@ class Layout:
         self.pieces: dict[Value, list[Value]] = {}  # of each join, those that lie within it
         self.joins: dict[Value, list[Value]] = {}  # of each value, the joins that it lies within
         self._known: dict[Value, tuple[Region, int]] = {}  # results of ``_parts``
-        self.index = {value: i for i, line in enumerate(program.lines) for value in line.results}
+        self.index = {value: i for i, line in enumerate([*program.lines, program.end]) for value in line.results}
         self.readers: dict[Value, list[Line]] = program.uses()
-        self.results = set(program.results)
         for line in program.lines:
             if line.function in VIEWS:
                 self._find_base(line)
-        constants = {x: x.constant for line in program.lines for x in line.reads if x.constant is not None}
+        constants = {x: x.constant for x in self.readers if x.constant is not None}
         outside = Outside()
         for value, array in [*ports.items(), *constants.items()]:
             block = outside.block(array)
@@ -128,7 +127,7 @@ class Layout:
                 for r in self.readers[x]
             )
             alone = x.line is not None and not is_join(x.line)  # the pieces of a join may be read later
-            if last and alone and x.shape == value.shape and x not in self.results and self._may_lie_in(x, place):
+            if last and alone and x.shape == value.shape and self._may_lie_in(x, place):
                 self._put(x, place, self.block[value])
                 return self._lay_operand(x)
 
@@ -248,8 +247,6 @@ class Layout:
         views = [line.result for line in self.views.get(value, ())]
         made = {*views, *self.joins.get(value, ())}
         read = [self.index[line.result] for line in self.readers.get(value, ()) if line.result not in made]
-        if value in self.results:
-            read.append(len(self.program.lines))
         return Region([*views, *map(self.root, self.pieces.get(value, ()))], self.extent), max(read, default=-1)
 
 

@@ -152,7 +152,7 @@ def lower(program: Program) -> None:
             new[line.result] = here[last]
             line.let_go()
     program.lines = lines
-    program.results = [new.get(value, value) for value in program.results]
+    program.end.replace(new)
 
 
 def _lowered(line: Line) -> tuple[list[Any], list[Line], Value] | None:

@@ -35,7 +35,7 @@ def share(program: Program) -> None:
         if known.step != line.step:
             known.step = None  # it no longer belongs to one time step
     program.lines = kept
-    program.results = [new.get(value, value) for value in program.results]
+    program.end.replace(new)
 
 
 def draw_first(program: Program) -> None:

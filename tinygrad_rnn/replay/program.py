@@ -223,19 +223,25 @@ def _argument(x: Any) -> str:
 
 
 class Program:
-    """Lines in the order in which they run, and the values that must exist afterwards."""
+    """Lines in the order in which they run, and an end, which reads the values that must exist afterwards."""
 
     def __init__(self, lines: list[Line], results: list[Value]) -> None:
         self.lines = lines
-        self.results = results
+        self.end = Line("end", "end", tuple, tuple(results), {}, Value((), None))
+        self.end.let_go()
 
     def __len__(self) -> int:
         return len(self.lines)
 
+    @property
+    def results(self) -> list[Value]:
+        """The values that must exist afterwards."""
+        return self.end.reads
+
     def uses(self) -> dict[Value, list[Line]]:
-        """The lines that read each value, in order."""
+        """The lines that read each value, in order, the end included."""
         found: dict[Value, list[Line]] = {}
-        for line in self.lines:
+        for line in (*self.lines, self.end):
             for value in line.reads:
                 readers = found.get(value)
                 if readers is None:

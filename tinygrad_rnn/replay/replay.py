@@ -111,7 +111,7 @@ class Replay:
     def _arrays_before(self) -> dict[Value, Array]:
         """The arrays with the program's inputs: those of ports or copies of them, and copies of arguments."""
         recording, home = self.recording, self.recording.home
-        read = {value for line in self.program.lines for value in line.reads} | set(self.program.results)
+        read = self.program.uses().keys()
         for value in read:
             if isinstance(value.constant, np.ndarray):
                 value.constant = home.from_host(value.constant)

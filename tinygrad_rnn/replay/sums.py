@@ -22,8 +22,8 @@ def sum_over_time(program: Program) -> None:
     readers = program.uses()
     made: list[Line] = []
     for line in program.lines:
-        if _adds(line) and not _is_inner(line, readers, program):
-            made += _summed(line, list(_terms(line, readers, program)), readers, program)
+        if _adds(line) and not _is_inner(line, readers):
+            made += _summed(line, list(_terms(line, readers)), readers)
     if made:
         position = {line: i for i, line in enumerate(program.lines)}
         program.lines = in_order_of(position | dict.fromkeys(made, AT_ONCE))  # so that no x is kept for long
@@ -34,35 +34,29 @@ def _adds(line: Line) -> bool:
     return line.function is np.add and all(isinstance(x, Value) and x.shape == shape for x in line.inputs)
 
 
-def _is_inner(line: Line, readers: dict[Value, list[Line]], program: Program) -> bool:
+def _is_inner(line: Line, readers: dict[Value, list[Line]]) -> bool:
     """Whether an addition is only read by one other addition."""
     read = readers.get(line.result, ())
-    return (
-        len(read) == 1
-        and line.result not in program.results
-        and _adds(read[0])
-        and read[0].result.dtype == line.result.dtype
-    )
+    return len(read) == 1 and _adds(read[0]) and read[0].result.dtype == line.result.dtype
 
 
-def _terms(line: Line, readers: dict[Value, list[Line]], program: Program) -> Iterator[Value]:
+def _terms(line: Line, readers: dict[Value, list[Line]]) -> Iterator[Value]:
     """The terms of a tree of additions."""
     ahead = list(line.inputs)
     while ahead:
         x = ahead.pop()
-        if x.line is not None and _adds(x.line) and _is_inner(x.line, readers, program):
+        if x.line is not None and _adds(x.line) and _is_inner(x.line, readers):
             ahead += x.line.inputs
         else:
             yield x
 
 
-def _summed(line: Line, terms: list[Value], readers: dict[Value, list[Line]], program: Program) -> list[Line]:
+def _summed(line: Line, terms: list[Value], readers: dict[Value, list[Line]]) -> list[Line]:
     """Lines that sum terms of one kind at once, and add these sums; ``line`` adds the last two."""
     kinds: dict[Any, list[Line]] = defaultdict(list)
     others = []
     for x in terms:
-        alone = len(readers[x]) == 1 and x not in program.results
-        part = _part(x) if alone and x.dtype == line.result.dtype else None
+        part = _part(x) if len(readers[x]) == 1 and x.dtype == line.result.dtype else None
         if part is None:
             others.append(x)
         else:

@@ -27,7 +27,7 @@ def reassociate(program: Program) -> None:
     readers = program.uses()
     lines: list[Line] = []
     for line in program.lines:
-        found = _late_and_early(line, classes, readers, program)
+        found = _late_and_early(line, classes, readers)
         if found is not None:
             late, a, b = found
             early = line.again((a, b), Value(late.shape, line.result.dtype))
@@ -39,7 +39,7 @@ def reassociate(program: Program) -> None:
 
 
 def _late_and_early(
-    line: Line, classes: Classes, readers: dict[Value, list[Line]], program: Program
+    line: Line, classes: Classes, readers: dict[Value, list[Line]]
 ) -> tuple[Value, Value, Value] | None:
     if line.function not in (np.multiply, np.add) or line not in classes.of:
         return None
@@ -48,7 +48,7 @@ def _late_and_early(
         product = inner.line if isinstance(inner, Value) else None
         if product is None or product.function is not line.function or product.phase != line.phase:
             continue
-        if len(readers[inner]) != 1 or inner in program.results:
+        if len(readers[inner]) != 1:
             continue
         for late, a in (product.inputs, product.inputs[::-1]):
             shapes = [x.shape if isinstance(x, Value) else None for x in (late, a, b)]

@@ -93,7 +93,7 @@ class _Region:
     def _needed(self, parts: list[dict[Value, Value]]) -> Iterator[Line]:
         """Lines for wholes that others read: reshapes stay as they were, other wholes are concatenated from parts."""
         own = {*self.lines, *self.takes}
-        needed = {*self.program.results}
+        needed = set[Value]()
         for line in reversed(self.lines):
             for value in line.results:
                 if value in needed or not own.issuperset(self.index.readers.get(value, ())):
@@ -129,8 +129,8 @@ class _Region:
 
     def _read(self, line: Line) -> list[int]:
         """The positions of the lines that read a line's results, in order."""
-        readers = [reader for value in line.results for reader in self.index.readers.get(value, ())]
-        return sorted(self.index.position[reader] for reader in readers)
+        readers = {reader for value in line.results for reader in self.index.readers.get(value, ())}
+        return sorted(self.index.position[reader] for reader in readers - {self.program.end})
 
     def _is_by_row(self, line: Line) -> bool:
         """Whether each row of a line's result depends on wholes only through the same rows of these."""
