@@ -67,10 +67,7 @@ class Recording:
         reach = partial(Reach, function, (args, kwargs))
         self.reach = reach()
         self.grads_before = {leaf: leaf.grad for leaf in self.reach.leaves}
-        first = {g: leaf for leaf, g in reversed(self.grads_before.items())}
-        self.gradients = len(first)
-        pairs = [(leaf, first[g]) for leaf, g in self.grads_before.items() if g is not None]
-        self.sharing = [(leaf, other) for leaf, other in pairs if leaf is not other]
+        self._first = self._first_with_gradient()
         drawn, held = _random_states(self.reach), _contents(self.reach)
         arrays, numbers = self._places()
         iterators = [(place, place.get()) for place in self.reach.iterators]
@@ -109,9 +106,8 @@ class Recording:
         arrays: list[tuple[Place, Place]] = []
         for tensor, path in self.reach.tensors.items():
             arrays.append((Attribute(tensor, "array", path),) * 2)
-        first: dict[Tensor, Leaf] = {}  # by gradient, which several leaves may share
-        for leaf, path in self.reach.leaves.items():
-            if leaf.grad is not None and first.setdefault(leaf.grad, leaf) is leaf:
+        for first, (leaf, path) in zip(self._first, self.reach.leaves.items(), strict=True):
+            if first is leaf:
                 path = f"{path}.grad"
                 arrays.append((Attribute(leaf.grad, "array", path), ArrayOfGradient(leaf, leaf.grad, path)))
         arrays += [(place, place) for place in self.reach.ports if backend.is_array(place.get())]
@@ -232,10 +228,14 @@ class Recording:
         """Whether there are still numbers where there were some when the step was recorded."""
         return all(_is_number(place.get()) for place, _ in self.numbers)
 
-    def shares_gradients(self) -> bool:
-        """Whether leaves share gradients as they did when the step was recorded."""
-        now = {id(leaf.grad) for leaf in self.grads_before}
-        return len(now) == self.gradients and all(a.grad is b.grad for a, b in self.sharing)
+    def has_gradients(self) -> bool:
+        """Whether leaves have gradients, and share them, as they did when the step was recorded."""
+        return self._first_with_gradient() == self._first
+
+    def _first_with_gradient(self) -> list[Leaf | None]:
+        """For each leaf, the first one that has the same gradient; None if it has none."""
+        first: dict[int, Leaf] = {}
+        return [None if x.grad is None else first.setdefault(id(x.grad), x) for x in self.grads_before]
 
     def values(self) -> list[Value]:
         """All values that the program must compute."""
