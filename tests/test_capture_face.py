@@ -435,7 +435,7 @@ def test_memory_is_shared_and_every_array_lies_within_its_own(cell: Any) -> None
     _, captured = trained(cell)
     memory = captured.memory
     assert 0 < memory.planned < memory.naive / 2
-    for call in captured.replay.player.calls:
+    for _, call in captured.replay.player.calls:
         for array in [*call.args, *call.keywords.values()]:
             if isinstance(array, np.ndarray) and array.size:
                 root: Any = array

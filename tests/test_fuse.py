@@ -44,7 +44,7 @@ def trained(cell: Any, **options: Any) -> Any:
 
 def launches(captured: Any) -> Counter[Any]:
     """Elementwise calls by phase and time step; of the steps in the middle, which are all alike."""
-    lines = [line for line in captured.replay.player.lines if line.elementwise]
+    lines = [line for line, _ in captured.replay.player.calls if line.elementwise]
     return Counter((line.phase, line.step) for line in lines if line.step in (2, 3, 4))
 
 

@@ -31,7 +31,7 @@ class GraphPlayer(Player):
         self._cuda = home.xp.cuda
         self._lanes = lanes
         calls: dict[Line, list[partial[Any]]] = {line: [] for line in lanes.lines if line in lanes.of}
-        for line, call in zip(self.lines, self.calls, strict=True):
+        for line, call in self.calls:
             calls[line].append(call)
         self._plan = list(calls.items())  # lines without a call included, as others may wait for them
         self._pool: Any = None
@@ -41,24 +41,22 @@ class GraphPlayer(Player):
 
     def __call__(self) -> None:
         self.set_numbers()
-        if self._graphs is not None:
-            for launch in self._graphs:
-                launch()
-        elif not self._has_played:
+        if not self._has_played:
             if self._pool is None:
                 self._set_apart()
             with self._aside():
                 self._issue(self._plan)
             self._has_played = True
-        else:
+            return
+        if self._graphs is None:
             try:
                 self._graphs = self._captured()
             except _ImpossibleError as error:
                 warnings.warn(f"capture: {error}. The step is replayed call by call", stacklevel=4)
                 self._graphs = [self._play]
                 self._forget()  # only graphs need the pool
-            for launch in self._graphs:
-                launch()
+        for launch in self._graphs:
+            launch()
 
     def _set_apart(self) -> None:
         """Make a pool and streams, whose memory is freed when this player is gone."""

@@ -33,15 +33,9 @@ class Player:
         self.arrays: dict[Value, Array] = {}
         self._by_place: dict[Any, Array] = {}
         self._layout = lanes.layout
-        self.scalars: list[tuple[Array, Scalar]] = []
-        self._numbers: dict[Any, Array] = {}
-        self.calls: list[partial[Any]] = []
-        self.lines: list[Line] = []  # of each call
-        for line in lanes.lines:
-            for call in self._calls(line):
-                self.calls.append(call)
-                self.lines.append(line)
-        self._put = home.setter([array for array, _ in self.scalars])
+        self._numbers: dict[Any, tuple[Array, Scalar]] = {}
+        self.calls = [(line, call) for line in lanes.lines for call in self._calls(line)]
+        self._put = home.setter([array for array, _ in self._numbers.values()])
         self._play = straight(self._parts())
 
     def __call__(self) -> None:
@@ -51,7 +45,7 @@ class Player:
     def _parts(self) -> Iterator[list[partial[Any]]]:
         """The calls of whole time steps, some dozens at a time."""
         part: list[partial[Any]] = []
-        for _, step in groupby(zip(self.lines, self.calls, strict=True), lambda pair: (pair[0].phase, pair[0].step)):
+        for _, step in groupby(self.calls, lambda pair: (pair[0].phase, pair[0].step)):
             part += [call for _, call in step]
             if len(part) >= _CALLS:
                 yield part
@@ -60,12 +54,12 @@ class Player:
 
     def set_numbers(self) -> None:
         """Update the numbers that may change between replays."""
-        self._put(*[scalar.run() for _, scalar in self.scalars])
+        self._put(*[scalar.run() for _, scalar in self._numbers.values()])
 
     def steps(self) -> Iterator[tuple[Line, partial[Any]]]:
         """Each call with its line; it must be called before the next one is asked for."""
         self.set_numbers()
-        yield from zip(self.lines, self.calls, strict=True)
+        yield from self.calls
 
     def poison(self) -> None:
         """Fill the arena with 0xff bytes, NaN in floating point, to expose reads of what a replay has not written."""
@@ -106,9 +100,8 @@ class Player:
         """A 0-d array that is set to the number before each replay."""
         key = id(scalar), dtype
         if key not in self._numbers:
-            array = self._numbers[key] = self.xp.zeros((), dtype)
-            self.scalars.append((array, scalar))
-        return self._numbers[key]
+            self._numbers[key] = self.xp.zeros((), dtype), scalar
+        return self._numbers[key][0]
 
     def _calls(self, line: Line) -> list[partial[Any]]:
         if self._layout.is_there(line):
@@ -177,34 +170,25 @@ def is_same(a: Any, b: Array) -> bool:
 
 def _in_runs(copies: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
     """Copies, in which runs of evenly spaced ones are merged into one."""
-    run: list[tuple[Array, Array]] = []
-    for copy in [*copies, None]:
-        if run and copy is not None and _follows(run, copy):
-            run.append(copy)
-            continue
-        if len(run) > 1:
-            yield tuple(_spread(arrays) for arrays in zip(*run, strict=True))  # type: ignore[misc]
-        elif run:
-            yield run[0]
-        run = [] if copy is None else [copy]
-
-
-def _follows(run: list[tuple[Array, Array]], copy: tuple[Array, Array]) -> bool:
-    return all(_evenly([*(pair[k] for pair in run[-2:]), copy[k]]) for k in range(2))
+    runs: list[list[tuple[Array, Array]]] = []
+    for copy in copies:
+        if runs and all(map(_evenly, zip(*runs[-1][-2:], copy, strict=True))):
+            runs[-1].append(copy)
+        else:
+            runs.append([copy])
+    for run in runs:
+        slots, sources = zip(*run, strict=True)
+        yield (_spread(slots), _spread(sources)) if len(run) > 1 else run[0]
 
 
 def _evenly(arrays: Sequence[Array]) -> bool:
     """Whether arrays are alike and evenly spaced in one piece of memory."""
     if not all(hasattr(array, "strides") for array in arrays):
         return False  # a Python number
-    home, first = backend.of(arrays[0]), arrays[0]
-    form = first.shape, first.strides, first.dtype
-    if any((array.shape, array.strides, array.dtype) != form for array in arrays):
-        return False
-    places = list(map(home.address, arrays))
-    if any(b - a != places[1] - places[0] for a, b in pairwise(places)):
-        return False
-    return len(set(map(home.extent, arrays))) == 1
+    home = backend.of(arrays[0])
+    forms = {(array.shape, array.strides, array.dtype, home.extent(array)) for array in arrays}
+    steps = {b - a for a, b in pairwise(map(home.address, arrays))}
+    return len(forms) == len(steps) == 1
 
 
 def _spread(arrays: Sequence[Array]) -> Array:
