@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 from ..formula import Pointwise
 from .pointwise import is_pointwise, kernel
 from .program import Line, Program, Value
-from .views import columns, columns_line
+from .views import Slice, column_slices, columns_line
 
 _QUIET = tuple(f"{__package__.partition('.')[0]}.{folder}." for folder in ("ops", "replay"))
 _OPERANDS = 48  # of a kernel at most: its launch parameters must fit into 4096 bytes
@@ -19,10 +18,11 @@ def narrow(program: Program) -> None:
     readers = program.uses()
     instead: dict[Line, list[Line]] = {}  # by slice: the lines that compute it instead
     for line in reversed(program.lines):
-        slices = readers.get(line.result, [])
-        if is_pointwise(line) and _are_apart(slices, line.result):
-            for cut in slices:
-                instead[cut] = _sliced(line, cut, readers)
+        read = readers.get(line.result, [])
+        slices = column_slices(line.result, read)
+        if slices and len(slices) == len(read) and is_pointwise(line):
+            for part in slices:
+                instead[part.line] = _sliced(line, part, readers)
     lines: list[Line] = []
     ahead = program.lines[::-1]
     while ahead:
@@ -34,27 +34,18 @@ def narrow(program: Program) -> None:
     program.lines = lines  # dead lines are dropped after each pass
 
 
-def _are_apart(slices: list[Line], base: Value) -> bool:
-    """Whether lines are two or more column slices of a base that do not overlap."""
-    bounds = [columns(line, base) for line in slices]
-    if len(bounds) < 2 or None in bounds:
-        return False
-    return all(a[1] <= b[0] for a, b in pairwise(sorted(bounds)))  # type: ignore[type-var, index]
-
-
-def _sliced(line: Line, cut: Line, readers: dict[Value, list[Line]]) -> list[Line]:
+def _sliced(line: Line, cut: Slice, readers: dict[Value, list[Line]]) -> list[Line]:
     """Lines that compute a slice of a line's result from slices of its inputs."""
-    start, stop = columns(cut, line.result)  # type: ignore[misc]
     lines: list[Line] = []
     inputs: list[Any] = []
     for x in line.inputs:
         if isinstance(x, Value) and x.shape and x.shape[-1] > 1:
-            part = columns_line(x, start, stop, line)
+            part = columns_line(x, cut.start, cut.stop, line)
             readers[x] = [*(reader for reader in readers[x] if reader is not line), part]
             lines.append(part)
             x = part.result
         inputs.append(x)
-    result = line.again(tuple(inputs), cut.result, like=cut)
+    result = line.again(tuple(inputs), cut.line.result, like=cut.line)
     for part in lines:
         readers[part.result] = [result]
     return [*lines, result]
@@ -112,13 +103,11 @@ class _Fusion:
 
     def _join(self, line: Line) -> None:
         shape = line.result.shape
-        group = self.groups.get(shape)
-        full = (
-            group is not None and len(group.lines) > _OPERANDS // 4 and _operands(group.lines, self.readers) > _OPERANDS
-        )
-        if group is not None and (full or group in _all(self._needs(line, but=group))):
-            self._go({group})
         group = self.groups.setdefault(shape, _Group())
+        full = len(group.lines) > _OPERANDS // 4 and _operands(group.lines, self.readers) > _OPERANDS
+        if full or group in _all(self._needs(line, but=group)):
+            self._go({group})
+            group = self.groups.setdefault(shape, _Group())
         group.needs |= self._needs(line, but=group)
         group.lines.append(line)
         self.group_of[line] = group

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from .. import ops
 from .program import Line, Value
@@ -33,6 +34,24 @@ def columns(line: Line, base: Value) -> tuple[int, int] | None:
         return None
     start, stop, _ = key[-1].indices(base.shape[-1])
     return (start, stop) if start <= stop else None  # x[5:3] has no columns, but would count as -2
+
+
+class Slice(NamedTuple):
+    """Columns start to stop of a base."""
+
+    start: int
+    stop: int
+    line: Line
+
+
+def column_slices(base: Value, readers: list[Line]) -> list[Slice]:
+    """The column slices of a base among its readers, in order; nothing if there is only one, or if some overlap."""
+    if len(readers) < 2:  # nearly always
+        return []
+    found = [Slice(*bounds, line) for line in readers if (bounds := columns(line, base)) is not None]
+    found.sort(key=lambda s: (s.start, s.stop))
+    apart = all(a.stop <= b.start for a, b in pairwise(found))
+    return found if len(found) > 1 and apart else []
 
 
 def reshape_line(x: Value, shape: tuple[int, ...], like: Line) -> Line:

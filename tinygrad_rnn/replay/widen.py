@@ -6,24 +6,16 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import pairwise
 from math import copysign
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .order import in_order_of
 from .program import Line, Program, Value
-from .views import columns, columns_line, getitem
+from .views import Slice, column_slices, columns, columns_line, getitem
 
 # Operands that leave every number unchanged, bit for bit: so a call can include a slice that it is not meant for.
 _NEUTRAL: dict[Any, float] = {np.multiply: 1.0, np.add: -0.0}
-
-
-class _Slice(NamedTuple):
-    """Columns start to stop of a base."""
-
-    start: int
-    stop: int
-    line: Line
 
 
 def widen(program: Program) -> None:
@@ -44,22 +36,12 @@ class _Widening:
             bases.extend(self._widened(bases.popleft()))
         self.program.lines = in_order_of(self.position)
 
-    def _slices(self, base: Value) -> list[_Slice]:
-        """The column slices of a base, in order; nothing if there is only one, or if some overlap."""
-        readers = self.readers.get(base, ())
-        if len(readers) < 2:  # nearly always
-            return []
-        found = [_Slice(*bounds, line) for line in readers if (bounds := columns(line, base)) is not None]
-        found.sort(key=lambda s: (s.start, s.stop))
-        apart = all(a.stop <= b.start for a, b in pairwise(found))
-        return found if len(found) > 1 and apart else []
-
     def _widened(self, base: Value) -> list[Value]:
         """Join the lines on a base's slices that can be joined; returns their wide results."""
-        slices = self._slices(base)
+        slices = column_slices(base, self.readers.get(base, []))
         if not slices:
             return []
-        groups: dict[Any, dict[_Slice, Line]] = {}
+        groups: dict[Any, dict[Slice, Line]] = {}
         for part in slices:
             for line in self.readers.get(part.line.result, ()):
                 signature = self._signature(line, part, base)
@@ -81,7 +63,7 @@ class _Widening:
             made += [self._joined(base, run, lines) for run in _runs(lines)]
         return made
 
-    def _signature(self, line: Line, part: _Slice, base: Value) -> Any:
+    def _signature(self, line: Line, part: Slice, base: Value) -> Any:
         """What lines must have in common to be joined: the function, and where its operands come from."""
         if line.kind != "ufunc" or line.result.shape != part.line.result.shape:
             return None
@@ -105,7 +87,7 @@ class _Widening:
                 return None
         return tuple(signature)
 
-    def _joined(self, base: Value, slices: list[_Slice], lines: dict[_Slice, Line]) -> Value:
+    def _joined(self, base: Value, slices: list[Slice], lines: dict[Slice, Line]) -> Value:
         """Join the lines on adjacent slices; slices without such a line become slices of the result as well."""
         first = min((lines[part] for part in slices if part in lines), key=self.position.__getitem__)
         start, stop = slices[0].start, slices[-1].stop
@@ -140,7 +122,7 @@ class _Widening:
             self.readers[x] = [reader for reader in self.readers[x] if reader is not line]
         line.become(columns_line(base, start, stop, line))
 
-    def _constant(self, shape: tuple[int, ...], dtype: Any, slices: list[_Slice], numbers: list[Any]) -> Any:
+    def _constant(self, shape: tuple[int, ...], dtype: Any, slices: list[Slice], numbers: list[Any]) -> Any:
         """One number if all slices have the same, else an array with each slice's number in its columns."""
         if all(_equal(number, numbers[0]) for number in numbers):
             return numbers[0]
@@ -157,13 +139,13 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b) and copysign(1, a) == copysign(1, b)
 
 
-def _touching(slices: list[_Slice]) -> bool:
+def _touching(slices: list[Slice]) -> bool:
     return all(a.stop == b.start for a, b in pairwise(slices))
 
 
-def _runs(slices: Iterable[_Slice]) -> list[list[_Slice]]:
+def _runs(slices: Iterable[Slice]) -> list[list[Slice]]:
     """Runs of two or more adjacent slices."""
-    runs: list[list[_Slice]] = []
+    runs: list[list[Slice]] = []
     for part in slices:
         if runs and runs[-1][-1].stop == part.start:
             runs[-1].append(part)
