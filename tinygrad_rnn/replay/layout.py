@@ -29,10 +29,10 @@ class Layout:
         program: Program,
         ports: dict[Value, Array],
         kept: dict[Value, tuple[Array, Value | None]],
-        overwritten: Collection[Value] = (),
+        overwritten: Collection[Value],
     ) -> None:
         self.program = program
-        self._overwritten = frozenset(overwritten)  # ports: a join must not lie there, as it may outlive them
+        self._overwritten = overwritten  # ports: a join must not lie there, as it may outlive them
         self.place: dict[Value, Array] = {}  # views of blocks
         self.block: dict[Value, Block] = {}
         self.extent: dict[Value, Extent] = {}
@@ -49,12 +49,11 @@ class Layout:
         constants = {x: x.constant for x in self.readers if x.constant is not None}
         outside = Outside()
         for value, array in [*ports.items(), *constants.items()]:
-            block = outside.block(array)
-            self._put(value, block.whole, block)
+            self._put(value, outside.block(array))
         for value, (array, port) in kept.items():
             block = outside.block(array)
             if self._may_lie_in(value, block.whole) and (port is None or self._may_replace(value, port, block.whole)):
-                self._put(value, block.whole, block)
+                self._put(value, block)
                 if port is None:
                     self._lay_operand(value)
         joins = [line for line in reversed(program.lines) if is_join(line) and line.function is not gather]
@@ -69,14 +68,15 @@ class Layout:
         """Whether a line needs no call: it is a view, or a join whose pieces are all in place."""
         return line.result in self.base or (is_join(line) and len(self.pieces.get(line.result, ())) == len(line.inputs))
 
-    def _put(self, value: Value, place: Array, block: Block) -> None:
-        self.place[value] = place
+    def _put(self, value: Value, block: Block, place: Array = None) -> None:
+        """Put a value, and its views, into a block: at a place there, or all over it."""
+        place = self.place[value] = block.whole if place is None else place
         self.block[value] = block
         self.extent[value] = Extent.of(place)
         for line in list(self.views.get(value, ())):
             view = line.function(np, place, *line.inputs[1:], **line.attributes)
             if np.may_share_memory(view, place) or not view.size:
-                self._put(line.result, view, block)
+                self._put(line.result, block, view)
             else:
                 del self.base[line.result]  # it is a copy, not a view
                 self.views[value].remove(line)
@@ -128,7 +128,7 @@ class Layout:
             )
             alone = x.line is not None and not is_join(x.line)  # the pieces of a join may be read later
             if last and alone and x.shape == value.shape and self._may_lie_in(x, place):
-                self._put(x, place, self.block[value])
+                self._put(x, self.block[value], place)
                 return self._lay_operand(x)
 
     # ---- joins ----
@@ -147,8 +147,7 @@ class Layout:
         if joined in self.pieces or (joined not in self.place and self._lie_joined(line)):
             return
         if joined not in self.place:
-            block = Block(joined)
-            self._put(joined, block.whole, block)
+            self._put(joined, Block(joined))
         for piece, slot in slots(line, self.place[joined]):
             source = piece
             while source in self.base and source.line is not None and source.line.function in (reshape, expand_dims):
@@ -157,7 +156,7 @@ class Layout:
                 continue
             place = slot.reshape(source.shape)
             if np.may_share_memory(place, slot) and self._may_lie_in(source, place):
-                self._put(source, place, self.block[joined])
+                self._put(source, self.block[joined], place)
                 self._join(joined, source)
         for source in self.pieces.get(joined, ()):  # before another join of the same, which may find them in order
             if (inner := source.line) is not None and is_join(inner):
@@ -173,7 +172,7 @@ class Layout:
         place = joined_in_place(line, [self.place[x] for x in pieces], [self.extent[x].begin for x in pieces])
         if place is None:
             return False
-        self._put(line.result, place, self.block[pieces[0]])
+        self._put(line.result, self.block[pieces[0]], place)
         for piece in pieces:
             self._join(line.result, piece)
         return True
@@ -192,11 +191,10 @@ class Layout:
         for value in line.results:
             if value not in self.place:
                 operand = self._dying(i, line, value)
-                if operand is not None:
-                    self._put(value, self.place[operand], self.block[operand])
+                if operand is None:
+                    self._put(value, Block(value))
                 else:
-                    own = Block(value)
-                    self._put(value, own.whole, own)
+                    self._put(value, self.block[operand], self.place[operand])
 
     def _dying(self, i: int, line: Line, result: Value) -> Value | None:
         """An operand that a result can overwrite; of several, the one in the largest block, which lives longest.
