@@ -26,9 +26,11 @@ class Functions:
         if name in _BY_NAME:
             return _BY_NAME[name]
         real = getattr(self._recorder_of().xp, name)
-        if not callable(real) or isinstance(real, type) or name in _MAKERS:
-            return functools.partial(_on_arrays, real) if name in _MAKERS else real
-        return refused(f"calls {name} of the array module, which is no operation")
+        if name in _MAKERS:
+            return functools.partial(_on_arrays, real)
+        if callable(real) and not isinstance(real, type):
+            return refused(f"calls {name} of the array module, which is no operation")
+        return real
 
     def asarray(self, x: Any, dtype: Any = None) -> Any:
         """A symbol as it is, or in another dtype; an array of anything else."""

@@ -252,21 +252,13 @@ def _flat(key: Any) -> Any:
     return key if isinstance(key, tuple) else (key,)
 
 
-def _is_symbolic(tree: Any) -> bool:
-    """Whether a tree contains a symbol."""
-    if isinstance(tree, (Symbol, Scalar)):
-        return True
-    if isinstance(tree, (tuple, list, dict)):
-        return any(map(_is_symbolic, tree.values() if isinstance(tree, dict) else tree))
-    return False
-
-
 def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
     """Run a kernel, through the recorder if symbols are among its arguments."""
-    if any(map(_is_symbolic, inputs)) or any(map(_is_symbolic, attributes.values())):
+    arguments = (*inputs, *attributes.values())
+    if any(bare(x) is not x for x in arguments):
         return _current().call(op, *inputs, **attributes)
     if _active.recorder is not None:
-        for x in tree_leaves((inputs, attributes)):
+        for x in tree_leaves(arguments):
             if backend.is_array(x):
                 _seen(_active.recorder, x)
     return op.kernel(xp, *inputs, **attributes)
