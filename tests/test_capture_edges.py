@@ -1017,3 +1017,10 @@ def test_a_choice_by_a_tiny_number() -> None:
     captured = tg.capture(lambda x, s: tg.where(s, x, 2 * x))
     for s in (1e-60, 1e-60, 0.0, 1e-60):
         assert captured(tg.ones(1), s).item() == (1.0 if s else 2.0)
+
+
+def test_an_array_that_is_its_own_index() -> None:
+    captured = tg.capture(lambda parents: parents[parents] + 0)
+    for shift in range(4):
+        parents = np.roll([2, 0, 1, 1], shift)
+        np.testing.assert_equal(captured(tg.tensor(parents)).numpy(), parents[parents])

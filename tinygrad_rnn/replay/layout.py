@@ -44,8 +44,9 @@ class Layout:
         self.index = {value: i for i, line in enumerate([*program.lines, program.end]) for value in line.results}
         self.readers: dict[Value, list[Line]] = program.uses()
         for line in program.lines:
-            if line.function in VIEWS:
-                self._find_base(line)
+            if line.function in VIEWS and line.reads == [*line.inputs]:  # and no index is an array
+                self.base[line.result] = line.reads[0]
+                self.views.setdefault(line.reads[0], []).append(line)
         constants = {x: x.constant for x in self.readers if x.constant is not None}
         outside = Outside()
         for value, array in [*ports.items(), *constants.items()]:
@@ -80,15 +81,6 @@ class Layout:
             else:
                 del self.base[line.result]  # it is a copy, not a view
                 self.views[value].remove(line)
-
-    # ---- views ----
-
-    def _find_base(self, line: Line) -> None:
-        base = next((x for x in line.inputs if isinstance(x, Value)), None)
-        if base is None or any(isinstance(v, Value) for v in line.reads if v is not base):
-            return
-        self.base[line.result] = base
-        self.views.setdefault(base, []).append(line)
 
     def root(self, value: Value) -> Value:
         """The base at the end of a chain of views."""
