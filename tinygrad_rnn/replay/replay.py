@@ -37,10 +37,10 @@ class Replay:
         self.without = passes.left_out(without, recording.home)
         self.program = self.program_after(None)
         self._private: set[Port] = set()
+        self._gradients = [gradient for gradient in recording.grads if gradient.tensor is not None]
         self._owners: dict[Any, set[Leaf]] = defaultdict(set)  # by gradient: the leaves that a replay gives it to
-        for gradient in recording.grads:
+        for gradient in self._gradients:
             self._owners[gradient.tensor].add(gradient.leaf)
-        self._owners.pop(None, None)
         self._ready()
 
     def program_after(self, name: str | None) -> Program:
@@ -75,7 +75,7 @@ class Replay:
             shown[id(array)].append(value)
         # The arrays that a replay writes, each with its new content: a symbol, if the step computes it.
         left = [(array, port.after) for port, array in self.written]
-        left += [(g.array, g.source) for g in recording.grads if g.tensor is not None]
+        left += [(g.array, g.source) for g in self._gradients]
         computed = dict(zip(self.recorded.results, self.program.results, strict=True))
         kept: dict[Value, tuple[Array, Value | None]] = {}  # values that may be computed in place, over an old value
         for array, source in left:
@@ -104,8 +104,7 @@ class Replay:
         pairs = [(array, final(x) if isinstance(x, Symbol) else x) for array, x in left]
         self.copies += [(array, source) for array, source in pairs if not is_same(source, array)]
         self._count_references()
-        grads = [g.array for g in recording.grads if g.tensor is not None]
-        beside = [*self.inputs, *(array for _, array in self.copied), *grads]
+        beside = [*self.inputs, *(array for _, array in self.copied), *(g.array for g in self._gradients)]
         self.memory = Memory(lanes.arena.size, layout.naive, sum(array.nbytes for array in beside), lanes)
 
     def _arrays_before(self) -> dict[Value, Array]:
@@ -119,7 +118,7 @@ class Replay:
         self.written = [(port, port.later.get()) for port in recording.ports if port.updated]
         self.copied: list[tuple[Port, Array]] = []  # filled before each replay, as the port's array was replaced
         self.bound: list[tuple[Port, Array]] = []  # read in place
-        written = [*(array for _, array in self.written), *(g.array for g in recording.grads if g.tensor is not None)]
+        written = [*(array for _, array in self.written), *(g.array for g in self._gradients)]
         memory, own = set(map(home.extent, written)), set(map(id, written))
         for port in recording.ports:
             if port.value in read and not port.updated:
@@ -127,7 +126,7 @@ class Replay:
                 if port in self._private or (home.extent(found) in memory and id(found) not in own):  # as of w.data.T
                     self.copied.append((port, home.xp.empty(port.value.shape, port.value.dtype)))
                 else:
-                    self.bound.append((port, port.later.get()))
+                    self.bound.append((port, found))
         self.inputs = [home.xp.empty(value.shape, value.dtype) for _, value in recording.inputs]
         arrays = {port.value: array for port, array in [*self.copied, *self.written, *self.bound]}
         return arrays | {value: array for (_, value), array in zip(recording.inputs, self.inputs, strict=True)}
