@@ -538,6 +538,17 @@ def made_anew() -> tuple[Any, ...]:
     return step, a, b, c
 
 
+def one_made_anew() -> tuple[Any, ...]:
+    a, b, c = _three()
+
+    def step(x: Any) -> Any:
+        c.grad = None
+        (a * b * c * x).sum().backward()
+        return x * 1
+
+    return step, a, b, c
+
+
 def _lend(a: Any, b: Any, c: Any) -> None:
     c.grad = a.grad
 
@@ -553,6 +564,10 @@ def _swap(name: str) -> Callable[..., None]:
 
 def _share(a: Any, b: Any, c: Any) -> None:
     c.grad = b.grad
+
+
+def _share_back(a: Any, b: Any, c: Any) -> None:
+    a.grad = b.grad = c.grad
 
 
 def _share_otherwise(a: Any, b: Any, c: Any) -> None:
@@ -573,6 +588,7 @@ def _share_otherwise(a: Any, b: Any, c: Any) -> None:
         (moved, {4: _swap("data"), 6: _swap("data")}),
         (made_anew, {4: _swap("grad"), 6: _lend}),
         (made_anew, {3: _lend, 4: _lend}),
+        (one_made_anew, {1: _share_back, 4: _share_back, 6: _share_back}),
     ],
 )
 def test_gradients_and_arrays_that_change_places(make: Any, outside: Any, exact: bool) -> None:

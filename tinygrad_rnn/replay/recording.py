@@ -210,15 +210,19 @@ class Recording:
 
         A replaced gradient is two things: the old array, a port that is only read, and the new gradient.
         """
-        kept = {before for leaf, before in self.grads_before.items() if leaf not in left}
+        kept = {before: leaf for leaf, before in self.grads_before.items() if leaf not in left}
         given = {gradient: gradient if gradient in kept else Tensor.wrap(array) for gradient, array in arrays.items()}
         self.grads: list[Gradient] = []
         for leaf, gradient in left.items():
             leaf.grad = given.get(gradient)
             self.grads.append(Gradient(leaf, leaf.grad, bare_array(leaf.grad), sources.get(gradient)))
         for port in self.ports:
-            if isinstance(port.later, ArrayOfGradient) and port.later.holder in left:
-                port.after = Symbol(port.array, port.value)
+            if isinstance(port.later, ArrayOfGradient):
+                before = self.grads_before[port.later.holder]
+                if before in kept:  # by a leaf that shares it
+                    port.later = ArrayOfGradient(kept[before], before, port.place.path)
+                else:
+                    port.after = Symbol(port.array, port.value)
 
     def changed(self) -> list[str]:
         """The paths of everything that has changed since the recording."""

@@ -54,7 +54,10 @@ class Replay:
         for leaf in self.recording.grads_before:
             owners = self._owners.get(leaf.grad)
             if owners is not None and leaf not in owners:  # it was given a gradient that replays write for other leaves
-                leaf.grad = Tensor.wrap(leaf.grad.array.copy())
+                given, copy = leaf.grad, Tensor.wrap(leaf.grad.array.copy())
+                for other in self.recording.grads_before:
+                    if other.grad is given:  # the owners too, which share it until the step gives them a new one
+                        other.grad = copy
         for port, array in [*self.bound, *self.copied, *self.written]:
             found = port.later.get()
             if found is not array and not (backend.is_array(found) and is_like(found, array)):
