@@ -626,8 +626,9 @@ def test_an_attribute_that_a_class_inherits_may_be_set_on_it_later() -> None:
     assert captured(tg.ones(1)).item() == 5.0
 
 
-def test_an_array_that_somebody_else_was_given_is_theirs() -> None:
-    """Weights swapped with their averages, which no step reaches, and swapped back later."""
+@pytest.mark.parametrize("swaps", [(2,), (4, 6), (5,)])
+def test_an_array_that_somebody_else_was_given_is_theirs(swaps: tuple[int, ...]) -> None:
+    """Weights swapped with their averages, which no step reaches, and swapped back later, and looked at in between."""
 
     def run(wrap: Any) -> list[Any]:
         p, average = tg.tensor([1.0, 2.0], requires_grad=True), tg.tensor([11.0, 12.0])
@@ -639,10 +640,12 @@ def test_an_array_that_somebody_else_was_given_is_theirs() -> None:
             opt.step()
             return x * 1
 
-        step, found = wrap(step), []
+        step, look, found = wrap(step), wrap(lambda x: (p * p * x).sum()), []
         for k in range(9):
-            if k in (4, 6):
+            if k in swaps:
                 p.data, average.data = average.data, p.data
+            if k > 2:
+                look(tg.ones(2))
             step(tg.full(2, k + 1.0))
             found.append(_bare((p, average, p.grad)))
         return found

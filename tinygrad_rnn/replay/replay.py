@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,11 @@ class Replay:
         for gradient in self._gradients:
             self._owners[gradient.tensor].add(gradient.leaf)
         self._ready()
+        _alive.add(self)
+
+    def __del__(self) -> None:
+        with _recounted(self):
+            vars(self).clear()
 
     def program_after(self, name: str | None) -> Program:
         """The program after a pass; after all of them if None."""
@@ -71,6 +78,11 @@ class Replay:
     @collector_resting(lasting=True)
     def _ready(self) -> None:
         """Lay out the memory, make the calls, and list the copies that must follow them."""
+        with _recounted(self):
+            self._lay_out()
+        self._count_references()  # not before: its variables refer to the arrays, too
+
+    def _lay_out(self) -> None:
         recording, home = self.recording, self.recording.home
         before = self._arrays_before()
         shown: dict[int, list[Value]] = defaultdict(list)  # by id of an array: the values that lie in it
@@ -106,7 +118,6 @@ class Replay:
         self.finals = {x.value: final(x) for x in map(bare_array, leaves(recording.output)) if isinstance(x, Symbol)}
         pairs = [(array, final(x) if isinstance(x, Symbol) else x) for array, x in left]
         self.copies += [(array, source) for array, source in pairs if not is_same(source, array)]
-        self._count_references()
         beside = [*self.inputs, *(array for _, array in self.copied), *(g.array for g in self._gradients)]
         self.memory = Memory(lanes.arena.size, layout.naive, sum(array.nbytes for array in beside), lanes)
 
@@ -182,7 +193,10 @@ class Replay:
                 port.later.put(found.copy())
 
     def _count_references(self) -> None:
-        self._references = [sys.getrefcount(array) for _, array in self.written]
+        self._references = self._counted()
+
+    def _counted(self) -> list[int]:
+        return [sys.getrefcount(array) for _, array in self.written]
 
     def _claim(self, moved: list[int]) -> None:
         """Where a port's array was replaced, copy the new content into the program's own array, and put that back.
@@ -225,3 +239,16 @@ class Replay:
 
         self(arrays, floats, play)
         return Profile(rows)
+
+
+_alive: weakref.WeakSet[Replay] = weakref.WeakSet()
+
+
+@contextmanager
+def _recounted(changing: Replay) -> Iterator[None]:
+    """While a replay takes up arrays or lets them go, correct what others counted: it is not somebody else."""
+    others = [(replay, replay._counted()) for replay in list(_alive) if replay is not changing]
+    yield
+    for replay, before in others:
+        change = zip(replay._references, replay._counted(), before, strict=False)  # another thread may lay it out
+        replay._references = [count + now - then for count, now, then in change]
