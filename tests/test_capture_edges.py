@@ -626,8 +626,8 @@ def test_an_attribute_that_a_class_inherits_may_be_set_on_it_later() -> None:
     assert captured(tg.ones(1)).item() == 5.0
 
 
-@pytest.mark.parametrize("swaps", [(2,), (4, 6), (5,)])
-def test_an_array_that_somebody_else_was_given_is_theirs(swaps: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("swaps", "held_at"), [((2,), ()), ((4, 6), ()), ((5,), ()), ((7,), (6,))])
+def test_an_array_that_somebody_else_was_given_is_theirs(swaps: tuple[int, ...], held_at: tuple[int, ...]) -> None:
     """Weights swapped with their averages, which no step reaches, and swapped back later, and looked at in between."""
 
     def run(wrap: Any) -> list[Any]:
@@ -646,7 +646,9 @@ def test_an_array_that_somebody_else_was_given_is_theirs(swaps: tuple[int, ...])
                 p.data, average.data = average.data, p.data
             if k > 2:
                 look(tg.ones(2))
+            held = p.detach() if k in held_at else None
             step(tg.full(2, k + 1.0))
+            del held
             found.append(_bare((p, average, p.grad)))
         return found
 

@@ -80,7 +80,7 @@ class Replay:
         """Lay out the memory, make the calls, and list the copies that must follow them."""
         with _recounted(self):
             self._lay_out()
-        self._count_references()  # not before: its variables refer to the arrays, too
+        self._references = self._counted()  # not before: its variables refer to the arrays, too
 
     def _lay_out(self) -> None:
         recording, home = self.recording, self.recording.home
@@ -173,7 +173,7 @@ class Replay:
         after = [(place, x.run() if isinstance(x, Scalar) else x) for place, x in self.recording.numbers_after]
         for place, number in after:
             place.put(number)
-        self._count_references()
+        self._references = list(map(min, self._references, self._counted()))  # somebody may hold an array for a while
         return returned
 
     def _hand_out(self) -> None:
@@ -192,9 +192,6 @@ class Replay:
             if own.get(id(found), port) is not port:
                 port.later.put(found.copy())
 
-    def _count_references(self) -> None:
-        self._references = self._counted()
-
     def _counted(self) -> list[int]:
         return [sys.getrefcount(array) for _, array in self.written]
 
@@ -205,9 +202,8 @@ class Replay:
         gets a copy; if anybody else does, the array is theirs, and the program is laid out anew.
         """
         self._give_copies({id(array): port for port, array in self.written})
-        before = self._references
-        self._count_references()
-        if any(self._references[k] >= before[k] for k in moved):  # should be one less, as the port let go of it
+        now = self._counted()
+        if any(now[k] >= self._references[k] for k in moved):  # should be one less, as the port let go of it
             for k in moved:
                 port, _ = self.written[k]
                 port.later.put(port.later.get().copy())
