@@ -467,3 +467,12 @@ def test_two_tensors_cannot_have_one_name() -> None:
     model.parts = {"a.b": tg.ones(1), "a": {"b": tg.zeros(1)}}
     with pytest.raises(ValueError, match=r"Module: two tensors are called 'parts\.a\.b'"):
         model.state_dict()
+
+
+def test_a_frozen_parameter_that_changed_its_dtype_has_no_gradient_when_it_is_thawed() -> None:
+    layer = nn.Linear(2, 1)
+    layer(tg.ones(1, 2)).sum().backward()
+    layer.weight.requires_grad = False
+    layer.to("float64").to("float32")
+    layer.weight.requires_grad = True
+    assert layer.weight.grad is None
