@@ -244,6 +244,7 @@ def test_infinities_that_stand_in_the_code_are_no_anomaly() -> None:
         added = tg.tensor(np.where([[True, False], [True, True]], 0, -np.inf).astype(np.float32))
         tg.softmax(scores + added).sum().backward()
     assert "add made" in report(lambda: scores + np.array([1.0, -np.inf]))
+    assert "(it came in with an input)" in report(lambda: tg.tensor([1.0, np.inf]) + tg.zeros(2))  # which masks nothing
     assert "subtract made f32[2,2]" in report(lambda: tg.where(mask, scores, -np.inf) - tg.where(mask, scores, -np.inf))
     assert "exp made f32[2,2]" in report(lambda: tg.exp(1000.0 * scores))
 

@@ -163,8 +163,8 @@ def line_of(node: Node | Leaf) -> str:
 
 
 def _is_mask(x: Any) -> bool:
-    """Whether this is an array of 0 and -inf alone, as is added to scores."""
-    return backend.is_array(x) and bool(((x == 0) | (x == -math.inf)).all())
+    """Whether this is an array of -inf, and 0 elsewhere, as is added to scores."""
+    return backend.is_array(x) and bool(((x == 0) | (x == -math.inf)).all() and (x != 0).any())
 
 
 class _Trap(Lines):
