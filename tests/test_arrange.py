@@ -14,7 +14,7 @@ X = np.random.default_rng(0).permutation(24).reshape(2, 3, 4) / 8.0
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     *[(name, (), {"axis": axis}) for name in ("sort", "cumsum") for axis in (0, 1, -1, None)],
     *[("roll", (shift,), {"axis": axis}) for shift in (0, 1, -2, 7) for axis in (None, 0, -1)],
-    *[("repeat", (2,), {"axis": axis}) for axis in (None, 0, 1, -1)],
+    *[("repeat", (count,), {"axis": axis}) for count in (2, np.array(2)) for axis in (None, 0, 1, -1)],
     *[("repeat", (counts, axis), {}) for counts, axis in (([2, 0], 0), (np.array([1, 0, 3]), -2), (range(24), None))],
     *[("tile", (reps,), {}) for reps in (2, (2,), (3, 1, 2), (2, 1, 1, 2), (1, 2))],
     *[(name, (k,), {}) for name in ("tril", "triu") for k in (-1, 0, 1, 5)],
@@ -51,6 +51,14 @@ def test_dtypes_stay_and_infinities_have_slopes() -> None:
     y = tg.logaddexp(a, b)
     y.sum().backward()
     assert (y.tolist()[0], a.grad.tolist(), b.grad.tolist()) == (-np.inf, [0.5, 0.5], [0.5, 0.5])
+
+
+def test_counts_may_be_on_the_device(strict_device: str) -> None:
+    x = tg.tensor([1.0, 2.0, 3.0], backend=strict_device)
+    counts = tg.tensor([2, 0, 1], backend=strict_device)
+    for given in (counts, counts.data):
+        assert tg.repeat(x, given).tolist() == [1, 1, 3]
+    assert tg.repeat(x, counts[0]).tolist() == [1, 1, 2, 2, 3, 3]
 
 
 def test_a_vector_has_no_diagonals() -> None:

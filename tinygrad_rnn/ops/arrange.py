@@ -10,7 +10,7 @@ import numpy as np
 from .. import backend
 from ..backend import Array, signature
 from ..op import op
-from ..tape import bare_array
+from ..tape import bare_array, host_array
 from ..whereabouts import misfit
 from .elementwise import where
 from .index import take_along_axis
@@ -66,11 +66,11 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     if axis is None:
         return repeat(flatten(x), repeats, 0)
     shape, axis = list(x.shape), axis_of("repeat", x, axis)
-    if not isinstance(repeats, (int, np.integer)):
-        repeats = np.asarray(bare_array(repeats))
-        if repeats.shape != (shape[axis],) or repeats.dtype.kind not in "iu":
-            raise misfit(f"repeat: x {signature(x)} needs {shape[axis]} whole numbers along axis {axis}, not {repeats}")
-        return x[(slice(None),) * axis + (np.repeat(np.arange(shape[axis]), repeats),)]
+    counts = host_array(repeats)
+    if counts.ndim:
+        if counts.shape != (shape[axis],) or counts.dtype.kind not in "iu":
+            raise misfit(f"repeat: x {signature(x)} needs {shape[axis]} whole numbers along axis {axis}, not {counts}")
+        return x[(slice(None),) * axis + (np.repeat(np.arange(shape[axis]), counts),)]
     many = broadcast_to(expand_dims(x, axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
     shape[axis] *= repeats
     return reshape(many, tuple(shape))
