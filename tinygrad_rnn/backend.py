@@ -104,7 +104,7 @@ def is_array(value: object) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A memory map, or another of NumPy's kinds of array, as an array of its own kind; anything else unchanged.
+    """A memory map, or another subclass of NumPy's array, as an ordinary one; anything else unchanged.
 
     Raises TypeError for an array of another library.
     """

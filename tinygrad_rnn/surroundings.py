@@ -14,9 +14,9 @@ _INSTALLED = {*sys.stdlib_module_names, "numpy", "cupy", "tqdm", "matplotlib"} -
 
 
 class Names(NamedTuple):
-    """The globals that code may read, in order, all names in it, and modules, nested functions included."""
+    """The names in code, nested functions included: globals that it may read, all of them, and modules it imports."""
 
-    read: tuple[str, ...]
+    read: tuple[str, ...]  # in order
     mentioned: frozenset[str]  # but for attributes that a constructor only sets
     imported: tuple[str, ...]
 

@@ -193,8 +193,8 @@ class Tensor(Operators, Taped):
         return format(self.item(), spec) if spec else str(self)
 
     def __copy__(self) -> Tensor:
-        leaf = Leaf(self.array.shape, self.array.dtype) if isinstance(self.node, Leaf) else None  # each has its own
-        return Tensor.wrap(self.array, leaf or self.node)
+        own = isinstance(self.node, Leaf)  # two tensors with one leaf would share its gradient
+        return Tensor.wrap(self.array, Leaf(self.array.shape, self.array.dtype) if own else self.node)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if isinstance(self.node, Node):
