@@ -123,6 +123,8 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
 
 def _bare(key: Any, x: Any) -> Any:
     """A part of a key for x: indices as an array on x's backend, integers as Python's, anything else unchanged."""
+    if isinstance(key, (int, slice)):  # nearly always
+        return key
     key, home = backend.plain(key), backend.of(bare_array(x))
     if isinstance(key, list):
         key = np.array(key, dtype=None if key else int)
