@@ -829,6 +829,7 @@ SHAPING: dict[str, Callable[[Any], Any]] = {  # shapes and indices that make con
     "columns made anew": lambda x: x[..., :2] * tg.arange(5.0)[None, BUFFER],
     "a shape": lambda x: tg.reshape(x[0], SHAPE),
     "widths": lambda x: tg.pad(x[0], BUFFER),
+    "repeats": lambda x: tg.repeat(x, BUFFER, 1),
 }
 
 

@@ -54,7 +54,7 @@ class Backend:
         """Called where a checkpointed segment starts; a recorder overrides it, to fuse nothing across that border."""
 
     def reading(self, array: Array) -> None:
-        """Called before an array is copied into a tensor; a recorder overrides it, to see whether the array changes."""
+        """Called when an operation makes constants of an array; a recorder overrides it, to see whether it changes."""
 
     def uniform(self, shape: tuple[int, ...]) -> Array:
         """Draw float32 numbers from [0, 1) on this backend."""

@@ -70,6 +70,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     if counts.ndim:
         if counts.shape != (shape[axis],) or counts.dtype.kind not in "iu":
             raise misfit(f"repeat: x {signature(x)} needs {shape[axis]} whole numbers along axis {axis}, not {counts}")
+        backend.host.reading(counts)
         return x[(slice(None),) * axis + (np.repeat(np.arange(shape[axis]), counts),)]
     many = broadcast_to(expand_dims(x, axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
     shape[axis] *= repeats
