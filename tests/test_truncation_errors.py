@@ -215,6 +215,20 @@ def test_a_forgotten_detach_is_named(name: str) -> None:
         loss.backward()
 
 
+def test_a_forgotten_detach_has_its_cure_where_no_time_steps_are_marked() -> None:
+    """A loss whose own backward ran before is no such case."""
+    cell, h = nn.GRUCell(2, 3), tg.zeros(1, 3)
+    for _ in range(2):
+        _, h = cell(tg.ones(1, 2), h)
+    loss = h.sum()
+    loss.backward()
+    with pytest.raises(GraphError, match=r"freed by an earlier backward\. To go through one graph twice"):
+        loss.backward()
+    _, h = cell(tg.ones(1, 2), h)
+    with pytest.raises(GraphError, match=r"freed by an earlier.*state = bptt\.detach\(state\)"):
+        h.sum().backward()
+
+
 def test_a_state_of_which_a_part_is_forgotten_is_named() -> None:
     """The part that keeps its history is the memory c, an addition, of the last step of the window before."""
     cell, xs = nn.LSTMCell(2, 3, dtype="float64"), drawn(3, 1, 2)

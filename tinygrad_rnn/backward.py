@@ -10,7 +10,7 @@ from . import backend, writes
 from .cotangents import Cotangents
 from .op import BoundRule
 from .shortage import OutOfMemoryError, explained
-from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state, step_of
+from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
 
 
 @collector_resting()
@@ -60,7 +60,7 @@ def walk(
                     continue
             while not node:
                 cotangents.at_border(waiting)
-                node = _made_again(node, waiting, retain)
+                node = _made_again(node, waiting, retain, [root for root, _ in roots])
             if id < last_write:
                 _refuse_overwritten(node, written_since)
             arguments = plan.revive(node, wrap) if wrap is not None else list(node) if retain else node
@@ -115,10 +115,10 @@ def _leads_to(targets: dict[int, Any], node: Node, horizon: int, barren: set[int
     return False
 
 
-def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:
+def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool, roots: Sequence[Node | Leaf]) -> Any:
     """Recompute the node behind a hollow one; nodes recomputed with it replace other hollow ones that wait."""
     if not hasattr(hollow, "again"):
-        raise GraphError(_freed(hollow))
+        raise GraphError(_freed(hollow, any(hollow is root for root in roots)))
     made = hollow.again()
     outdated = [hollow, *(waiting[id] for id in made if id in waiting and not waiting[id])]
     for node in outdated:
@@ -128,12 +128,12 @@ def _made_again(hollow: Any, waiting: dict[int, Any], retain: bool) -> Any:
     return waiting.pop(hollow.id)
 
 
-def _freed(node: Node) -> str:
+def _freed(node: Node, is_root: bool) -> str:
     told = f"backward: the graph behind {node.origin} was freed by an earlier backward. "
-    if step_of(node.id) is not None:
+    if not is_root:
         told += (
-            "A tensor that was made there was used again, most likely a state that was carried into the next window. "
-            "Cut it at the window's end, state = bptt.detach(state) (or x.detach()). "
+            "A tensor that was made there was used again. If it is a state that was carried into the next window, "
+            "cut it at the window's end, state = bptt.detach(state) (or x.detach()). "
         )
     return told + "To go through one graph twice, call the first backward with retain_graph=True"
 
