@@ -34,6 +34,31 @@ def total(outputs: Tensor, state: Any) -> Tensor:
 # ---- any mask ----
 
 
+class Counting(nn.GRUCell):
+    """Its state counts the steps, in a number for all rows or in an array."""
+
+    def __init__(self, start: Any) -> None:
+        super().__init__(F, H)
+        self.start = start
+
+    def step(self, z: Any, state: Any) -> tuple[Any, Any]:
+        output, h = super().step(z, state[0])
+        return output, (h, state[1] + 1)
+
+    def initial_state(self, z: Any) -> Any:
+        return super().initial_state(z), self.start
+
+
+def test_a_number_cannot_count_the_steps_of_several_rows() -> None:
+    x = drawn(T, B, F)
+    assert nn.Recurrent(Counting(0))(x).state[1] == T
+    for start, rows in ((0, B), (0, 1), (tg.zeros(()), B)):
+        with pytest.raises(TypeError, match=r"each row has a state of its own.* with a place for each row, \(B, 1\)"):
+            nn.Recurrent(Counting(start))(x[:, :rows], lengths=LENGTHS[:rows])
+    assert nn.Recurrent(Counting(tg.zeros(B, 1)))(x, lengths=LENGTHS).state[1].flatten().tolist() == LENGTHS
+    assert nn.Recurrent(Counting(tg.zeros(())))(x[:, :1], lengths=[2]).state[1].item() == 2
+
+
 @FORTY
 @given(kinds, st.booleans(), st.integers(1, 2), masks)
 def test_a_masked_row_is_a_shorter_row(kind: str, bidirectional: bool, layers: int, mask: np.ndarray) -> None:

@@ -99,7 +99,7 @@ def advance(
                     raise TypeError(f"{type(cell).__name__}.step must return (output, next state), not {taken!r}")
                 output, after = taken
             if real is not None:
-                after = tree_map(lambda new, old, now=real[t]: where(over(now, new), new, old), after, state)
+                after = tree_map(lambda new, old, now=real[t]: _held(now, new, old), after, state)
             outputs.append(output)
             state = after
             if record:
@@ -110,6 +110,16 @@ def advance(
     gates = {name: _in_time([gates[name] for gates, _ in seen], real, reverse) for name in seen[0][0]}
     states = {name: _in_time([named[name] for _, named in seen], None, reverse) for name in seen[0][1]}
     return Recorded(stacked, state, gates | states)
+
+
+def _held(now: Any, new: Any, old: Any) -> Any:
+    """A part of the state after a step that is real for some rows only."""
+    if not hasattr(new, "ndim") or now.size > 1 > new.ndim:
+        raise TypeError(
+            f"with lengths or a mask, each row has a state of its own, so {new!r} cannot be a part of it; make it an "
+            "array with a place for each row, (B, 1)"
+        )
+    return where(over(now, new), new, old)
 
 
 def check_features(taker: Any, x: Any, masked: bool) -> None:
