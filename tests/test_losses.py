@@ -301,6 +301,12 @@ def test_a_mask_of_another_shape_is_refused(name: str) -> None:
             getattr(nn, name)(tg.tensor(scores), target, mask=mask)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_layer_returns_is_no_score(name: str) -> None:
+    with pytest.raises(TypeError, match="a Unrolled is no array; one field of it is meant: outputs, state"):
+        getattr(nn, name)(nn.LSTM(3, 4)(tg.ones(2, 3)), tg.ones(2, 4))
+
+
 @pytest.mark.parametrize("name", OF_CLASSES)
 def test_targets_that_do_not_fit_are_refused(name: str) -> None:
     loss = getattr(nn, name)

@@ -260,7 +260,12 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
     else:
         try:
             raw = np.array(data)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
+            if hasattr(data, "_fields"):  # what a layer returns
+                told = f"a {type(data).__name__} is no array; one field of it is meant: {', '.join(data._fields)}"
+                raise TypeError(f"tensor: {told}") from None
+            if isinstance(error, TypeError):
+                raise
             raise TypeError(f"tensor: the nested lists do not form an array ({error})") from None
         if dtype is None and raw.dtype == np.float64 and not _has_own_dtype(data):
             dtype = np.float32
