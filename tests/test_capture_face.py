@@ -348,6 +348,7 @@ def test_older_graphs_notice_that_a_replay_wrote_to_their_parameters() -> None:
 def test_wrong_options_and_calls_out_of_turn() -> None:
     with pytest.raises(ValueError, match=r"no pass 'melt'.*widen"):
         tg.capture(lambda x: x, without=["melt"])
+    assert tg.capture(lambda x: x, without="batch").without == {"batch"}
     with pytest.raises(TypeError, match="a function is needed"):
         tg.capture(3)  # type: ignore[call-overload]
     with pytest.raises(RuntimeError, match="nothing is recorded yet"):

@@ -214,7 +214,7 @@ def capture(step: Any = None, *, exact: bool = False, without: Collection[str] =
     >>> step.memory.planned < step.memory.naive
     True
     """
-    known = (*PASSES, GRAPH, LANES)
+    known, without = (*PASSES, GRAPH, LANES), (without,) if isinstance(without, str) else without
     unknown = [name for name in without if name not in known]
     if unknown:
         raise ValueError(f"capture: there is no pass {unknown[0]!r} to leave out; there are {', '.join(known)}")
