@@ -31,7 +31,7 @@ TENSORS = {
     "dot": "matmul",
     "double": "astype('float64')",
     "elu": "where(x > 0, x, expm1(minimum(x, 0)))",
-    "expand": "broadcast_to",
+    "expand": "broadcast_to, of one tuple",
     "float": "astype('float32')",
     "float32": "np.float32, or 'float32'",
     "float64": "np.float64, or 'float64'",

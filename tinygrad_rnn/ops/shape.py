@@ -48,6 +48,16 @@ def transpose(xp: Any, x: Array, *, axes: Sequence[int] | None = None) -> Array:
 transpose.vjp(x=lambda g, axes: g.transpose(None if axes is None else _inverse(axes)))
 
 
+@transpose.explain
+def _two_axes(x: Array, *, axes: Any) -> str | None:
+    """PyTorch's transpose takes two axes, and swaps them."""
+    if not isinstance(axes, (tuple, list)) or len(axes) != 2 or x.ndim < 3:
+        return None
+    return (
+        f"x {signature(x)} needs all of its {x.ndim} axes in order, not {tuple(axes)}; swapaxes{tuple(axes)} swaps two"
+    )
+
+
 def _inverse(axes: Sequence[int]) -> Shape:
     ndim = len(axes)
     return tuple(sorted(range(ndim), key=lambda i: axes[i] % ndim))
@@ -125,6 +135,8 @@ def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
     try:
         lengths = [x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs]  # a wrong axis fails in the kernel
     except (AttributeError, TypeError, ValueError) as error:  # a list of numbers, or an array for an axis
+        if getattr(axis, "ndim", 0):
+            raise misfit("concatenate: arrays go in as one list, concatenate([a, b])") from error
         join.op.fail(error, xs, {"axis": axis})
     if len(xs) == 1:
         axis_of("concatenate", xs[0], axis)
