@@ -146,12 +146,18 @@ def test_paths_that_collide_are_kept_apart(path: Path) -> None:
         ([np.array([object()])], "'0' in the tree is an array of dtype object"),
         (np.array(1j), "the tree is an array of dtype complex128"),
         (print, "the tree is of type builtin_function_or_method"),
+        ({"model": nn.Linear(2, 1)}, r"'model' in the tree is of type Linear; .* save its state_dict\(\)$"),
     ],
 )
 def test_what_cannot_be_saved_is_named(path: Path, tree: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         tg.save(path, tree)
     assert not os.listdir(path.parent)
+
+
+def test_a_tree_in_the_place_of_the_path_is_named(path: Path) -> None:
+    with pytest.raises(TypeError, match=r"the path comes first, save\(path, tree\), .* not a dict"):
+        tg.save({"a": 1}, path)  # type: ignore[arg-type]
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

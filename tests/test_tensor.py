@@ -427,6 +427,19 @@ def test_a_name_of_another_library_is_answered_with_ours(ask: Any, match: str) -
         ask()
 
 
+@pytest.mark.parametrize("name", ["elu", "leaky_relu", "logsigmoid", "silu"])
+def test_hints_that_are_formulas_are_right_where_they_have_a_corner(name: str) -> None:
+    functional = pytest.importorskip("torch.nn.functional")
+    numbers = [-2.0, -0.0, 0.0, 1.0, 200.0]
+    x, theirs = tg.tensor(numbers, requires_grad=True), functional.torch.tensor(numbers, requires_grad=True)
+    y, expected = eval(hints.TENSORS[name], vars(tg) | {"x": x}), getattr(functional, name)(theirs)
+    y.sum().backward()
+    expected.sum().backward()
+    assert x.grad is not None
+    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(x.grad.numpy(), theirs.grad.numpy(), rtol=1e-6)
+
+
 def test_hints_are_seen_by_nobody_who_does_not_ask_for_them() -> None:
     class Own(tg.nn.Module):
         def float(self) -> str:

@@ -39,8 +39,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     The new file is written beside the old one and replaces it in one move: even after a full disk, Ctrl-C or a power
     cut, the path holds either all of the old tree or all of the new one.
 
-    Raises TypeError for anything else in the tree, with the path to it; FileNotFoundError if the folder does not exist;
-    FileExistsError if the path is that of a folder or a device.
+    Raises TypeError for anything else in the tree, with the path to it, and for a path that is none; FileNotFoundError
+    if the folder does not exist; FileExistsError if the path is that of a folder or a device.
 
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "tree.safetensors")
@@ -49,6 +49,10 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     {'weights': [array([[1., 0.], [0., 1.]])], 'step': 3}
     """
     numpy_format = import_extra("safetensors.numpy", "tg.save")
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"save: the path comes first, save(path, tree), as a string or a Path, not a {type(path).__name__}"
+        )
     target = os.path.realpath(path)  # follows links, so that the file is replaced and not the link
     folder, name = os.path.split(target)
     if not os.path.isdir(folder):
@@ -136,6 +140,7 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     raise TypeError(
         f"save: {_place(path)} is of type {type(value).__name__}; a tree holds dictionaries, lists, tuples, "
         "Tensors, arrays, numbers, strings, booleans and None"
+        + ("; save its state_dict()" if hasattr(value, "state_dict") else "")
     )
 
 
