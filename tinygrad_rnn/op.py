@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import partial
 from operator import itemgetter
-from typing import Any, NoReturn, Protocol, TypeVar, overload
+from typing import Any, NoReturn, Protocol, overload
 
 from . import backend, tape
 from .backend import Array, signature
@@ -34,7 +34,6 @@ from .whereabouts import ShapeError, whereabouts
 from .writes import own
 
 Rule = Callable[..., Any]
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class BoundRule:
@@ -193,7 +192,10 @@ class Op:
 
     def refuse(self, others: dict[str, Any]) -> NoReturn:
         """Raise for arguments by name that the op does not have, such as PyTorch's dim."""
-        _refuse(self.name, next(iter(others)), [*self.inputs, *self.attributes])
+        name, known = next(iter(others)), [*self.inputs, *self.attributes]
+        meant = ARGUMENTS.get(name)
+        cure = f"it is called {meant!r} here" if meant in known else f"the arguments are {_listed(known)}"
+        raise TypeError(f"{self.name}: there is no argument {name!r}; {cure}{whereabouts()}")
 
     def fail(self, error: Exception, arrays: Sequence[Array], attributes: dict[str, Any]) -> NoReturn:
         """Re-raise an error with the op, the inputs, the time step and the caller's line in the message."""
@@ -313,26 +315,6 @@ def op_of(kernel: Any) -> Op | None:
     """The operation that a kernel belongs to."""
     found = (registry.get(key) for key in _keys(kernel))
     return next((op for op in found if op is not None and op.kernel is kernel), None)
-
-
-def composed(function: _F) -> _F:
-    """A function made of ops, which refuses arguments by name that it does not have as an op does."""
-    known = inspect.signature(function).parameters
-
-    @wraps(function)
-    def checked(*inputs: Any, **attributes: Any) -> Any:
-        for name in attributes:
-            if name not in known:
-                _refuse(function.__name__, name, list(known))
-        return function(*inputs, **attributes)
-
-    return checked  # type: ignore[return-value]
-
-
-def _refuse(who: str, name: str, known: list[str]) -> NoReturn:
-    meant = ARGUMENTS.get(name)
-    cure = f"it is called {meant!r} here" if meant in known else f"the arguments are {_listed(known)}"
-    raise TypeError(f"{who}: there is no argument {name!r}; {cure}{whereabouts()}")
 
 
 def _listed(names: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array, signature
-from ..op import composed, op
+from ..op import op
 from ..tape import bare_array, host_array
 from ..whereabouts import misfit
 from .elementwise import where
@@ -27,7 +27,6 @@ argsort.vjp(x=None)
 argsort.op.waits = True  # CuPy's sort may make the host wait, which a CUDA graph cannot capture
 
 
-@composed
 def sort(x: Any, axis: int | None = -1) -> Any:
     """The elements along an axis, or of flattened x, in ascending order. Gradients return to the elements' old places.
 
@@ -39,7 +38,6 @@ def sort(x: Any, axis: int | None = -1) -> Any:
     return take_along_axis(x, argsort(x, axis), axis)
 
 
-@composed
 def roll(x: Any, shift: int, axis: int | None = None) -> Any:
     """Elements shifted along an axis, from the end round to the start; over flattened x if no axis is given.
 
@@ -54,7 +52,6 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Any:
     return concatenate([x[(*ahead, slice(cut, None))], x[(*ahead, slice(cut))]], axis=axis)
 
 
-@composed
 def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     """Each element ``repeats`` times in a row along an axis; of flattened x if no axis is given.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..op import composed, op
+from ..op import op
 from ..tape import bare_array
 from ..whereabouts import misfit
 from ..writes import own
@@ -102,7 +102,6 @@ def _cuts(ndim: int, axis: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
     return tuple(cuts)
 
 
-@composed
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """x split along an axis into equal parts, or at the given indices."""
     shape = x.shape

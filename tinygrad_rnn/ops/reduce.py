@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import backend
 from ..backend import Array
-from ..op import composed, op
+from ..op import op
 from .arrange import roll
 from .elementwise import sqrt, where
 from .shape import broadcast_to, expand_dims, flip, reshape
@@ -91,7 +91,6 @@ var.vjp(
 )
 
 
-@composed
 def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Any:
     """Standard deviation, the square root of ``var``; where all elements are equal, the gradient is 0."""
     square = var(x, axis=axis, keepdims=keepdims, ddof=ddof)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, signature
-from ..op import composed, op
+from ..op import op
 from ..tape import bare_array
 from ..whereabouts import misfit, whereabouts
 
@@ -128,7 +128,6 @@ def between(x: Any, axis: int, start: int, stop: int) -> Any:
     return x[(slice(None),) * (axis % x.ndim) + (slice(start, stop),)]
 
 
-@composed
 def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
     """Arrays one after another along an existing axis."""
     xs = tuple(xs)
