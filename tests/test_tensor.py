@@ -488,6 +488,13 @@ def test_arrays_of_another_library_are_refused() -> None:
         tg.where(tg.tensor([True]), tg.ones(1), None)
 
 
+def test_masked_arrays_are_refused_and_do_not_lose_their_mask() -> None:
+    masked = np.ma.array([1.0, 2.0], mask=[False, True])
+    for call in (tg.exp, tg.tensor, lambda masked: tg.ones(2) * masked, lambda masked: masked * tg.ones(2)):
+        with pytest.raises(TypeError, match=r"masked: use x\.filled\(0\)"):
+            call(masked)
+
+
 def test_writing_into_a_tensor_is_refused_with_the_cure() -> None:
     x = tg.ones(3)
     with pytest.raises(TypeError, match="where"):

@@ -106,9 +106,11 @@ def is_array(value: object) -> bool:
 def plain(value: Any) -> Any:
     """A memory map, or another subclass of NumPy's array, as an ordinary one; anything else unchanged.
 
-    Raises TypeError for an array of another library.
+    Raises TypeError for an array of another library, or with a mask, which would be lost.
     """
     if isinstance(value, np.ndarray):
+        if hasattr(value, "filled"):
+            raise TypeError("a masked array has no gradient where it is masked: use x.filled(0), and mask the loss")
         return np.asarray(value)
     if hasattr(value, "__dlpack__") and not is_array(value):
         told = f"a {type(value).__module__}.{type(value).__qualname__} is no array of NumPy or CuPy"
@@ -123,7 +125,7 @@ def of(array: Array) -> Backend:
 
 def namespace(values: Any) -> Any:
     """The array module of the first array among the values; NumPy if there is none."""
-    return next((modules[type(value)] for value in values if is_array(value)), np)
+    return next((modules[type(value)] for value in values if type(value) in modules or is_array(value)), np)
 
 
 class _Default(threading.local):
@@ -259,7 +261,7 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
         raw = source.to_host(data)
     else:
         try:
-            raw = np.array(data)
+            raw = np.array(plain(data) if isinstance(data, np.ndarray) else data)
         except (TypeError, ValueError) as error:
             if hasattr(data, "_fields"):  # what a layer returns
                 told = f"a {type(data).__name__} is no array; one field of it is meant: {', '.join(data._fields)}"
