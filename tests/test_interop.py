@@ -212,6 +212,15 @@ def test_a_state_that_does_not_fit_changes_nothing(change: Any, error: Any, matc
         np.testing.assert_array_equal(array, before[name], strict=True)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "LSTMCell"])
+def test_the_names_of_pytorch_are_known_where_they_do_not_belong(kind: str) -> None:
+    module = getattr(nn, kind)(F, H)
+    with pytest.raises(
+        KeyError, match=r"load_state_dict: missing .*; nn\.load_torch_state_dict\(module, state\) takes"
+    ):
+        module.load_state_dict(nn.torch_state_dict(module))
+
+
 def test_a_part_may_be_loaded_if_not_strict() -> None:
     layer = nn.LSTM(F, H, 2)
     before = layer.state_dict()

@@ -59,7 +59,10 @@ def lint(
     """
     check_tensor("lint", loss)
     if not (model is None or hasattr(model, "named_tensors")):
-        raise TypeError(f"lint: model is a Module, not a {type(model).__name__}; leave it out, or join them in one")
+        raise TypeError(
+            f"lint: model is a Module, not a {type(model).__name__}; leave it out, or join "
+            "several, nn.ModuleList([a, b])"
+        )
     if (mask is None and lengths is None) != (outputs is None):
         raise ValueError("lint: outputs go with a mask or with lengths, and these with outputs")
     if (state is None) and (starts is not None):

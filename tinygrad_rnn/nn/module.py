@@ -131,8 +131,10 @@ class Module:
         own = dict(self.named_tensors())
         missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
         if strict and (missing or unknown):
+            from_torch = any("_hh_l" in f"{name}" or "bias_hh" in f"{name}" for name in unknown)
+            cure = "; nn.load_torch_state_dict(module, state) takes PyTorch's names" if from_torch else ""
             raise KeyError(
-                f"load_state_dict: missing {missing}, unknown {unknown}; {type(self).__name__} has {list(own)}"
+                f"load_state_dict: missing {missing}, unknown {unknown}; {type(self).__name__} has {list(own)}{cure}"
             )
         arrays = {
             name: backend.as_array(bare_array(state[name]), backend=own[name].backend) for name in own if name in state
