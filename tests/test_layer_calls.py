@@ -148,6 +148,16 @@ def test_a_count_in_a_state_can_be_given_back() -> None:
         nn.unroll(cell, np.ones((T, B, 1)), (tg.zeros(B, 1), "0"))
 
 
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "LSTM", "GRU"])
+def test_all_that_a_cell_returned_is_no_state_for_it(kind: str) -> None:
+    """A loop that is written as for PyTorch's cells, which return the state alone."""
+    layer, x = getattr(nn, kind)(F, H), tg.ones(2, 3, F) if "Cell" not in kind else tg.ones(3, F)
+    with pytest.raises(TypeError, match=r"the state .* does not fit.* output, state = cell\(x, state\)\. Leave it out"):
+        layer(x, layer(x))
+    with pytest.raises(TypeError, match=r"does not fit; for this input it must be [^.]*\. Leave it out"):
+        layer(x, [3.0])
+
+
 # ---- what does not fit is refused before anything is computed ----
 
 X = np.zeros((T, B, F), np.float32)

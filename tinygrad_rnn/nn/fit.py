@@ -42,9 +42,12 @@ def begin(cell: Any, z: Any, state: Any = None) -> Any:
     finally:
         asking.for_shapes = outer
     if not _fits(state, needed):
+        pair = type(state) is tuple or hasattr(state, "outputs")
+        returned = pair and len(state) == 2 and _fits(state[1], needed)
+        cure = "Cells and layers return two things, output, state = cell(x, state). " if returned else ""
         raise (ShapeError if _fits(state, needed, shapes=False) else TypeError)(
             f"{type(cell).__name__}: the state {outline(state)} does not fit; for this input it must be "
-            f"{outline(needed)}. Leave it out to begin from the initial state"
+            f"{outline(needed)}. {cure}Leave it out to begin from the initial state"
         )
     return _as(needed, state)
 
