@@ -196,6 +196,9 @@ def test_names_come_from_a_module_a_mapping_or_pairs() -> None:
     h = w.tanh()
     assert "tanh#" in tg.draw(h.sum(), names={"h": h})
     assert " h <- " in tg.draw(h.sum(), names={"h": h}) or " h f32[2]" in tg.draw(h.sum(), names={"h": h})
+    for wrong in ({"cell": model}, list(model.parameters()), 3):
+        with pytest.raises(TypeError, match="draw: names are a module, or names and tensors"):
+            tg.draw(h.sum(), names=wrong)
 
 
 def test_names_are_escaped() -> None:

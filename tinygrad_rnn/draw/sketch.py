@@ -114,7 +114,10 @@ def _names(names: Any) -> dict[Any, str]:
         pairs = names.named_parameters()
     else:
         pairs = names.items() if isinstance(names, Mapping) else names
-    return {tensor.node: name for name, tensor in pairs if tensor.node is not None}
+    try:
+        return {tensor.node: name for name, tensor in pairs if tensor.node is not None}
+    except (AttributeError, TypeError, ValueError):
+        raise TypeError("draw: names are a module, or names and tensors, as from named_parameters()") from None
 
 
 def _folded(steps: Sequence[int], fold: int | None) -> tuple[int, ...]:
