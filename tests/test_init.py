@@ -196,6 +196,15 @@ def test_in_place_draws_the_same_numbers_in_the_dtype_of_the_parameter(name: str
         assert not before.any()
 
 
+@pytest.mark.parametrize("second", [0.0, 0.1, 1])
+def test_two_numbers_as_for_pytorch_are_refused(second: float) -> None:
+    weight = nn.parameter(np.ones((2, 2)))
+    for draw in (init.uniform_, init.normal_):
+        with pytest.raises(TypeError, match=r"init: the generator is one of NumPy's, not .*where PyTorch's take two"):
+            draw(weight, -0.1, second)  # type: ignore[arg-type]
+    assert (weight.numpy() == 1).all()
+
+
 def test_every_draw_has_its_form_in_place() -> None:
     functions = {
         n for n, f in inspect.getmembers(init, inspect.isfunction) if not n.startswith("_") and not n.endswith("_")

@@ -135,6 +135,9 @@ def calculate_gain(nonlinearity: str, slope: float = 0.01) -> float:
 
 
 def _host(generator: Generator) -> np.random.Generator:
+    if not (generator is None or hasattr(generator, "uniform")):
+        cure = "uniform takes one bound, and normal a deviation, where PyTorch's take two numbers"
+        raise TypeError(f"init: the generator is one of NumPy's, not {generator!r}; {cure}")
     return generator or backend.host.generator
 
 
