@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -55,7 +56,8 @@ def gradient_norms(loss: Tensor, states: Any) -> GradientNorms:
         of ``unroll(..., record=True)``; or a part of its record, even gates: ``{"f": run.record["f"]}``. They must be
         the Tensors that the loss was computed from: copies and ``detach``-ed ones have no part in it.
 
-    The gradient is the total one, along all paths: for an LSTM's c_t also through h_t. Where none arrives, it is 0.
+    The gradient is the total one, along all paths: for an LSTM's c_t also through h_t. Where none arrives, it is 0; if
+    none arrives anywhere, there is a warning.
     After ``unroll`` with a mask, a state is the one passed to the next step. The gradient from the output of its own
     step does not go through it.
     No ``.grad`` is touched, and the graph is kept for a later ``loss.backward()``.
@@ -73,6 +75,12 @@ def gradient_norms(loss: Tensor, states: Any) -> GradientNorms:
     leaves = [leaf for step in steps for leaf in step.values()]
     found = grad(loss, leaves, retain_graph=True, allow_unused=True)
     arrived = [g.array for g in found if g is not None]
+    if not arrived:
+        warnings.warn(
+            "gradient_norms: no gradient reaches any of the states; slices of stacked outputs are new Tensors, which "
+            "the loss was not made of: give what unroll(..., record=True) returns, or keep the states themselves",
+            stacklevel=2,
+        )
     sizes = iter(Tensor.wrap(norms(*arrived, dtype="float64")).tolist() if arrived else [])
     lengths = iter([0.0 if g is None else next(sizes) for g in found])
     columns: dict[str, list[float]] = {}
