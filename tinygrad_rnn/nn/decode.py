@@ -145,7 +145,8 @@ def sample(
     >>> sample(lambda tokens, state: (zeros(2, 5), state), None, [0, 0], 7).tokens.shape
     (7, 2)
     """
-    home, tokens = _begun("sample", state, start, steps)
+    who = "sample" if temperature else "greedy"
+    home, tokens = _begun(who, state, start, steps)
     if temperature < 0:
         raise ValueError(f"sample: the temperature must not be negative, as {temperature} is")
     rng = generator or backend.host.generator
@@ -153,7 +154,7 @@ def sample(
     with tape.no_grad():
         for _ in range(steps):
             output, state = step(home.from_host(tokens), state)
-            logits = _checked("sample", output, end, len(tokens))
+            logits = _checked(who, output, end, len(tokens))
             # Gumbel-max trick: the argmax of logits plus Gumbel noise is distributed as their softmax.
             tokens = np.argmax(logits + (temperature * rng.gumbel(size=logits.shape) if temperature else 0), axis=-1)
             tokens = tokens if end is None else np.where(ended, end, tokens)
