@@ -33,7 +33,7 @@ from ..tensor import Tensor, leaf_of
 from ..tree import tree_items
 from .places import ABSENT, PLAIN, Attribute, Place
 
-_OPAQUE = (str, bytes, CodeType, np.dtype, np.generic)
+_OPAQUE = (CodeType, np.dtype, np.generic)
 _WRAPPED = (BuiltinFunctionType, MethodType, partial, staticmethod, classmethod, property)
 _PARTS = ("__self__", "__func__", "func", "args", "keywords", "fget")  # of those that hold others
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
