@@ -27,7 +27,7 @@ FLOORS = [
     ["dispatch"],
     ["op"],
     ["ops/"],
-    ["operators"],
+    ["operators", "readable"],
     ["cotangents"],
     ["backward"],
     ["tensor"],

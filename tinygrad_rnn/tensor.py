@@ -15,7 +15,8 @@ from .backend import Array, DTypeLike, as_array
 from .backward import walk
 from .hints import TENSORS, hinted
 from .operators import Operators
-from .tape import CaptureError, GraphError, Leaf, Node, Taped, bare_array, host_array, is_grad_enabled, state
+from .readable import Readable
+from .tape import GraphError, Leaf, Node, Taped, bare_array, is_grad_enabled, state
 from .whereabouts import ShapeError
 
 
@@ -33,7 +34,7 @@ def _in_place(operator: Any) -> Any:
     return change
 
 
-class Tensor(Operators, Taped):
+class Tensor(Operators, Readable):
     """A NumPy or CuPy array on the tape.
 
     Operators, indexing and methods work as for NumPy's arrays, and are recorded if an input requires a gradient.
@@ -80,31 +81,6 @@ class Tensor(Operators, Taped):
         if array is self.array:  # x.data -= step, which has just changed the array in place
             writes.wrote(array)
         self.array = array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        return tuple(self.array.shape)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return int(self.array.ndim)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return int(self.array.size)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the elements."""
-        return np.dtype(self.array.dtype)
-
-    @property
-    def backend(self) -> str:
-        """Where the array lives: ``numpy`` or ``cupy``."""
-        return backend.of(self.array).name
 
     @property
     def requires_grad(self) -> bool:
@@ -158,39 +134,8 @@ class Tensor(Operators, Taped):
     def __pos__(self) -> Tensor:
         return Tensor.wrap(self.array, self.node)  # not self, which ``x += 1`` may change in place
 
-    def __len__(self) -> int:
-        if not self.array.ndim:
-            raise TypeError(f"{self!r} has no axis to count along")
-        return int(self.array.shape[0])
-
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
-
-    def __bool__(self) -> bool:
-        if self.size != 1:
-            raise ValueError(f"{self!r} has {self.size} elements: say whether any or all of them must hold")
-        return bool(self.item())
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __index__(self) -> int:
-        if self.dtype.kind not in "iu" or self.size != 1:
-            raise TypeError(f"{self!r} is not an index; one integer is")
-        return int(self.item())
-
-    def __str__(self) -> str:
-        """The numbers, as NumPy shows them; ``repr`` shows what a tensor is, without waiting for a device."""
-        try:
-            return str(self.numpy())
-        except CaptureError:  # while a step is captured
-            return repr(self)
-
-    def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else str(self)
 
     def __copy__(self) -> Tensor:
         own = isinstance(self.node, Leaf)  # two tensors with one leaf would share its gradient
@@ -204,30 +149,6 @@ class Tensor(Operators, Taped):
     def __reduce__(self) -> Any:
         """What pickle stores: the array, without history and without the gradient."""
         return tensor, (self.numpy(), None, self.backend, isinstance(self.node, Leaf))
-
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray:
-        if copy is False:
-            raise ValueError(f"{self!r} gives NumPy a copy and no view; x.data is the array itself")
-        if self.node is None and self.backend == "numpy":
-            return np.array(host_array(self), dtype)  # a copy, so that writes to it cannot reach this tensor
-        raise TypeError(f"{self!r} does not turn into a NumPy array unasked; call x.numpy(), or tg.stack for a list")
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        raise TypeError(f"{self!r} is not written in place; build a new one with tg.where or tg.concatenate")
-
-    def item(self) -> Any:
-        """The only element, as a Python number; on a device, this waits for the result."""
-        if self.size != 1:
-            raise ValueError(f"item: {self!r} has {self.size} elements, not one")
-        return self.array.item()
-
-    def numpy(self) -> np.ndarray:
-        """A copy as a NumPy array, without history."""
-        return np.array(host_array(self))
-
-    def tolist(self) -> Any:
-        """Nested lists of Python numbers."""
-        return self.array.tolist()
 
     def detach(self) -> Tensor:
         """A Tensor with the same array but no history: backward stops here."""
