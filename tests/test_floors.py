@@ -179,7 +179,7 @@ FACE: dict[ModuleType, str] = {
         Conv1d cross_entropy mse_loss huber_loss binary_cross_entropy_with_logits nll_loss ctc_loss ctc_greedy_decode
         init""",
     optim: """SGD Adagrad RMSprop GravesRMSprop Adam AdamW Groups StepLR MultiStepLR ExponentialLR CosineAnnealingLR
-        LinearLR LambdaLR ReduceLROnPlateau Warmup""",
+        LinearLR LambdaLR ReduceLROnPlateau SequentialLR""",
     bptt: """unroll detach truncated randomly_truncated Window GatesDetached checkpointed memory_plan
         real_time Moment""",
     flow: """gradient_norms jacobian_spectrum lyapunov_exponents saturation omega gradient_by_lag LagMap""",

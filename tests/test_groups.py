@@ -69,7 +69,7 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "step": lambda opt: optim.StepLR(opt, 2, gamma=0.5),
     "linear": lambda opt: optim.LinearLR(opt, total_iters=4),
     "plateau": lambda opt: optim.ReduceLROnPlateau(opt, patience=1, factor=0.5, min_lr=0.02),
-    "warm-up": lambda opt: optim.Warmup(optim.ExponentialLR(opt, 0.9), steps=3),
+    "sequence": lambda opt: optim.SequentialLR(opt, [optim.LinearLR(opt), optim.ExponentialLR(opt, 0.9)], [3]),
 }
 
 

@@ -115,7 +115,7 @@ def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(name: str, tmp_pa
     def start() -> tuple[Tensor, Any, Any]:
         p = tg.tensor(np.random.default_rng(0).standard_normal((3, 2)), dtype="float32", requires_grad=True)
         opt = MAKERS[name]([p])
-        return p, opt, optim.Warmup(optim.CosineAnnealingLR(opt, T_max=30), steps=5)
+        return p, opt, optim.SequentialLR(opt, [optim.LinearLR(opt), optim.CosineAnnealingLR(opt, T_max=30)], [5])
 
     def train(p: Tensor, opt: Any, schedule: Any, steps: range) -> None:
         for step in steps:

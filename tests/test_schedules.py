@@ -140,24 +140,37 @@ INNER: dict[str, Callable[[Any, Any], Any]] = {  # of our module or of PyTorch's
 
 @settings(deadline=None, max_examples=40)
 @given(name=st.sampled_from(list(INNER)), steps=st.integers(1, 60), start=st.sampled_from([1e-3, 0.25, 1.0]))
-def test_a_warm_up_before_any_schedule_equals_pytorchs_sequence(name: str, steps: int, start: float) -> None:
+def test_one_schedule_after_another_equals_pytorch(name: str, steps: int, start: float) -> None:
+    """Warmed up, and then once more from the start."""
+
+    def in_turn(m: Any, o: Any) -> Any:
+        first, then, again = m.LinearLR(o, start, 1.0, steps), INNER[name](m, o), INNER[name](m, o)
+        return m.SequentialLR(o, [first, then, again], milestones=[steps, steps + 25])
+
     opt = optimizer()
-    found = rates(opt, optim.Warmup(INNER[name](optim, opt), steps, start))
+    schedule = in_turn(optim, opt)
+    expected = [schedule.rate(step, LR) for step in range(STEPS + 1)]
+    assert rates(opt, schedule) == expected
     with pytorch() as (schedules, theirs, their_rates):
-        first, then = schedules.LinearLR(theirs, start, 1.0, steps), INNER[name](schedules, theirs)
-        assert_close(found, their_rates(schedules.SequentialLR(theirs, [first, then], [steps])))
+        assert_close(expected, their_rates(in_turn(schedules, theirs)))
 
 
-def test_a_warm_up_before_a_plateau_gives_the_metric_on() -> None:
+def warmed_up(then: optim.Schedule, steps: int, start: float = 0.0) -> optim.SequentialLR:
+    ramp = optim.LinearLR(then.optimizer, start, total_iters=steps)
+    ramp.base_lrs = then.base_lrs
+    return optim.SequentialLR(then.optimizer, [ramp, then], [steps])
+
+
+def test_a_plateau_after_another_schedule_gets_the_metric() -> None:
     opt = optimizer(1.0)
-    schedule = optim.Warmup(optim.ReduceLROnPlateau(opt, factor=0.5, patience=1), steps=4, start_factor=0.0)
+    schedule = warmed_up(optim.ReduceLROnPlateau(opt, factor=0.5, patience=1), steps=4)
     assert rates(opt, schedule, [1.0] * 9, steps=9) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
 
 
-def test_warm_ups_may_be_nested() -> None:
+def test_sequences_may_be_nested() -> None:
     opt = optimizer(1.0)
-    schedule = optim.Warmup(optim.Warmup(optim.ExponentialLR(opt, 0.5), 2, 0.5), 2, 0.0)
-    assert rates(opt, schedule, steps=6) == [0.0, 0.25, 0.5, 0.75, 1.0, 0.5, 0.25]
+    inner = warmed_up(optim.ExponentialLR(opt, 0.5), 2, start=0.5)
+    assert rates(opt, warmed_up(inner, 2), steps=6) == [0.0, 0.5, 0.5, 0.75, 1.0, 0.5, 0.25]
 
 
 # ---- what PyTorch does not do ----
@@ -182,7 +195,7 @@ def test_a_metric_may_be_a_tensor(metric: Any) -> None:
 def test_the_optimiser_uses_the_rate_at_once() -> None:
     p = tg.ones(1, dtype="float64", requires_grad=True)
     opt = optim.SGD([p], lr=1.0)
-    schedule = optim.Warmup(optim.ExponentialLR(opt, 0.5), steps=2, start_factor=0.5)
+    schedule = warmed_up(optim.ExponentialLR(opt, 0.5), steps=2, start=0.5)
     found = []
     for _ in range(5):
         opt.zero_grad()
@@ -201,8 +214,8 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "linear": lambda o: optim.LinearLR(o, total_iters=30),
     "function": lambda o: optim.LambdaLR(o, lambda step: 1 / (1 + step)),
     "plateau": lambda o: optim.ReduceLROnPlateau(o, patience=3, cooldown=2),
-    "warm-up": lambda o: optim.Warmup(optim.CosineAnnealingLR(o, 40), 10),
-    "warm-up, plateau": lambda o: optim.Warmup(optim.ReduceLROnPlateau(o, patience=3), 10),
+    "warm-up": lambda o: warmed_up(optim.CosineAnnealingLR(o, 40), 10),
+    "warm-up, plateau": lambda o: warmed_up(optim.ReduceLROnPlateau(o, patience=3), 10),
 }
 
 
@@ -233,8 +246,8 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing(name: str) -> No
     before = schedule.state_dict()
     plain, plateau, warm = (MAKERS[kind](optimizer()).state_dict() for kind in ("step", "plateau", "warm-up"))
     others = [state for state in (plain, plateau, warm) if state["kind"] != before["kind"]]
-    if "schedule" in before:
-        others.append({**before, "lrs": [9.0], "schedule": {}})
+    if "schedulers" in before:
+        others.append({**before, "lrs": [9.0], "schedulers": [before["schedulers"][0], {}]})
     for other in [{}, *others]:
         with pytest.raises(KeyError, match="belongs to a schedule of another kind"):
             schedule.load_state_dict(other)
@@ -253,29 +266,36 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing(name: str) -> No
         lambda o: optim.ReduceLROnPlateau(o, mode="least"),
         lambda o: optim.ReduceLROnPlateau(o, threshold_mode="relative"),
         lambda o: optim.ReduceLROnPlateau(o, factor=1.0),
-        lambda o: optim.Warmup(optim.StepLR(o, 5), steps=0),
-        lambda o: optim.Warmup(optim.StepLR(o, 5), steps=2, start_factor=math.nan),
+        lambda o: optim.SequentialLR(o, [], []),
+        lambda o: optim.SequentialLR(o, [optim.StepLR(o, 5)], [5]),
+        lambda o: optim.SequentialLR(o, [optim.StepLR(o, 5), optim.StepLR(o, 5)], [0]),
+        lambda o: optim.SequentialLR(o, [optim.StepLR(o, 5) for _ in range(3)], [4, 3]),
+        lambda o: optim.SequentialLR(o, [optim.StepLR(optimizer(), 5)], []),
+        lambda o: optim.SequentialLR(o, [o], []),  # type: ignore[list-item]
         lambda o: optim.LambdaLR(o, lambda step: math.nan),
         lambda o: rates(o, optim.ExponentialLR(o, gamma=-0.5)),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"(LR|Plateau|Warmup): "):
+    with pytest.raises(ValueError, match=r"(LR|Plateau): "):
         make(optimizer())
 
 
-def test_a_schedule_that_has_run_is_not_warmed_up() -> None:
+def test_a_schedule_that_has_run_is_not_part_of_a_sequence() -> None:
     schedule = optim.StepLR(optimizer(), 5)
     schedule.step()
-    with pytest.raises(ValueError, match="has done 1 steps"):
-        optim.Warmup(schedule, 5)
+    with pytest.raises(ValueError, match="at their start, and not"):
+        optim.SequentialLR(schedule.optimizer, [schedule], [])
+
+
+def test_a_sequence_takes_no_state_of_another_length() -> None:
+    opt = optimizer()
+    longer = optim.SequentialLR(opt, [optim.StepLR(opt, 5), optim.StepLR(opt, 5)], [9])
+    shorter = optim.SequentialLR(opt, [optim.StepLR(opt, 5)], [])
+    with pytest.raises(ValueError, match="the state is of 2 schedules, not of 1"):
+        shorter.load_state_dict(longer.state_dict())
 
 
 def test_a_plateau_without_a_metric_says_so() -> None:
     with pytest.raises(TypeError, match="step needs the metric"):
         optim.ReduceLROnPlateau(optimizer()).step()
-
-
-def test_a_warm_up_of_no_schedule_says_what_it_wraps() -> None:
-    with pytest.raises(TypeError, match="it wraps a schedule, such as LambdaLR, and that an optimiser"):
-        optim.Warmup(optimizer(1.0), 10)  # type: ignore[arg-type]

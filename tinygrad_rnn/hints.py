@@ -161,6 +161,11 @@ LAYERS = {
     "utils": "tg.clip_grad_norm_ and tg.clip_grad_value_; lengths= in place of packed sequences, and padded",
 }
 OPTIMISERS = {
+    "ChainedScheduler": "LambdaLR with the product of the factors",
+    "ConstantLR": "LambdaLR",
+    "CosineAnnealingWarmRestarts": "SequentialLR of several CosineAnnealingLR",
+    "OneCycleLR": "SequentialLR of LinearLR and CosineAnnealingLR",
+    "PolynomialLR": "LambdaLR",
     "add_param_group": "optim.Groups(opt, another), of two optimisers",
     "get_last_lr": "lrs",
     "lr_scheduler": "the schedules are in optim itself, optim.StepLR",

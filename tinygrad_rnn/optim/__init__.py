@@ -2,22 +2,23 @@
 
 from .base import Groups, Optimizer
 from .optimizers import SGD, Adagrad, Adam, AdamW, GravesRMSprop, RMSprop
+from .plateau import ReduceLROnPlateau
 from .schedules import (
     CosineAnnealingLR,
     ExponentialLR,
     LambdaLR,
     LinearLR,
     MultiStepLR,
-    ReduceLROnPlateau,
     Schedule,
+    SequentialLR,
     StepLR,
-    Warmup,
 )
 
 # fmt: off
 __all__ = [
     "SGD", "Adagrad", "Adam", "AdamW", "CosineAnnealingLR", "ExponentialLR", "GravesRMSprop", "Groups", "LambdaLR",
-    "LinearLR", "MultiStepLR", "Optimizer", "RMSprop", "ReduceLROnPlateau", "Schedule", "StepLR", "Warmup",
+    "LinearLR", "MultiStepLR", "Optimizer", "RMSprop", "ReduceLROnPlateau", "Schedule", "SequentialLR",
+    "StepLR",
 ]
 # fmt: on
 

@@ -1,6 +1,6 @@
 """Schedules for the learning rate of an optimiser during training.
 
-    schedule = optim.Warmup(optim.CosineAnnealingLR(opt, T_max=1000), steps=100)
+    schedule = optim.CosineAnnealingLR(opt, T_max=1000)
     for batch in batches:
         ...
         opt.step()
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..hints import OPTIMISERS, hinted
@@ -31,9 +32,8 @@ class Schedule:
 
     def __init__(self, optimizer: Optimizer):
         self.optimizer = optimizer
-        self.base_lrs = self.lrs
         self.steps = 0
-        self._apply()
+        self.begin(self.lrs)
 
     @property
     def lrs(self) -> list[float]:
@@ -44,6 +44,11 @@ class Schedule:
     def lrs(self, rates: Sequence[float]) -> None:
         for group, rate in zip(self.optimizer.groups, rates, strict=True):
             group.lr = rate
+
+    def begin(self, base_lrs: list[float]) -> None:
+        """Set the rates of step 0."""
+        self.base_lrs = base_lrs
+        self._apply()
 
     def rate(self, step: int, base_lr: float) -> float:
         """The learning rate, after ``step`` steps, of a group that starts with base_lr."""
@@ -200,124 +205,66 @@ class LinearLR(Schedule):
         return base_lr * (self.start_factor + (self.end_factor - self.start_factor) * share)
 
 
-class ReduceLROnPlateau(Schedule):
-    """Multiply by a factor when the metric given to ``step`` has not improved for more than ``patience`` steps.
+class SequentialLR(Schedule):
+    """One schedule after another: at each milestone the next one starts, from its own step 0.
 
-    mode: "min" if less is better, "max" if more is.
-    threshold: by how much a metric must beat the best one so far: relative to that one if threshold_mode is "rel",
-    which is meant for metrics above 0, or absolutely if "abs".
-    cooldown: the number of steps after a cut that do not count. min_lr: the lower bound of the rate.
+    schedulers: of this optimiser, and not begun. All start from the ``base_lrs`` of the first, as creating that one may
+    have changed the rates which the others found. milestones: at which steps all but the first of them start.
+    A metric given to ``step`` is passed on to the present schedule, as ``ReduceLROnPlateau`` needs it.
 
-    >>> from tinygrad_rnn import ones
-    >>> from tinygrad_rnn.optim import SGD
-    >>> opt = SGD([ones(1, requires_grad=True)], lr=0.1)
-    >>> schedule = ReduceLROnPlateau(opt, factor=0.5, patience=1)
-    >>> for loss in [3.0, 2.0, 2.0, 2.0]:
-    ...     schedule.step(loss)
-    >>> opt.lr
-    0.05
+    >>> from tinygrad_rnn import ones, optim
+    >>> opt = optim.SGD([ones(1, requires_grad=True)], lr=1.0)
+    >>> warm_up, fall = LinearLR(opt, start_factor=0.5, total_iters=2), ExponentialLR(opt, gamma=0.5)
+    >>> schedule = SequentialLR(opt, [warm_up, fall], milestones=[2])
+    >>> [schedule.rate(step, 1.0) for step in range(5)]
+    [0.5, 0.75, 1.0, 0.5, 0.25]
     """
 
-    counters = ("steps", "base_lrs", "best", "bad_steps", "resting")
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        mode: str = "min",
-        factor: float = 0.1,
-        patience: int = 10,
-        threshold: float = 1e-4,
-        threshold_mode: str = "rel",
-        cooldown: int = 0,
-        min_lr: float = 0.0,
-    ):
-        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
-            self.refuse(f"mode is 'min' or 'max', not {mode!r}; threshold_mode 'rel' or 'abs', not {threshold_mode!r}")
-        if not 0 <= factor < 1:
-            self.refuse(f"the factor must be at least 0 and less than 1, not {factor}")
-        self.mode, self.threshold, self.threshold_mode = mode, threshold, threshold_mode
-        self.factor, self.patience, self.cooldown, self.min_lr = factor, patience, cooldown, min_lr
-        self.best = math.inf if mode == "min" else -math.inf
-        self.bad_steps = 0  # since the best, or since the last cut
-        self.resting = 0  # steps left of a cooldown
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[Schedule], milestones: Sequence[int]):
+        self.schedulers, self.milestones = list(schedulers), list(milestones)
+        for schedule in self.schedulers:
+            if not isinstance(schedule, Schedule) or schedule.optimizer is not optimizer or schedule.steps:
+                self.refuse(f"it takes schedules of its own optimiser, at their start, and not {schedule!r}")
+        starts = [0, *self.milestones]
+        if len(starts) != len(self.schedulers) or any(a >= b for a, b in pairwise(starts)):
+            self.refuse(
+                f"{len(self.schedulers)} schedules need one milestone less, above 0 and in order, not {self.milestones}"
+            )
+        self.optimizer, self.lrs = optimizer, self.schedulers[0].base_lrs
         super().__init__(optimizer)
 
-    def _apply(self) -> None:
-        """Nothing to set: only ``step`` changes the rates."""
-
-    def step(self, metric: Any = None) -> None:
-        if metric is None:
-            raise TypeError("ReduceLROnPlateau: step needs the metric, such as the validation loss")
-        value = float(metric)
-        self.steps += 1
-        if self._improves(value):
-            self.best, self.bad_steps = value, 0
-        else:
-            self.bad_steps += 1  # NaN is no improvement either
-        if self.resting:
-            self.resting -= 1
-            self.bad_steps = 0
-        if self.bad_steps > self.patience:
-            self.lrs = [min(lr, max(lr * self.factor, self.min_lr)) for lr in self.lrs]
-            self.bad_steps, self.resting = 0, self.cooldown
-
-    def _improves(self, value: float) -> bool:
-        towards = -1 if self.mode == "min" else 1
-        if self.threshold_mode == "rel":
-            bar = self.best * (1 + towards * self.threshold)
-        else:
-            bar = self.best + towards * self.threshold
-        return value < bar if self.mode == "min" else value > bar
-
-
-class Warmup(Schedule):
-    """A linear ramp from base_lr start_factor up to base_lr in ``steps`` steps, then another schedule from its start.
-
-    To warm up any schedule, wrap it: ``Warmup(CosineAnnealingLR(opt, 1000), steps=100)``. After the warm-up, the
-    metric given to ``step`` is passed on, as ``ReduceLROnPlateau`` needs it.
-
-    >>> from tinygrad_rnn import ones
-    >>> from tinygrad_rnn.optim import SGD
-    >>> opt = SGD([ones(1, requires_grad=True)], lr=1.0)
-    >>> schedule = Warmup(ExponentialLR(opt, gamma=0.5), steps=2, start_factor=0.5)
-    >>> for _ in range(4):
-    ...     print(opt.lr)
-    ...     schedule.step()
-    0.5
-    0.75
-    1.0
-    0.5
-    """
-
-    def __init__(self, schedule: Schedule, steps: int, start_factor: float = 1 / 3):
-        if not isinstance(schedule, Schedule):
-            raise TypeError(f"Warmup: it wraps a schedule, such as LambdaLR, and that an optimiser; not {schedule!r}")
-        if steps < 1 or not start_factor >= 0 or schedule.steps:
-            self.refuse(
-                f"steps {steps} must be at least 1, start_factor {start_factor} not negative, and the schedule, which "
-                f"has done {schedule.steps} steps, at its start"
-            )
-        self.schedule, self.warm_steps, self.start_factor = schedule, steps, start_factor
-        super().__init__(schedule.optimizer)
+    def begin(self, base_lrs: list[float]) -> None:
+        for schedule in self.schedulers:
+            schedule.begin(base_lrs)
+        super().begin(base_lrs)
 
     def rate(self, step: int, base_lr: float) -> float:
-        share = min(step, self.warm_steps) / self.warm_steps
-        return base_lr * (self.start_factor + (1 - self.start_factor) * share)
+        k = bisect_right(self.milestones, step)
+        return self.schedulers[k].rate(step - [0, *self.milestones][k], base_lr)
 
     def step(self, metric: Any = None) -> None:
-        if self.steps < self.warm_steps:
-            super().step()
+        self.steps += 1
+        present = self.schedulers[bisect_right(self.milestones, self.steps)]
+        if self.steps in self.milestones:
+            present.begin(present.base_lrs)
         else:
-            self.steps += 1
-            self.schedule.step(metric)
+            present.step(metric)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "schedule": self.schedule.state_dict()}
+        return {**super().state_dict(), "schedulers": [schedule.state_dict() for schedule in self.schedulers]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._check(state)
-        self.schedule.load_state_dict(state["schedule"])
+        for schedule, own in zip(self.schedulers, state["schedulers"], strict=True):
+            schedule.load_state_dict(own)
         super().load_state_dict(state)
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        super()._check(state)
+        if len(state["schedulers"]) != len(self.schedulers):
+            self.refuse(f"the state is of {len(state['schedulers'])} schedules, not of {len(self.schedulers)}")
+        for schedule, own in zip(self.schedulers, state["schedulers"], strict=True):
+            schedule._check(own)
 
 
 hinted(Schedule, OPTIMISERS, "a schedule")
