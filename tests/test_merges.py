@@ -15,7 +15,7 @@ from sampling import normal
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import tape
-from tinygrad_rnn.op import BoundRule
+from tinygrad_rnn.plan import BoundRule
 from tinygrad_rnn.record import Watcher
 from tinygrad_rnn.tape import Leaf
 from tinygrad_rnn.tensor import Tensor

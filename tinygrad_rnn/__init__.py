@@ -20,6 +20,7 @@ from .compare import Comparison, compare_backends
 from .create import arange, eye, full, full_like, linspace, ones, ones_like, rand, randn, zeros, zeros_like
 from .draw import draw
 from .grad import grad, hvp, jacobian, jvp, vjp
+from .grad_mode import enable_grad, is_grad_enabled, no_grad
 from .io import CheckpointError, load, save
 from .lint import Finding, Findings, lint
 from .op import op
@@ -119,7 +120,7 @@ from .ops import (
 from .ops import absolute as abs
 from .record import Watcher, detect_anomaly
 from .replay import Captured, capture
-from .tape import CaptureError, GraphError, enable_grad, is_grad_enabled, no_grad, watching
+from .tape import CaptureError, GraphError, watching
 from .tensor import Tensor, tensor
 from .whereabouts import ShapeError
 

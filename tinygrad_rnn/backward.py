@@ -8,9 +8,10 @@ from typing import Any
 
 from . import backend, writes
 from .cotangents import Cotangents
-from .op import BoundRule
+from .grad_mode import enable_grad
+from .plan import BoundRule
 from .shortage import OutOfMemoryError, explained
-from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, enable_grad, state
+from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, state
 
 
 @collector_resting()

@@ -13,8 +13,9 @@ import numpy as np
 from . import backend
 from .backend import Array, is_finite
 from .grad import pull_back
+from .grad_mode import enable_grad, no_grad
 from .op import Op
-from .tape import GraphError, enable_grad, no_grad
+from .tape import GraphError
 from .tensor import Tensor, tensor
 from .tree import tree_items, tree_leaves, tree_map
 

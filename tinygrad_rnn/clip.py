@@ -17,9 +17,9 @@ import numpy as np
 
 from . import backend
 from .backend import Array, DTypeLike
+from .grad_mode import no_grad
 from .op import op
 from .ops import clip, less, max, multiply, sum, where
-from .tape import no_grad
 from .tensor import Tensor
 
 Parameters = Iterable[Any]  # Tensors, or (name, Tensor) pairs as from ``named_parameters()``

@@ -16,7 +16,8 @@ import numpy as np
 from . import backend, tape
 from .backend import as_array, is_array, signature, use_backend
 from .check import CheckError
-from .op import BoundRule, Op
+from .op import Op
+from .plan import BoundRule
 from .record import Watcher
 from .replay.places import Attribute, Place
 from .replay.reach import Reach

@@ -7,8 +7,8 @@ from math import prod
 from typing import Any, NamedTuple
 
 from .backend import refuse_unreal
-from .op import BoundRule
 from .ops.shape import unbroadcast
+from .plan import BoundRule
 from .tape import Leaf, Node
 
 # A pile is merged once its arrays hold 4 times as many elements as the target, and at least 2^16. By then the merge

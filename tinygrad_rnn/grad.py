@@ -9,9 +9,10 @@ import numpy as np
 
 from .backward import walk
 from .create import zeros_like
+from .grad_mode import enable_grad, is_grad_enabled
 from .graph import reachable
 from .ops import astype, stack
-from .tape import GraphError, Leaf, Node, clock, enable_grad, is_grad_enabled
+from .tape import GraphError, Leaf, Node, clock
 from .tensor import Tensor, as_tensor, owned, seed, tensor
 from .tree import tree_leaves, tree_map
 from .whereabouts import ShapeError

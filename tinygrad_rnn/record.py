@@ -63,8 +63,9 @@ import numpy as np
 from . import backend, tape
 from .backend import Array, is_finite, signature
 from .backward import walk
-from .op import BoundRule, Op
+from .op import Op
 from .ops.shape import broadcasts
+from .plan import BoundRule
 from .tape import Leaf, Node, Taped, bare_array
 from .whereabouts import whereabouts
 

@@ -13,10 +13,11 @@ import numpy as np
 from . import backend, writes
 from .backend import Array, DTypeLike, as_array
 from .backward import walk
+from .grad_mode import is_grad_enabled
 from .hints import TENSORS, hinted
 from .operators import Operators
 from .readable import Readable
-from .tape import GraphError, Leaf, Node, Taped, bare_array, is_grad_enabled, state
+from .tape import GraphError, Leaf, Node, Taped, bare_array, state
 from .whereabouts import ShapeError
 
 

@@ -15,10 +15,10 @@ from . import backend, bptt, nn
 from .backend import Array
 from .clip import clip_grad_norm_
 from .extras import import_extra
+from .grad_mode import no_grad
 from .op import op
 from .optim import Optimizer
 from .replay import capture
-from .tape import no_grad
 from .tensor import Tensor, tensor
 from .tree import tree_map
 

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import Any
 
 from .. import backend, ops, tape
+from ..grad_mode import enable_grad, no_grad
 from ..nn.fit import begin
 from ..nn.module import Module
 from ..nn.recurrent import Unrolled, advance, prepare, project
@@ -130,7 +131,7 @@ class _Piece:
 
     def __call__(self) -> dict[int, Node]:
         """Run the part again: the nodes of its results by id, hollow except those of the last segment."""
-        with self.run.as_it_was(), repeatable(self.run.homes, self.random), tape.enable_grad():
+        with self.run.as_it_was(), repeatable(self.run.homes, self.random), enable_grad():
             results = tree_leaves(self.run.play(self.part, self.state))
         first = next(segment.ids[0] for segment, *_ in each_segment(self.part) if segment.ids)
         found = [x.node for x in results if isinstance(x, Tensor) and isinstance(x.node, Node)]
@@ -168,7 +169,7 @@ class _Run:
         if segment.ids is None:
             results = self._record(segment, state)
         else:
-            with tape.no_grad():
+            with no_grad():
                 results = self._advance(segment, state)
         nodes = iter(segment.results)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import backend, tape
 from ..grad import grad
+from ..grad_mode import enable_grad
 from ..tape import GraphError
 from ..tensor import Tensor, accumulate
 from ..tree import tree_leaves, tree_map
@@ -77,7 +78,7 @@ def real_time(
     influence = _rows(_carried(state), learned)
     for t, x in enumerate(xs):
         birth = tape.clock()
-        with tape.timeline() as mark, tape.enable_grad():  # even if the caller updates parameters in no_grad
+        with tape.timeline() as mark, enable_grad():  # even if the caller updates parameters in no_grad
             mark(t)
             state = tree_map(_begun_anew, state)
             before = _carried(state)

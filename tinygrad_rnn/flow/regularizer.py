@@ -11,8 +11,8 @@ import numpy as np
 from ..backward import walk
 from ..create import zeros_like
 from ..grad import grad
+from ..grad_mode import no_grad
 from ..ops import concatenate, reshape, split, sqrt, where
-from ..tape import no_grad
 from ..tensor import Tensor, filled_like
 from .gradients import by_step
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend, ops, tape
+from ..grad_mode import no_grad
 from ..tape import bare_array, host_array
 from ..tree import tree_leaves, tree_map
 from ..whereabouts import ShapeError
@@ -151,7 +152,7 @@ def sample(
         raise ValueError(f"sample: the temperature must not be negative, as {temperature} is")
     rng = generator or backend.host.generator
     ended, lengths, written = np.zeros(len(tokens), bool), np.zeros(len(tokens), int), []
-    with tape.no_grad():
+    with no_grad():
         for _ in range(steps):
             output, state = step(home.from_host(tokens), state)
             logits = _checked(who, output, end, len(tokens))
@@ -200,7 +201,7 @@ def beam_search(
     scores = np.where(np.arange(width) == 0, np.zeros((batch, 1)), -np.inf)  # beams start out equal: only one counts
     ended, lengths = np.zeros((batch, width), bool), np.zeros((batch, width), int)
     written = np.zeros((0, batch, width), int)
-    with tape.no_grad():
+    with no_grad():
         for _ in range(steps):
             output, state = step(home.from_host(tokens), state)
             logits = _checked("beam_search", output, end, len(tokens))
