@@ -30,9 +30,10 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, optim
+from tinygrad_rnn.curves import nats_and_bits, plot_curves
 from tinygrad_rnn.extras import import_extra
 from tinygrad_rnn.text import TextError, Vocabulary, Windows, python_documentation, read_text, split
-from tinygrad_rnn.train import Interrupt, Training, nats_and_bits, plot_curves
+from tinygrad_rnn.train import Interrupt, Training
 
 DEFAULTS = {"text": None, "epochs": 12, "hidden": 128, "layers": 2, "batch": 50, "steps": 50, "lr": 2e-3, "seed": 0}
 QUICK = {**DEFAULTS, "epochs": 2, "hidden": 32, "batch": 20, "steps": 25, "lr": 1e-2, "limit": 30_000}  # seconds

@@ -40,6 +40,7 @@ FLOORS = [
     ["bptt/", "flow/", "lint/"],
     ["tasks", "text", "io"],
     ["train"],
+    ["curves"],
 ]
 
 Import = tuple[int, str]  # line, and the file that is imported, as "ops/shape" or "tape"

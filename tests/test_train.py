@@ -14,7 +14,7 @@ import pytest
 from test_io import same
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn, optim, train
+from tinygrad_rnn import curves, nn, optim, train
 from tinygrad_rnn.text import Vocabulary, Windows
 from tinygrad_rnn.train import Interrupt, Training
 
@@ -151,6 +151,6 @@ def test_curves_are_drawn_at_any_time(tmp_path: Path) -> None:
     windows = Windows(np.arange(24) % 3, 2, 4)
     training = Training(model, optim.SGD(model.parameters(), lr=1), windows, windows)
     for _ in range(2):
-        train.plot_curves(training, tmp_path / "curves.png")
+        curves.plot_curves(training, tmp_path / "curves.png")
         assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
         list(training.windows_left())
