@@ -24,7 +24,7 @@ WRAPPED = {
     "zoneout": lambda: nn.Zoneout(nn.LSTMCell(H, H, **F64), (0.1, 0.4)).eval(),
     "variational": lambda: nn.VariationalDropout(nn.GRUCell(H, H, **F64), input=0.3, recurrent=0.3, output=0.3),
     "several": lambda: nn.Residual(nn.Zoneout(nn.SkipThroughTime(nn.PeepholeLSTMCell(H, H, **F64)), 0.2)).eval(),
-    "attention": lambda: nn.Attention(nn.GRUCell(H, H, **F64), memory_size=3).over(
+    "attention": lambda: nn.AdditiveAttention(nn.GRUCell(H, H, **F64), memory_size=3).over(
         tg.tensor(np.random.default_rng(8).standard_normal((5, B, 3))), lengths=[5, 2]
     ),
 }
@@ -168,9 +168,13 @@ def test_a_gradient_takes_the_short_way_through_time() -> None:
     assert reached == [0, 4, 8]
 
 
+ATTENTIONS = pytest.mark.parametrize("kind", [nn.Attention, nn.AdditiveAttention])
+
+
+@ATTENTIONS
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention(masked: bool) -> None:
-    attention = nn.Attention(nn.GRUCell(D, H, **F64), memory_size=3)
+def test_attention(kind: Any, masked: bool) -> None:
+    attention = kind(nn.GRUCell(D, H, **F64), memory_size=3)
     memory, xs = np.random.default_rng(8).standard_normal((5, B, 3)), inputs()
     lengths = [5, 2] if masked else [5, 5]
     memory[2:, 1] = np.nan if masked else memory[2:, 1]
@@ -179,18 +183,23 @@ def test_attention(masked: bool) -> None:
     for t in range(T):
         for b in range(B):
             seen = memory[: lengths[b], b]
-            scores = np.exp(hs[t, b] @ attention.weight_a.data @ seen.T)
-            a = scores / scores.sum()
+            if kind is nn.Attention:
+                scores = hs[t, b] @ attention.weight_a.data @ seen.T
+            else:
+                inner = seen @ attention.weight_a.data.T + attention.weight_h.data @ hs[t, b]
+                scores = np.tanh(inner) @ attention.weight_v.data
+            a = np.exp(scores) / np.exp(scores).sum()
             y = np.tanh(attention.weight_c.data @ np.concatenate([a @ seen, hs[t, b]]))
             close(found.outputs[t, b], y)
             close(found.record["attention"][t, : lengths[b], b], a)
             assert not found.record["attention"].data[t, lengths[b] :, b].any()
 
 
-def test_the_gradient_of_attention_equals_finite_differences_at_order_one_and_two() -> None:
+@ATTENTIONS
+def test_the_gradient_of_attention_equals_finite_differences_at_order_one_and_two(kind: Any) -> None:
     class Attending(nn.Module):
         def __init__(self) -> None:
-            self.attention = nn.Attention(nn.RNNCell(D, H, **F64), memory_size=3)
+            self.attention = kind(nn.RNNCell(D, H, **F64), memory_size=3)
 
         def forward(self, xs: Any, memory: Any) -> Any:
             return nn.unroll(self.attention.over(memory, lengths=[5, 2]), xs).outputs
@@ -289,8 +298,9 @@ def test_parameters_round_a_frozen_cell_are_of_its_dtype() -> None:
     assert nn.Recurrent(nn.Zoneout(cell), h0="learned").h0.c.dtype == np.float64
 
 
-def test_attention_over_nothing_in_half_precision() -> None:
-    attention = nn.Attention(nn.GRUCell(D, H), memory_size=3).to("float16")
+@ATTENTIONS
+def test_attention_over_nothing_in_half_precision(kind: Any) -> None:
+    attention = kind(nn.GRUCell(D, H), memory_size=3).to("float16")
     memory, xs = (np.ones(shape, "float16") for shape in ((5, B, 3), (T, B, D)))
     with np.errstate(all="raise", under="ignore"):
         outputs, _ = nn.unroll(attention.over(memory, lengths=[5, 0]), xs)

@@ -1,6 +1,7 @@
 """Modules, cells, layers and losses."""
 
 from . import init
+from .attention import AdditiveAttention, Attention
 from .cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, WeightedCell
 from .convolution import Conv1d, Conv2d, MaxPool2d
 from .ctc import ctc_greedy_decode, ctc_loss
@@ -16,20 +17,21 @@ from .recurrent import Recorded, Unrolled, unroll
 from .rnn import GRU, LSTM, RNN
 from .sequences import last, length_mask, mean, padded, reset
 from .stacks import Bidirectional, Recurrent, SequenceLayer, Stacked
-from .wrappers import Attention, Highway, Residual, ResidualRecurrence, SkipState, SkipThroughTime, Wrapper
+from .wrappers import Highway, Residual, ResidualRecurrence, SkipState, SkipThroughTime, Wrapper
 
 # fmt: off
 __all__ = [
-    "GRU", "LSTM", "RNN", "Attention", "Beams", "Bidirectional", "Cell", "CellDropout", "Conv1d", "Conv2d",
-    "CoupledLSTMCell", "Dropout", "Embedding", "GRUCell", "Highway", "IndRNNCell", "LSTMCell", "LSTMState", "LayerNorm",
-    "LayerNormBasicLSTMCell", "LayerNormGRUCell", "LayerNormLSTMCell", "LayerNormPerGateGRUCell", "LeakyRNNCell",
-    "Linear", "MGUCell", "MaxPool2d", "Module", "ModuleList", "PeepholeLSTMCell", "RHNCell", "RNNCell", "Recorded",
-    "Recurrent", "RecurrentDropout", "Residual", "ResidualRecurrence", "SequenceLayer", "Sequential", "SkipState",
-    "SkipThroughTime", "Stacked", "Unrolled", "VariationalDropout", "VariationalState", "WeightedCell", "Wrapper",
-    "Written", "Zoneout", "beam_search", "binary_cross_entropy_with_logits", "cross_entropy", "ctc_greedy_decode",
-    "ctc_loss", "functional_call", "greedy", "huber_loss", "init", "last", "length_mask", "load_torch_state_dict",
-    "mean", "mse_loss", "nll_loss", "padded", "parameter", "repeat_rows", "reset", "roll_out", "sample", "take_rows",
-    "teacher_forced", "torch_state_dict", "unroll",
+    "GRU", "LSTM", "RNN", "AdditiveAttention", "Attention", "Beams", "Bidirectional", "Cell", "CellDropout",
+    "Conv1d", "Conv2d", "CoupledLSTMCell", "Dropout", "Embedding", "GRUCell", "Highway", "IndRNNCell", "LSTMCell",
+    "LSTMState", "LayerNorm", "LayerNormBasicLSTMCell", "LayerNormGRUCell", "LayerNormLSTMCell",
+    "LayerNormPerGateGRUCell", "LeakyRNNCell", "Linear", "MGUCell", "MaxPool2d", "Module", "ModuleList",
+    "PeepholeLSTMCell", "RHNCell", "RNNCell", "Recorded", "Recurrent", "RecurrentDropout", "Residual",
+    "ResidualRecurrence", "SequenceLayer", "Sequential", "SkipState", "SkipThroughTime", "Stacked", "Unrolled",
+    "VariationalDropout", "VariationalState", "WeightedCell", "Wrapper", "Written", "Zoneout", "beam_search",
+    "binary_cross_entropy_with_logits", "cross_entropy", "ctc_greedy_decode", "ctc_loss", "functional_call",
+    "greedy", "huber_loss", "init", "last", "length_mask", "load_torch_state_dict", "mean", "mse_loss", "nll_loss",
+    "padded", "parameter", "repeat_rows", "reset", "roll_out", "sample", "take_rows", "teacher_forced",
+    "torch_state_dict", "unroll",
 ]
 # fmt: on
 

@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..ops import concatenate, expand_dims, linear, sigmoid, softmax, sum, tanh, where
+from ..ops import linear, sigmoid
 from ..tensor import Tensor
-from ..whereabouts import ShapeError
 from . import init
 from .cells import Cell, Gates, WeightedCell
 from .fit import initial_state
 from .module import first_tensor, parameter
 from .recurrent import step_and_gates, wrapped
-from .sequences import over, time_major
 
 
 class Wrapper(Cell):
@@ -197,61 +195,6 @@ class SkipThroughTime(Wrapper):
 
         output, inner, gates = altered_step(self, z, inner, recur=recur)
         return output, SkipState(inner, (output, *past)[: len(past)]), gates
-
-
-class Attention(Wrapper):
-    """Attention of each step's output over given vectors, such as an encoder's outputs (Luong et al. 2015, "general").
-
-    a = softmax over s of (h_t . W_a m_s)
-    y_t = tanh(W_c [sum_s a_s m_s, h_t])
-
-    W_a and W_c are ``weight_a`` and ``weight_c``; h_t is the inner cell's output, and y_t has its size. The m_s differ
-    between sequences, so ``over(memory)`` returns the cell to unroll. Its gate "attention" holds the weights a.
-    memory_size: the length of each m_s.
-
-    >>> from tinygrad_rnn import nn, ones
-    >>> attention = nn.Attention(nn.GRUCell(3, 5), memory_size=4)
-    >>> outputs, h = nn.unroll(attention.over(ones(7, 2, 4)), ones(6, 2, 3))
-    >>> outputs.shape
-    (6, 2, 5)
-    """
-
-    look: Callable[[Any], tuple[Any, Any]] | None = None  # from h to the context and the weights
-
-    def __init__(self, cell: Any, memory_size: int):
-        super().__init__(cell)
-        size, self.memory_size = cell.output_size, memory_size
-        self.weight_a = self.filled(init.fan_in_uniform((size, memory_size), memory_size))
-        self.weight_c = self.filled(init.fan_in_uniform((size, memory_size + size), memory_size + size))
-
-    def over(self, memory: Any, lengths: Any = None, mask: Any = None) -> Cell:
-        """A cell that attends to memory (S, B, memory_size); lengths (B,) or a mask (S, B) mark its real steps."""
-        if memory.ndim != 3 or memory.shape[-1] != self.memory_size:
-            raise ShapeError(
-                f"Attention: the memory must have shape (S, B, {self.memory_size}), not {tuple(memory.shape)}"
-            )
-        memory, real = time_major("Attention", memory, lengths, mask)
-        memory = memory if real is None else where(over(real, memory), memory, 0)
-        keys = linear(memory, self.weight_a)
-
-        def look(h: Any) -> tuple[Any, Any]:
-            scores = sum(keys * h, axis=-1)
-            if real is not None:
-                scores = where(real, scores, float(np.finfo(scores.dtype).min) / 2)  # not -inf: none may be real
-            a = softmax(scores, axis=0)
-            return sum(expand_dims(a, axis=-1) * memory, axis=0), a
-
-        attending = copy(self)  # shares the parameters
-        attending.look = look
-        return attending
-
-    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Any, Gates]:
-        if self.look is None:
-            raise TypeError("Attention: what to attend to is not given; call attention.over(memory), which is the cell")
-        h, state, gates = self.inner_step(z, state)
-        context, a = self.look(h)
-        y = tanh(linear(concatenate([context, h], axis=-1), self.weight_c))
-        return y, state, gates | {"attention": a}
 
 
 def need_weights(wrapper: Wrapper, cell: Any) -> WeightedCell:
