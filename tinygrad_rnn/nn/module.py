@@ -52,13 +52,8 @@ class Module:
 
     def modules(self) -> Iterator[Module]:
         """This module and all modules within it, each once."""
-        waiting, seen = [self], set()
-        while waiting:
-            module = waiting.pop()
-            if module not in seen:
-                seen.add(module)
-                yield module
-                waiting += reversed([part for _, part in _parts(module, "") if isinstance(part, Module)])
+        yield self
+        yield from (part for _, part in _all_parts(self, "", {self}) if isinstance(part, Module))
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """All Tensors by dotted name, in order of definition; a shared one appears once, under its first name.
@@ -67,9 +62,9 @@ class Module:
         """
         seen: set[Tensor] = set()
         names: set[str] = set()
-        for name, found in _tensors(self, prefix, {self}):
-            own = found.is_leaf or found in _replaced  # a computed result in an attribute does not count
-            if own and found not in seen:
+        for name, found in _all_parts(self, prefix, {self}):
+            # A computed result in an attribute does not count.
+            if isinstance(found, Tensor) and (found.is_leaf or found in _replaced) and found not in seen:
                 if name in names:
                     raise ValueError(f"{type(self).__name__}: two tensors are called {name!r}; rename one")
                 seen.add(found)
@@ -232,10 +227,11 @@ def _parts(holder: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _parts(value, f"{path}.")
 
 
-def _tensors(module: Module, prefix: str, entered: set[Module]) -> Iterator[tuple[str, Tensor]]:
+def _all_parts(module: Module, prefix: str, entered: set[Module]) -> Iterator[tuple[str, Any]]:
+    """Modules and Tensors at any depth; each module once, as a part may refer to the whole."""
     for name, part in _parts(module, prefix):
-        if isinstance(part, Tensor):
+        if part not in entered:
             yield name, part
-        elif part not in entered:  # a part may refer to the whole
-            entered.add(part)
-            yield from _tensors(part, f"{name}.", entered)
+            if isinstance(part, Module):
+                entered.add(part)
+                yield from _all_parts(part, f"{name}.", entered)
