@@ -198,6 +198,7 @@ def beam_search(
         raise ValueError(f"beam_search: the width must be at least 1, not {width}")
     batch = len(first)
     state, tokens = repeat_rows(state, width), np.repeat(first, width)
+    rows = np.arange(batch)[:, None]
     scores = np.where(np.arange(width) == 0, np.zeros((batch, 1)), -np.inf)  # beams start out equal: only one counts
     ended, lengths = np.zeros((batch, width), bool), np.zeros((batch, width), int)
     written = np.zeros((0, batch, width), int)
@@ -211,24 +212,17 @@ def beam_search(
                 gains[ended, end] = 0
             totals = (scores[:, :, None] + gains).reshape(batch, width * classes)
             best = np.argsort(-totals, axis=1, kind="stable")[:, :width]
-            scores = np.take_along_axis(totals, best, axis=1)
+            scores = totals[rows, best]
             parents, chosen = np.divmod(best, classes)
-            written, ended, lengths = (
-                np.take_along_axis(a, _to(parents, a), axis=-1) for a in (written, ended, lengths)
-            )
+            written, ended, lengths = (a[..., rows, parents] for a in (written, ended, lengths))
             written, ended = np.concatenate([written, chosen[None]]), ended | (chosen == end)
             lengths += ~ended
-            state = take_rows(state, (np.arange(batch)[:, None] * width + parents).ravel())
+            state = take_rows(state, (rows * width + parents).ravel())
             tokens = chosen.ravel()
             if (ended | np.isneginf(scores)).all():
                 break
     order = np.argsort(-scores / ((5 + lengths) / 6) ** length_penalty, axis=1, kind="stable")
-    return Beams(*(np.take_along_axis(a, _to(order, a), axis=-1) for a in (written, lengths, scores)))
-
-
-def _to(indices: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Indices (B, width), expanded if the array has a leading time axis."""
-    return indices[None] if a.ndim > indices.ndim else indices
+    return Beams(*(a[..., rows, order] for a in (written, lengths, scores)))
 
 
 def take_rows(state: Any, rows: Any) -> Any:
