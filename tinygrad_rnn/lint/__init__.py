@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..graph import check_tensor, reachable
 from ..nn.sequences import time_major
 from ..tape import bare_array
@@ -70,8 +68,6 @@ def lint(
     if outputs is not None:
         _, mask = time_major("lint", outputs, lengths, mask, batch_first)
         mask = bare_array(mask).swapaxes(0, 1) if batch_first else bare_array(mask)
-    if starts is not None and not hasattr(starts, "shape"):
-        starts = np.asarray(starts)
     nodes = [] if loss.node is None else reachable([loss.node], horizon=horizon or 0)
     case = Case(loss, model, outputs, mask, state, starts, initial, nodes)
     return Findings(finding for check in _CHECKS for finding in check(case))

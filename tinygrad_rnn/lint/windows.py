@@ -127,7 +127,7 @@ def not_reset(case: Case) -> Iterator[Finding]:
             continue
         array = bare_array(leaf)
         begin = bare_array(begins.get(path, 0))
-        rows = bare_array(beside(case.starts, leaf)) != 0
+        rows = bare_array(beside(case.starts, leaf))
         if rows.shape != array.shape[-2:-1]:
             raise ValueError(f"lint: starts of shape {rows.shape} do not fit a state of shape {array.shape}")
         stale = (array != begin) & rows[:, None]

@@ -88,21 +88,22 @@ def time_major(who: str, x: Any, lengths: Any = None, mask: Any = None, batch_fi
     if lengths is not None and mask is not None:
         raise ValueError(f"{who}: give lengths or a mask, not both")
     if mask is not None:
-        mask = backend.plain(mask) if hasattr(mask, "shape") else np.asarray(mask)
+        mask = beside(mask, x)
         if tuple(mask.shape) != shape[:2]:
             axes = "batch and steps" if batch_first else "steps and batch"
             raise ValueError(f"{who}: the mask has shape {tuple(mask.shape)}, but {axes} are {shape[:2]}")
-        mask = mask if mask.dtype.kind == "b" else mask != 0
         mask = ops.swapaxes(mask, 0, 1) if batch_first else mask
     elif lengths is not None:
-        mask = length_mask(lengths, shape[time])
+        mask = beside(length_mask(lengths, shape[time]), x)
         if mask.shape[1:] != shape[1 - time : 2 - time]:
             raise ValueError(f"{who}: there are {mask.shape[1]} lengths, but inputs of shape {shape}")
-    return ops.swapaxes(x, 0, 1) if batch_first else x, beside(mask, x)
+    return ops.swapaxes(x, 0, 1) if batch_first else x, mask
 
 
 def beside(mask: Any, x: Any) -> Any:
-    """A NumPy mask, moved to the backend of x; other masks are unchanged."""
+    """A mask as booleans; one on the host is moved to the backend of x."""
+    mask = backend.plain(mask) if hasattr(mask, "shape") else np.asarray(mask)
+    mask = mask if mask.dtype.kind == "b" else mask != 0
     return backend.of(bare_array(x)).from_host(mask) if isinstance(mask, np.ndarray) else mask
 
 
@@ -183,14 +184,13 @@ def reset(state: Any, rows: Any, initial: Any = None) -> Any:
     >>> reset(nn.LSTMState(ones(2, 1), ones(2, 1)), [True, False]).c.tolist()
     [[0.0], [1.0]]
     """
-    rows = backend.plain(rows) if hasattr(rows, "shape") else np.asarray(rows, dtype=bool)
-    rows = rows if rows.dtype.kind == "b" else rows != 0
 
     def begin_anew(leaf: Any, start: Any = 0) -> Any:
-        if rows.ndim != 1 or leaf.ndim < 2 or leaf.shape[-2] != rows.shape[0]:
+        anew = beside(rows, leaf)
+        if anew.ndim != 1 or leaf.ndim < 2 or leaf.shape[-2] != anew.shape[0]:
             raise ShapeError(
-                f"reset: rows of shape {tuple(rows.shape)} do not fit a state of shape {tuple(leaf.shape)}"
+                f"reset: rows of shape {tuple(anew.shape)} do not fit a state of shape {tuple(leaf.shape)}"
             )
-        return leaf if outlives_reset(leaf, initial) else where(beside(rows, leaf)[:, None], start, leaf)
+        return leaf if outlives_reset(leaf, initial) else where(anew[:, None], start, leaf)
 
     return tree_map(begin_anew, state) if initial is None else tree_map(begin_anew, state, initial)
