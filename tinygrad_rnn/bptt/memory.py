@@ -10,9 +10,10 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from .. import backend
-from ..create import zeros
+from ..create import zeros, zeros_beside
 from ..graph import reachable
 from ..nn.fit import begin
+from ..nn.module import first_tensor
 from ..nn.recurrent import advance, check_cell, project
 from ..ops import broadcast_to
 from ..shortage import readable
@@ -109,9 +110,8 @@ def memory_plan(cell: Any, T: int, B: int, budget: int | None = None, inputs: An
     if inputs is None:
         if getattr(cell, "input_size", None) is None:
             raise TypeError(f"memory_plan: {type(cell).__name__} has no input_size; give one step's inputs, (B, ...)")
-        first = next(iter(cell.parameters()), None) if hasattr(cell, "parameters") else None
-        place: dict[str, Any] = {} if first is None else {"dtype": first.dtype, "backend": first.backend}
-        inputs = zeros(B, cell.input_size, **place)
+        first, shape = first_tensor(cell), (B, cell.input_size)
+        inputs = zeros(shape) if first is None else zeros_beside(first, shape)
     with repeatable([backend.of(None), backend.of(bare_array(inputs))]):
         z = project(cell, inputs[None], None)
         step, state = costs(cell, inputs[None], begin(cell, tree_map(itemgetter(0), z)))

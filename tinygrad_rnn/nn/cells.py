@@ -20,7 +20,7 @@ from ..tensor import Tensor
 from ..tree import tree_leaves
 from . import init
 from .fit import NoInitialState, begin, check_input
-from .module import Module, parameter
+from .module import Module, first_tensor, parameter
 
 Gates = dict[str, Tensor]
 
@@ -70,6 +70,11 @@ class Cell(Module):
         leaf = tree_leaves(z)[0]
         return zeros_beside(leaf, (*leaf.shape[:-1], self.output_size))
 
+    def filled(self, values: np.ndarray) -> Tensor:
+        """A new parameter with these initial values, and the dtype and backend of the cell's first Tensor."""
+        first = first_tensor(self)
+        return parameter(values) if first is None else parameter(values, first.dtype, first.backend)
+
     def forward(self, x: Any, state: Any = None) -> tuple[Any, Any]:
         """One step: (output, next state)."""
         z = self.input_projection(x)
@@ -110,10 +115,6 @@ class WeightedCell(Cell):
     def drawn(self, shape: tuple[int, ...]) -> Tensor:
         """A new parameter, initialised as in PyTorch: uniform within 1 / sqrt(hidden_size)."""
         return self.filled(init.fan_in_uniform(shape, self.hidden_size))
-
-    def filled(self, values: np.ndarray) -> Tensor:
-        """A new parameter with these initial values, and the dtype and backend of W_ih."""
-        return parameter(values, self.weight_ih.dtype, self.weight_ih.backend)
 
     def input_projection(self, x: Any) -> Any:
         """W_ih x + b, for one step (B, F) or all steps (T, B, F)."""

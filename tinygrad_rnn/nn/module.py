@@ -196,9 +196,10 @@ def functional_call(module: Module, tensors: Mapping[str, Tensor], *args: Any, *
         _replaced.difference_update(replaced)
 
 
-def first_tensor(module: Module) -> Tensor | None:
-    """A module's first floating-point Tensor; new ones should share its dtype and backend."""
-    return next((t for _, t in module.named_tensors() if t.dtype.kind == "f"), None)
+def first_tensor(module: Any) -> Tensor | None:
+    """A module's first floating-point Tensor, whose dtype and backend new ones should share; None if it has none."""
+    tensors = module.named_tensors() if isinstance(module, Module) else ()
+    return next((t for _, t in tensors if t.dtype.kind == "f"), None)
 
 
 def _outline(value: Any) -> str:

@@ -133,7 +133,7 @@ class Recurrent(SequenceLayer):
 def _learned_state(cell: Any) -> Any:
     """A zero parameter, without a batch axis, for each floating-point leaf of a cell's state; None for others."""
     size = getattr(cell, "input_size", None)
-    first = first_tensor(cell) if isinstance(cell, Module) else None
+    first = first_tensor(cell)
     if size is None or first is None:
         raise ValueError(f"{type(cell).__name__}: h0='learned' needs a cell with parameters and an input_size")
     like = cell.initial_state(cell.input_projection(zeros_beside(first, (0, size))))

@@ -16,7 +16,6 @@ from ..tensor import Tensor
 from . import init
 from .cells import Cell, Gates, WeightedCell
 from .fit import initial_state
-from .module import first_tensor, parameter
 from .recurrent import step_and_gates, wrapped
 
 
@@ -47,11 +46,6 @@ class Wrapper(Cell):
     def inner_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
         """The inner cell's step, with its gates if it has any."""
         return step_and_gates(self.cell, z, state)
-
-    def filled(self, values: np.ndarray) -> Tensor:
-        """A parameter with these initial values, and the dtype and backend of the cell's first parameter."""
-        first = first_tensor(self)
-        return parameter(values) if first is None else parameter(values, first.dtype, first.backend)
 
     def __repr__(self) -> str:
         settings = [f", {name}={getattr(self, name)}" for name in self.told]
