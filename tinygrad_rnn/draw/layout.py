@@ -147,9 +147,10 @@ class Layout:
         (above, below), parent, child = sorted(wire.gaps), wire.parent, wire.child
         if above == below:
             return None
-        last = len(self.steps)
         if not all(self.timed[above + 1 : below + 1]):
-            return 0 if parent.item.kind == "leaf" or _side(parent, last) < 0.5 else last
+            last = len(self.steps)
+            side = parent.lane if parent.column is None else (parent.column + 0.5) / last
+            return 0 if parent.item.kind == "leaf" or side < 0.5 else last
         if child.column is None:
             return 0 if parent.column is None else parent.column + 1
         if parent.column == child.column:
@@ -174,8 +175,6 @@ class Layout:
                 spans[wire.gutter].setdefault(wire.parent.item, []).extend(wire.gaps)
         tracks = {gutter: left_edge(nets) for gutter, nets in spans.items()}
         gutters = [20 + self.pitch * _count(tracks.get(k, {})) for k in range(len(self.steps) + 1)]
-        if not self.steps:
-            gutters.append(gutters[0])
         outside = max((_breadth(cell) for (_, column), cell in cells.items() if column is None), default=0.0)
         inner = max(outside, sum(widths) + sum(gutters[1:-1]))
         left = MARGIN + gutters[0]
@@ -210,18 +209,17 @@ class Layout:
             entering[wire.child].append(wire)
         self.constants: list[tuple[Box, float, str]] = []
         for box in self.boxes.values():
-            wires = sorted(entering[box], key=self._comes_from)
-            stubs, taken = box.item.constants, set()
-            for k, wire in enumerate(wires):
-                wire.end = box.x + box.width * (k + 1) / (len(wires) + len(stubs) + 1)
+            wires, stubs = sorted(entering[box], key=self._comes_from), box.item.constants
+            count, taken = len(wires) + len(stubs), set()
+            ports = [box.x + box.width * (k + 1) / (count + 1) for k in range(count)]
+            for wire, x in zip(wires, ports, strict=False):
                 if box.wide:
                     x = min(max(self._comes_from(wire), box.x + 8), box.x + box.width - 8)
                     while x in taken:
                         x += 5 if x < box.middle else -5
                     taken.add(x)
-                    wire.end = x
-            for k, input in enumerate(stubs, start=len(wires)):
-                self.constants.append((box, box.x + box.width * (k + 1) / (len(wires) + len(stubs) + 1), input))
+                wire.end = x
+            self.constants += [(box, x, input) for x, input in zip(ports[len(wires) :], stubs, strict=True)]
         for wire in self.wires:
             if wire.parent.wide:
                 wire.start = wire.end if wire.gutter is None else self.gutter_x[wire.gutter, wire.parent.item]
@@ -296,10 +294,6 @@ def _wide(sketch: Sketch) -> set[Item]:
             if item.step is None and other.step is not None:
                 touched[item].add(other.step)
     return {item for item, steps in touched.items() if len(steps) > 1}
-
-
-def _side(box: Box, columns: int) -> float:
-    return box.lane if box.column is None else (box.column + 0.5) / columns
 
 
 def _breadth(cell: Iterable[Box]) -> float:
