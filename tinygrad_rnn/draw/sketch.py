@@ -100,7 +100,10 @@ def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients
             if item.step is not None:
                 band.columns.setdefault(item.step, []).append(item)
         made.bands.append(band)
-    cotangents = _cotangents(output, nodes, horizon) if gradients else {}
+    cotangents = {}
+    if gradients:
+        roots = [(nodes[-1], seed(output, None, False))]
+        cotangents = walk(roots, targets=frozenset(nodes), horizon=horizon, retain=True)
     made.links.extend(_links(nodes, boxes, _followed(nodes, horizon), cotangents))
     return made
 
@@ -165,12 +168,6 @@ def _followed(nodes: Sequence[Node | Leaf], horizon: int) -> set[tuple[int, int]
                     entered.add(edge.parent.id)
                     taken.add((node.id, edge.place))
     return taken
-
-
-def _cotangents(output: Tensor, nodes: Sequence[Node | Leaf], horizon: int) -> dict[Node | Leaf, Any]:
-    """The gradient of the output for each node; no ``.grad`` is touched, and the graph is kept."""
-    assert output.node is not None
-    return walk([(output.node, seed(output, None, False))], targets=frozenset(nodes), horizon=horizon, retain=True)
 
 
 def _links(
