@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -79,10 +80,7 @@ def jacobian_spectrum(cell: Any, xs: Any, state: Any = None) -> JacobianSpectrum
     ((7, 2, 10, 10), (7, 2, 10))
     """
     jacobians = np.stack(list(step_jacobians("jacobian_spectrum", cell, xs, state)))
-    products = np.empty_like(jacobians)  # products[s] is dh_T / dh_s
-    products[-1] = jacobians[-1]
-    for s in reversed(range(len(jacobians) - 1)):
-        products[s] = products[s + 1] @ jacobians[s]
+    products = np.stack([*accumulate(jacobians[::-1], np.matmul)])[::-1]  # products[s] is dh_T / dh_s
     return JacobianSpectrum(
         jacobians,
         np.linalg.svd(jacobians, compute_uv=False),
