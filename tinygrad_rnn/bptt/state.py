@@ -5,7 +5,6 @@ from __future__ import annotations
 from numbers import Number
 from typing import Any
 
-from .. import backend
 from ..nn.fit import outline
 from ..tensor import Tensor
 from ..tree import tree_map
@@ -28,7 +27,7 @@ def detach(state: Any) -> Any:
 def _without_history(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.detach()
-    if backend.is_array(x) or isinstance(x, (Number, str, bytes)) or hasattr(x, "dtype"):
+    if isinstance(x, (Number, str, bytes)) or hasattr(x, "dtype"):
         return x
     raise TypeError(
         f"detach: the state holds a {type(x).__name__}; a state is made of tuples, named tuples, lists and dicts, of "
