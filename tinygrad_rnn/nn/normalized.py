@@ -131,17 +131,17 @@ class LayerNormGRUCell(NormalizedCell, GRUCell):
     def input_projection(self, x: Any) -> tuple[Tensor, Tensor]:
         """a_ih * N(W_ih x) + b, for one step (B, F) or all steps (T, B, F), split as by ``apart``."""
         check_input(self, x)
-        z = self._normalize(linear(x, self.weight_ih)) * self.gain_ih
-        return self.apart(z if self.bias is None else z + self.bias)
+        return self.apart(self._normalized(linear(x, self.weight_ih), self.gain_ih, self.bias))
 
     def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
         """a_hh * N(W_hh h) + z."""
-        y = self._normalize(linear(h, self.weight_hh)) * self.gain_hh
-        return y if z is None else y + z
+        return self._normalized(linear(h, self.weight_hh), self.gain_hh, z)
 
-    def _normalize(self, a: Any) -> Tensor:
+    def _normalized(self, a: Any, gain: Tensor, shift: Any) -> Tensor:
+        """gain * N(a) + shift, with the block of n normalised apart from the gates."""
         gates, new = split(a, (2 * self.hidden_size,), axis=-1)
-        return concatenate([normalize(gates, eps=self.eps), normalize(new, eps=self.eps)], axis=-1)
+        y = concatenate([normalize(gates, eps=self.eps), normalize(new, eps=self.eps)], axis=-1) * gain
+        return y if shift is None else y + shift
 
 
 class LayerNormPerGateGRUCell(NormalizedCell, GRUCell):
