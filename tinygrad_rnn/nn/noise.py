@@ -104,6 +104,8 @@ class RecurrentDropout(Wrapper):
     (2, 5)
     """
 
+    told = ("p",)
+
     def __init__(self, cell: WeightedCell, p: float = 0.25):
         super().__init__(need_weights(self, cell))
         self.p = check_probability("RecurrentDropout", p)
@@ -112,9 +114,6 @@ class RecurrentDropout(Wrapper):
         if not (self.training and self.p):
             return self.inner_step(z, state)
         return altered_step(self, z, state, activation=lambda a: dropout(self.cell.activation(a), self.p))
-
-    def __repr__(self) -> str:
-        return f"RecurrentDropout({self.cell!r}, {self.p})"
 
 
 class VariationalState(NamedTuple):
