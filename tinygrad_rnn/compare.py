@@ -19,7 +19,7 @@ from .check import CheckError
 from .op import Op
 from .plan import BoundRule
 from .record import Watcher
-from .replay.places import Attribute, Place
+from .replay.places import ABSENT, Attribute
 from .replay.reach import Reach
 from .tape import Leaf, Node, Taped, bare_array, host_array
 from .tree import tree_items, tree_map
@@ -198,8 +198,6 @@ def _difference(a: _Result, b: _Result, kind: Any, tolerance: float | None) -> D
 
 # ---- moving everything that a function reaches, and restoring it ----
 
-_NOTHING = Place({}, "", "").get()  # the value of an empty place
-
 
 @contextmanager
 def _moved(reach: Reach, home: Any) -> Iterator[None]:
@@ -222,7 +220,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
             stack.callback(partial(_set, t, t.array, t.node))
             _set(t, there(t.array), _leaf(t.node, there) if isinstance(t.node, Leaf) else None)
         for place, value in places:
-            if not _can_be_refilled(place.holder) and value is not _NOTHING:
+            if not _can_be_refilled(place.holder) and value is not ABSENT:
                 stack.callback(place.put, value)
             if is_array(value):
                 place.put(there(value))
