@@ -125,8 +125,7 @@ def clip_grad_norm_(
         after = multiply(before, scales).tolist()
         return after, [1.0] * len(after) if per_parameter else None
 
-    _check("clip_grad_norm_", on_nonfinite, max_norm=max_norm)
-    return _clip("clip_grad_norm_", parameters, on_nonfinite, shrunk, measure)
+    return _clip("clip_grad_norm_", parameters, on_nonfinite, shrunk, measure, max_norm=max_norm)
 
 
 def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str = "raise") -> ClipReport:
@@ -153,8 +152,7 @@ def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str
         pairs = zip(gradients, clipped, *units, strict=True)
         return after.tolist(), [((g / b) * (c / a)).sum().item() for g, c, b, a in pairs]
 
-    _check("clip_grad_value_", on_nonfinite, max_value=max_value)
-    return _clip("clip_grad_value_", parameters, on_nonfinite, held, measure)
+    return _clip("clip_grad_value_", parameters, on_nonfinite, held, measure, max_value=max_value)
 
 
 @op
@@ -225,8 +223,14 @@ def _clip(
     on_nonfinite: str,
     change: Callable[[list[Tensor], Tensor], tuple[list[Tensor], list[Tensor]]],
     measure: Measure,
+    **bound: float,
 ) -> ClipReport:
-    """Replace the gradients of parameters by what ``change`` returns for them; ``on_nonfinite`` as in its callers."""
+    """Replace the gradients of parameters by what ``change`` returns for them; the rest as in its callers."""
+    for name, value in bound.items():
+        if not value > 0:
+            raise ValueError(f"{caller}: {name} must be above 0, not {value}")
+    if on_nonfinite not in ("raise", "skip", "zero"):
+        raise ValueError(f"{caller}: on_nonfinite is 'raise', 'skip' or 'zero', not {on_nonfinite!r}")
     found = _with_gradients(parameters)
     if not found:
         return ClipReport(lambda: (0.0, 0.0, 0.0, ()))
@@ -246,14 +250,6 @@ def _clip(
     for p, g in zip(holders, clipped, strict=True):
         _put(p, g)
     return ClipReport(partial(_numbers, names, measure), before, *measured)
-
-
-def _check(caller: str, on_nonfinite: str, **bound: float) -> None:
-    for name, value in bound.items():
-        if not value > 0:
-            raise ValueError(f"{caller}: {name} must be above 0, not {value}")
-    if on_nonfinite not in ("raise", "skip", "zero"):
-        raise ValueError(f"{caller}: on_nonfinite is 'raise', 'skip' or 'zero', not {on_nonfinite!r}")
 
 
 def _with_gradients(parameters: Parameters) -> list[tuple[str, Tensor, Tensor]]:
