@@ -151,11 +151,9 @@ class Lines(Watcher):
     def uses(self, node: Node | Leaf, op: Op) -> str:
         """Where an operation used a node's result: the only place, or the count with the first and the last one."""
         lines = self._uses.get((node.id, op.name), [])
-        return (
-            "".join(lines)
-            if len(lines) < 2
-            else f": {len(lines)} uses, the first{lines[0][1:]}, the last{lines[-1][1:]}"
-        )
+        if len(lines) < 2:
+            return "".join(lines)
+        return f": {len(lines)} uses, the first{lines[0][1:]}, the last{lines[-1][1:]}"
 
 
 def line_of(node: Node | Leaf) -> str:
