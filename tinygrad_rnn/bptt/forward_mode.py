@@ -111,19 +111,17 @@ def _rows(ys: Sequence[Tensor], sources: Sequence[Tensor]) -> Any:
     """The Jacobian (elements of ys, elements of sources), by one backward pass per row."""
     xp = backend.of(sources[0].array).xp
     dtype = np.result_type(*{x.dtype for x in sources})  # a first state is often narrower than the parameters
-    jacobian = xp.zeros((sum(y.size for y in ys), sum(x.size for x in sources)), dtype=dtype)
     bounds = [0, *running_sums(x.size for x in sources)]
-    row = 0
-    for y in ys:
-        for i in range(y.size):
-            if y.node is not None:
-                direction = xp.zeros(y.size, dtype=y.dtype)
-                direction[i] = 1
-                parts = grad(y, sources, direction.reshape(y.shape), retain_graph=True, allow_unused=True)
-                for start, part in zip(bounds, parts, strict=False):
-                    if part is not None:
-                        jacobian[row, start : start + part.size] = part.array.ravel()
-            row += 1
+    elements = [(y, i) for y in ys for i in range(y.size)]
+    jacobian = xp.zeros((len(elements), bounds[-1]), dtype=dtype)
+    for row, (y, i) in enumerate(elements):
+        if y.node is not None:
+            direction = xp.zeros(y.size, dtype=y.dtype)
+            direction[i] = 1
+            parts = grad(y, sources, direction.reshape(y.shape), retain_graph=True, allow_unused=True)
+            for start, part in zip(bounds, parts, strict=False):
+                if part is not None:
+                    jacobian[row, start : start + part.size] = part.array.ravel()
     return jacobian
 
 
