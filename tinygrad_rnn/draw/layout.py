@@ -100,11 +100,9 @@ class Layout:
     def _add_row(self, row: list[Box], timed: bool) -> None:
         for box in row:
             box.row = len(self.rows)
-            titles = (
-                (6.8 if box.item.kind == "leaf" else TITLE_WIDTH) * len(box.item.title),
-                DETAIL_WIDTH * len(box.item.detail),
-            )
-            box.width = max(*titles, 10.0 * (len(self.inputs[box.item]) + len(box.item.constants))) + 14
+            item, letter = box.item, 6.8 if box.item.kind == "leaf" else TITLE_WIDTH
+            ports = len(self.inputs[item]) + len(item.constants)
+            box.width = max(letter * len(item.title), DETAIL_WIDTH * len(item.detail), 10.0 * ports) + 14
             self.boxes[box.item] = box
         self.rows.append(row)
         self.timed.append(timed)
