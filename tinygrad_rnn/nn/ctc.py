@@ -71,7 +71,8 @@ def ctc_loss(
 
     # Path sums by the symbol reached, for the whole batch. Impossible paths have the log NEVER.
     xp = backend.of(scores.array).xp
-    skips = (symbols != blank) * (symbols != _shifted(symbols, 2, blank))
+    two_before = ops.pad(symbols, widths=((0, 0), (2, 0)), value=blank)[:, :-2]
+    skips = (symbols != blank) * (symbols != two_before)
     at = ops.broadcast_to(symbols, shape=(steps, *symbols.shape))
     emitted = ops.clip(ops.take_along_axis(scores, at, axis=-1), min=NEVER)
     if input_lengths is None:
@@ -180,11 +181,6 @@ def _symbols(rows: Tensor, lengths: Tensor, blank: int) -> Tensor:
     labels = ops.where(ops.less(place, lengths[:, None]), rows, blank)
     pairs = ops.reshape(ops.stack([0 * labels + blank, labels], axis=-1), shape=(batch, 2 * width))
     return ops.pad(pairs, widths=((0, 0), (0, 1)), value=blank)
-
-
-def _shifted(x: Any, by: int, value: float) -> Any:
-    """x shifted to the right by some columns, with a value in the first ones."""
-    return ops.pad(x, widths=((0, 0), (by, 0)), value=value)[:, :-by]
 
 
 def _log(holds: Any, scores: Tensor) -> Any:

@@ -108,7 +108,8 @@ def teacher_forced(
             return targets[t]
         return ops.where(forced[t], targets[t], ops.argmax(logits.detach(), axis=-1))
 
-    return roll_out(step, state, _moved(home, start), targets.shape[0], feed)
+    first = start if backend.of(bare_array(start)) is home else home.from_host(host_array(start))
+    return roll_out(step, state, first, targets.shape[0], feed)
 
 
 def greedy(step: Step, state: Any, start: Any, steps: int, end: int | None = None) -> Written:
@@ -271,8 +272,3 @@ def _home(*trees: Any) -> backend.Backend:
     """The first backend among the leaves that is not NumPy, or else NumPy."""
     homes = [backend.of(bare_array(leaf)) for leaf in tree_leaves(trees)]
     return next((home for home in homes if home.name != "numpy"), backend.host)
-
-
-def _moved(home: backend.Backend, x: Any) -> Any:
-    """x itself if it is on this backend, else a copy there."""
-    return x if backend.of(bare_array(x)) is home else home.from_host(host_array(x))
