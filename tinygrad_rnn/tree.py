@@ -36,11 +36,10 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         return None
     if not isinstance(tree, (tuple, list, dict)):
         return function(tree, *others)
-    keys = _keys(tree)
     for other in others:
-        if not isinstance(other, dict if isinstance(tree, dict) else (tuple, list)) or _keys(other) != keys:
+        if not alike(tree, other):
             raise ValueError(f"the trees differ in structure: {_outline(tree)} and {_outline(other)}")
-    return rebuild(tree, [tree_map(function, tree[k], *(other[k] for other in others)) for k in keys])
+    return rebuild(tree, [tree_map(function, tree[k], *(other[k] for other in others)) for k in keys_of(tree)])
 
 
 def tree_leaves(tree: Any) -> list[Any]:
@@ -69,8 +68,14 @@ def tree_items(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from tree_items(child, f"{path}.{name}" if path else str(name))
 
 
-def _keys(tree: Any) -> Any:
+def keys_of(tree: Any) -> Any:
+    """What a dictionary, tuple or list is indexed by."""
     return tree.keys() if isinstance(tree, dict) else range(len(tree))
+
+
+def alike(tree: Any, other: Any) -> bool:
+    """Whether the other one has the same keys as a dictionary, or the same length as a tuple or list."""
+    return isinstance(other, dict if isinstance(tree, dict) else (tuple, list)) and keys_of(tree) == keys_of(other)
 
 
 def _outline(tree: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import plain, signature
 from ..tape import bare_array
-from ..tree import rebuild
+from ..tree import alike, keys_of, rebuild
 from ..whereabouts import ShapeError
 
 
@@ -74,12 +74,8 @@ def initial_state(cell: Any, z: Any) -> Any:
 
 def _fits(state: Any, needed: Any, shapes: bool = True) -> bool:
     """Whether a state matches ``needed`` in structure and kinds of dtypes, and if ``shapes`` also in shapes."""
-    if isinstance(needed, dict):
-        same = isinstance(state, dict) and state.keys() == needed.keys()
-        return same and all(_fits(state[k], needed[k], shapes) for k in needed)
-    if isinstance(needed, (tuple, list)):
-        same = isinstance(state, (tuple, list)) and len(state) == len(needed)
-        return same and all(_fits(part, wanted, shapes) for part, wanted in zip(state, needed, strict=True))
+    if isinstance(needed, (dict, tuple, list)):
+        return alike(needed, state) and all(_fits(state[k], needed[k], shapes) for k in keys_of(needed))
     if needed is None or not hasattr(needed, "dtype"):  # None, or a number such as a count of steps
         return needed is None or isinstance(state, type(needed))
     if not hasattr(plain(state), "dtype") or state.dtype.kind != needed.dtype.kind:
@@ -88,11 +84,9 @@ def _fits(state: Any, needed: Any, shapes: bool = True) -> bool:
 
 
 def _as(needed: Any, state: Any) -> Any:
-    """A state that fits, rebuilt with the tuple and list types of ``needed``."""
-    if isinstance(needed, dict):
-        return {k: _as(needed[k], state[k]) for k in needed}
-    if isinstance(needed, (tuple, list)):
-        return rebuild(needed, [_as(wanted, part) for wanted, part in zip(needed, state, strict=True)])
+    """A state that fits, rebuilt with the container types of ``needed``."""
+    if isinstance(needed, (dict, tuple, list)):
+        return rebuild(needed, [_as(needed[k], state[k]) for k in keys_of(needed)])
     return state
 
 
