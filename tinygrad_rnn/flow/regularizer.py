@@ -16,8 +16,6 @@ from ..ops import concatenate, reshape, split, sqrt, where
 from ..tensor import Tensor, filled_like
 from .gradients import by_step
 
-State = dict[str, Tensor]
-
 
 def omega(loss: Tensor, states: Any, immediate: Sequence[Tensor] | None = None) -> Tensor:
     """How much the steps back through time change the norm of the gradient (Pascanu, Mikolov and Bengio 2013).
@@ -44,7 +42,7 @@ def omega(loss: Tensor, states: Any, immediate: Sequence[Tensor] | None = None) 
     >>> loss = task_loss + 0.1 * omega(task_loss, run)
     >>> loss.backward()
     """
-    steps = by_step("omega", states)
+    steps = [list(state.values()) for state in by_step("omega", states)]
     for p in immediate or ():
         if p.node is None or not p.is_leaf:
             raise ValueError(f"omega: immediate takes parameters, leaves that require a gradient, not {p!r}")
@@ -53,7 +51,7 @@ def omega(loss: Tensor, states: Any, immediate: Sequence[Tensor] | None = None) 
     for t, (before, after) in enumerate(pairwise(steps)):
         if _ids(after)[0] <= _ids(before)[-1]:
             raise ValueError(f"omega: the state of step {t + 1} of the list was not made after that of step {t}")
-    found = iter(grad(loss, [leaf for step in steps for leaf in step.values()], retain_graph=True, allow_unused=True))
+    found = iter(grad(loss, [leaf for step in steps for leaf in step], retain_graph=True, allow_unused=True))
     totals = [[next(found) for _ in step] for step in steps]
     omegas = []
     for (before, after), total in zip(pairwise(steps), totals[1:], strict=True):
@@ -62,16 +60,15 @@ def omega(loss: Tensor, states: Any, immediate: Sequence[Tensor] | None = None) 
     return sum(omegas[1:], omegas[0])
 
 
-def _ids(state: State) -> list[int]:
+def _ids(parts: list[Tensor]) -> list[int]:
     """The node ids of a state's parts, in order of creation."""
-    return sorted(leaf.node.id for leaf in state.values() if leaf.node is not None)
+    return sorted(part.node.id for part in parts if part.node is not None)
 
 
-def _stretch(before: State, after: State, total: list[Tensor | None]) -> Tensor:
+def _stretch(before: list[Tensor], after: list[Tensor], total: list[Tensor | None]) -> Tensor:
     """One term of the sum: the squared deviation from 1 of the gradient's growth over one step back."""
-    starts, ends = list(before.values()), list(after.values())
-    units, alive = _units(_partial(ends, total))
-    sent = _partial(starts, grad(ends, starts, units, create_graph=True, allow_unused=True), record=True)
+    units, alive = _units(_partial(after, total))
+    sent = _partial(before, grad(after, before, units, create_graph=True, allow_unused=True), record=True)
     square = (_rows(sent) ** 2).sum(axis=1, keepdims=True)
     growth = where(square > 0, sqrt(where(square > 0, square, 1.0)), 0.0)  # sqrt has no slope at 0
     return ((growth - 1.0) ** 2 * alive).mean()
@@ -83,7 +80,7 @@ def _partial(parts: list[Tensor], total: Sequence[Tensor | None], record: bool =
     The total gradient of an LSTM's c_t includes the path through h_t = o tanh(c_t), which belongs to h_t's gradient.
     """
     vs = [zeros_like(part) if g is None else g for part, g in zip(parts, total, strict=True)]
-    newest_first = sorted(range(len(parts)), key=lambda k: -_ids({"": parts[k]})[0])
+    newest_first = sorted(range(len(parts)), key=lambda k: -_ids([parts[k]])[0])
     for place, k in enumerate(newest_first):
         if newer := newest_first[:place]:
             ends, sent = [parts[j] for j in newer], [vs[j] for j in newer]
