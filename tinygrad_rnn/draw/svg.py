@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from math import copysign, log10
+from math import log10
 
 from .layout import BOX_HEIGHT, Box, Layout, Point, Stripe, Wire
 from .sketch import Sketch
@@ -124,8 +124,7 @@ def _rounded(points: Sequence[Point]) -> str:
 
 def _towards(corner: Point, other: Point) -> Point:
     """The point where a rounded corner begins; lines run along the axes."""
-    moves = [other[k] - corner[k] for k in (0, 1)]
-    x, y = [corner[k] + copysign(min(RADIUS, abs(moves[k]) / 2), moves[k]) * (moves[k] != 0) for k in (0, 1)]
+    x, y = (c + max(-RADIUS, min((o - c) / 2, RADIUS)) for c, o in zip(corner, other, strict=True))
     return x, y
 
 
