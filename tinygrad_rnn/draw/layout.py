@@ -83,9 +83,9 @@ class Layout:
             self.inputs[link.child].append(link)
         for k in range(0, len(sketch.leaves), LEAVES_IN_A_ROW):
             self._add_row([Box(item, 0, None) for item in sketch.leaves[k : k + LEAVES_IN_A_ROW]], timed=False)
-        wide = _wide(sketch)
+        self.wide = _wide(sketch)
         for band in sketch.bands:
-            self._add_band(band, wide)
+            self._add_band(band)
         self.wires = [Wire(link, self.boxes[link.parent], self.boxes[link.child]) for link in sketch.links]
         for wire in self.wires:
             wire.gutter = self._gutter(wire)
@@ -107,12 +107,10 @@ class Layout:
         self.rows.append(row)
         self.timed.append(timed)
 
-    def _add_band(self, band: Band, wide: set[Item]) -> None:
+    def _add_band(self, band: Band) -> None:
         first = len(self.rows)
         if not band.columns:
             for level in self._levels(band.items, None):
-                for box in level:
-                    box.wide = box.item in wide
                 narrow = [box for box in level if not box.wide]
                 for row in ([narrow] if narrow else []) + [[box] for box in level if box.wide]:
                     self._add_row(row, timed=False)
@@ -130,7 +128,7 @@ class Layout:
         for item in items:  # in order of creation, so parents come first
             depth[item] = max((depth[k.parent] + 1 for k in self.inputs[item] if k.parent in depth), default=0)
             levels += [[] for _ in range(depth[item] + 1 - len(levels))]
-            levels[depth[item]].append(Box(item, 0, column))
+            levels[depth[item]].append(Box(item, 0, column, item in self.wide))
         for level in levels:
             for box in level:
                 above = [lanes[k.parent] for k in self.inputs[box.item] if k.parent in lanes]
