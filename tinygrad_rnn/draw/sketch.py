@@ -85,7 +85,7 @@ def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients
     loops = stretches(nodes)
     hidden = _folded(sorted({step for loop in loops for step in loop.steps}), fold)
     boxes: dict[int, Item] = {n.id: _leaf(n, known.get(n, "")) for n in nodes if isinstance(n, Leaf)}
-    made = Sketch(list(boxes.values()), [], [], hidden)
+    leaves, bands = list(boxes.values()), []
     for k, loop in enumerate(loops):
         count = len(set(hidden) & loop.steps.keys())
         pill = Item(-k - 1, "\u22ef", f"{count} steps", "fold", f"{count} time steps left out", min(hidden, default=0))
@@ -99,13 +99,12 @@ def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients
             band.items.append(item)
             if item.step is not None:
                 band.columns.setdefault(item.step, []).append(item)
-        made.bands.append(band)
+        bands.append(band)
     cotangents = {}
     if gradients:
         roots = [(nodes[-1], seed(output, None, False))]
         cotangents = walk(roots, targets=frozenset(nodes), horizon=horizon, retain=True)
-    made.links.extend(_links(nodes, boxes, _followed(nodes, horizon), cotangents))
-    return made
+    return Sketch(leaves, bands, list(_links(nodes, boxes, _followed(nodes, horizon), cotangents)), hidden)
 
 
 def _names(names: Any) -> dict[Any, str]:
