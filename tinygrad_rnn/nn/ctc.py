@@ -10,6 +10,7 @@ from .. import backend, ops
 from ..tape import bare_array, host_array
 from ..tensor import Tensor, owned, tensor
 from ..whereabouts import ShapeError, misfit
+from .losses import reduced
 from .paths import NEVER, path_sums
 
 
@@ -54,8 +55,6 @@ def ctc_loss(
     >>> np.exp(-losses.numpy()) * 2**3  # of 8 alignments, how many read "1", and how many "1 1"
     array([6., 1.], dtype=float32)
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"ctc_loss: the reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     scores = owned(log_probabilities)
     if scores.dtype == np.float16:  # which has no log of nearly 0
         wide = scores.astype("float32")
@@ -87,8 +86,8 @@ def ctc_loss(
     total = ops.logsumexp(ops.take_along_axis(alpha, ends, axis=-1) + _log(exist, scores), axis=-1)
     losses = ops.where(total > NEVER / 2, -total, 0.0 if zero_infinity else float("inf"))
     if reduction == "mean":
-        return ops.mean(losses / ops.astype(ops.maximum(labels, 1), dtype=scores.dtype))
-    return ops.sum(losses) if reduction == "sum" else losses
+        losses = losses / ops.astype(ops.maximum(labels, 1), dtype=scores.dtype)
+    return reduced("ctc_loss", losses, None, None, reduction)
 
 
 def ctc_greedy_decode(scores: Any, lengths: Any = None, *, blank: int = 0) -> list[list[int]]:

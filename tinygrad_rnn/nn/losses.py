@@ -53,7 +53,7 @@ def cross_entropy(
         else:
             even = -ops.mean(ops.log_softmax(logits) * weight, axis=-1)
         losses = (1 - label_smoothing) * losses + label_smoothing * even
-    return _reduce("cross_entropy", losses, mask, weights, reduction)
+    return reduced("cross_entropy", losses, mask, weights, reduction)
 
 
 def nll_loss(
@@ -76,7 +76,7 @@ def nll_loss(
     weight, weights = _weights("nll_loss", weight, targets, scores)
     if weight is not None:
         losses = losses * weights
-    return _reduce("nll_loss", losses, mask, weights, reduction)
+    return reduced("nll_loss", losses, mask, weights, reduction)
 
 
 def mse_loss(prediction: Any, target: Any, *, mask: Any = None, reduction: str = "mean") -> Tensor:
@@ -88,7 +88,7 @@ def mse_loss(prediction: Any, target: Any, *, mask: Any = None, reduction: str =
     """
     prediction, target, mask = _elements("mse_loss", prediction, target, mask)
     difference = prediction - target
-    return _reduce("mse_loss", difference * difference, mask, None, reduction)
+    return reduced("mse_loss", difference * difference, mask, None, reduction)
 
 
 def huber_loss(
@@ -108,7 +108,7 @@ def huber_loss(
     prediction, target, mask = _elements("huber_loss", prediction, target, mask)
     difference = prediction - target
     held = ops.clip(difference, -delta, delta)
-    return _reduce("huber_loss", held * (difference - 0.5 * held), mask, None, reduction)
+    return reduced("huber_loss", held * (difference - 0.5 * held), mask, None, reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -130,7 +130,7 @@ def binary_cross_entropy_with_logits(
     else:
         pos_weight = _constant(pos_weight, logits)
         losses = ops.softplus(-logits) * (target * pos_weight) + ops.softplus(logits) * (1 - target)
-    return _reduce(name, losses, mask, None, reduction)
+    return reduced(name, losses, mask, None, reduction)
 
 
 # ---- shared by all losses ----
@@ -202,13 +202,13 @@ def _cleaned(values: Any, mask: Tensor | None) -> Any:
     return values if mask is None else ops.where(mask != 0, values, 0)
 
 
-def _reduce(name: str, losses: Tensor, mask: Any, weights: Any, reduction: str) -> Tensor:
+def reduced(name: str, losses: Tensor, mask: Any, weights: Any, reduction: str) -> Tensor:
     """The masked losses, their sum, or their mean. They are already multiplied by ``weights``."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{name}: the reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     if reduction == "mean" and losses.dtype == np.float16:  # in which sums and counts soon leave the range
         weights = None if weights is None else weights.astype("float32")
-        return _reduce(name, losses.astype("float32"), mask, weights, reduction).astype("float16")
+        return reduced(name, losses.astype("float32"), mask, weights, reduction).astype("float16")
     if mask is not None:
         mask = mask.astype(losses.dtype)
         losses = _cleaned(losses, mask) * mask
