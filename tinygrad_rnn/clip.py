@@ -20,6 +20,7 @@ from .backend import Array, DTypeLike
 from .grad_mode import no_grad
 from .op import op
 from .ops import clip, less, max, multiply, sum, where
+from .tape import host_array
 from .tensor import Tensor
 
 Parameters = Iterable[Any]  # Tensors, or (name, Tensor) pairs as from ``named_parameters()``
@@ -207,7 +208,7 @@ scaled.vjp(x=lambda g, factor: g * factor, factor=lambda g, x: sum(g * x))
 @op
 def refuse_nonfinite(xp: Any, norms: Array, *, caller: str, names: tuple[str, ...]) -> Array:
     """Return the norms if all are finite, else raise FloatingPointError with the names of those that are not."""
-    if bad := _nonfinite(backend.of(norms).to_host(norms).tolist(), names):
+    if bad := _nonfinite(host_array(norms).tolist(), names):
         raise FloatingPointError(f"{caller}: the gradient of {', '.join(bad)} is not finite; nothing was changed")
     return norms
 

@@ -149,9 +149,7 @@ class _Results(Watcher):
     def add(self, what: str, value: Any, step: int | None = None, where: str = "") -> None:
         """Record a value if it is numeric."""
         array = bare_array(value)
-        if isinstance(array, (bool, int, float)):
-            array = np.asarray(array)
-        if is_array(array):
+        if is_array(array) or isinstance(array, (bool, int, float)):
             self.list.append(_Result(what, step, where, np.array(host_array(array))))
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:

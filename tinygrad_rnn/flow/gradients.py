@@ -81,7 +81,7 @@ def gradient_norms(loss: Tensor, states: Any) -> GradientNorms:
             "the loss was not made of: give what unroll(..., record=True) returns, or keep the states themselves",
             stacklevel=2,
         )
-    sizes = iter(Tensor.wrap(norms(*arrived, dtype="float64")).tolist() if arrived else [])
+    sizes = iter(norms(*arrived, dtype="float64").tolist() if arrived else [])
     lengths = iter([0.0 if g is None else next(sizes) for g in found])
     columns: dict[str, list[float]] = {}
     for step in steps:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, tape
+from .. import tape
 from ..backward import walk
 from ..extras import import_extra
 from ..nn import Module
-from ..tape import GraphError, Leaf
+from ..tape import GraphError, Leaf, host_array
 from ..tensor import Tensor, filled_like
 
 
@@ -143,7 +143,7 @@ def gradient_by_lag(
                 )
             if leaf in uses:
                 name, s = uses[leaf]  # type: ignore[index]
-                found.add(name, t, s, backend.of(g).to_host(g))
+                found.add(name, t, s, host_array(g))
     return found
 
 
