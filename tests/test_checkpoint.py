@@ -21,7 +21,8 @@ from tinygrad_rnn import Tensor, bptt, nn, tape
 from tinygrad_rnn.backend import Backend
 from tinygrad_rnn.bptt.memory import kept_bytes
 from tinygrad_rnn.bptt.schedule import lengths
-from tinygrad_rnn.op import registry
+from tinygrad_rnn.op import BoundRule, registry
+from tinygrad_rnn.record import Watcher
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
 F64: dict[str, Any] = {"dtype": "float64"}
@@ -429,6 +430,20 @@ def test_the_way_back_needs_no_more_than_the_way_forward() -> None:
     plain = peak(lambda: step(bptt.unroll))
     assert peak(lambda: step(bptt.checkpointed)) < 0.25 * plain
     assert peak(lambda: step(bptt.checkpointed, budget=2**19)) < 0.23 * plain
+
+
+def test_gradients_of_large_weights_are_summed_by_segments() -> None:
+    merged: list[Any] = []
+
+    class Merges(Watcher):
+        def backward(self, rule: BoundRule, node: Any, contribution: Any) -> None:
+            merged.append(node)
+
+    cell = nn.RNNCell(3, 260)
+    outputs, _ = bptt.checkpointed(cell, tg.randn(16, 16, 3), segments=4)
+    with tape.watching(Merges()):
+        outputs.sum().backward()
+    assert merged.count(cell.weight_hh.node) == 4
 
 
 def test_a_plan_reads_like_a_table() -> None:

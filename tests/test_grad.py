@@ -250,6 +250,14 @@ def test_what_is_behind_inputs_alone_is_neither_entered_nor_freed() -> None:
     np.testing.assert_allclose(rate.grad.item(), -np.sum(constants), rtol=1e-6)
 
 
+def test_each_operation_behind_an_input_is_searched_once() -> None:
+    """A graph of doublings has 2^64 paths."""
+    oldest, x = tg.ones(1, requires_grad=True) * 3, tg.ones(1, requires_grad=True)
+    for _ in range(64):
+        x = x + x
+    assert [g.item() for g in tg.grad(oldest * x, [oldest, x])] == [2**64, 3]
+
+
 def test_an_input_behind_another_that_was_freed_is_not_taken_for_unused() -> None:
     x = tg.tensor(X, requires_grad=True)
     y = x.sin()
