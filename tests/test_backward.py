@@ -198,9 +198,10 @@ def test_no_two_leaves_share_a_gradient_buffer(combine: Callable[[Tensor, Tensor
     assert_equal([z.grad.numpy()], [before])
 
 
-def test_the_gradient_that_backward_starts_from_is_not_shared() -> None:
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: tg.layer_norm(np.ones(3), bias=x)])
+def test_the_gradient_that_backward_starts_from_is_not_shared(function: Callable[[Tensor], Tensor]) -> None:
     x, seed = leaf(3), tg.ones(3, dtype="float64")
-    x.backward(seed)
+    function(x).backward(seed)
     assert x.grad is not None
     x.grad.data[...] = 7.0
     assert_equal([seed.numpy()], [np.ones(3)])
