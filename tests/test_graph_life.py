@@ -15,7 +15,7 @@ import pytest
 from graphs import assert_equal, gradients, leaf, lstm_loss
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import Tensor, bptt, nn, optim
+from tinygrad_rnn import Tensor, bptt, nn, optim, writes
 from tinygrad_rnn.tape import GraphError
 
 # ---- freeing ----
@@ -219,6 +219,21 @@ def test_a_write_between_two_graphs_is_refused_by_the_older_one_alone() -> None:
         assert_equal(gradients(w), [2 * w.data])
         with pytest.raises(GraphError, match="changed in place"):
             older.backward()
+
+
+def test_notes_of_arrays_do_not_pile_up() -> None:
+    def write(x: Tensor) -> None:
+        graph = x * x  # a write into what no graph has saved needs no note
+        x.data -= 1
+        del graph
+
+    kept = leaf(3)
+    write(kept)
+    before = len(writes._lent), len(writes._writes)
+    for _ in range(5):
+        write(leaf(3))
+        write(kept)
+    assert (len(writes._lent), len(writes._writes)) == before
 
 
 def test_a_write_before_the_graph_is_allowed() -> None:
