@@ -98,16 +98,18 @@ def _evaluate(
     on a parameter that f reads. So derivatives nest, and a penalty on one trains the parameters of f.
     """
     recording = is_grad_enabled()
-    tracked = [recording and isinstance(x, Tensor) and x.requires_grad for x in xs]
     birth = clock()
     with enable_grad():
         fresh = [
-            astype(x, dtype=x.dtype) if t else tensor(x, requires_grad=True) for x, t in zip(xs, tracked, strict=True)
+            astype(x, dtype=x.dtype)
+            if recording and isinstance(x, Tensor) and x.requires_grad
+            else tensor(x, requires_grad=True)
+            for x in xs
         ]
         y = f(*fresh)
     if not isinstance(y, Tensor):
         raise TypeError(f"the function must return one Tensor, not {type(y).__name__}")
-    own = {x.node for x, t in zip(fresh, tracked, strict=True) if not t}
+    own = {x.node for x in fresh}
     behind = reachable([y.node] if y.node else [], horizon=birth)  # an older history need not be walked to be seen
     met = [*behind, *(p for node in behind if isinstance(node, Node) for p in node.parents if p is not None)]
     others = any((isinstance(node, Leaf) or node.id < birth) and node not in own for node in met)
