@@ -46,9 +46,7 @@ class Attention(Wrapper):
         """A cell that attends to memory (S, B, memory_size); lengths (B,) or a mask (S, B) mark its real steps."""
         name = type(self).__name__
         if memory.ndim != 3 or memory.shape[-1] != self.memory_size:
-            raise ShapeError(
-                f"{name}: the memory must have shape (S, B, {self.memory_size}), not {tuple(memory.shape)}"
-            )
+            raise ShapeError(f"{name}: the memory must have shape (S, B, {self.memory_size}), not {memory.shape}")
         memory, real = time_major(name, memory, lengths, mask)
         memory = memory if real is None else where(over(real, memory), memory, 0)
         keys = linear(memory, self.weight_a)

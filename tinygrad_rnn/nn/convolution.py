@@ -80,7 +80,7 @@ class Conv1d(Module):
         least = self.dilation * (self.weight.shape[2] - 1) + 1 - 2 * self.padding
         if x.ndim != 3 or x.shape[1] != channels or x.shape[2] < least:
             raise misfit(
-                f"Conv1d: x of shape {tuple(x.shape)} must be (batch, {channels} channels, length), with a length of "
+                f"Conv1d: x of shape {x.shape} must be (batch, {channels} channels, length), with a length of "
                 f"at least {least}"
             )
         # Treat the sequence as an image of height 1.
@@ -131,7 +131,7 @@ class Conv2d(Module):
         least = tuple(d * (k - 1) + 1 - 2 * p for k, p, d in zip(size, self.padding, self.dilation, strict=True))
         if x.ndim != 4 or x.shape[1] != channels or x.shape[2] < least[0] or x.shape[3] < least[1]:
             raise misfit(
-                f"Conv2d: x of shape {tuple(x.shape)} must be (batch, {channels} channels, height, width), with height "
+                f"Conv2d: x of shape {x.shape} must be (batch, {channels} channels, height, width), with height "
                 f"and width of at least {least}"
             )
         return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)

@@ -94,12 +94,10 @@ def teacher_forced(
     start, targets = (x if hasattr(x, "shape") else np.asarray(x) for x in (start, targets))
     if not 0 <= ratio <= 1:
         raise ValueError(f"teacher_forced: the ratio is a probability from 0 to 1, not {ratio}")
-    if targets.ndim != 2 or tuple(targets.shape[1:]) != tuple(start.shape):
-        raise ValueError(
-            f"teacher_forced: targets of shape {tuple(targets.shape)} must be (T, B), with start {tuple(start.shape)}"
-        )
+    if targets.ndim != 2 or targets.shape[1:] != start.shape:
+        raise ValueError(f"teacher_forced: targets of shape {targets.shape} must be (T, B), with start {start.shape}")
     home = _home(targets, state)
-    size = tuple(targets.shape)
+    size = targets.shape
     drawn = home.from_host(generator.random(size)) if generator else home.numbers("random", size, np.float64)
     forced = drawn < ratio
 

@@ -80,7 +80,7 @@ def _fits(state: Any, needed: Any, shapes: bool = True) -> bool:
         return needed is None or isinstance(state, type(needed))
     if not hasattr(plain(state), "dtype") or state.dtype.kind != needed.dtype.kind:
         return False
-    return not shapes or tuple(state.shape) == tuple(needed.shape)
+    return not shapes or state.shape == needed.shape
 
 
 def _as(needed: Any, state: Any) -> Any:

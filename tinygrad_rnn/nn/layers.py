@@ -131,7 +131,7 @@ class LayerNorm(Module):
     def forward(self, x: Any) -> Tensor:
         shape = self.normalized_shape
         if tuple(x.shape[-len(shape) :]) != shape:  # otherwise it might broadcast silently
-            raise misfit(f"LayerNorm: x of shape {tuple(x.shape)} does not end in the axes {shape}")
+            raise misfit(f"LayerNorm: x of shape {x.shape} does not end in the axes {shape}")
         if len(shape) == 1:
             return ops.layer_norm(x, self.weight, self.bias, self.eps)
         flat = ops.reshape(x, shape=(*x.shape[: -len(shape)], math.prod(shape)))

@@ -128,7 +128,7 @@ def check_features(taker: Any, x: Any, masked: bool) -> None:
         check_input(taker, x)
         if x.ndim == 2 and masked:
             raise ValueError(
-                f"{type(taker).__name__}: lengths and masks are for batches, but inputs of shape {tuple(x.shape)} are "
+                f"{type(taker).__name__}: lengths and masks are for batches, but inputs of shape {x.shape} are "
                 "one sequence; leave them out, or add an axis for the batch"
             )
 

@@ -62,7 +62,7 @@ class DeepLayer(Stacked):
     def run(self, xs: Any, state: Any, mask: Any, record: bool) -> Recorded:
         """Run all layers from the bottom up, converting the state from and to PyTorch's form."""
         if xs.ndim not in (2, 3):
-            raise ShapeError(f"{type(self).__name__}: x of shape {tuple(xs.shape)} must be (T, B, F), or (T, F)")
+            raise ShapeError(f"{type(self).__name__}: x of shape {xs.shape} must be (T, B, F), or (T, F)")
         done = super().run(xs, None if state is None else self._apart(state), mask, record)
         return done._replace(state=self._joined(done.state))
 

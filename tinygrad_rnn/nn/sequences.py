@@ -89,9 +89,9 @@ def time_major(who: str, x: Any, lengths: Any = None, mask: Any = None, batch_fi
         raise ValueError(f"{who}: give lengths or a mask, not both")
     if mask is not None:
         mask = beside(mask, x)
-        if tuple(mask.shape) != shape[:2]:
+        if mask.shape != shape[:2]:
             axes = "batch and steps" if batch_first else "steps and batch"
-            raise ValueError(f"{who}: the mask has shape {tuple(mask.shape)}, but {axes} are {shape[:2]}")
+            raise ValueError(f"{who}: the mask has shape {mask.shape}, but {axes} are {shape[:2]}")
         mask = ops.swapaxes(mask, 0, 1) if batch_first else mask
     elif lengths is not None:
         mask = beside(length_mask(lengths, shape[time]), x)
@@ -188,9 +188,7 @@ def reset(state: Any, rows: Any, initial: Any = None) -> Any:
     def begin_anew(leaf: Any, start: Any = 0) -> Any:
         anew = beside(rows, leaf)
         if anew.ndim != 1 or leaf.ndim < 2 or leaf.shape[-2] != anew.shape[0]:
-            raise ShapeError(
-                f"reset: rows of shape {tuple(anew.shape)} do not fit a state of shape {tuple(leaf.shape)}"
-            )
+            raise ShapeError(f"reset: rows of shape {anew.shape} do not fit a state of shape {leaf.shape}")
         return leaf if outlives_reset(leaf, initial) else where(anew[:, None], start, leaf)
 
     return tree_map(begin_anew, state) if initial is None else tree_map(begin_anew, state, initial)

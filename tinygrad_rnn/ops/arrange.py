@@ -45,7 +45,7 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Any:
     array([3, 4, 0, 1, 2])
     """
     if axis is None:
-        return reshape(roll(flatten(x), shift, 0), tuple(x.shape))
+        return reshape(roll(flatten(x), shift, 0), x.shape)
     axis = axis_of("roll", x, axis)
     ahead = (slice(None),) * axis
     cut = -shift % max(1, x.shape[axis])
@@ -86,7 +86,7 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
     """
     times = (reps,) if isinstance(reps, (int, np.integer)) else tuple(reps)
     ndim = max(len(times), x.ndim)
-    pairs = list(zip((1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + tuple(x.shape), strict=True))
+    pairs = list(zip((1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape, strict=True))
     apart = reshape(x, tuple(n for _, length in pairs for n in (1, length)))
     many = broadcast_to(apart, tuple(n for pair in pairs for n in pair))
     return reshape(many, tuple(count * length for count, length in pairs))

@@ -32,7 +32,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     >>> flatten(np.ones((5, 2, 3)), 0, 1).shape
     (10, 3)
     """
-    shape = tuple(x.shape) or (1,)
+    shape = x.shape or (1,)
     start, end = (dim + len(shape) if dim < 0 else dim for dim in (start_dim, end_dim))
     if not 0 <= start <= end < len(shape):
         raise misfit(f"flatten: x {signature(x)} has no axes from {start_dim} to {end_dim}")
@@ -192,7 +192,7 @@ def broadcasts(shape: Shape, to: Shape) -> bool:
 def unbroadcast(g: Any, shape: Shape) -> Any:
     """Sum an array to the shape from which it was broadcast; works on arrays and on Tensors."""
     if not broadcasts(shape, g.shape):
-        raise ValueError(f"a gradient of shape {tuple(g.shape)} cannot belong to an input of shape {shape}")
+        raise ValueError(f"a gradient of shape {g.shape} cannot belong to an input of shape {shape}")
     extra = g.ndim - len(shape)
     axes = (*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1))
     return g.sum(axis=axes, keepdims=True).reshape(shape) if axes else g.reshape(shape)

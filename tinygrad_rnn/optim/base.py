@@ -139,7 +139,7 @@ class Optimizer:
             raise ValueError(f"{name}: the state is of {len(slots)} parameters, not of {len(self.slots)}")
         for p, given in zip(self.parameters, slots, strict=True):
             for slot, value in given.items():
-                if hasattr(value, "shape") and tuple(value.shape) != p.shape:
+                if hasattr(value, "shape") and value.shape != p.shape:
                     raise ShapeError(f"{name}: the state's {slot} has shape {value.shape}, its parameter {p.shape}")
         return [
             {n: backend.as_array(v, backend=p.backend) if hasattr(v, "shape") else v for n, v in given.items()}
