@@ -198,6 +198,7 @@ def test_a_report_is_a_tuple_that_is_computed_late() -> None:
     ps = with_gradients(np.array([3.0, 4.0]))
     report = tg.clip_grad_norm_(ps.values(), 1.0)
     assert pickle.loads(pickle.dumps(report)) == report
+    assert len(report) == 4
     norm, clipped_norm, angle, nonfinite = report
     assert (norm, clipped_norm, angle, nonfinite) == report == (5.0, 1.0, 0.0, ())
     assert repr(report) == "ClipReport(norm=5.0, clipped_norm=1.0, angle=0.0, nonfinite=())"

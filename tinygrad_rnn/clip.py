@@ -34,10 +34,11 @@ class ClipReport(Sequence[Any]):
     On a device, the host waits only at that access.
     """
 
+    _numbers: Numbers  # from that access on
+
     def __init__(self, measure: Callable[..., Numbers], *tensors: Tensor) -> None:
         self._measure: Callable[..., Numbers] | None = measure
         self.tensors = tensors  # the arguments of ``measure``
-        self._numbers: Numbers = (0.0, 0.0, 0.0, ())
 
     def of(self, tensors: Iterable[Tensor]) -> ClipReport:
         """The report on the same clipping in another run, from that run's tensors."""
