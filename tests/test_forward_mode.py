@@ -143,6 +143,16 @@ def test_a_narrower_first_state_takes_no_digits_away() -> None:
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-14)
 
 
+def test_a_wider_state_leaves_gradients_in_the_dtype_of_their_parameters() -> None:
+    w = tg.ones(1, requires_grad=True)
+    state = tg.ones(1, dtype="float64")
+    for moment in bptt.real_time(lambda x, h: ((w * h * x).sum(), w * h), np.ones(2), state, [w]):
+        moment.backward()
+        assert w.grad is not None
+        assert w.grad.dtype == np.float32
+    assert w.grad.item() == 1 + 2
+
+
 def test_parameters_may_be_updated_in_no_grad_around_it() -> None:
     cell, xs, state, step = problem("gru", 3, 2, 4)
     parameters = list(cell.parameters())

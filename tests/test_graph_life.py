@@ -198,6 +198,7 @@ def test_a_look_at_the_numbers_is_no_write() -> None:
     y = (w * v).sum()
     assert w.data.sum() < 9
     assert y.data.shape == ()
+    leaf(3).data = w.data
     y.backward(retain_graph=True)
     wide = tg.tensor(np.ones(3, np.longdouble)).reshape(3)
     assert wide.data.sum() == 3
@@ -241,6 +242,14 @@ def test_a_write_before_the_graph_is_allowed() -> None:
     w.data -= 0.1
     (w * w).sum().backward()
     assert_equal(gradients(w), [2 * w.data])
+
+
+def test_a_write_into_a_row_of_what_a_live_graph_saved_is_refused() -> None:
+    w, v = leaf(3, 3), leaf(3, 3)
+    y, row = (w * v).sum(), w.detach()[0]
+    row.data[:] = 7.0
+    with pytest.raises(GraphError, match="changed in place"):
+        y.backward()
 
 
 def test_a_new_array_leaves_the_older_graph_exact() -> None:
