@@ -454,7 +454,7 @@ def test_a_plan_reads_like_a_table() -> None:
     assert "budget: 39 KiB, which scheduled fits" in table
     assert plan.fit(40_000).bytes <= 40_000
     assert plan.fit(10**9).name == "plain"
-    assert "smallest budget" in repr(plan._replace(budget=None))
+    assert repr(plan._replace(budget=None)).splitlines()[-1].startswith("smallest budget: ")
     assert "smallest budget" in repr(plan._replace(budget=None, length=5000))  # whose schedule is the deepest
 
 
