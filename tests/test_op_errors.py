@@ -184,6 +184,19 @@ def test_an_input_may_be_called_as_the_output_is() -> None:
     assert [d.item() for d in tg.grad(dx, [y])] == [10.0]  # of x y^2 first y^2, then 2 y
 
 
+def test_an_attribute_without_a_default_after_an_optional_input_is_given_by_name() -> None:
+    with patch.dict(registry):
+
+        @tg.op
+        def affine(xp: Any, x: Any, shift: Any = 0.0, *, factor: float) -> Any:
+            return x * factor + shift
+
+    assert affine(2.0, factor=3.0) == 6
+    assert affine(2.0, 1.0, factor=3.0) == 7
+    with pytest.raises(TypeError, match="positional"):
+        affine(2.0, 1.0, 3.0)
+
+
 def test_a_kernel_without_arrays_is_refused() -> None:
     with pytest.raises(TypeError, match=r"forgot: a kernel takes the array module and then arrays, forgot\(xp, x\)"):
 

@@ -184,7 +184,7 @@ def _signature(op: Op) -> inspect.Signature:
             raise TypeError(
                 f"{op.name}: the name {p.name!r} begins with an underscore, which the engine keeps for itself"
             )
-        required = p.default is p.empty and p.kind is not p.VAR_POSITIONAL
+        required = p.default is p.empty
         if p.name in op.attributes and not op.variadic and not (required and optional):
             p = p.replace(kind=p.POSITIONAL_OR_KEYWORD)
         optional = optional or not required
