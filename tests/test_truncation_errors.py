@@ -125,6 +125,13 @@ def test_what_a_step_returns_is_checked(change: Any, error: type, message: str, 
         next(windows)
 
 
+@pytest.mark.parametrize(("after", "error"), [({"c": tg.ones(2)}, TypeError), ({"h": tg.ones(3)}, ShapeError)])
+def test_a_dictionary_keeps_its_names_and_shapes(after: Any, error: type) -> None:
+    windows = bptt.truncated(lambda x, state: (tg.zeros(()), after), [1], {"h": tg.ones(2)}, 1)
+    with pytest.raises(error, match=r"step 0 was given the state \{h f32\[2\]\}"):
+        next(windows)
+
+
 def test_a_window_needs_a_loss_with_a_history() -> None:
     module, step = model(CELLS["lstm"]())
 
