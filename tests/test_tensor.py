@@ -344,6 +344,7 @@ def test_one_element_converts() -> None:
         assert (x.item(), float(x), int(x), bool(x)) == (2.5, 2.5, 2, True)
         assert type(x.item()) is float
     assert type(tg.tensor(3).item()) is int
+    assert float(tg.tensor(3)) == 3
     assert not tg.tensor(0.0)
     assert tg.tensor([[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]]
 
