@@ -177,6 +177,18 @@ def test_inputs_that_do_not_matter_have_zero_derivatives() -> None:
     assert tg.hvp(lambda x: x.sum(), np.ones(3), np.ones(3)).tolist() == [0, 0, 0]
 
 
+def test_a_parameter_that_the_function_makes_is_seen() -> None:
+    made: list[Tensor] = []
+
+    def f(x: Tensor) -> Tensor:
+        made.append(tg.ones(3, dtype="float64", requires_grad=True))
+        return (x * x * made[-1]).sum()
+
+    tg.hvp(f, np.ones(3), np.arange(3.0)).sum().backward()
+    assert made[-1].grad is not None
+    assert made[-1].grad.tolist() == [0, 2, 4]
+
+
 def test_derivatives_leave_the_given_tensors_alone() -> None:
     x = tg.ones(3, dtype="float64", requires_grad=True)
     w = tg.ones(3, dtype="float64", requires_grad=True)
