@@ -81,7 +81,7 @@ def time_major(who: str, x: Any, lengths: Any = None, mask: Any = None, batch_fi
     if not hasattr(x, "shape"):
         cure = "; join its steps with tg.stack" if isinstance(x, (list, tuple)) else ""
         raise TypeError(f"{who}: the sequence must be one Tensor or array, not a {type(x).__name__}{cure}")
-    shape, time = tuple(x.shape), int(batch_first)
+    shape, time = x.shape, int(batch_first)
     if len(shape) <= time or not shape[time]:
         which = "second" if batch_first else "first"
         raise ValueError(f"{who}: there are no time steps in inputs of shape {shape}; time is the {which} axis")
