@@ -103,6 +103,17 @@ def test_groups_that_do_not_divide_are_refused() -> None:
         tg.conv2d(tg.ones(1, 4, 5, 5), tg.ones(4, 4, 2, 2), groups=2)
 
 
+@pytest.mark.parametrize(("kernels", "bias"), [(1, np.ones(5)), (3, np.ones(1)), (3, np.ones((3, 1))), (3, 2.0)])
+def test_a_bias_of_another_size_does_not_broadcast(kernels: int, bias: Any) -> None:
+    with pytest.raises(tg.ShapeError, match=rf"conv2d: the bias .* each of the {kernels} kernels, test_frontends"):
+        tg.conv2d(tg.ones(2, 1, 4, 4), tg.ones(kernels, 1, 2, 2), bias)
+
+
+def test_a_dilation_of_0_is_named() -> None:
+    with pytest.raises(tg.ShapeError, match=r"stride \(1, 1\) and dilation \(0, 0\) do not fit"):
+        tg.conv2d(tg.ones(1, 1, 4, 4), tg.ones(1, 1, 2, 2), dilation=0)
+
+
 @pytest.mark.parametrize("wrong", ["same", 1.5, (1, 2, 3), (1, 0.5)])
 def test_what_is_no_pair_of_integers_is_refused(wrong: Any) -> None:
     for make in (

@@ -7,7 +7,7 @@ from functools import reduce
 from operator import index
 from typing import Any
 
-from ..backend import Array
+from ..backend import Array, signature
 from ..op import op
 from ..whereabouts import misfit
 from .index import split
@@ -31,7 +31,7 @@ def _counts(shape: Shape, size: Pair, stride: Pair, dilation: Pair) -> Pair:
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
     counts = tuple((n - r) // max(1, s) + 1 for n, r, s in zip(shape[-2:], reach, stride, strict=True))
     if min(*counts, *size, *stride, *dilation) < 1:
-        apart = f" and dilation {dilation}" if max(dilation) > 1 else ""
+        apart = f" and dilation {dilation}" if dilation != (1, 1) else ""
         raise ValueError(
             f"windows of size {size} with stride {stride}{apart} do not fit into the last two axes of shape {shape}"
         )
@@ -94,6 +94,9 @@ def conv2d(
             f"conv2d: x {x.shape} must be (batch, channels, height, width), and weight {weight.shape} (out, "
             f"channels{f' / {groups} groups' if groups > 1 else ''}, height, width)"
         )
+    if bias is not None and getattr(bias, "shape", None) != weight.shape[:1]:  # others might broadcast silently
+        given = signature(bias) if hasattr(bias, "dtype") else repr(bias)
+        raise misfit(f"conv2d: the bias {given} must be one number for each of the {weight.shape[0]} kernels")
     high, wide = pair(padding)
     if high or wide:
         x = pad(x, widths=((0, 0), (0, 0), (high, high), (wide, wide)))
