@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -293,6 +294,14 @@ def test_settings_may_be_numpy_numbers(name: str, setting: str) -> None:
 # ---- what does not fit ----
 
 
+@pytest.mark.parametrize("shape", [(4,), (2, 4, 3), (4, 3, 1), (2,)])
+def test_a_pos_weight_that_does_not_broadcast_to_the_logits_is_refused(shape: tuple[int, ...]) -> None:
+    for logits in (tg.ones(4, 3), tg.ones(4, 1)):
+        match = rf"pos_weight of shape {re.escape(str(shape))} does not broadcast to logits"
+        with pytest.raises(ShapeError, match=match):
+            nn.binary_cross_entropy_with_logits(logits, logits, pos_weight=np.ones(shape))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mask_of_another_shape_is_refused(name: str) -> None:
     scores, target = sample(name, (4, 3), 0)
@@ -320,8 +329,10 @@ def test_targets_that_do_not_fit_are_refused(name: str) -> None:
         with pytest.raises(IndexError, match=rf"target {wrong}"):
             loss(x, target)
         loss(x, target, ignore_index=wrong)
-    with pytest.raises(ShapeError, match=r"there are 5 classes, but weight has shape \(4,\)"):
-        loss(x, np.zeros((4, 3), int), weight=np.ones(4))
+    for weight in (np.ones(4), 2.0):
+        shape = re.escape(str(np.shape(weight)))
+        with pytest.raises(ShapeError, match=rf"there are 5 classes, but weight has shape {shape}"):
+            loss(x, np.zeros((4, 3), int), weight=weight)
 
 
 @pytest.mark.parametrize(

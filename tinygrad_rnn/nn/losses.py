@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, ops
+from ..ops.shape import broadcasts
 from ..tensor import Tensor, owned
 from ..whereabouts import ShapeError, misfit
 
@@ -129,6 +130,9 @@ def binary_cross_entropy_with_logits(
         losses = ops.softplus(logits) - logits * target
     else:
         pos_weight = _constant(pos_weight, logits)
+        shape = getattr(pos_weight, "shape", ())
+        if not broadcasts(shape, logits.shape):  # nor may it broadcast logits, of which there would be more losses
+            raise misfit(f"{name}: pos_weight of shape {shape} does not broadcast to logits of shape {logits.shape}")
         losses = ops.softplus(-logits) * (target * pos_weight) + ops.softplus(logits) * (1 - target)
     return reduced(name, losses, mask, None, reduction)
 
@@ -183,8 +187,9 @@ def _weights(name: str, weight: Any, targets: Tensor, scores: Tensor) -> tuple[A
     if weight is None:
         return None, None
     weight = _constant(weight, scores)
-    if weight.shape != scores.shape[-1:]:
-        raise ShapeError(f"{name}: there are {scores.shape[-1]} classes, but weight has shape {weight.shape}")
+    shape = getattr(weight, "shape", ())
+    if shape != scores.shape[-1:]:
+        raise ShapeError(f"{name}: there are {scores.shape[-1]} classes, but weight has shape {shape}")
     return weight, ops.embedding(targets, weight[:, None])[..., 0]
 
 
