@@ -205,6 +205,14 @@ def test_a_kernel_without_arrays_is_refused() -> None:
             return x
 
 
+@pytest.mark.parametrize("wrong", [2.0, [1.5], None, "12", [[1], [2]]])
+def test_where_to_split_is_never_rounded(wrong: Any) -> None:
+    for x in (M, tg.tensor(M)):
+        with pytest.raises(TypeError, match=r"split: sections are a number of equal parts, or .*, test_op_errors\.py"):
+            tg.split(x, wrong, axis=1)
+    assert [part.shape for part in tg.split(M, np.array([1, -1]), axis=1)] == [(2, 1), (2, 1), (2, 1)]
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [
