@@ -151,6 +151,16 @@ def test_a_horizon_with_create_graph() -> None:
     np.testing.assert_allclose(again.numpy(), 2 * h.data + 6 * w.data, rtol=1e-14)
 
 
+@pytest.mark.parametrize("wrong", ["3", 0.5, tg.ones(3)])
+def test_a_horizon_that_is_no_moment_leaves_the_graph_whole(wrong: Any) -> None:
+    w, mark = leaf(3), np.int64(tape.mark())
+    loss = (w * w).sum()
+    with pytest.raises(TypeError, match=r"the horizon is a moment, as tape\.mark\(\) gives it, not "):
+        loss.backward(horizon=wrong)
+    loss.backward(horizon=mark)
+    assert_equal(gradients(w), [2 * w.data])
+
+
 # ---- accumulation ----
 
 

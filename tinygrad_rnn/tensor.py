@@ -183,6 +183,8 @@ class Tensor(Operators, Readable):
 
         Raises GraphError, and changes no gradient, if the graph was freed or a saved array was overwritten.
         """
+        if not isinstance(horizon, (int, np.integer, type(None))):
+            raise TypeError(f"backward: the horizon is a moment, as tape.mark() gives it, not {horizon!r}")
         if self.node is None:
             raise GraphError(
                 f"backward: {self!r} has no history; no input of it requires a gradient, it was detached, made in "
