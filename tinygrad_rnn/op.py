@@ -112,7 +112,7 @@ class Op:
             cure = f"bring them together with x.to({min(homes.values())!r})"
             raise backend.BackendError(f"{self.name}: arrays of two backends, {listed}; {cure}{where}") from error
         lists = [name for name, a in inputs if isinstance(a, (list, tuple))]
-        bare = isinstance(error, AttributeError) and not all(hasattr(a, "dtype") for _, a in inputs)
+        bare = [name for name, a in inputs if not hasattr(a, "dtype")] if isinstance(error, AttributeError) else []
         taped = [name for name, value in attributes.items() if isinstance(value, tape.Taped)]
         told = f"make a tensor of the list {lists[0]!r}, tg.tensor({lists[0]})" if lists else None
         for name, a in inputs:
@@ -124,7 +124,8 @@ class Op:
             told = self.explain(*arrays, **attributes) or told
         if told is None:
             given = [f"{name} {signature(a) if hasattr(a, 'dtype') else repr(a)}" for name, a in inputs]
-            told = f"{_listed(given if len(given) < 8 else [*given[:3], '...', given[-1]])}: {error}"
+            reason = f"{_listed(bare)} must be an array, such as tg.tensor({bare[0]})" if bare else error
+            told = f"{_listed(given if len(given) < 8 else [*given[:3], '...', given[-1]])}: {reason}"
         message = f"{self.name}: {told}{where}"
         for kind, raised in ((IndexError, IndexError), (ValueError, ShapeError), (TypeError, TypeError)):
             if isinstance(error, kind) or ((lists or bare) and raised is TypeError):
