@@ -138,6 +138,13 @@ def test_paths_that_collide_are_kept_apart(path: Path) -> None:
     assert same(tg.load(path), tree)
 
 
+class OfAnotherLibrary:
+    """What shows that something is an array, of whatever library."""
+
+    def __dlpack__(self) -> None:
+        raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("tree", "words"),
     [
@@ -145,6 +152,8 @@ def test_paths_that_collide_are_kept_apart(path: Path) -> None:
         ({"a": {3: 4}}, "keys of 'a' in the tree must be strings, but 3"),
         ([np.array([object()])], "'0' in the tree is an array of dtype object"),
         (np.array(1j), "the tree is an array of dtype complex128"),
+        ([np.ma.array([1.0, 2.0], mask=[True, False])], r"'0' in the tree: a masked array .* use x\.filled\(0\)"),
+        ({"w": [OfAnotherLibrary()]}, r"'w\.0' in the tree: a .*OfAnotherLibrary is no array of NumPy .* x\.numpy\(\)"),
         (print, "the tree is of type builtin_function_or_method"),
         ({"model": nn.Linear(2, 1)}, r"'model' in the tree is of type Linear; .* save its state_dict\(\)$"),
     ],

@@ -115,7 +115,10 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     def child(key: object, part: Any) -> Any:
         return _encode(part, f"{path}.{key}" if path else str(key), arrays)
 
-    value = bare_array(value)
+    try:
+        value = backend.plain(bare_array(value))
+    except TypeError as error:
+        raise TypeError(f"save: {_place(path)}: {error}") from None
     if isinstance(value, np.str_):
         return str(value)
     if isinstance(value, (np.ndarray, np.generic)) or backend.is_array(value):
