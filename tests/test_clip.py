@@ -358,6 +358,10 @@ def test_wrong_bounds_are_refused(clip: Any) -> None:
     for bound in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="must be above 0"):
             clip(ps, bound)
+        with pytest.raises(
+            ValueError, match=r"clip_message: x f\d\d\[1\]: the bound must be above 0, not .*, test_clip"
+        ):
+            tg.clip_message(ps[0], bound)
     with pytest.raises(ValueError, match="on_nonfinite"):
         clip(ps, 1.0, on_nonfinite="ignore")
 

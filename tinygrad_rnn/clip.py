@@ -163,6 +163,8 @@ def clip_message(xp: Any, x: Array, *, bound: float) -> Array:
 
     Applied to a cell's state, it clips the gradient that each time step sends to the one before.
     """
+    if not bound > 0:
+        raise ValueError(f"the bound must be above 0, not {bound}")
     return x
 
 
