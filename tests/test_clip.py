@@ -366,6 +366,27 @@ def test_wrong_bounds_are_refused(clip: Any) -> None:
         clip(ps, 1.0, on_nonfinite="ignore")
 
 
+@pytest.mark.parametrize("clip", [tg.clip_grad_norm_, tg.clip_grad_value_])
+def test_only_one_list_of_parameters_is_taken(clip: Any) -> None:
+    """A weight and a bias in a list of their own are not the name of a parameter and that parameter."""
+    layer = nn.Linear(2, 2)
+    layer(tg.ones(1, 2)).sum().backward()
+    before = layer.bias.grad.numpy()
+    for wrong in (
+        [layer.parameters()],
+        [list(layer.parameters())],
+        [tuple(layer.parameters())],
+        dict(layer.named_parameters()),
+        [("weight", np.ones(2))],
+        [layer],
+        "ab",
+        5,
+    ):
+        with pytest.raises(TypeError, match=r"clip: parameters are Tensors, .*; those of two modules are one list"):
+            clip(wrong, 1e-3)
+    np.testing.assert_array_equal(layer.bias.grad.numpy(), before)
+
+
 def test_a_clipped_message_is_the_identity_forward() -> None:
     x = tg.tensor(np.array([1.0, -2.0, 3.0]), requires_grad=True)
     y = tg.clip_message(x, 0.5)

@@ -258,20 +258,29 @@ def _clip(
 
 def _with_gradients(parameters: Parameters) -> list[tuple[str, Tensor, Tensor]]:
     """(name, parameter, gradient) of every parameter with a gradient; tied parameters count once."""
-    if isinstance(parameters, str) or not isinstance(parameters, (Tensor, Iterable)):
-        raise TypeError(
-            f"clip: parameters are Tensors, or pairs of name and Tensor, such as model.parameters(), not a "
-            f"{type(parameters).__name__}"
-        )
+    if isinstance(parameters, (str, dict)) or not isinstance(parameters, (Tensor, Iterable)):
+        raise _no_parameters(parameters)
     entries = [parameters] if isinstance(parameters, Tensor) else parameters
     names: dict[Tensor, str] = {}
     for i, entry in enumerate(entries):
-        name, p = (f"parameter {i} {list(entry.shape)}", entry) if isinstance(entry, Tensor) else entry
-        names.setdefault(p, name)
+        match entry:
+            case Tensor():
+                names.setdefault(entry, f"parameter {i} {list(entry.shape)}")
+            case (str(name), Tensor() as p):
+                names.setdefault(p, name)
+            case _:  # two parameters of one layer in a list of their own are no name and parameter
+                raise _no_parameters(entry)
     if not names and isinstance(parameters, Iterator):
         told = "nothing is clipped: the iterator of parameters is empty (a generator can be read only once)"
         warnings.warn(f"clip: {told}", stacklevel=5)
     return [(name, p, p.grad) for p, name in names.items() if p.grad is not None]
+
+
+def _no_parameters(given: Any) -> TypeError:
+    return TypeError(
+        "clip: parameters are Tensors, or pairs of name and Tensor, such as model.parameters(), not a "
+        f"{type(given).__name__}; those of two modules are one list, [*encoder.parameters(), *decoder.parameters()]"
+    )
 
 
 def _put(p: Tensor, gradient: Tensor) -> None:
