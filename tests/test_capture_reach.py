@@ -298,6 +298,18 @@ def test_what_the_step_does_not_mention_may_change_at_every_call() -> None:
     assert sum(captured._recorded.values()) == 1
 
 
+def test_the_search_does_not_enter_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some hold so much that it would take minutes, and caches, which would count as changes by the step."""
+    library = ModuleType("torch")
+    library.is_tensor, library.cache = lambda x: library.cache.append(x), []  # type: ignore[attr-defined]
+    monkeypatch.setitem(globals(), "library", library)
+    step = tg.capture(lambda x: (library.is_tensor(1), x * len(library.cache[:0]), x * 2)[2])
+    library.is_tensor.__module__ = "torch.overrides"
+    for _ in range(3):
+        equal(step(tg.ones(3)).numpy(), np.full(3, 2, np.float32))
+    assert len(library.cache) == 2
+
+
 def test_an_iterator_that_the_step_draws_from_is_refused() -> None:
     batches = (batch(k) for k in range(10))
     held = {"batches": iter([batch(1), batch(2), batch(3)])}

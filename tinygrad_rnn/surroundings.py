@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 _OURS = __name__.partition(".")[0]
 _SETTLED = {_OURS, "numpy", "math", "builtins", "operator"}  # modules in which nothing changes
-_INSTALLED = {*sys.stdlib_module_names, "numpy", "cupy", "tqdm", "matplotlib"} - {"__main__"}
+_LIBRARIES = {"numpy", "cupy", "scipy", "pandas", "sklearn", "torch", "jax", "tensorflow", "safetensors", "PIL"}
+_INSTALLED = {*sys.stdlib_module_names, *_LIBRARIES, "tqdm", "matplotlib", "IPython"} - {"__main__"}
 
 
 class Names(NamedTuple):
@@ -71,7 +72,7 @@ def is_ours(module: str | None) -> bool:
 
 
 def is_installed(module: str | None) -> bool:
-    """Whether a module comes from Python's library or a known package, which hold nothing of a user's step."""
+    """Whether a module is of Python's library or a known package: no part of a step, and slow to search (torch)."""
     return root(module) in _INSTALLED
 
 
