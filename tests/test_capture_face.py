@@ -399,6 +399,14 @@ def test_source_before_and_after_each_pass() -> None:
         captured.source("melt")
 
 
+def test_shapes_read_as_they_do_everywhere() -> None:
+    captured = tg.capture(lambda x: tg.where(x > 0, x, 0.0))
+    for _ in range(3):
+        captured(tg.ones(3))
+    assert "bool[3]" in captured.source()
+    assert "bool[3]" in str(captured.memory)
+
+
 def test_source_runs_as_python() -> None:
     """The lines that were recorded, executed with the operations by name, give the step's loss and gradients."""
     cell = nn.LSTMCell(3, 4)

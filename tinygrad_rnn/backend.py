@@ -211,7 +211,7 @@ def short_dtype(dtype: Any) -> str:
 
 
 def signature(array: Array) -> str:
-    """Dtype and shape, such as ``f32[32,128]``."""
+    """Dtype and shape of an array, or of anything else that has both, such as ``f32[32,128]``."""
     return f"{short_dtype(array.dtype)}[{','.join(map(str, array.shape))}]"
 
 

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..backend import signature
 from ..tape import said
 from .arena import part_size
 from .blocks import Block
 from .joins import gather
 from .lanes import Lanes
-from .program import Line, described
+from .program import Line
 
 _ROWS = 12
 
@@ -68,7 +69,7 @@ def _kind(line: Line) -> str:
     """The line that made a block, in words; in place of a gather, the line of its first array."""
     while line.function is gather and line.inputs[0].line is not None:
         line = line.inputs[0].line
-    return f"{line.phase + ' ' + line.name:<24}{described(line.result):<22}{line.where}"
+    return f"{line.phase + ' ' + line.name:<24}{signature(line.result):<22}{line.where}"
 
 
 def _place(line: Line) -> str:

@@ -274,7 +274,12 @@ class Program:
         return Program(lines, [new.get(value, value) for value in self.results])
 
     def __str__(self) -> str:
-        name_values(self)
+        """As code, with every result named after its operation, and numbered."""
+        numbers: Counter[str] = Counter()
+        for line in self.lines:
+            for value in line.results:
+                numbers[line.name] += 1
+                value.name = f"{line.name}_{numbers[line.name]}"
         return "\n".join(_text(self.lines))
 
 
@@ -290,18 +295,4 @@ def _text(lines: Iterable[Line]) -> Iterator[str]:
         if body not in bodies:
             yield from (f"#   {part}" for part in body.splitlines())
             bodies.add(body)
-        yield f"{line!s:<72}  # {described(line.result)}{'  ' + line.where if line.where else ''}"
-
-
-def described(value: Value) -> str:
-    """A value's dtype and shape, such as "f32[64,128]"."""
-    return f"{value.dtype.kind}{8 * value.dtype.itemsize}[{','.join(map(str, value.shape))}]"
-
-
-def name_values(program: Program) -> None:
-    """Name every result after its operation, with a number."""
-    numbers: Counter[str] = Counter()
-    for line in program.lines:
-        for value in line.results:
-            numbers[line.name] += 1
-            value.name = f"{line.name}_{numbers[line.name]}"
+        yield f"{line!s:<72}  # {signature(line.result)}{'  ' + line.where if line.where else ''}"
