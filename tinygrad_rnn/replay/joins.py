@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
@@ -14,8 +13,6 @@ from ..backend import Array
 from ..ops.index import layout
 from .program import Line, Value
 
-_with_out: dict[Any, bool] = {}
-
 
 def gather(xp: Any, *xs: Array, axis: int, out: Array = None) -> Array:
     """A stack that a pass makes. It needs no copy if its inputs are evenly spaced in memory, in either direction."""
@@ -24,13 +21,6 @@ def gather(xp: Any, *xs: Array, axis: int, out: Array = None) -> Array:
 
 _stack, _concatenate, _scatter = ops.stack.op.kernel, ops.shape.join.op.kernel, ops.scatter.op.kernel
 _JOINS = {_stack, _concatenate, _scatter, gather}
-
-
-def writes(line: Line) -> bool:
-    """Whether a line's kernel takes ``out``."""
-    if line.function not in _with_out:
-        _with_out[line.function] = "out" in inspect.signature(line.function).parameters
-    return _with_out[line.function]
 
 
 def is_join(line: Line) -> bool:

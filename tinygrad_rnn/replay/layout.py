@@ -16,7 +16,7 @@ import numpy as np
 
 from ..backend import Array
 from .blocks import Block, Extent, Outside, Region, address
-from .joins import gather, in_order, is_join, joined_in_place, slots, writes
+from .joins import gather, in_order, is_join, joined_in_place, slots
 from .program import Line, Program, Value
 from .views import VIEWS, expand_dims, reshape
 
@@ -131,7 +131,7 @@ class Layout:
         if value in self.place or line is None or value in self.base or place.dtype != value.dtype:
             return False
         return line.elementwise or (
-            place.flags.c_contiguous and (line.kind in ("dot", "random") or writes(line) or is_join(line))
+            place.flags.c_contiguous and (line.kind in ("dot", "random") or line.writes_out or is_join(line))
         )
 
     def _lay_join(self, line: Line) -> None:

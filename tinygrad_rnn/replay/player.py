@@ -12,7 +12,7 @@ import numpy as np
 from .. import backend
 from ..backend import Array, Backend
 from ..formula import Pointwise
-from .joins import is_join, slots, writes
+from .joins import is_join, slots
 from .lanes import Lanes
 from .program import Line, Value, substitute
 from .straight import straight
@@ -118,7 +118,7 @@ class Player:
             return [partial(_fill, out, line.function, *line.inputs)]
         new = {value: self.array(value) for value in line.reads}
         attributes, inputs = substitute(line.attributes, new), substitute(inputs, new)  # values inside keys
-        if writes(line) and out.flags.c_contiguous:
+        if line.writes_out and out.flags.c_contiguous:
             return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
         return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]
 

@@ -116,6 +116,11 @@ class Line:
         return op_of(self.function)
 
     @property
+    def writes_out(self) -> bool:
+        """Whether its kernel takes ``out``."""
+        return (op := self.operation) is not None and op.writes_out
+
+    @property
     def needs_host(self) -> bool:
         """Whether it draws random numbers or makes the host wait: a CUDA graph can do neither."""
         return self.kind == "random" or ((op := self.operation) is not None and op.waits)
