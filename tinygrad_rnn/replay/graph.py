@@ -30,10 +30,6 @@ class GraphPlayer(Player):
         super().__init__(lanes, home)
         self._cuda = home.xp.cuda
         self._lanes = lanes
-        calls: dict[Line, list[partial[Any]]] = {line: [] for line in lanes.lines if line in lanes.of}
-        for line, call in self.calls:
-            calls[line].append(call)
-        self._plan = list(calls.items())  # lines without a call included, as others may wait for them
         self._pool: Any = None
         self._streams: list[Any] = []  # of each lane
         self._has_played = False  # without running out of memory
@@ -45,7 +41,7 @@ class GraphPlayer(Player):
             if self._pool is None:
                 self._set_apart()
             with self._aside():
-                self._issue(self._plan)
+                self._issue(self.plan)
             self._has_played = True
             return
         if self._graphs is None:
@@ -107,7 +103,7 @@ class GraphPlayer(Player):
         """A launch for each graph, and the calls between them."""
         launches: list[Callable[[], Any]] = []
         with collector_resting(), self._aside():
-            for outside, part in groupby(self._plan, lambda pair: pair[0].needs_host):
+            for outside, part in groupby(self.plan, lambda pair: pair[0].needs_host):
                 if outside:
                     launches += [call for _, calls in part for call in calls]
                 else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, pairwise
+from operator import setitem
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ class Player:
         self._by_place: dict[Any, Array] = {}
         self._layout = lanes.layout
         self._numbers: dict[Any, tuple[Array, Scalar]] = {}
-        self.calls = [(line, call) for line in lanes.lines for call in self._calls(line)]
+        # By line. One without a call is included, as lines in other lanes may wait for it.
+        self.plan = [(line, self._calls(line)) for line in lanes.lines if line in lanes.of]
+        self.calls = [(line, call) for line, calls in self.plan for call in calls]
         self._put = home.setter([array for array, _ in self._numbers.values()])
         self._play = straight(self._parts())
 
@@ -104,8 +107,6 @@ class Player:
         return self._numbers[key][0]
 
     def _calls(self, line: Line) -> list[partial[Any]]:
-        if self._layout.is_there(line):
-            return []
         out = self.array(line.result)
         if is_join(line):
             return self._copies(line, out)
@@ -150,8 +151,9 @@ class Player:
             source = self._given(piece, line)
             if not is_same(source, slot):
                 copies.append((slot, source))
-        copy = np.copyto if self.xp is np else _copy
-        return [partial(copy, slot, source) for slot, source in _in_runs(copies)]
+        if self.xp is np:
+            return [partial(np.copyto, slot, source) for slot, source in _in_runs(copies)]
+        return [partial(setitem, slot, ..., source) for slot, source in _in_runs(copies)]
 
 
 def _dtype_of(scalar: Scalar, line: Line) -> Any:
@@ -200,7 +202,3 @@ def _spread(arrays: Sequence[Array]) -> Array:
 
 def _fill(out: Array, function: Callable[..., Array], *args: Any, **attributes: Any) -> None:
     out[...] = function(*args, **attributes)
-
-
-def _copy(out: Array, x: Any) -> None:
-    out[...] = x
