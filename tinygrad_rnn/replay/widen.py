@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import pairwise
-from math import copysign
 from typing import Any
 
 import numpy as np
@@ -124,19 +123,15 @@ class _Widening:
 
     def _constant(self, shape: tuple[int, ...], dtype: Any, slices: list[Slice], numbers: list[Any]) -> Any:
         """One number if all slices have the same, else an array with each slice's number in its columns."""
-        if all(_equal(number, numbers[0]) for number in numbers):
+        each = np.array(numbers, dtype)
+        if len({number.tobytes() for number in each}) == 1:  # 0.0 and -0.0 differ
             return numbers[0]
-        widths = [part.stop - part.start for part in slices]
-        row = np.repeat(np.array(numbers, dtype), widths)
+        row = np.repeat(each, [part.stop - part.start for part in slices])
         key = shape, dtype, row.tobytes()
         if key not in self.constants:
             array = np.ascontiguousarray(np.broadcast_to(row, shape))
             self.constants[key] = Value(shape, dtype, "each_gate", array)
         return self.constants[key]
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return bool(a == b) and copysign(1, a) == copysign(1, b)
 
 
 def _touching(slices: list[Slice]) -> bool:
