@@ -228,13 +228,15 @@ class Recording:
         """The paths of everything that has changed since the recording."""
         return self.reach.changed() + [path for path, x, held in self.seen if backend.of(x).checksum(x) != held]
 
-    def has_numbers(self) -> bool:
-        """Whether there are still numbers where there were some when the step was recorded."""
-        return all(_is_number(place.get()) for place, _ in self.numbers)
-
-    def has_gradients(self) -> bool:
-        """Whether leaves have gradients, and share them, as they did when the step was recorded."""
-        return self._first_with_gradient() == self._first
+    def is_valid(self) -> bool:
+        """Whether nothing has changed but the content of arrays, and numbers, that are read anew in each replay."""
+        return (
+            self.reach.unchanged()
+            and self._first_with_gradient() == self._first
+            and all(_is_number(place.get()) for place, _ in self.numbers)
+            and all(backend.of(x).checksum(x) == held for _, x, held in self.seen)
+            and all((x := ref()) is None or x.array is array for ref, array in self.unreached)
+        )
 
     def _first_with_gradient(self) -> list[Leaf | None]:
         """For each leaf, the first one that has the same gradient; None if it has none."""

@@ -147,15 +147,7 @@ class Replay:
 
     def fits(self) -> bool:
         """Whether the recording is still valid. Arrays that were replaced are bound anew."""
-        recording = self.recording
-        return (
-            recording.reach.unchanged()
-            and recording.has_gradients()
-            and recording.has_numbers()
-            and all(backend.of(x).checksum(x) == held for _, x, held in recording.seen)
-            and all((x := ref()) is None or x.array is array for ref, array in recording.unreached)
-            and self._bind()
-        )
+        return self.recording.is_valid() and self._bind()
 
     def __call__(self, arrays: list[Array], floats: list[float], play: Callable[[], None] | None = None) -> Any:
         """Run the step, which must fit, with the arrays and floats of a call's arguments."""
