@@ -139,4 +139,4 @@ def without_symbols(x: Any) -> Any:
 
 def copied(x: Any) -> Any:
     """A copy of an array, or of a symbol's array in this run."""
-    return None if x is None else bare(x).copy("K")  # in the same memory order, which affects how products round
+    return bare(x).copy("K")  # in the same memory order, which affects how products round

@@ -26,7 +26,9 @@ def share(program: Program) -> None:
     kept = []
     for line in program.lines:
         line.replace(new)
-        known = line if line.kind == "random" else _first(line, first)
+        is_view = line.function in VIEWS and all(x.line is None for x in line.reads)
+        key = line.function, 0 if is_view else line.rerun, alike(line.inputs), alike(line.attributes)
+        known = line if line.kind == "random" else first.setdefault(key, line)
         if known is line:
             kept.append(line)
             continue
@@ -41,12 +43,6 @@ def share(program: Program) -> None:
 def draw_first(program: Program) -> None:
     """Draw random numbers first, in their order, so that the rest can be one graph."""
     program.lines.sort(key=lambda line: line.kind != "random")
-
-
-def _first(line: Line, first: dict[Any, Line]) -> Line:
-    """The first line that computes the same as this one."""
-    apart = line.rerun if line.function not in VIEWS or any(x.line is not None for x in line.reads) else 0
-    return first.setdefault((line.function, apart, alike(line.inputs), alike(line.attributes)), line)
 
 
 PASSES = {
