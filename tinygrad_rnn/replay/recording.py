@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -21,37 +21,13 @@ from ..tree import tree_leaves
 from ..whereabouts import whereabouts
 from .arguments import Arguments, apart, check_output, copied, in_output, leaves, without_symbols
 from .places import ArrayOfGradient, Attribute, Place
+from .ports import Gradient, Port, committed, is_like
 from .program import Value
 from .reach import Reach, state_of
 from .recorder import Recorder, bare, recording
 from .symbol import Scalar, Symbol
 
 _SMALL = 2**14  # bytes
-
-
-class Port:
-    """A place outside the program that it reads, writes, or both."""
-
-    def __init__(self, place: Place, symbol: Symbol, later: Place) -> None:
-        self.place = place
-        self.later = later  # the place in replays: by then a leaf may hold another gradient
-        self.value, self.array = symbol.value, symbol.array  # what it holds before
-        self.after: Any = symbol.copy()  # what the step left there
-        place.put(symbol)
-
-    @property
-    def updated(self) -> bool:
-        """Whether the step put another array there, or wrote into the old one."""
-        return not isinstance(self.after, Symbol) or self.after.value is not self.value
-
-
-class Gradient(NamedTuple):
-    """The gradient that a step left on a leaf."""
-
-    leaf: Leaf
-    tensor: Tensor | None
-    array: Any  # the tensor's array, where each replay puts the gradient
-    source: Any  # the symbol that the tensor held
 
 
 class Recording:
@@ -203,7 +179,7 @@ class Recording:
             port.after = left.copy() if isinstance(left, Symbol) else left
         new = [(port, copied(port.after)) for port in self.ports]  # copy all before any is written
         for port, array in new:
-            port.place.put(_commit(port.array, array) if port.updated else port.array)
+            port.place.put(committed(port.array, array) if port.updated else port.array)
 
     def _settle_gradients(self, left: dict[Leaf, Any], sources: dict[Any, Any], arrays: dict[Any, Array]) -> None:
         """Find out which gradients the step replaced. Leaves may now share a gradient, or hold an old one.
@@ -284,25 +260,6 @@ def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
 
 def _is_number(x: Any) -> bool:
     return type(x) in (int, float, Scalar)
-
-
-def is_like(x: Any, array: Array) -> bool:
-    """Whether x, an array or a symbol, has the dtype and shape of an array."""
-    return bool((x.dtype, x.shape) == (array.dtype, array.shape))
-
-
-_buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references
-
-
-def _commit(old: Array, new: Array) -> Array:
-    """The array of a parameter after a recording. One that captured steps share is written in place."""
-    known = _buffers.get(id(old))
-    if known is not None and known() is old and is_like(new, old):
-        old[...] = new
-        writes.wrote(old)
-        return old
-    _buffers[id(new)] = weakref.ref(new)
-    return new
 
 
 def _home(values: list[Any], arguments: Any) -> Backend:

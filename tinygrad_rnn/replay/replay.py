@@ -23,9 +23,10 @@ from .lanes import MOST, Lanes
 from .layout import Layout
 from .memory import Memory
 from .player import Player, is_same
+from .ports import Port, is_like
 from .profile import Profile, Row
 from .program import Line, Program, Value
-from .recording import Port, Recording, is_like
+from .recording import Recording
 from .symbol import Scalar, Symbol
 
 
