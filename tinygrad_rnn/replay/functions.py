@@ -25,7 +25,7 @@ class Functions:
             raise AttributeError(name)
         if name in _BY_NAME:
             return _BY_NAME[name]
-        real = getattr(self._recorder_of().xp, name)
+        real = getattr(self._recorder_of().home.xp, name)
         if name in _MAKERS:
             return functools.partial(_on_arrays, real)
         if callable(real) and not isinstance(real, type):
@@ -36,14 +36,14 @@ class Functions:
         """A symbol as it is, or in another dtype; an array of anything else."""
         if isinstance(x, Symbol):
             return x if dtype is None else x.astype(dtype)
-        return self._recorder_of().xp.asarray(x, dtype=dtype)
+        return self._recorder_of().home.xp.asarray(x, dtype=dtype)
 
     array = ascontiguousarray = asarray
 
     def zeros_like(self, x: Any) -> Symbol:
         """Zeros that the step may write into later, as optimisers do."""
         recorder = self._recorder_of()
-        zeros = _on_arrays(recorder.xp.zeros_like, x)
+        zeros = _on_arrays(recorder.home.xp.zeros_like, x)
         return recorder.symbol(zeros, recorder.constant(zeros))
 
 

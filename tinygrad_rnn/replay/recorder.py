@@ -13,6 +13,7 @@ from typing import Any
 from .. import backend, dispatch, ops, tape
 from ..backend import Array, Backend
 from ..op import Op, registry
+from ..record import Watcher
 from ..surroundings import is_ours
 from ..tree import tree_leaves
 from ..whereabouts import lines_outside
@@ -89,7 +90,7 @@ for _type in (Symbol, DeviceSymbol):
     backend.modules[_type] = _backend.xp
 
 
-class Recorder:
+class Recorder(Watcher):
     """Records what a step does.
 
     While recording, the state of the random generator is the number of draws so far. Setting it back means that
@@ -99,7 +100,6 @@ class Recorder:
 
     def __init__(self, home: Backend) -> None:
         self.home = home
-        self.xp = home.xp
         self.sources = {name: getattr(home, name) for name in ("uniform", "numbers")}  # of random numbers
         self.kind = Symbol if home.name == "numpy" else DeviceSymbol
         self.made: list[weakref.ref[Symbol]] = []
@@ -173,9 +173,9 @@ class Recorder:
                 refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
         for x in _shaping(op, attributes):
             self.seen[id(owner_of(x))] = x
-        array = op.kernel(self.xp, *map(bare, inputs), **{name: bare(x) for name, x in attributes.items()})
+        array = op.kernel(self.home.xp, *map(bare, inputs), **{name: bare(x) for name, x in attributes.items()})
         if not backend.is_array(array):
-            array = self.xp.asarray(array)  # NumPy returns scalars for 0-d results
+            array = self.home.xp.asarray(array)  # NumPy returns scalars for 0-d results
         attributes = {name: self._read(x) for name, x in attributes.items()}
         return self._write("op", op.name, op.kernel, tuple(map(self._read, inputs)), attributes, array)
 
@@ -213,13 +213,8 @@ class Recorder:
         for value in list(self.constants.values()):
             self.constant(value.constant)
 
-    # As a watcher, it is called after each rule of a backward pass: the lines since the last call are that rule's.
-
-    def forward(self, *_: Any) -> None:
-        """Nothing to do: lines are forward ones unless marked."""
-
     def backward(self, rule: Any, node: Any, contribution: Any) -> None:
-        """Mark the lines of a rule as backward, with the time step of its node."""
+        """Mark the lines of a rule, those since the last call, as backward, with the time step of its node."""
         for line in reversed(self.lines):
             if line.phase == "backward" or line.step is not None:
                 break
@@ -258,9 +253,8 @@ def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
     if any(bare(x) is not x for x in arguments):
         return _current().call(op, *inputs, **attributes)
     if _active.recorder is not None:
-        for x in tree_leaves(arguments):
-            if backend.is_array(x):
-                _seen(_active.recorder, x)
+        for x in filter(backend.is_array, tree_leaves(arguments)):
+            _seen(_active.recorder, x)
     return op.kernel(xp, *inputs, **attributes)
 
 
