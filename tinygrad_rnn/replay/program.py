@@ -148,9 +148,7 @@ class Line:
         """Set its inputs."""
         self.inputs = inputs
         self.reads: list[Value] = []  # all values, those inside keys included
-        _gather(inputs, self.reads)
-        if self.attributes:
-            _gather(self.attributes.values(), self.reads)
+        _gather((inputs, self.attributes), self.reads)
 
     def let_go(self) -> None:
         """Break the reference cycle between a dead line and its results, so that no collector has to."""
@@ -160,8 +158,7 @@ class Line:
     def replace(self, new: dict[Value, Value]) -> None:
         """Replace some of the values that it reads."""
         if not new.keys().isdisjoint(self.reads):
-            if self.attributes:
-                self.attributes = substitute(self.attributes, new)
+            self.attributes = substitute(self.attributes, new)
             self.read(substitute(self.inputs, new))
 
     def __str__(self) -> str:
@@ -248,10 +245,8 @@ class Program:
         found: dict[Value, list[Line]] = {}
         for line in (*self.lines, self.end):
             for value in line.reads:
-                readers = found.get(value)
-                if readers is None:
-                    found[value] = [line]
-                elif readers[-1] is not line:
+                readers = found.setdefault(value, [])
+                if not readers or readers[-1] is not line:
                     readers.append(line)
         return found
 
