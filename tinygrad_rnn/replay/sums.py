@@ -70,7 +70,7 @@ def _summed(line: Line, terms: list[Value], readers: dict[Value, list[Line]]) ->
         others.append(made[-1].result)
     while len(others) > 2:
         total = Value(line.result.shape, line.result.dtype)
-        made.append(Line("ufunc", "add", np.add, (others.pop(), others.pop()), {}, total, line))
+        made.append(line.again((others.pop(), others.pop()), total))
         others.append(total)
     if len(others) == 1:
         line.become(made.pop())  # the reshape of the sum

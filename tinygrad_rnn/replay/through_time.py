@@ -79,7 +79,7 @@ def _elementwise(line: Line) -> int:
 
 
 def _products(line: Line) -> int:
-    return 1 << 30 if line.kind == "dot" and len(line.result.shape) == 2 else 0
+    return 1 << 30 if line.kind == "dot" else 0
 
 
 def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable[..., list[Line]]) -> None:
@@ -148,10 +148,7 @@ def _joined_product(members: list[Line], columns: Columns) -> list[Line]:
         return []
     (x, _), lines = columns.gather(members)
     steps, rows, size = x.shape
-    columns_ = weight.shape[1]
     flat = reshape_line(x, (steps * rows, size), first)
-    product = Line(
-        "dot", "dot", np.dot, (flat.result, weight), {}, Value((steps * rows, columns_), first.result.dtype), first
-    )
-    whole = reshape_line(product.result, (steps, rows, columns_), first)
+    product = first.again((flat.result, weight), Value((steps * rows, weight.shape[1]), first.result.dtype))
+    whole = reshape_line(product.result, (steps, *first.result.shape), first)
     return [*lines, flat, product, whole, *_items(whole.result, members)]
