@@ -49,12 +49,10 @@ def slots(line: Line, joined: Array) -> Iterator[tuple[Any, Array]]:
     """The inputs of a join in order, each with its place in the result."""
     if line.function is _scatter:
         keys: Any = line.attributes["keys"]
-    elif line.function in (_stack, gather):
-        axis = line.attributes["axis"] % joined.ndim
-        keys = [(slice(None),) * axis + (k,) for k in range(len(line.inputs))]
     else:
-        axis, bounds = line.attributes["axis"] % joined.ndim, line.attributes["bounds"]
-        keys = [(slice(None),) * axis + (slice(bounds[k], bounds[k + 1]),) for k in range(len(line.inputs))]
+        axis, bounds = line.attributes["axis"] % joined.ndim, line.attributes.get("bounds")
+        parts = map(slice, bounds, bounds[1:]) if bounds else range(len(line.inputs))
+        keys = [(slice(None),) * axis + (part,) for part in parts]
     for piece, key in zip(line.inputs, keys, strict=True):
         key = key if isinstance(key, tuple) else (key,)
         yield piece, joined[key if ... in key else (*key, ...)]  # an array, even of a single element

@@ -134,10 +134,8 @@ class Player:
 
     def _into(self, line: Line, inputs: list[Any], out: Array) -> partial[Any]:
         """A call with its output, which is passed by position where possible, as this is faster in NumPy."""
-        if self.xp is not np:
+        if self.xp is not np or line.function in (np.maximum, np.minimum):
             return partial(getattr(self.xp, line.function.__name__), *inputs, out=out)
-        if line.function in (np.maximum, np.minimum):
-            return partial(line.function, *inputs, out=out)
         if line.function in _WRONG_ACROSS_GAPS and not out.flags.c_contiguous:
             if line.function is np.negative and out.dtype.kind in "fi":
                 return partial(np.multiply, *inputs, np.asarray(-1, out.dtype), out)
