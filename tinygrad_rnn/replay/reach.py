@@ -177,7 +177,7 @@ class Reach:
         """Look at the mentioned attributes of an object's user classes; before: namespaces that take precedence."""
         hooks = {name for c in kind.__mro__ if is_ours(c.__module__) for name in vars(c)}  # the engine may call them
         unused = _UNUSED if x is kind else _UNUSED | _MAKING  # the code may make instances of a class
-        for c in _own_classes(kind):
+        for c in (c for c in kind.__mro__ if is_users(c.__module__)):
             special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])}
             for name in self._namespace(vars(c), path, (hooks | special) - unused):
                 if x is not kind and isinstance(vars(c)[name], MemberDescriptorType):
@@ -235,8 +235,3 @@ def _kinds(tree: Any) -> Iterator[type]:
             yield type(tree)
         for child in tree.values() if isinstance(tree, dict) else tree:
             yield from _kinds(child)
-
-
-def _own_classes(c: type) -> list[type]:
-    """Those of a class and its bases that the user defined."""
-    return [base for base in c.__mro__ if is_users(base.__module__)]
