@@ -105,8 +105,7 @@ class Recorder(Watcher):
         self.made: list[weakref.ref[Symbol]] = []
         self.lines: list[Line] = []
         self.seen: dict[int, Array] = {}  # bare arrays whose values became constants, by id of the owner
-        self.constants: dict[int, Value] = {}  # by id of the array, which the value keeps alive
-        self._held: dict[int, Any] = {}  # by id of such an array: a checksum
+        self.constants: dict[int, tuple[Value, Any]] = {}  # with checksums, by id of the array, which the value keeps
         self.rerun = 0  # of the lines to come
         self.draws: list[Symbol] = []  # random numbers
         self.drawn = 0  # how many are used so far; set back when steps are repeated with the same numbers
@@ -197,12 +196,13 @@ class Recorder(Watcher):
     def constant(self, array: Array) -> Value:
         """The value of an array that no line computes and no port holds."""
         held = backend.of(array).checksum(array)
-        if id(array) not in self.constants:
-            value = Value(array.shape, array.dtype, f"constant_{len(self.constants)}", array)
-            self.constants[id(array)], self._held[id(array)] = value, held
-        elif held != self._held[id(array)]:
+        known = self.constants.get(id(array))
+        if known is None:
+            known = Value(array.shape, array.dtype, f"constant_{len(self.constants)}", array), held
+            self.constants[id(array)] = known
+        elif held != known[1]:
             refuse("writes into a bare array between operations that read it")
-        return self.constants[id(array)]
+        return known[0]
 
     def keep(self, array: Array) -> Array:
         """What a graph saves of a bare array: a symbol, so that rules read it anew in each replay, as lines do."""
@@ -210,7 +210,7 @@ class Recorder(Watcher):
 
     def check_constants(self) -> None:
         """Raise if the step has written into an array after an operation read it."""
-        for value in list(self.constants.values()):
+        for value, _ in list(self.constants.values()):
             self.constant(value.constant)
 
     def backward(self, rule: Any, node: Any, contribution: Any) -> None:

@@ -251,9 +251,9 @@ def _alive() -> list[Tensor]:
     return [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
 
 
-def _tensors_of(constants: dict[int, Value]) -> list[tuple[Any, Array]]:
+def _tensors_of(constants: dict[int, tuple[Value, Any]]) -> list[tuple[Any, Array]]:
     """Tensors that are not in ``reach``, but whose arrays the step used; these arrays must not be replaced."""
-    if all(sys.getrefcount(value.constant) <= 2 for value in constants.values()):  # only their values refer to them
+    if all(sys.getrefcount(value.constant) <= 2 for value, _ in constants.values()):  # only their values refer to them
         return []
     return [(weakref.ref(x), x.array) for x in _alive() if id(getattr(x, "array", None)) in constants]
 
