@@ -1046,3 +1046,31 @@ def test_an_array_that_is_its_own_index() -> None:
     for shift in range(4):
         parents = np.roll([2, 0, 1, 1], shift)
         np.testing.assert_equal(captured(tg.tensor(parents)).numpy(), parents[parents])
+
+
+@pytest.mark.parametrize("keys", [[0, 1, 2], [1, 3, 5], [2, 1, 0], [0, 1, 3], [0, (slice(None), 3)]], ids=str)
+def test_a_stack_lies_where_its_pieces_are_only_if_they_are_alike_and_evenly_spaced(keys: Any) -> None:
+    weight = tg.tensor(np.random.default_rng(0).standard_normal((6, 6)))
+
+    def stacked(x: Any) -> Any:
+        return tg.stack([weight[key] for key in keys]) @ x
+
+    captured, x = tg.capture(stacked), tg.tensor(np.eye(6))
+    for _ in range(4):
+        np.testing.assert_array_equal(captured(x).numpy(), stacked(x).numpy())
+
+
+def test_factors_of_other_shapes_are_not_joined_over_time() -> None:
+    def step(x: Any, factors: Any) -> Any:
+        scaled = []
+        with tape.timeline() as mark:
+            for t in range(2):
+                mark(t)
+                scaled.append(x[t] * factors[t])
+        return scaled
+
+    captured, random = tg.capture(step), np.random.default_rng(0)
+    for _ in range(4):
+        x, factors = (tg.tensor(random.standard_normal(shape)) for shape in ((2, 2, 3), (2, 3)))
+        for found, expected in zip(captured(x, factors), step(x, factors), strict=True):
+            np.testing.assert_array_equal(found.numpy(), expected.numpy())

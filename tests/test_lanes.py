@@ -174,6 +174,20 @@ def test_what_is_read_by_others_is_there_in_one_piece(device: streams.Device) ->
     assert "concatenate" in names
 
 
+def test_a_factor_for_all_rows_is_cut_like_the_rows(device: streams.Device) -> None:
+    cell, weight, factor = nn.RNNCell(4, 4), leaves(4, 4), leaves(12, 3, 4)
+    below = nn.Recurrent(nn.RNNCell(4, 4))
+
+    def step(x: tg.Tensor) -> tg.Tensor:
+        outputs, _ = below(tg.stack([x] * 12))
+        z, state = tg.linear(outputs * factor, weight), tg.zeros(3, 4)
+        for t in range(12):
+            _, state = cell.step(z[t], state)
+        return state
+
+    played(step)
+
+
 def test_pieces_of_several_sizes_are_no_steps(device: streams.Device) -> None:
     """Six rows in three pieces, of 1, 2 and 3 rows: the share of each is not two of them."""
     weight = leaves(4, 4)
