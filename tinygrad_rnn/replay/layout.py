@@ -144,7 +144,7 @@ class Layout:
             source = piece
             while source in self.base and source.line is not None and source.line.function in (reshape, expand_dims):
                 source = self.base[source]  # all of it, in another shape
-            if not isinstance(source, Value) or source.size != piece.size:
+            if not isinstance(source, Value):  # a number
                 continue
             place = slot.reshape(source.shape)
             if np.may_share_memory(place, slot) and self._may_lie_in(source, place):
