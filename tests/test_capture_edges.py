@@ -796,6 +796,21 @@ def test_kernels_take_the_branch_that_they_took(kernel: Any) -> None:
         del registry[kernel.__name__]
 
 
+def rounded_between(xp: Any, x: Any) -> Any:
+    y = xp.exp(x)
+    xp.multiply(y, np.float64(1 / 3), out=y)  # computed in float64, kept in float32
+    return xp.multiply(y, y)
+
+
+def test_kernels_round_where_they_rounded() -> None:
+    captured, x = tg.capture(tg.op(rounded_between)), np.random.default_rng(0).standard_normal(1000).astype("f4")
+    try:
+        for _ in range(4):
+            np.testing.assert_array_equal(captured(tg.tensor(x)).numpy(), rounded_between(np, x))
+    finally:
+        del registry["rounded_between"]
+
+
 def test_what_arrays_cannot_do_while_they_are_recorded_is_said() -> None:
     def sorted_in_place(x: Any) -> Any:
         numbers = x.data * -1.0
