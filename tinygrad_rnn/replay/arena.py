@@ -54,14 +54,13 @@ class Arena:
 
 def lifetimes(lines: Sequence[Line], layout: Layout) -> dict[Value, tuple[int, int]]:
     """The first and the last line that use each value. Taking a view does not count."""
-    first: dict[Value, int] = {}
-    last: dict[Value, int] = {}
+    found: dict[Value, tuple[int, int]] = {}
     for i, line in enumerate([*lines, layout.program.end]):
         if line.result not in layout.base:
             for value in (*line.reads, *line.results):
-                first.setdefault(value, i)
-                last[value] = i
-    return {value: (start, last[value]) for value, start in first.items()}
+                first, _ = found.get(value, (i, i))
+                found[value] = first, i
+    return found
 
 
 def part_size(blocks: list[Block]) -> int:
