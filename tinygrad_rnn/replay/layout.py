@@ -204,10 +204,8 @@ class Layout:
             and self.place[x].flags.c_contiguous
         ]
         taken = {self.extent[x].begin for x in line.results if x in self.place}
-        fitting.sort(key=lambda x: -self.block[x].nbytes)
-        for x in fitting:
-            place = self.place[x]
-            free = self.extent[x].begin not in taken and not _overlaps_itself(place) and self._reads_apart(line, place)
+        for x in sorted(fitting, key=lambda x: -self.block[x].nbytes):
+            free = self.extent[x].begin not in taken and self._reads_apart(line, self.place[x])
             if free and not self._is_read_after(i, x):
                 return x
         return None
@@ -238,7 +236,3 @@ class Layout:
         made = {*views, *self.joins.get(value, ())}
         read = [self.index[line.result] for line in self.readers.get(value, ()) if line.result not in made]
         return Region([*views, *map(self.root, self.pieces.get(value, ()))], self.extent), max(read, default=-1)
-
-
-def _overlaps_itself(a: Array) -> bool:
-    return any(n > 1 and stride == 0 for n, stride in zip(a.shape, a.strides, strict=True))
