@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from .. import backend
 from ..backend import Array
@@ -74,15 +75,7 @@ class Extent(NamedTuple):
     @classmethod
     def of(cls, array: Array) -> Extent:
         """The extent of an array in NumPy's memory."""
-        begin = low = high = address(array)
-        if array.flags.c_contiguous:
-            return cls(begin, low, high + array.nbytes)
-        for n, stride in zip(array.shape, array.strides, strict=True):
-            if stride < 0:
-                low += (n - 1) * stride
-            else:
-                high += (n - 1) * stride
-        return cls(begin, low, high + array.itemsize)
+        return cls(address(array), *byte_bounds(array))
 
 
 class Region:
