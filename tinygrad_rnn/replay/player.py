@@ -64,10 +64,6 @@ class Player:
         self.set_numbers()
         yield from self.calls
 
-    def poison(self) -> None:
-        """Fill the arena with 0xff bytes, NaN in floating point, to expose reads of what a replay has not written."""
-        self.arena.fill(255)
-
     def array(self, value: Value) -> Array:
         """The array that holds a value, or will hold it."""
         if value.constant is not None:
