@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import re
 import shutil
 import subprocess
@@ -85,6 +84,8 @@ def place(x: np.ndarray) -> Any:
 
 COMPILER = shutil.which("c++")
 _libraries: dict[str, Any] = {}
+# Of this process alone: another one may be writing what this one loads. Windows keeps what is loaded.
+_folder = tempfile.TemporaryDirectory(prefix="tinygrad_rnn_kernels", ignore_cleanup_errors=True)
 
 
 class CompiledKernel(ElementwiseKernel):
@@ -112,9 +113,7 @@ class CompiledKernel(ElementwiseKernel):
             extern "C" void run(long n, void **arrays) {{ for (long i = 0; i < n; i++) {{ {loop} }} }}
         """
         if code not in _libraries:
-            folder = Path(tempfile.gettempdir()) / "tinygrad_rnn_kernels"
-            folder.mkdir(exist_ok=True)
-            name = folder / hashlib.sha256(code.encode()).hexdigest()
+            name = Path(_folder.name) / str(len(_libraries))
             name.with_suffix(".cpp").write_text(code)
             command = [COMPILER, "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-o", f"{name}.so", f"{name}.cpp"]
             subprocess.run(command, check=True)  # type: ignore[arg-type]

@@ -199,7 +199,7 @@ def test_the_public_face_is_there(module: ModuleType, name: str) -> None:
 def test_type_checkers_know_what_is_public(module: ModuleType) -> None:
     """In a package with types, what ``__init__`` imports is private to them unless ``__all__`` names it."""
     assert module.__file__
-    body = ast.parse(Path(module.__file__).read_text()).body
+    body = ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body
     imported = {name.asname or name.name for line in body if isinstance(line, ast.ImportFrom) for name in line.names}
     assert set(module.__all__) == imported
 

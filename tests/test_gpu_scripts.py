@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from workloads import Workload, parameter_shapes
 import tinygrad_rnn as tg
 
 ROOT = Path(__file__).parents[1]
+needs_gnu = pytest.mark.skipif(sys.platform != "linux", reason="the script needs the timeout and env of GNU")
 
 
 def test_all_parts_run_on_the_stand_in(
@@ -77,6 +79,7 @@ def test_the_roofline_counts_the_products() -> None:
     assert bounds["recurrence"] == 5 * 500.0  # of one layer
 
 
+@needs_gnu
 def test_the_tests_for_a_gpu_are_run_by_one_command(tmp_path: Path) -> None:
     script = ["bash", str(ROOT / "benchmarks" / "gpu_tests.sh")]
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "LOG": str(tmp_path / "log")}
@@ -97,10 +100,11 @@ def test_the_tests_for_a_gpu_are_run_by_one_command(tmp_path: Path) -> None:
         assert "nothing was run" in done.stdout
 
 
+@needs_gnu
 def test_tests_that_take_too_long_are_interrupted_and_the_failures_until_then_are_shown(tmp_path: Path) -> None:
     slow = tmp_path / "test_strict_slow.py"
     slow.write_text("import time\ndef test_fails(): assert not 7\ndef test_sleeps(): time.sleep(60)\n")
-    script = f"trap '' INT; exec {ROOT / 'benchmarks' / 'gpu_tests.sh'} --dry {slow}"
+    script = f"trap '' INT; exec {shlex.join([str(ROOT / 'benchmarks' / 'gpu_tests.sh'), '--dry', str(slow)])}"
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "LOG": str(tmp_path / "log"), "LIMIT": "10"}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 124, done.stdout + done.stderr
