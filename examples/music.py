@@ -2,8 +2,8 @@
 
     python examples/music.py                # learn the tunes, grow each from its first note, write them as music.mid
 
-Each output of an LSTM is its next input. It learns seven songs that are centuries old and in the public domain, each
-from another starting note, and is then given that note and nothing else. The baseline knows only the previous note and
+Each output of an LSTM is its next input. It learns seven old songs, all in the public domain, each from another
+starting note, and is then given that note and nothing else. The baseline knows only the previous note and
 what most often follows it (a Markov chain): it loses its way at the first note that occurs twice. With a temperature,
 the network does not recite but varies: the last track of the file is such a melody.
 """
