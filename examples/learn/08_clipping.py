@@ -57,7 +57,7 @@ def main(options: argparse.Namespace) -> None:
     print("clipped to a norm of 0.2")
     clipped, longest, farthest = descend(0.2, 300)
     check("its gradient was as long, and no step longer than 0.01", longest > 40 and farthest <= 0.01 * (1 + 1e-12))
-    check(f"the lowest of its last 100 losses is {clipped:.4f}, that of the other one {free:.4f}", clipped < 0.01 < free)
+    check(f"of its last 100 losses the lowest is {clipped:.4f}, of the other's {free:.4f}", clipped < 0.01 < free)
 
     p, q = tg.zeros(3, requires_grad=True), tg.zeros(2, requires_grad=True)
     p.grad, q.grad = tg.tensor([3.0, 0.0, 4.0]), tg.tensor([0.0, 12.0])

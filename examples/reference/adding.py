@@ -4,9 +4,9 @@
     python examples/reference/adding.py --only 1997       # T = 100, counted as Hochreiter and Schmidhuber did
     python examples/reference/adding.py --only 2015       # T = 600, as Le, Jaitly and Hinton, and Bai et al. 2018
 
-1997: an LSTM of two blocks with two cells each learned in 74,000 sequences and then got 1 of 2560 wrong, where wrong is an error
-above 0.04; training stopped when the last 2000 were right and the mean training error was below 0.01. Here the last
-6000 must be, and Adam learns from batches of 20, of which every sequence counts.
+1997: an LSTM of two blocks with two cells each learned in 74,000 sequences and then got 1 of 2560 wrong, where wrong
+is an error above 0.04; training stopped when the last 2000 were right and the mean training error was below 0.01. Here
+the last 6000 must be, and Adam learns from batches of 20, of which every sequence counts.
 
 2015: to say 1 always has a mean squared error of 1/6, as the sum of two uniform numbers has the variance 2/12; a GRU
 came to 5.3e-5 at T = 600 (Bai, Kolter and Koltun 2018).
