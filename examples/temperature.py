@@ -12,13 +12,13 @@ rule: a year, weather that swings back after some days, and rounding to whole de
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 from common import Bar, Report, Result, checked, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
+from tinygrad_rnn.text import read_text
 
 BAR = Bar("degrees off, root mean square", full=2.4, quick=2.7, baseline="an MLP on shuffled windows", lower=True)
 WINDOW, NOISE = 8, 2.0
@@ -35,8 +35,9 @@ def degrees(rng: np.random.Generator, days: int) -> np.ndarray:
 
 def read(path: str) -> np.ndarray:
     """The numbers of a file."""
+    text = read_text(path)
     try:
-        series = np.array([float(word) for word in Path(path).read_text().split()])
+        series = np.array([float(word) for word in text.split()])
     except ValueError:
         raise ValueError(f"{path}: a text file with one number a line is needed") from None
     if len(series) < 20 * WINDOW or not np.isfinite(series).all() or np.ptp(series) == 0:

@@ -99,7 +99,7 @@ def test_tones_are_where_the_spectrogram_shows_them() -> None:
 
 def test_temperatures_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "series.txt"
-    path.write_text("\n".join(map(str, range(200))))
+    path.write_text("\n".join(map(str, range(200))), encoding="utf-8-sig")  # with the mark that Windows puts before it
     assert temperature.read(str(path))[-1] == 199
     for text, told in (("35 32 45", "at least 160 numbers"), ("35\nmild", "one number a line")):
         path.write_text(text)
