@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import re
 import shutil
@@ -85,7 +86,8 @@ def place(x: np.ndarray) -> Any:
 COMPILER = shutil.which("c++")
 _libraries: dict[str, Any] = {}
 # Of this process alone: another one may be writing what this one loads. Windows keeps what is loaded.
-_folder = tempfile.TemporaryDirectory(prefix="tinygrad_rnn_kernels", ignore_cleanup_errors=True)
+_folder = tempfile.mkdtemp(prefix="tinygrad_rnn_kernels")
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 
 class CompiledKernel(ElementwiseKernel):
@@ -113,7 +115,7 @@ class CompiledKernel(ElementwiseKernel):
             extern "C" void run(long n, void **arrays) {{ for (long i = 0; i < n; i++) {{ {loop} }} }}
         """
         if code not in _libraries:
-            name = Path(_folder.name) / str(len(_libraries))
+            name = Path(_folder) / str(len(_libraries))
             name.with_suffix(".cpp").write_text(code)
             command = [COMPILER, "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-o", f"{name}.so", f"{name}.cpp"]
             subprocess.run(command, check=True)  # type: ignore[arg-type]

@@ -21,7 +21,8 @@ from tinygrad_rnn import Tensor, bptt, nn, tape
 from tinygrad_rnn.backend import Backend
 from tinygrad_rnn.bptt.memory import kept_bytes
 from tinygrad_rnn.bptt.schedule import lengths
-from tinygrad_rnn.op import BoundRule, registry
+from tinygrad_rnn.op import registry
+from tinygrad_rnn.plan import BoundRule
 from tinygrad_rnn.record import Watcher
 from tinygrad_rnn.tree import tree_leaves, tree_map
 
