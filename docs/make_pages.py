@@ -3,7 +3,8 @@
 python docs/make_pages.py [PAGE ...]
 
 A block of Python may be followed by a block of text, which is what it printed, or by a picture, which is its
-``figure``: of matplotlib, or a drawing in SVG.
+``figure``: of matplotlib, or a drawing in SVG. A block marked ``py`` is code for another library, and is
+left alone.
 """
 
 from __future__ import annotations

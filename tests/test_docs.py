@@ -6,7 +6,9 @@ import doctest
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -46,6 +48,26 @@ def test_the_pictures_and_links_of_a_page_are_there(page: Path) -> None:
         assert 0 < (page.parent / picture).stat().st_size < 100_000
     for link in re.findall(r"[^!]\[[^\]]*\]\((?!http)([^)#]+)", text):
         assert (page.parent / link).exists(), link
+
+
+def test_jax_finds_the_losses_gradients_and_weights_of_the_page_for_its_users() -> None:
+    jax = pytest.importorskip("jax", reason="the page's step in JAX needs JAX")
+    page = (DOCS / "from_jax.md").read_text(encoding="utf-8")
+    ours: dict[str, Any] = {}
+    theirs: dict[str, Any] = {}
+    for language, space in (("python", ours), ("py", theirs)):
+        (code,) = re.findall(rf"```{language}\n(.*?)```", page, re.S)
+        exec(compile(code, "from_jax.md", "exec"), space)
+    x, target, h = ours["x"], ours["target"], jax.numpy.zeros((16, 8))
+    params, losses = jax.tree.map(jax.numpy.asarray, ours["before"]), []
+    for t in range(0, 100, 20):
+        params, h, loss = theirs["step"](params, h, x[t : t + 20], target[t : t + 20])
+        losses.append(loss)
+    gradients, _ = jax.grad(theirs["loss_of"], has_aux=True)(params, jax.numpy.zeros((16, 8)), x, target)
+    np.testing.assert_allclose(losses, ours["losses"], rtol=1e-5)
+    for name, weight in ours["weights"].items():
+        np.testing.assert_allclose(params[name], weight.numpy(), atol=1e-6)
+        np.testing.assert_allclose(gradients[name], ours["gradients"][name].numpy(), atol=1e-6)
 
 
 def test_each_picture_of_the_flow_comes_from_the_code_before_it() -> None:
