@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -230,3 +231,11 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert f'version = "{tg.__version__}"' in (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
     with pytest.raises(AttributeError, match="module 'tinygrad_rnn' has no attribute 'tensors'"):
         tg.tensors  # noqa: B018
+
+
+def test_the_page_on_the_code_has_every_file_on_its_floor() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "code.md").read_text(encoding="utf-8")
+    rows = [re.findall(r"`(\w+/?)(?:\.py)?`", row) for row in re.findall(r"^\| \d \| (.*) \|$", page, re.M)]
+    assert sorted(name for row in rows for name in row) == sorted(name for floor in FLOORS for name in floor)
+    floors = [floor_of(name) for row in rows for name in sorted(row, key=floor_of)]
+    assert floors == sorted(floors)
