@@ -82,3 +82,18 @@ def test_every_chapter_is_in_the_contents_and_names_its_programs() -> None:
     assert re.findall(r"\((\d\d_.*?)\)", contents) == [chapter.name for chapter in chapters]
     named = [p for c in chapters for p in re.findall(r"`examples/learn/(.*?)`", c.read_text(encoding="utf-8"))]
     assert named == sorted(path.name for path in (DOCS.parent / "examples" / "learn").glob("[0-9]*.py"))
+
+
+def test_every_exercise_has_a_solution_and_every_chapter_a_link_to_its_own() -> None:
+    solutions = (DOCS / "tutorial" / "solutions.md").read_text(encoding="utf-8")
+    sections = re.split(r"^## ", solutions, flags=re.M)[1:]
+    chapters = sorted((DOCS / "tutorial").glob("[0-9]*.md"))
+    for number, (chapter, section) in enumerate(zip(chapters, sections, strict=True), start=1):
+        text, title = chapter.read_text(encoding="utf-8"), section.splitlines()[0]
+        asked = re.findall(r"^\*\*(.*?)\*\*", text.partition("\n## Exercises\n")[2], re.M)
+        assert asked == [f"{number}.{n}" for n in range(1, len(asked) + 1)]
+        assert 2 <= len(asked) <= 3
+        assert re.findall(rf"^\*\*({number}\..*?)\*\*", section, re.M) == asked
+        assert text.startswith(f"# {title}\n")
+        anchor = re.sub(r"[^a-z0-9 ]", "", title.lower()).replace(" ", "-")
+        assert text.endswith(f"[Solutions](solutions.md#{anchor})\n")
