@@ -208,6 +208,7 @@ SAMPLES: dict[str, list[Sample]] = {
         *(S(normal(3, 4), integers(n, *s), axis=a) for a, n, s in ((-1, 4, (3, 2)), (0, 3, (5, 4)), (1, 4, (3, 1)))),
         *(S(normal(3, 1, 4), integers(4, 1, 2, 5)), S(normal(4), np.array([3, 3, -1]))),
         *(S(normal(0, 4), integers(4, 0, 2)), S(normal(4, 3).T, integers(4, 2, 3).T)),
+        *(S(normal(2, 3), integers(6, 4), axis=None), S(normal(4, 3).T, np.array([11, -1, 11]), axis=None)),
     ],
     "add_along_axis": [
         S(normal(3, 2), integers(4, 3, 2), shape=(3, 4), axis=-1),
@@ -279,7 +280,7 @@ COMPOSITES: dict[str, list[Sample]] = {
     ],
     "concatenate": [
         *(S([normal(2, 3), normal(1, 3)]), S((normal(2, 3), normal(2, 1), normal(2, 0)), axis=-1)),
-        *(S([normal(3)]), S([normal(0, 2), normal(2, 2).T])),
+        *(S([normal(3)]), S([normal(0, 2), normal(2, 2).T]), S([normal(3, 2).T, normal()], axis=None)),
     ],
     "std": [of((3, 4)), of((3, 4), axis=0), of((2, 3, 4), axis=(0, -1), keepdims=True, ddof=1)],
     "outer": [of((3,), (4,)), of((0,), (2,)), S(normal(6)[::-2], normal(3))],

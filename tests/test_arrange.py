@@ -35,6 +35,18 @@ def test_it_is_what_numpy_gives_and_has_the_gradient_of_a_choice(name: str, args
     tg.check(lambda x: ours(x, *args, **kwargs), x)
 
 
+def test_without_an_axis_arrays_are_flattened() -> None:
+    x, indices = tg.tensor(X, requires_grad=True), np.array([23, 0, 0, -1])
+    parts = [X, X[0], X[0, 0, 0]]
+    joined = np.concatenate(parts, axis=None)
+    np.testing.assert_array_equal(tg.concatenate(parts, axis=None), joined)
+    np.testing.assert_array_equal(tg.concatenate([x, x[0], x[0, 0, 0]], axis=None).numpy(), joined)
+    np.testing.assert_array_equal(tg.concatenate([x], axis=None).numpy(), X.ravel())
+    np.testing.assert_array_equal(x.take_along_axis(indices, axis=None).numpy(), X.ravel()[indices])
+    tg.check(lambda x: tg.concatenate([x, x[0]], axis=None), x)
+    tg.check(lambda x: tg.take_along_axis(x, indices, axis=None), x)
+
+
 def test_a_captured_step_arranges_anew() -> None:
     captured = tg.capture(lambda x: tg.tril(tg.sort(x).roll(1, 0)).repeat(2, 0).tile((1, 2)) * 1)
     for k in range(4):

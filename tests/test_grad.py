@@ -158,6 +158,13 @@ def test_jacobians_of_scalars_vectors_and_nothing() -> None:
     assert tg.jacobian(lambda x: tg.ones(2, dtype="float64"), np.ones(3)).tolist() == [[0] * 3] * 2
 
 
+@pytest.mark.parametrize("several", [(tg.ones(2), tg.ones(2)), [np.ones(2), np.ones(3)]])
+def test_jacobian_takes_one_array(several: Any) -> None:
+    with pytest.raises(TypeError, match=rf"jacobian: x must be one array, not a {type(several).__name__} of 2"):
+        tg.jacobian(lambda x, y: x * y, several)
+    assert tg.jacobian(lambda x: x * x, (1.0, 2.0)).tolist() == [[2, 0], [0, 4]]
+
+
 def test_functions_of_several_inputs() -> None:
     a, b = np.array([1.0, 2.0]), np.array(3.0)
     value, pull = tg.vjp(lambda a, b: a * b, a, b)

@@ -79,6 +79,12 @@ def line() -> int:
         (lambda m: tg.concatenate([m, 1.0]), TypeError, ["xs[1] must be an array, such as tg.tensor(xs[1])"]),
         (lambda m: tg.max_pool2d(m, 2, stride=0), ShapeError, ["max_pool2d: x f32[2,3]", "stride (0, 0)"]),
         (lambda m: tg.conv2d(m[None, None], m[None, None], stride=0), ShapeError, ["stride (0, 0) do not fit"]),
+        (lambda m: tg.max_pool2d(m[0], 2), ShapeError, ["x f32[3]: windows need two axes, height and width"]),
+        (lambda m: nn.MaxPool2d(2, padding=1)(m[0]), ShapeError, ["max_pool2d: x f32[3]: windows need two axes"]),
+        (lambda m: m.roll((1, 2)), TypeError, ["roll: the shift must be one whole number, not (1, 2); call roll once"]),
+        (lambda m: m.tile(2.0), TypeError, ["tile: reps must be a whole number, or one for each axis, not 2.0"]),
+        (lambda m: m.tile((2, 1.0)), TypeError, ["tile: reps must be a whole number, or one for each axis, not (2, 1"]),
+        (lambda m: m.repeat(2.0), ShapeError, ["repeat: x f32[6] needs 6 whole numbers along axis 0, or one, not 2.0"]),
         (lambda m: m.clip(tg.ones(3), 2.0), TypeError, ["clip: min is a Tensor", "min.data"]),
     ],
 )

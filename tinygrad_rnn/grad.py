@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from .backend import is_array
 from .backward import walk
 from .create import zeros_like
 from .grad_mode import enable_grad, is_grad_enabled
 from .graph import reachable
 from .ops import astype, stack
-from .tape import GraphError, Leaf, Node, clock
+from .tape import GraphError, Leaf, Node, Taped, clock
 from .tensor import Tensor, as_tensor, owned, seed, tensor
 from .tree import tree_leaves, tree_map
 from .whereabouts import ShapeError
@@ -200,6 +201,11 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     >>> jacobian(lambda x: x * x, tensor([1.0, 2.0])).numpy()
     array([[2., 0.], [0., 4.]], dtype=float32)
     """
+    if isinstance(x, (tuple, list)) and any(isinstance(part, Taped) or is_array(part) for part in x):
+        raise TypeError(
+            f"jacobian: x must be one array, not a {type(x).__name__} of {len(x)}; for one argument among several, "
+            "close over the others, jacobian(lambda x: f(x, y), x)"
+        )
     y, pull = vjp(f, x)
     rows = []
     for i in range(y.size):

@@ -163,7 +163,7 @@ class MaxPool2d(Module):
             )
 
     def forward(self, x: Any) -> Any:
-        if any(self.padding):
+        if any(self.padding) and x.ndim > 1:
             widths = ((0, 0),) * (x.ndim - 2) + tuple((n, n) for n in self.padding)
             x = ops.pad(x, widths=widths, value=-float("inf"))
         return ops.max_pool2d(x, self.kernel_size, self.stride)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from .. import backend
 from ..backend import Array, signature
 from ..op import op
 from ..tape import bare_array, host_array
-from ..whereabouts import misfit
+from ..whereabouts import misfit, whereabouts
 from .elementwise import where
 from .index import take_along_axis
 from .shape import axis_of, broadcast_to, concatenate, expand_dims, flatten, reshape
@@ -48,7 +49,11 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Any:
         return reshape(roll(flatten(x), shift, 0), x.shape)
     axis = axis_of("roll", x, axis)
     ahead = (slice(None),) * axis
-    cut = -shift % max(1, x.shape[axis])
+    try:
+        cut = -operator.index(shift) % max(1, x.shape[axis])
+    except TypeError:
+        cure = "call roll once for each axis"
+        raise TypeError(f"roll: the shift must be one whole number, not {shift!r}; {cure}{whereabouts()}") from None
     return concatenate([x[(*ahead, slice(cut, None))], x[(*ahead, slice(cut))]], axis=axis)
 
 
@@ -67,9 +72,10 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
         return repeat(flatten(x), repeats, 0)
     shape, axis = list(x.shape), axis_of("repeat", x, axis)
     counts = host_array(repeats)
+    if counts.shape not in ((), (shape[axis],)) or counts.dtype.kind not in "iu":
+        needed = f"{shape[axis]} whole numbers along axis {axis}, or one"
+        raise misfit(f"repeat: x {signature(x)} needs {needed}, not {counts}")
     if counts.ndim:
-        if counts.shape != (shape[axis],) or counts.dtype.kind not in "iu":
-            raise misfit(f"repeat: x {signature(x)} needs {shape[axis]} whole numbers along axis {axis}, not {counts}")
         backend.host.reading(counts)
         return x[(slice(None),) * axis + (np.repeat(np.arange(shape[axis]), counts),)]
     many = broadcast_to(expand_dims(x, axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
@@ -84,7 +90,11 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
     array([[1, 2, 1, 2],
            [1, 2, 1, 2]])
     """
-    times = (reps,) if isinstance(reps, (int, np.integer)) else tuple(reps)
+    try:
+        times = tuple(map(operator.index, reps if np.iterable(reps) else (reps,)))
+    except TypeError:
+        wanted = "a whole number, or one for each axis"
+        raise TypeError(f"tile: reps must be {wanted}, not {reps!r}{whereabouts()}") from None
     ndim = max(len(times), x.ndim)
     pairs = list(zip((1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape, strict=True))
     apart = reshape(x, tuple(n for _, length in pairs for n in (1, length)))

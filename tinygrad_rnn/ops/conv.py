@@ -28,6 +28,8 @@ def pair(value: int | Pair) -> Pair:
 
 def _counts(shape: Shape, size: Pair, stride: Pair, dilation: Pair) -> Pair:
     """How many windows fit along the last two axes."""
+    if len(shape) < 2:
+        raise ValueError("windows need two axes, height and width; expand_dims(x, axis=0) adds one")
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
     counts = tuple((n - r) // max(1, s) + 1 for n, r, s in zip(shape[-2:], reach, stride, strict=True))
     if min(*counts, *size, *stride, *dilation) < 1:

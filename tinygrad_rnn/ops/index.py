@@ -6,6 +6,7 @@ import functools
 import operator
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,8 +173,10 @@ def _is_basic(key: Any) -> bool:
 
 
 @op
-def take_along_axis(xp: Any, x: Array, indices: Array, *, axis: int = -1) -> Array:
-    """y[i, j] = x[i, indices[i, j]] for axis -1; the other axes of x and indices broadcast."""
+def take_along_axis(xp: Any, x: Array, indices: Array, *, axis: int | None = -1) -> Array:
+    """y[i, j] = x[i, indices[i, j]] for axis -1; other axes of x and indices broadcast. None takes from flattened x."""
+    if axis is None:
+        x, axis = x.reshape(-1), 0
     size = x.shape[axis]
     return backend.of(x).mark_invalid(xp.take_along_axis(x, indices, axis=axis), indices, size, lowest=-size)
 
@@ -191,7 +194,11 @@ def add_along_axis(xp: Any, values: Array, indices: Array, *, shape: Shape, axis
     return buffer
 
 
-take_along_axis.vjp(
-    x=lambda g, indices, x_shape, axis: add_along_axis(g, indices, shape=x_shape, axis=axis), indices=None
-)
+def _put_back(g: Any, indices: Any, shape: Shape, axis: int | None) -> Any:
+    if axis is None:
+        return add_along_axis(g, indices, shape=(prod(shape),), axis=0).reshape(shape)
+    return add_along_axis(g, indices, shape=shape, axis=axis)
+
+
+take_along_axis.vjp(x=lambda g, indices, x_shape, axis: _put_back(g, indices, x_shape, axis), indices=None)
 add_along_axis.vjp(values=lambda g, indices, axis: take_along_axis(g, indices, axis=axis), indices=None)

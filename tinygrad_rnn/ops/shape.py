@@ -128,10 +128,12 @@ def between(x: Any, axis: int, start: int, stop: int) -> Any:
     return x[(slice(None),) * (axis % x.ndim) + (slice(start, stop),)]
 
 
-def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays one after another along an existing axis."""
+def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
+    """Arrays one after another along an existing axis; all of them flattened if it is None."""
     xs = tuple(xs)
     try:
+        if axis is None:
+            xs, axis = tuple(map(flatten, xs)), 0
         lengths = [x.shape[axis] if -x.ndim <= axis < x.ndim else 0 for x in xs]  # a wrong axis fails in the kernel
     except (AttributeError, TypeError, ValueError) as error:  # a list of numbers, or an array for an axis
         if getattr(axis, "ndim", 0):
