@@ -118,6 +118,7 @@ def test_arguments_have_pytorchs_names() -> None:
     threshold=st.sampled_from([0.0, 1e-4, 0.1]), threshold_mode=st.sampled_from(["rel", "abs"]),
     cooldown=st.integers(0, 10), min_lr=st.sampled_from([0.0, 0.01, 1.0]), seed=st.integers(0, 99),
     trend=st.sampled_from([0.0, 0.01, -0.01]), shift=st.sampled_from([0.0, 2.0]), bad=st.booleans(),
+    eps=st.sampled_from([0.0, 1e-8, 1e-3, 0.1, 1.0]),
 )  # fmt: skip
 def test_a_plateau_equals_pytorch(seed: int, trend: float, shift: float, bad: bool, **options: Any) -> None:
     metrics = np.random.default_rng(seed).standard_normal(STEPS) * 0.2 + shift + trend * np.arange(STEPS)
@@ -127,7 +128,7 @@ def test_a_plateau_equals_pytorch(seed: int, trend: float, shift: float, bad: bo
     opt = optimizer()
     found = rates(opt, optim.ReduceLROnPlateau(opt, **options), metrics)
     with pytorch() as (schedules, theirs, their_rates):
-        assert_close(found, their_rates(schedules.ReduceLROnPlateau(theirs, eps=0, **options), metrics))
+        assert_close(found, their_rates(schedules.ReduceLROnPlateau(theirs, **options), metrics))
 
 
 INNER: dict[str, Callable[[Any, Any], Any]] = {  # of our module or of PyTorch's, and an optimiser
@@ -253,6 +254,13 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing(name: str) -> No
             schedule.load_state_dict(other)
     assert schedule.state_dict() == before
     assert [opt.lr] == before["lrs"]
+
+
+@pytest.mark.parametrize("wrong", [tg.ones(1, requires_grad=True), [tg.ones(1, requires_grad=True)]])
+def test_what_is_no_optimiser_is_refused(wrong: Any) -> None:
+    for make in (lambda o: optim.StepLR(o, 1), optim.ReduceLROnPlateau, lambda o: optim.LambdaLR(o, float)):
+        with pytest.raises(TypeError, match=rf"LR\w*: the optimiser comes first, .* not a {type(wrong).__name__}$"):
+            make(wrong)
 
 
 @pytest.mark.parametrize(

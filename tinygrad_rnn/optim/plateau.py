@@ -16,6 +16,7 @@ class ReduceLROnPlateau(Schedule):
     threshold: by how much a metric must beat the best one so far: relative to that one if threshold_mode is "rel",
     which is meant for metrics above 0, or absolutely if "abs".
     cooldown: the number of steps after a cut that do not count. min_lr: the lower bound of the rate.
+    eps: a cut by no more than this is left out.
 
     >>> from tinygrad_rnn import ones
     >>> from tinygrad_rnn.optim import SGD
@@ -39,13 +40,15 @@ class ReduceLROnPlateau(Schedule):
         threshold_mode: str = "rel",
         cooldown: int = 0,
         min_lr: float = 0.0,
+        eps: float = 1e-8,
     ):
         if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
             self.refuse(f"mode is 'min' or 'max', not {mode!r}; threshold_mode 'rel' or 'abs', not {threshold_mode!r}")
         if not 0 <= factor < 1:
             self.refuse(f"the factor must be at least 0 and less than 1, not {factor}")
         self.mode, self.threshold, self.threshold_mode = mode, threshold, threshold_mode
-        self.factor, self.patience, self.cooldown, self.min_lr = factor, patience, cooldown, min_lr
+        self.factor, self.patience, self.cooldown = factor, patience, cooldown
+        self.min_lr, self.eps = min_lr, eps
         self.best = math.inf if mode == "min" else -math.inf
         self.bad_steps = 0  # since the best, or since the last cut
         self.resting = 0  # steps left of a cooldown
@@ -67,7 +70,8 @@ class ReduceLROnPlateau(Schedule):
             self.resting -= 1
             self.bad_steps = 0
         if self.bad_steps > self.patience:
-            self.lrs = [min(lr, max(lr * self.factor, self.min_lr)) for lr in self.lrs]
+            cuts = [max(lr * self.factor, self.min_lr) for lr in self.lrs]
+            self.lrs = [cut if lr - cut > self.eps else lr for lr, cut in zip(self.lrs, cuts, strict=True)]
             self.bad_steps, self.resting = 0, self.cooldown
 
     def _improves(self, value: float) -> bool:

@@ -31,6 +31,11 @@ class Schedule:
     counters: tuple[str, ...] = ("steps", "base_lrs")  # what a state_dict holds besides the current rates
 
     def __init__(self, optimizer: Optimizer):
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"{type(self).__name__}: the optimiser comes first, such as optim.SGD(parameters, lr=0.1), not a "
+                f"{type(optimizer).__name__}"
+            )
         self.optimizer = optimizer
         self.steps = 0
         self.begin(self.lrs)
