@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,16 @@ def test_an_input_that_does_not_fit_is_refused(layer: nn.Module, shapes: list[tu
     for shape in shapes:
         with pytest.raises(ShapeError, match=r"test_frontends\.py"):
             layer(tg.zeros(*shape))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d, nn.Conv2d, nn.MaxPool2d])
+@pytest.mark.parametrize("name", ["kernel_size", "stride", "dilation", "padding"])
+def test_sizes_below_1_and_paddings_below_0_are_refused(layer: Any, name: str) -> None:
+    ends, least = () if layer is nn.MaxPool2d else (1, 2), int(name != "padding")
+    if name in inspect.signature(layer).parameters:
+        for wrong in (least - 1, (3, least - 1)):
+            with pytest.raises((ValueError, TypeError), match=rf"{layer.__name__}: {name} .* at least {least}, not"):
+                layer(*ends, **({"kernel_size": 3} | {name: wrong}))
 
 
 def test_wrong_settings_are_refused() -> None:

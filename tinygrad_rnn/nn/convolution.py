@@ -25,6 +25,16 @@ def _part(layer: Any, in_channels: int, out_channels: int, groups: int) -> int:
     return in_channels // groups
 
 
+def _pairs(layer: Any, **settings: int | Pair) -> list[Pair]:
+    """Each setting for height and width; ValueError for a padding below 0, or anything else below 1."""
+    pairs = [pair(value) for value in settings.values()]
+    for name, value in zip(settings, pairs, strict=True):
+        least = 0 if name == "padding" else 1
+        if min(value) < least:
+            raise ValueError(f"{type(layer).__name__}: {name} must be at least {least}, not {value}")
+    return pairs
+
+
 def _told(layer: Any, size: Any) -> str:
     out, channels = layer.weight.shape[:2]
     more = f", dilation={layer.dilation}" if layer.dilation not in (1, (1, 1)) else ""
@@ -120,9 +130,11 @@ class Conv2d(Module):
         dtype: DTypeLike = None,
         backend: str | None = None,
     ):
-        (high, wide), channels = pair(kernel_size), _part(self, in_channels, out_channels, groups)
+        (high, wide), self.stride, self.padding, self.dilation = _pairs(
+            self, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
+        )
+        self.groups, channels = groups, _part(self, in_channels, out_channels, groups)
         fan_in = channels * high * wide
-        self.stride, self.padding, self.dilation, self.groups = pair(stride), pair(padding), pair(dilation), groups
         self.weight = parameter(init.fan_in_uniform((out_channels, channels, high, wide), fan_in), dtype, backend)
         self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
 
@@ -154,9 +166,10 @@ class MaxPool2d(Module):
     """
 
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0):
-        self.kernel_size, self.padding = pair(kernel_size), pair(padding)
-        self.stride = self.kernel_size if stride is None else pair(stride)
-        if any(not 0 <= 2 * p <= k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+        self.kernel_size, self.stride, self.padding = _pairs(
+            self, kernel_size=kernel_size, stride=kernel_size if stride is None else stride, padding=padding
+        )
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
             raise ValueError(
                 f"MaxPool2d: padding {self.padding} must be at most half of the window {self.kernel_size}, else some "
                 "windows would be empty"
