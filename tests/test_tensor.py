@@ -87,13 +87,20 @@ def test_complex_numbers_are_refused_and_not_made_real() -> None:
         lambda: tg.arange(3, dtype=complex),
         lambda: x.astype(complex),
         lambda: x.to("complex64"),
+        lambda: x + 1j,
+        lambda: 1j * x,
+        lambda: x ** np.complex64(1j),
+        lambda: tg.where(x > 0, x, np.complex128(1j)),
+        lambda: tg.exp(1j),
+        lambda: tg.full(2, 1j),
+        lambda: tg.full_like(x, 1j),
     ]
     for call in calls:
         with pytest.raises(TypeError, match="tensors hold real numbers or booleans, not complex"):
             call()
     for create_graph in (False, True):
         with pytest.raises(GraphError, match=r"multiply .*failed: .*real numbers .*not complex"):
-            tg.grad(abs(x * 1j).sum(), x, create_graph=create_graph)
+            tg.grad(abs(x * np.array(1j)).sum(), x, create_graph=create_graph)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def is_array(value: object) -> bool:
 def plain(value: Any) -> Any:
     """A memory map, or another subclass of NumPy's array, as an ordinary one; anything else unchanged.
 
-    Raises TypeError for an array of another library, or with a mask, which would be lost.
+    Raises TypeError for a complex number, and for an array of another library, or with a mask, which would be lost.
     """
     if isinstance(value, np.ndarray):
         if hasattr(value, "filled"):
@@ -115,6 +115,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__dlpack__") and not is_array(value):
         told = f"a {type(value).__module__}.{type(value).__qualname__} is no array of NumPy or CuPy"
         raise TypeError(f"{told}; bring it there first, as x.numpy() or np.asarray(x) does")
+    refuse_complex(value)
     return value
 
 
@@ -231,6 +232,12 @@ def is_finite(x: Any) -> bool:
 def _is_real(array: Array) -> bool:
     """Whether an array holds real numbers or booleans."""
     return array.dtype.kind in "fiub"
+
+
+def refuse_complex(value: Any) -> None:
+    """Raise TypeError for a complex number."""
+    if isinstance(value, (complex, np.complexfloating)):
+        raise TypeError(f"tensors hold real numbers or booleans, not complex ones such as {value}")
 
 
 def refuse_unreal(caller: str, dtype: DTypeLike) -> None:

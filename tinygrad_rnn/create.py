@@ -45,6 +45,7 @@ def full(
     shape: Any, fill_value: float, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor filled with one value, float32 by default."""
+    backends.refuse_complex(fill_value)
     return _placed(np.full(shape, fill_value, dtype or np.float32), dtype, backend, requires_grad)
 
 
@@ -60,6 +61,7 @@ def ones_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> T
 
 def full_like(x: Any, fill_value: float, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
     """A tensor filled with one value, with x's shape and backend, and by default its dtype."""
+    backends.refuse_complex(fill_value)
     array = as_tensor(x).array
     return _made(backends.of(array).xp.full_like(array, fill_value, dtype=dtype), requires_grad)
 
