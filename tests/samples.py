@@ -141,7 +141,10 @@ SAMPLES: dict[str, list[Sample]] = {
     "cumsum": [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), of((3,)), of((2, 0)), S(normal(4, 3).T)],
     **each(
         "softmax log_softmax",
-        lambda: [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), *one(), S(300 * normal(3, 4))],
+        lambda: [
+            *(of((2, 3, 4), axis=a) for a in (0, 1, -1)),
+            *(*one(), S(300 * normal(3, 4)), of((2, 0)), of((0, 3), axis=0), of((0,))),
+        ],
     ),
     "product": [
         *(of(a, b) for a, b in PRODUCTS),

@@ -230,6 +230,19 @@ def test_exponentials_of_integers_are_those_of_float64(dtype: str) -> None:
                 assert_same(f(x), f(x.astype(np.float64)))
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3), (0, 0), (3, 0, 2)])
+def test_over_nothing_they_are_pytorchs(name: str, shape: tuple[int, ...]) -> None:
+    torch = pytest.importorskip("torch")
+    for axis in range(len(shape)):
+        x, theirs = tg.zeros(*shape, requires_grad=True), torch.zeros(*shape, requires_grad=True)
+        y, expected = getattr(tg, name)(x, axis=axis), getattr(torch, name)(theirs, dim=axis)
+        assert_same(y.numpy(), expected.detach().numpy())
+        (y * y).sum().backward()
+        assert x.grad is not None
+        assert x.grad.shape == shape
+
+
 def test_sums_of_many_exponentials_in_float16() -> None:
     x = np.full((1, 5000), 4, np.float16)
     np.testing.assert_allclose(tg.softmax(x), 1 / 5000, rtol=1e-2)

@@ -118,7 +118,7 @@ class Backend:
         """e^(x - top), and top: 0 or the maximum, so that sums along an axis neither overflow nor underflow."""
         if self.is_moderate(x):
             return self.xp.exp(x, out=out), 0.0
-        top = x.max(axis=axis, keepdims=True)
+        top = largest(x, axis)
         return self.xp.exp(self.xp.subtract(x, top, out=out), out=out), top
 
     def mean(self, x: Array, axis: Any, keepdims: bool) -> Array:
@@ -222,6 +222,11 @@ class Backend:
 def _unit(xp: Any, largest: Array) -> Array:
     """The divisor for an array with this largest element: the element itself, or 1 if it is 0 or not finite."""
     return xp.where((largest > 0) & (largest < np.inf), largest, 1.0)
+
+
+def largest(x: Array, axis: Any) -> Array:
+    """The largest element along an axis, kept with length 1; -inf if there is none."""
+    return x.max(axis=axis, keepdims=True) if x.size else x.sum(axis=axis, keepdims=True) - math.inf
 
 
 def row(xp: Any, numbers: Sequence[Array]) -> Array:

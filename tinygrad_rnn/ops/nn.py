@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import backend
 from ..backend import Array
+from ..numpy_backend import largest
 from ..op import op
 from ..tape import bare_array
 from .elementwise import exp, sqrt, where
@@ -50,8 +51,9 @@ def _through_softmax(g: Any, y: Any, axis: Axis) -> Any:
 def log_softmax(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Array:
     """y = x - log sum e^x along an axis."""
     x, along = _floats(x), _along(x, axis)
-    y = xp.subtract(x, x.max(axis=along, keepdims=True), out=out)
-    y -= xp.log(xp.exp(y).sum(axis=along, keepdims=True))
+    y = xp.subtract(x, largest(x, along), out=out)
+    if y.size:
+        y -= xp.log(xp.exp(y).sum(axis=along, keepdims=True))
     return y
 
 
@@ -61,9 +63,9 @@ log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=_along(y, axis), k
 
 @op
 def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
-    """y = log sum e^x, without overflow; if all x are -inf, y is -inf and the gradient 0."""
+    """y = log sum e^x, without overflow; if all x are -inf, or there are none, y is -inf and the gradient 0."""
     x = _floats(x)
-    top = x.max(axis=axis, keepdims=True)
+    top = largest(x, axis)
     total = xp.exp(x - xp.where(xp.isfinite(top), top, 0)).sum(axis=axis, keepdims=True)
     y = xp.log(xp.maximum(total, 0.5)) + top  # the total is at least 1, or else 0 because the top is -inf
     return y if keepdims else xp.squeeze(y, axis=axis)
