@@ -396,3 +396,13 @@ def test_a_masked_mean_of_more_than_float16_can_sum(name: str) -> None:
     np.testing.assert_allclose(found[0], wide[0], rtol=0.01)
     np.testing.assert_allclose(found[1], wide[1], rtol=0.05, atol=2e-7)
     assert found[0].dtype == np.float16
+
+
+def test_the_target_that_pytorch_ignores_is_named_with_the_cure() -> None:
+    scores, targets = tg.zeros(2, 3), tg.tensor([1, -100])
+    for loss in (nn.cross_entropy, nn.nll_loss):
+        with pytest.raises(IndexError, match=r"the target -100 is out of .* given ignore_index=-100, losses\.py"):
+            loss(scores, targets)
+        with pytest.raises(IndexError, match=r"the target -1 is out of range: they run from 0 to 2, losses"):
+            loss(scores, tg.tensor([1, -1]))
+        loss(scores, targets, ignore_index=-100)

@@ -113,6 +113,18 @@ def cross_entropy(xp: Any, logits: Array, targets: Array) -> Array:
     return home.mark_invalid(losses, targets, classes)
 
 
+@nll.explain
+@cross_entropy.explain
+def _ignored(scores: Array, targets: Array) -> str | None:
+    """PyTorch leaves targets of -100 out unless told otherwise."""
+    if targets.dtype.kind != "i" or targets.shape != scores.shape[:-1] or not (targets == -100).any():
+        return None
+    return (
+        f"the target -100 is out of range: they run from 0 to {scores.shape[-1] - 1}; "
+        "nn.cross_entropy and nn.nll_loss leave it out if they are given ignore_index=-100"
+    )
+
+
 @op
 def cross_entropy_back(xp: Any, logits: Array, targets: Array, v: Array, *, out: Array = None) -> Array:
     """The vjp of ``cross_entropy`` for a cotangent v: (softmax(logits) - 1 at each row's target) v."""
