@@ -288,6 +288,15 @@ def test_loading_a_part_if_not_strict() -> None:
         model.load_state_dict({"zeta.bias": np.ones(4, np.float32)}, strict=False)
 
 
+@pytest.mark.parametrize("wrong", ["a", None, 1j, [[1], [1, 2]]])
+def test_what_is_no_array_is_named_and_changes_nothing(wrong: Any) -> None:
+    model = nn.Linear(2, 1)
+    before = model.state_dict()
+    with pytest.raises(TypeError, match="load_state_dict: bias: tensor: "):
+        model.load_state_dict({"weight": np.ones((1, 2), np.float32), "bias": wrong})
+    np.testing.assert_equal(model.state_dict(), before)
+
+
 def test_a_seed_makes_the_same_model_and_the_same_dropout() -> None:
     found = []
     for _ in range(2):

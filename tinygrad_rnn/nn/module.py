@@ -120,8 +120,8 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Load arrays by name, exactly: each Tensor also takes the dtype of its array.
 
-        Raises before anything changes: KeyError, if strict, for missing or unknown names; ShapeError for an array that
-        does not fit.
+        Raises before anything changes: KeyError, if strict, for missing or unknown names; TypeError for what is no
+        array; ShapeError for an array that does not fit.
         """
         own = dict(self.named_tensors())
         missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
@@ -131,9 +131,13 @@ class Module:
             raise KeyError(
                 f"load_state_dict: missing {missing}, unknown {unknown}; {type(self).__name__} has {list(own)}{cure}"
             )
-        arrays = {
-            name: backend.as_array(bare_array(state[name]), backend=own[name].backend) for name in own if name in state
-        }
+        arrays = {}
+        for name in own:
+            if name in state:
+                try:
+                    arrays[name] = backend.as_array(bare_array(state[name]), backend=own[name].backend)
+                except TypeError as error:
+                    raise TypeError(f"load_state_dict: {name}: {error}") from None
         wrong = [
             f"{name} is {signature(array)}, but {signature(own[name].array)} is needed"
             for name, array in arrays.items()
