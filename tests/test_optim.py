@@ -194,11 +194,37 @@ def test_two_optimisers_are_two_groups_of_parameters() -> None:
         (optim.Adam, {"betas": (0.9, 1.0)}),
         (optim.Adam, {"betas": (-0.1, 0.9)}),
         (optim.AdamW, {"eps": float("nan")}),
+        (optim.Adam, {"betas": (0.9, "a")}),
+        (optim.Adam, {"betas": 0.9}),
+        (optim.SGD, {"lr": "a"}),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{make.__name__}: "):
+    with pytest.raises((ValueError, TypeError), match=f"{make.__name__}: "):
         make([tg.ones(2, requires_grad=True)], **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *((name, (-1.0, math.nan)) for name in ("lr", "eps", "weight_decay")),
+        ("betas", ((0.9, 1.0), (0.9, -0.1), (math.nan, 0.9), (0.9,), 0.9)),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_later_too(name: str, values: tuple[Any, ...]) -> None:
+    opt = optim.Adam([tg.ones(2, requires_grad=True)])
+    before = opt.state_dict()
+    for wrong in values:
+        with pytest.raises((ValueError, TypeError), match=f"Adam: {name} "):
+            setattr(opt, name, wrong)
+    for wrong in (*values, "a", None, [1.0]):
+        state = copy.deepcopy(before) | {"slots": [{"step": 7}]}
+        state["settings"][name] = wrong
+        if name == "lr":
+            state["lr"] = wrong
+        with pytest.raises((ValueError, TypeError), match=f"Adam: {name} "):
+            opt.load_state_dict(state)
+    assert opt.state_dict() == before
 
 
 # ---- what is refused, and what is left alone ----

@@ -24,11 +24,12 @@ class Optimizer:
     parameters: leaf tensors that require a gradient; or dictionaries, which make a ``Groups`` with an optimiser for
         each dictionary: for the tensors under "params", with settings that override the shared ones.
 
-    Raises ValueError if there are no parameters, if one is given twice, or if a setting is negative or NaN; TypeError
-    for a parameter that is not a leaf that requires a gradient.
+    Raises ValueError if there are no parameters, if one is given twice, or if a setting is negative or NaN, also when
+    it is assigned later; TypeError for a parameter that is not a leaf that requires a gradient.
     """
 
     ports = ("lr", "slots")  # what changes between steps, and so is not fixed in a captured step
+    unsigned: tuple[str, ...] = ()  # the settings that must not be negative: those given to this constructor
 
     def __new__(cls, parameters: Any = (), *args: Any, **settings: Any) -> Any:
         if not isinstance(parameters, (list, tuple)) or not any(isinstance(p, dict) for p in parameters):
@@ -39,7 +40,7 @@ class Optimizer:
         own = [{name: value for name, value in p.items() if name != "params"} for p in parameters]
         return Groups(*(cls(p["params"], **(shared | more)) for p, more in zip(parameters, own, strict=True)))
 
-    def __init__(self, parameters: Parameters, lr: float, weight_decay: float = 0.0, **settings: float):
+    def __init__(self, parameters: Parameters, lr: float, weight_decay: float = 0.0, **settings: Any):
         self.parameters: list[Any] = list(parameters) if isinstance(parameters, Iterable) else [parameters]
         name = type(self).__name__
         if not self.parameters:
@@ -51,16 +52,25 @@ class Optimizer:
                     f"not {p!r}"
                 )
         _check_distinct(name, self.parameters)
+        self.unsigned = ("lr", "weight_decay", *settings)
         for setting, value in {"lr": lr, "weight_decay": weight_decay, **settings}.items():
-            if not value >= 0:
-                raise ValueError(f"{name}: {setting} must not be negative, but it is {value}")
+            self._check(setting, value)
         self.lr, self.weight_decay = lr, float(weight_decay)
         self.slots: list[Slots] = [{} for _ in self.parameters]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, np.generic) or (name == "lr" and isinstance(value, np.ndarray)):
             value = value.item()  # an np.float64, as from np.cos, would turn float32 parameters into float64
+        if name in self.unsigned and type(value) in (int, float, tuple):  # not a recorder's stand-in for a number
+            self._check(name, value)
         super().__setattr__(name, value)
+
+    def _check(self, setting: str, value: Any) -> None:
+        """Raise TypeError unless a setting is a number, and ValueError if it is NaN, or negative and must not be."""
+        if not isinstance(value, (int, float, np.number, np.bool_, np.ndarray)):
+            raise TypeError(f"{type(self).__name__}: {setting} must be a number, not {value!r}")
+        if not value >= (0 if setting in self.unsigned else -np.inf):
+            raise ValueError(f"{type(self).__name__}: {setting} must not be negative, but it is {value}")
 
     @property
     def groups(self) -> list[Optimizer]:
@@ -113,8 +123,9 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a ``state_dict``, taking over its settings, as in PyTorch.
 
-        Raises before anything changes: ValueError for a state with other numbers of groups or parameters, ShapeError
-        for arrays that do not fit, KeyError for the state of another kind of optimiser.
+        Raises before anything changes: ValueError for a state with other numbers of groups or parameters, or for
+        settings that the constructor refuses, ShapeError for arrays that do not fit, KeyError for the state of another
+        kind of optimiser.
         """
         states = state.get("groups", [state])
         if len(states) != len(self.groups):
@@ -134,6 +145,10 @@ class Optimizer:
                 f"{list(self.settings)} are needed; it belongs to an optimiser of another kind, "
                 f"{state.get('kind', 'which it does not tell')}"
             )
+        for setting, value in {**state["settings"], "lr": state["lr"]}.items():
+            optional = value is None and setting not in self.unsigned
+            if setting in self.unsigned or (isinstance(getattr(self, setting), (int, float)) and not optional):
+                self._check(setting, value)
         slots = state["slots"]
         if len(slots) != len(self.slots):
             raise ValueError(f"{name}: the state is of {len(slots)} parameters, not of {len(self.slots)}")

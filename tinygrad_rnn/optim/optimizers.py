@@ -7,6 +7,8 @@ is all that a schedule does.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import backend, ops
 from ..backend import Array
 from ..tensor import Tensor
@@ -186,10 +188,15 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
     ):
-        super().__init__(parameters, lr, weight_decay, eps=eps)
-        if not all(0 <= b < 1 for b in betas):
-            raise ValueError(f"{type(self).__name__}: betas must be at least 0 and less than 1, but they are {betas}")
+        super().__init__(parameters, lr, weight_decay, eps=eps, betas=betas)
         self.betas, self.eps, self.amsgrad = (float(betas[0]), float(betas[1])), float(eps), amsgrad
+
+    def _check(self, setting: str, value: Any) -> None:
+        several = setting == "betas" and isinstance(value, (tuple, list))
+        for number in value if several else [value]:
+            super()._check(setting, number)
+        if setting == "betas" and not (several and len(value) == 2 and max(value) < 1):
+            raise ValueError(f"{type(self).__name__}: betas are two numbers of at least 0 and below 1, not {value}")
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         (b1, b2), t = self.betas, slots["step"]
