@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
 from collections import namedtuple
@@ -178,7 +180,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("the disk is full")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("full"), PermissionError("in use")])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     path: Path, monkeypatch: pytest.MonkeyPatch, function: str, error: BaseException
 ) -> None:
@@ -192,6 +194,37 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     monkeypatch.undo()
     assert os.listdir(path.parent) == [path.name]
     assert list(tg.load(path)) == ["old"]
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_read_only_file_is_replaced_everywhere(path: Path, monkeypatch: pytest.MonkeyPatch, locked: bool) -> None:
+    """Windows neither replaces nor removes a read-only file, and none that is open."""
+    replace, unlink = os.replace, os.unlink
+
+    def refused(file: Any) -> bool:
+        return os.path.exists(file) and not os.stat(file).st_mode & stat.S_IWRITE
+
+    def as_on_windows(source: Any, target: Any) -> None:
+        if locked or refused(target):
+            raise PermissionError(13, "Access is denied", source, None, target)
+        replace(source, target)
+
+    def unlink_as_on_windows(file: Any) -> None:
+        if refused(file):
+            raise PermissionError(13, "Access is denied", file)
+        unlink(file)
+
+    tg.save(path, {"old": np.arange(3)})
+    path.chmod(stat.S_IREAD)
+    monkeypatch.setattr(os, "replace", as_on_windows)
+    monkeypatch.setattr(os, "unlink", unlink_as_on_windows)
+    with pytest.raises(PermissionError) if locked else contextlib.nullcontext():
+        tg.save(path, {"new": np.arange(4)})
+    monkeypatch.undo()
+    assert os.listdir(path.parent) == [path.name]
+    assert list(tg.load(path)) == ["old" if locked else "new"]
+    assert not path.stat().st_mode & stat.S_IWRITE
+    path.chmod(stat.S_IREAD | stat.S_IWRITE)  # else the folder could not be removed on Windows
 
 
 def test_what_was_loaded_does_not_change_with_the_file(path: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 from collections import namedtuple
 from typing import Any
@@ -70,9 +71,10 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
             os.fsync(file.fileno())  # before the move, or a power cut could leave an empty file
         with contextlib.suppress(OSError):  # there is none yet, or the file system refuses
             shutil.copymode(target, temporary)  # a private file stays private
-        os.replace(temporary, target)
+        _replace(temporary, target)
     except BaseException:  # Ctrl-C too
         with contextlib.suppress(FileNotFoundError):
+            os.chmod(temporary, stat.S_IREAD | stat.S_IWRITE)  # Windows does not remove a read-only file
             os.unlink(temporary)
         raise
     _sync_folder(folder)
@@ -203,6 +205,22 @@ def _new_named_tuple(name: str, fields: tuple[str, ...]) -> Any:
 
 def _place(path: str) -> str:
     return f"{path!r} in the tree" if path else "the tree"
+
+
+def _replace(source: str, target: str) -> None:
+    """Move a file over another one, also where that one is read-only."""
+    try:
+        os.replace(source, target)
+    except PermissionError:  # Windows does not replace a read-only file
+        mode = os.stat(target).st_mode if os.path.isfile(target) else stat.S_IWRITE
+        if mode & stat.S_IWRITE:
+            raise
+        os.chmod(target, mode | stat.S_IWRITE)
+        try:
+            os.replace(source, target)
+        except BaseException:
+            os.chmod(target, mode)
+            raise
 
 
 def _sync_folder(folder: str) -> None:
