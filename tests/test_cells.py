@@ -174,6 +174,18 @@ def test_a_projected_lstm_equals_pytorchs() -> None:
         same(getattr(cell, ours).grad, getattr(reference, theirs_name).grad)
 
 
+@ALL
+def test_some_rows_of_the_recurrence_are_those_of_the_whole(name: str) -> None:
+    cell, rows = ready(name), slice(H - 2, H + 1)
+    layers: list[dict[str, int]] = [{"layer": k} for k in range(cell.depth)] if isinstance(cell, nn.RHNCell) else [{}]
+    h = tree_leaves(state_of(cell))[0]
+    for layer in layers:
+        whole = cell.recur(h, **layer).numpy()[:, rows]
+        z = tg.tensor(np.random.default_rng(4).standard_normal(whole.shape))
+        np.testing.assert_allclose(cell.recur(h, None, rows, **layer).numpy(), whole, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(cell.recur(h, z, rows, **layer).numpy(), whole + z.numpy(), rtol=0, atol=1e-12)
+
+
 # ---- how they begin ----
 
 

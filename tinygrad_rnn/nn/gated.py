@@ -151,8 +151,9 @@ class IndRNNCell(RNNCell):
         self.weight_hh = self.filled(init.uniform((hidden_size,), 1.0))
 
     def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
-        """u * h + z."""
-        return self.weight_hh * h if z is None else self.weight_hh * h + z
+        """u * h + z, or only the given units of it."""
+        y = self.weight_hh * h if rows is None else self.weight_hh[rows] * h[..., rows]
+        return y if z is None else y + z
 
 
 class RHNCell(WeightedCell):
@@ -208,5 +209,6 @@ class RHNCell(WeightedCell):
         return s, s, gates
 
     def recur(self, h: Any, z: Any = None, rows: slice | None = None, layer: int = 0) -> Tensor:
-        """W_hh,k s + z."""
-        return super().recur(h, z, rows) if layer == 0 else linear(h, self.weights_above[layer - 1], z)
+        """W_hh,k s + z, or only the given rows of W_hh,k."""
+        weight = self.weights_above[layer - 1] if layer else self.weight_hh
+        return linear(h, weight if rows is None else weight[rows], z)

@@ -31,6 +31,11 @@ class NormalizedCell(WeightedCell):
         """A parameter with one element per unit of each block, all starting at this value."""
         return self.filled(init.constant((blocks * self.hidden_size,), value))
 
+    def part(self, h: Any, z: Any, rows: slice) -> Tensor:
+        """Only some rows of ``recur(h)``, which are normalised together with the others, + z."""
+        y = self.recur(h)[..., rows]
+        return y if z is None else y + z
+
 
 class LayerNormLSTMCell(NormalizedCell, LSTMCell):
     """LSTM with layer normalisation placed as in the original paper (Ba, Kiros and Hinton 2016).
@@ -59,7 +64,9 @@ class LayerNormLSTMCell(NormalizedCell, LSTMCell):
         return layer_norm(linear(x, self.weight_ih), self.gain_ih, self.bias, self.eps)
 
     def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
-        """a_hh * N(W_hh h) + z."""
+        """a_hh * N(W_hh h) + z, or only the given rows of it."""
+        if rows is not None:
+            return self.part(h, z, rows)
         return layer_norm(linear(h, self.weight_hh), self.gain_hh, z, self.eps)
 
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
@@ -134,7 +141,9 @@ class LayerNormGRUCell(NormalizedCell, GRUCell):
         return self.apart(self._normalized(linear(x, self.weight_ih), self.gain_ih, self.bias))
 
     def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
-        """a_hh * N(W_hh h) + z."""
+        """a_hh * N(W_hh h) + z, or only the given rows of it."""
+        if rows is not None:
+            return self.part(h, z, rows)
         return self._normalized(linear(h, self.weight_hh), self.gain_hh, z)
 
     def _normalized(self, a: Any, gain: Tensor, shift: Any) -> Tensor:
