@@ -25,26 +25,25 @@ X = SYMBOLS + OTHERS  # features of a step, one-hot
 Part = nn.Cell | list[nn.Cell]
 
 
-def biased(cell: nn.WeightedCell, block: int, by: float) -> nn.WeightedCell:
+def biased(cell: nn.WeightedCell, gate: str, by: float) -> nn.WeightedCell:
     """The cell with a number added to the biases of one of its gates, which thus begins open or closed."""
-    state, rows = cell.state_dict(), slice(block * cell.hidden_size, (block + 1) * cell.hidden_size)
-    state["bias"][rows] += by
-    cell.load_state_dict(state)
-    return cell
+    bias, rows = cell.bias_of(gate)
+    assert bias is not None
+    return nn.init.gate_bias_(cell, gate, bias.numpy()[rows] + by)
 
 
 # Gates begin so that each step forgets about 1 / lag of the memory, and adds as little (Tallec and Ollivier 2018).
 GATED: dict[str, Callable[[float], Part]] = {
-    "LSTM": lambda k: biased(nn.LSTMCell(X, H, forget_bias=k), 0, -k),
+    "LSTM": lambda k: biased(nn.LSTMCell(X, H, forget_bias=k), "i", -k),
     "coupled LSTM": lambda k: nn.CoupledLSTMCell(X, H, forget_bias=k),
-    "peephole LSTM": lambda k: biased(nn.PeepholeLSTMCell(X, H, forget_bias=k), 0, -k),
-    "LSTM, layer norm": lambda k: biased(nn.LayerNormLSTMCell(X, H, forget_bias=k), 0, -k),
-    "Residual(LSTM)": lambda k: nn.Residual(biased(nn.LSTMCell(X, X, forget_bias=k), 0, -k)),
-    "GRU, reset after": lambda k: biased(nn.GRUCell(X, H), 1, k),
-    "GRU, reset before": lambda k: biased(nn.GRUCell(X, H, reset="before"), 1, k),
-    "GRU, layer norm": lambda k: biased(nn.LayerNormGRUCell(X, H), 1, k),
-    "Highway(GRU)": lambda k: nn.Highway(biased(nn.GRUCell(X, X), 1, k), transform_bias=1.0),
-    "minimal gated unit": lambda k: biased(nn.MGUCell(X, H), 0, -k),
+    "peephole LSTM": lambda k: biased(nn.PeepholeLSTMCell(X, H, forget_bias=k), "i", -k),
+    "LSTM, layer norm": lambda k: biased(nn.LayerNormLSTMCell(X, H, forget_bias=k), "i", -k),
+    "Residual(LSTM)": lambda k: nn.Residual(biased(nn.LSTMCell(X, X, forget_bias=k), "i", -k)),
+    "GRU, reset after": lambda k: biased(nn.GRUCell(X, H), "z", k),
+    "GRU, reset before": lambda k: biased(nn.GRUCell(X, H, reset="before"), "z", k),
+    "GRU, layer norm": lambda k: biased(nn.LayerNormGRUCell(X, H), "z", k),
+    "Highway(GRU)": lambda k: nn.Highway(biased(nn.GRUCell(X, X), "z", k), transform_bias=1.0),
+    "minimal gated unit": lambda k: biased(nn.MGUCell(X, H), "f", -k),
     "recurrent highway": lambda k: nn.RHNCell(X, H, depth=2, transform_bias=-k),
 }
 OTHER: dict[str, Callable[[float], Part]] = {

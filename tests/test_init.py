@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -252,3 +253,98 @@ def test_apply_refuses_a_pattern_that_matches_nothing_and_changes_nothing() -> N
 def test_what_makes_no_sense_is_refused(draw: Any) -> None:
     with pytest.raises(ValueError, match=r"has no fans|no gain for"):
         draw()
+
+
+# ---- biases of gates ----
+
+GATED: dict[str, Any] = {  # the cell, and its gates with their equations: what keeps the state, and what replaces it
+    "LSTM": (nn.LSTMCell, "f", "i"),
+    "LSTM, projected": (partial(nn.LSTMCell, proj_size=2), "f", "i"),
+    "peephole LSTM": (nn.PeepholeLSTMCell, "f", "i"),
+    "coupled LSTM": (nn.CoupledLSTMCell, "f", ""),
+    "layer-norm LSTM": (nn.LayerNormLSTMCell, "f", "i"),
+    "basic layer-norm LSTM": (nn.LayerNormBasicLSTMCell, "f", "i"),
+    "GRU": (nn.GRUCell, "z", ""),
+    "GRU, reset before": (partial(nn.GRUCell, reset="before"), "z", ""),
+    "layer-norm GRU": (nn.LayerNormGRUCell, "z", ""),
+    "per-gate layer-norm GRU": (nn.LayerNormPerGateGRUCell, "z", ""),
+    "minimal gated unit": (nn.MGUCell, "", "f"),
+}
+
+
+def gates_without_weights(cell: nn.WeightedCell) -> dict[str, np.ndarray]:
+    """The gates where neither input nor state matters, nor what a normalisation rescales: each tells its bias."""
+    rescaled = ["bias"] * isinstance(cell, nn.LayerNormPerGateGRUCell)
+    for name, p in cell.named_parameters():
+        if name.startswith(("weight_", "peephole")) or name in ("bias_hn", *rescaled):
+            init.constant_(p, 0.0)
+    z = cell.input_projection(tg.ones(1, cell.input_size, dtype="float64"))
+    return {name: gate.numpy()[0] for name, gate in cell.full_step(z, cell.initial_state(z))[2].items()}
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_chrono_keeps_each_unit_for_a_time_drawn_evenly(name: str) -> None:
+    """A gate of 1 - 1 / t keeps for t steps: t is uniform on [2, T)."""
+    make, keeps, replaces = GATED[name]
+    cell = make(3, 400, dtype="float64")
+    before = cell.state_dict()
+    assert init.chrono_(cell, 50, rng(3)) is cell
+    t = 1 + rng(3).uniform(1, 49, 400)
+    gates = gates_without_weights(cell)
+    if keeps:
+        np.testing.assert_allclose(gates[keeps], 1 - 1 / t, rtol=1e-9)
+    if replaces:
+        np.testing.assert_allclose(gates[replaces], 1 / t, rtol=1e-9)
+    after = make(3, 400, dtype="float64")
+    after.load_state_dict(before)
+    for gate, value in gates_without_weights(after).items():
+        if gate not in (keeps, replaces):
+            np.testing.assert_array_equal(gates[gate], value, err_msg=gate)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_the_bias_of_each_gate_is_set_by_its_name(name: str) -> None:
+    cell = GATED[name][0](3, 5, dtype="float64")
+    for gate in cell.gate_names:
+        for value in (0.75, np.linspace(-1, 1, 5)):
+            other = copy.deepcopy(cell)
+            p, _ = other.bias_of(gate)
+            assert init.gate_bias_(other, gate, value) is other
+            found, usual = gates_without_weights(other), gates_without_weights(copy.deepcopy(cell))
+            squash = np.tanh if gate in ("g", "n") else lambda x: 1 / (1 + np.exp(-x))
+            np.testing.assert_allclose(found[gate], squash(np.broadcast_to(value, 5)), rtol=1e-12)
+            assert {n for n in found if (found[n] != usual[n]).any()} == {gate}
+            assert p.dtype == np.float64
+
+
+def test_biases_of_gates_in_a_whole_module() -> None:
+    model = nn.Sequential(nn.LSTM(3, 4, num_layers=2, bidirectional=True), nn.Linear(8, 2))
+    init.gate_bias_(model, "f", 1.0)
+    init.gate_bias_(nn.Residual(nn.GRUCell(3, 3)), "z", 1.0)
+    biases = [p.numpy() for name, p in model.named_parameters() if name.endswith("bias") and p.size == 16]
+    assert len(biases) == 4
+    for bias in biases:
+        assert (bias[4:8] == 1).all()
+        assert (bias[:4] != 1).all()
+        assert (bias[8:] != 1).all()
+    tg.manual_seed(2)
+    init.chrono_(model, 10)
+    drawn = [p.numpy() for name, p in model.named_parameters() if name.endswith("bias") and p.size == 16]
+    np.testing.assert_array_equal([bias[:4] for bias in drawn], [-bias[4:8] for bias in drawn])
+    assert len({bias[4] for bias in drawn}) == 4
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: init.gate_bias_(nn.LSTMCell(3, 4), "z", 1.0), r"LSTMCell\(3, 4\) has no bias .* gates are i, f, g, o"),
+        (lambda: init.gate_bias_(nn.LSTMCell(3, 4, bias=False), "f", 1.0), "no bias of a gate 'f'; .* need bias=True"),
+        (lambda: init.gate_bias_(nn.Linear(3, 4), "f", 1.0), "its gates are none"),
+        (lambda: init.chrono_(nn.RNNCell(3, 4), 10), "no cell that keeps its state by a gate"),
+        (lambda: init.chrono_(nn.GRUCell(3, 4, bias=False), 10), "need bias=True"),
+        (lambda: init.chrono_(nn.GRUCell(3, 4), 1), "T_max must be at least 2 steps, not 1"),
+    ],
+)
+def test_a_gate_that_is_not_there_is_named(call: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        call()

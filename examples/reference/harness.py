@@ -102,13 +102,9 @@ class Reader(nn.Module):
 
 def keep_for(cell: nn.LSTMCell | nn.GRUCell, steps: int, rng: np.random.Generator) -> None:
     """Let the gates begin so that memories last for 1 to ``steps`` steps ("chrono", Tallec and Ollivier 2018)."""
-    size = cell.hidden_size
-    spans = np.log(rng.uniform(1, steps - 1, size))
-    bias = np.zeros(cell.blocks * size, np.float32)
-    bias[size : 2 * size] = spans  # the forget gate, and a GRU's z: both keep where they are 1
-    if isinstance(cell, nn.LSTMCell):
-        bias[:size] = -spans
-    cell.bias = nn.parameter(bias, backend=cell.weight_hh.backend)
+    assert cell.bias is not None
+    nn.init.constant_(cell.bias, 0.0)
+    nn.init.chrono_(cell, steps, rng)
 
 
 def descend(optimizer: optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:

@@ -88,6 +88,8 @@ class WeightedCell(Cell):
     """
 
     blocks = 1
+    gate_names: tuple[str, ...] = ()  # one for each block, if ``init.gate_bias_`` is to know them
+    keeps: dict[str, int] = {}  # for ``init.chrono_``: gates that keep the state where they are 1, or, with -1, 0
     usual: dict[str, Any] = {}  # attributes that repr shows if they differ from this default, or always if it is None
     activation: Callable[[Any], Any] = staticmethod(tanh)  # applied to the candidate state
 
@@ -120,6 +122,11 @@ class WeightedCell(Cell):
         """W_ih x + b, for one step (B, F) or all steps (T, B, F)."""
         check_input(self, x)
         return linear(x, self.weight_ih, self.bias)
+
+    def bias_of(self, gate: str) -> tuple[Tensor | None, slice]:
+        """The parameter that holds the bias of a gate, and its place in there."""
+        start = self.gate_names.index(gate) * self.hidden_size
+        return self.bias, slice(start, start + self.hidden_size)
 
     def recur(self, h: Any, z: Any = None, rows: slice | None = None) -> Tensor:
         """W_hh h + z, or only the given rows of W_hh: the only path from the previous output to the gates."""
@@ -199,7 +206,8 @@ class LSTMCell(WeightedCell):
     """
 
     blocks = 4
-    forget_block = 1
+    gate_names: tuple[str, ...] = ("i", "f", "g", "o")
+    keeps = {"f": 1, "i": -1}
 
     def __init__(
         self,
@@ -219,8 +227,7 @@ class LSTMCell(WeightedCell):
         if forget_bias:
             if self.bias is None:
                 raise ValueError(f"LSTMCell: forget_bias={forget_bias} needs bias=True")
-            start = self.forget_block * hidden_size
-            self.bias.array[start : start + hidden_size] += forget_bias
+            self.bias.array[self.bias_of("f")[1]] += forget_bias
 
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
         h, c = state
@@ -258,6 +265,8 @@ class GRUCell(WeightedCell):
     """
 
     blocks = 3
+    gate_names = ("r", "z", "n")
+    keeps = {"z": 1}
     usual = {"reset": "after"}
     resets: tuple[str, ...] = ("after", "before")
 

@@ -29,7 +29,8 @@ class CoupledLSTMCell(LSTMCell):
     """
 
     blocks = 3
-    forget_block = 0
+    gate_names = ("f", "g", "o")
+    keeps = {"f": 1}
 
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
         h, c = state
@@ -84,6 +85,8 @@ class MGUCell(WeightedCell):
     """
 
     blocks = 2
+    gate_names = ("f", "n")
+    keeps = {"f": -1}
 
     def input_projection(self, x: Any) -> tuple[Tensor, ...]:
         """W_ih x + b, for one step (B, F) or all steps (T, B, F), split into f and n."""

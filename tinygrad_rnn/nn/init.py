@@ -2,7 +2,8 @@
 
 Each function draws an array of a given shape: ``orthogonal((40, 10), blocks=4)``. With a trailing ``_`` it refills an
 existing parameter, keeping its dtype and backend: ``orthogonal_(cell.weight_hh, blocks=4)``.
-``apply_`` does so for all parameters of a module that match a pattern of names.
+``apply_`` does so for all parameters of a module that match a pattern of names. ``gate_bias_`` sets the bias of a gate,
+and ``chrono_`` the biases that decide how long a cell remembers.
 
 generator: a ``numpy.random.Generator``; None means the one that ``manual_seed`` seeds. Numbers are drawn on the host,
 so that every backend starts from the same values.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Concatenate, ParamSpec, TypeAlias
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -198,3 +199,61 @@ def apply_(module: Module, rules: Mapping[str, Callable[[Tensor], Any]]) -> list
                 drawn.append(name)
                 break
     return drawn
+
+
+AnyModule = TypeVar("AnyModule", bound=Module)
+
+
+def gate_bias_(module: AnyModule, gate: str, value: Any) -> AnyModule:
+    """Set the bias of a gate, in a cell or in every cell of a module that has such a gate; returns the module.
+
+    gate: its letter in the equations of the cell, such as "f" of an LSTM.
+    value: a number, or (hidden_size,) of them.
+
+    Raises ValueError, and changes nothing, if no cell has such a gate, or one has no biases.
+
+    >>> from tinygrad_rnn import nn
+    >>> cell = gate_bias_(nn.LSTMCell(3, 2), "f", 1.0)  # i, f, g, o: the second of four blocks
+    >>> cell.bias.tolist()[2:4]
+    [1.0, 1.0]
+    """
+    cells: list[Any] = [part for part in module.modules() if hasattr(part, "bias_of")]
+    places = [cell.bias_of(gate) for cell in cells if gate in cell.gate_names]
+    if not places or any(p is None for p, _ in places):
+        known = ", ".join(dict.fromkeys(name for cell in cells for name in cell.gate_names)) or "none"
+        cure = "its cells need bias=True" if places else f"its gates are {known}"
+        raise ValueError(f"gate_bias_: {module!r} has no bias of a gate {gate!r}; {cure}")
+    for p, rows in places:
+        numbers = p.numpy()
+        numbers[rows] = value
+        p.data = backend.of(p.array).from_host(numbers)
+    return module
+
+
+def chrono_(module: AnyModule, T_max: float, generator: Generator = None) -> AnyModule:
+    """Let a cell, or every cell of a module, remember for up to T_max steps (Tallec and Ollivier 2018); returns it.
+
+    LSTM: b_f = log u and b_i = -log u, with u uniform on [1, T_max - 1), a number for each unit. Its forget gate is
+    near u / (1 + u), so its memory lasts for about 1 + u steps. A coupled LSTM has b_f alone. GRU: b_z = log u, as z
+    keeps the state here. Minimal gated unit: b_f = -log u, as its f replaces the state. Other biases stay as they are.
+
+    T_max: how far apart things that belong together are at most, in steps.
+
+    Raises ValueError if T_max is below 2, or if there is no cell that keeps its state by a gate with a bias.
+
+    >>> from tinygrad_rnn import nn
+    >>> cell = chrono_(nn.GRUCell(3, 50), T_max=100)
+    >>> u = np.exp(cell.bias.numpy()[50:100])  # of z, the second of three blocks
+    >>> bool(u.min() >= 1 and u.max() < 99)
+    True
+    """
+    if not T_max >= 2:
+        raise ValueError(f"chrono_: T_max must be at least 2 steps, not {T_max}")
+    cells: list[Any] = [part for part in module.modules() if getattr(part, "keeps", None)]
+    if not cells:
+        raise ValueError(f"chrono_: {module!r} has no cell that keeps its state by a gate, as LSTM and GRU do")
+    for cell in cells:
+        spans = np.log(_host(generator).uniform(1, T_max - 1, cell.hidden_size))
+        for gate, sign in cell.keeps.items():
+            gate_bias_(cell, gate, sign * spans)
+    return module

@@ -174,6 +174,10 @@ class LayerNormPerGateGRUCell(NormalizedCell, GRUCell):
         self.gain, self.shift = self.units(2), self.units(2, 0.0)
         self.gain_n, self.shift_n = self.units(1), self.units(1, 0.0)
 
+    def bias_of(self, gate: str) -> tuple[Tensor | None, slice]:
+        """The shift, as the normalisation takes away most of what is added before it."""
+        return (self.shift_n, slice(None)) if gate == "n" else (self.shift, super().bias_of(gate)[1])
+
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
         h, (gates, new) = state, z
         gates, n = split(self.recur(h, gates), (2 * self.hidden_size,), axis=-1)
