@@ -77,8 +77,11 @@ class Tensor(Operators, Readable):
             raise ShapeError(f"data: {self!r} can only take an array of shape {self.shape}, not {_outline(array)}")
         if isinstance(self.node, Node):
             raise GraphError(f"data: {self!r} is the result of an operation; assign to a leaf, or to x.detach()")
-        if self.node is not None and array.dtype != self.array.dtype:
-            raise TypeError(f"data: {self!r} has a gradient of its own dtype and cannot take an array of {array.dtype}")
+        if array.dtype != self.array.dtype:
+            backend.refuse_unreal("data", array.dtype)
+            if self.node is not None:
+                given = f"an array of {array.dtype}"
+                raise TypeError(f"data: {self!r} has a gradient of its own dtype and cannot take {given}")
         if array is self.array:  # x.data -= step, which has just changed the array in place
             writes.wrote(array)
         self.array = array
