@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
+import platform
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -475,3 +480,25 @@ def test_a_matrix_is_an_array_like_others() -> None:
     """NumPy's own ``matrix`` multiplies as matrices do; in a rule that would be wrong."""
     x = tg.ones(2, 2, requires_grad=True)
     assert tg.grad((x * np.array([[1, 2], [3, 4]]).view(np.matrix)).sum(), x).tolist() == [[1, 2], [3, 4]]
+
+
+ROUNDS = """
+import resource
+import numpy as np
+import tinygrad_rnn
+
+for _ in range(3):  # arrays as large as those of all time steps may be
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [np.ones(1_250_000, np.float32) for _ in range(8)]
+    del arrays
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other rules for freed memory")
+def test_a_step_gets_the_memory_that_the_one_before_freed() -> None:
+    """Else the system takes it back, and each of its pages costs a fault."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    root = Path(tg.__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", ROUNDS], capture_output=True, text=True, cwd=root, env=environment)
+    assert int(ran.stdout) < 1000, ran.stderr
