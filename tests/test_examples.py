@@ -13,8 +13,10 @@ from tinygrad_rnn.backend import Backend
 
 PROGRAMS = run_all.programs()
 
+QUICK = [name for name in PROGRAMS if not name.startswith("reference/")]  # which have tests of their own
 
-@pytest.mark.parametrize("name", PROGRAMS)
+
+@pytest.mark.parametrize("name", QUICK)
 def test_the_quick_form_reaches_its_bar(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for extra in ("matplotlib", "safetensors", "tqdm"):
         pytest.importorskip(extra)

@@ -26,6 +26,9 @@ def test_the_quick_form_reaches_its_bars(name: str, tmp_path: Path, capsys: pyte
     with pytest.raises(SystemExit) as end:
         report.exit()
     assert not end.value.code
+    rows = end.value.rows  # type: ignore[attr-defined]
+    assert len(rows) == len(program.BARS)
+    assert all(row.passed for row in rows)
 
 
 def test_nothing_is_hidden_from_a_device(device: Backend) -> None:
