@@ -115,7 +115,7 @@ class Player:
             return [partial(_fill, out, line.function, *line.inputs)]
         new = {value: self.array(value) for value in line.reads}
         attributes, inputs = substitute(line.attributes, new), substitute(inputs, new)  # values inside keys
-        if line.writes_out and out.flags.c_contiguous and not any(map(_runs_back, inputs)):
+        if line.writes_out and out.flags.c_contiguous:
             return [partial(line.function, self.xp, *inputs, out=out, **attributes)]
         return [partial(_fill, out, line.function, self.xp, *inputs, **attributes)]
 
@@ -192,11 +192,6 @@ def _spread(arrays: Sequence[Array]) -> Array:
     home, first = backend.of(arrays[0]), arrays[0]
     step = home.address(arrays[1]) - home.address(first)
     return home.xp.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (step, *first.strides))
-
-
-def _runs_back(x: Any) -> bool:
-    """Whether an array has an axis in reverse order: with ``out``, NumPy before 2.2 sums it from the other end."""
-    return isinstance(x, np.ndarray) and any(step < 0 for step in x.strides)
 
 
 def _fill(out: Array, function: Callable[..., Array], *args: Any, **attributes: Any) -> None:
