@@ -157,9 +157,7 @@ def test_one_schedule_after_another_equals_pytorch(name: str, steps: int, start:
 
 
 def warmed_up(then: optim.Schedule, steps: int, start: float = 0.0) -> optim.SequentialLR:
-    ramp = optim.LinearLR(then.optimizer, start, total_iters=steps)
-    ramp.base_lrs = then.base_lrs
-    return optim.SequentialLR(then.optimizer, [ramp, then], [steps])
+    return optim.SequentialLR(then.optimizer, [optim.LinearLR(then.optimizer, start, total_iters=steps), then], [steps])
 
 
 def test_a_plateau_after_another_schedule_gets_the_metric() -> None:
@@ -172,6 +170,19 @@ def test_sequences_may_be_nested() -> None:
     opt = optimizer(1.0)
     inner = warmed_up(optim.ExponentialLR(opt, 0.5), 2, start=0.5)
     assert rates(opt, warmed_up(inner, 2), steps=6) == [0.0, 0.5, 0.5, 0.75, 1.0, 0.5, 0.25]
+
+
+def test_the_order_in_which_the_schedules_of_a_sequence_are_made_does_not_matter() -> None:
+    """In PyTorch too, all of them start from the rate that the optimiser had first."""
+
+    def backwards(m: Any, o: Any) -> Any:
+        third, second, first = m.LinearLR(o, 0.1, 1.0, 5), m.ExponentialLR(o, 0.9), m.LinearLR(o, 0.5, 1.0, 3)
+        return m.SequentialLR(o, [first, second, third], milestones=[3, 9])
+
+    opt = optimizer()
+    found = rates(opt, backwards(optim, opt))
+    with pytorch() as (schedules, theirs, their_rates):
+        assert_close(found, their_rates(backwards(schedules, theirs)))
 
 
 # ---- what PyTorch does not do ----
@@ -294,6 +305,12 @@ def test_a_schedule_that_has_run_is_not_part_of_a_sequence() -> None:
     schedule.step()
     with pytest.raises(ValueError, match="at their start, and not"):
         optim.SequentialLR(schedule.optimizer, [schedule], [])
+
+
+def test_a_schedule_is_part_of_a_sequence_only_once() -> None:
+    schedule = optim.ExponentialLR(optimizer(), 0.5)  # which would go on the second time, and not begin anew
+    with pytest.raises(ValueError, match="each once"):
+        optim.SequentialLR(schedule.optimizer, [schedule, schedule], [3])
 
 
 def test_a_sequence_takes_no_state_of_another_length() -> None:

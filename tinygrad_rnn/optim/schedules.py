@@ -15,11 +15,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 from ..hints import OPTIMISERS, hinted
 from .base import Optimizer
+
+_numbers = count()  # of all schedules, in the order in which they are made
 
 
 class Schedule:
@@ -37,6 +39,7 @@ class Schedule:
                 f"{type(optimizer).__name__}"
             )
         self.optimizer = optimizer
+        self.number = next(_numbers)
         self.steps = 0
         self.begin(self.lrs)
 
@@ -213,8 +216,8 @@ class LinearLR(Schedule):
 class SequentialLR(Schedule):
     """One schedule after another: at each milestone the next one starts, from its own step 0.
 
-    schedulers: of this optimiser, and not begun. All start from the ``base_lrs`` of the first, as creating that one may
-    have changed the rates which the others found. milestones: at which steps all but the first of them start.
+    schedulers: of this optimiser, and not begun. All start from the rates that it had before the earliest of them was
+    made, as that may have changed what the others found. milestones: at which steps all but the first of them start.
     A metric given to ``step`` is passed on to the present schedule, as ``ReduceLROnPlateau`` needs it.
 
     >>> from tinygrad_rnn import ones, optim
@@ -228,15 +231,18 @@ class SequentialLR(Schedule):
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[Schedule], milestones: Sequence[int]):
         self.schedulers, self.milestones = list(schedulers), list(milestones)
         for schedule in self.schedulers:
-            if not isinstance(schedule, Schedule) or schedule.optimizer is not optimizer or schedule.steps:
-                self.refuse(f"it takes schedules of its own optimiser, at their start, and not {schedule!r}")
+            fits = isinstance(schedule, Schedule) and schedule.optimizer is optimizer and not schedule.steps
+            if not fits or self.schedulers.count(schedule) > 1:
+                self.refuse(f"it takes schedules of its own optimiser, each once, at their start, and not {schedule!r}")
         starts = [0, *self.milestones]
         if len(starts) != len(self.schedulers) or any(a >= b for a, b in pairwise(starts)):
             self.refuse(
                 f"{len(self.schedulers)} schedules need one milestone less, above 0 and in order, not {self.milestones}"
             )
-        self.optimizer, self.lrs = optimizer, self.schedulers[0].base_lrs
+        earliest = min(self.schedulers, key=lambda schedule: schedule.number)
+        self.optimizer, self.lrs = optimizer, earliest.base_lrs
         super().__init__(optimizer)
+        self.number = earliest.number
 
     def begin(self, base_lrs: list[float]) -> None:
         for schedule in self.schedulers:
