@@ -324,3 +324,13 @@ def test_a_sequence_takes_no_state_of_another_length() -> None:
 def test_a_plateau_without_a_metric_says_so() -> None:
     with pytest.raises(TypeError, match="step needs the metric"):
         optim.ReduceLROnPlateau(optimizer()).step()
+
+
+def test_a_step_of_a_sequence_that_lacks_its_metric_does_not_count() -> None:
+    opt = optimizer()
+    schedule = warmed_up(optim.ReduceLROnPlateau(opt), steps=1)
+    schedule.step()
+    before = schedule.state_dict()
+    with pytest.raises(TypeError, match="step needs the metric"):
+        schedule.step()
+    assert schedule.state_dict() == before

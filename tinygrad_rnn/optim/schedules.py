@@ -254,12 +254,13 @@ class SequentialLR(Schedule):
         return self.schedulers[k].rate(step - [0, *self.milestones][k], base_lr)
 
     def step(self, metric: Any = None) -> None:
-        self.steps += 1
-        present = self.schedulers[bisect_right(self.milestones, self.steps)]
-        if self.steps in self.milestones:
+        steps = self.steps + 1
+        present = self.schedulers[bisect_right(self.milestones, steps)]
+        if steps in self.milestones:
             present.begin(present.base_lrs)
         else:
             present.step(metric)
+        self.steps = steps  # not if a metric was forgotten
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "schedulers": [schedule.state_dict() for schedule in self.schedulers]}
