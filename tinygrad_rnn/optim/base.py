@@ -61,7 +61,8 @@ class Optimizer:
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, np.generic) or (name == "lr" and isinstance(value, np.ndarray)):
             value = value.item()  # an np.float64, as from np.cos, would turn float32 parameters into float64
-        if name in self.unsigned and type(value) in (int, float, tuple):  # not a recorder's stand-in for a number
+        stands_in = isinstance(value, float) and not issubclass(type(value), float)  # while a step is recorded
+        if name in self.unsigned and not stands_in:
             self._check(name, value)
         super().__setattr__(name, value)
 
@@ -146,8 +147,7 @@ class Optimizer:
                 f"{state.get('kind', 'which it does not tell')}"
             )
         for setting, value in {**state["settings"], "lr": state["lr"]}.items():
-            optional = value is None and setting not in self.unsigned
-            if setting in self.unsigned or (isinstance(getattr(self, setting), (int, float)) and not optional):
+            if setting in self.unsigned or (value is not None and isinstance(getattr(self, setting), (int, float))):
                 self._check(setting, value)
         slots = state["slots"]
         if len(slots) != len(self.slots):

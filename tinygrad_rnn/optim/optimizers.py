@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import backend, ops
 from ..backend import Array
 from ..tensor import Tensor
@@ -192,7 +194,7 @@ class Adam(Optimizer):
         self.betas, self.eps, self.amsgrad = (float(betas[0]), float(betas[1])), float(eps), amsgrad
 
     def _check(self, setting: str, value: Any) -> None:
-        several = setting == "betas" and isinstance(value, (tuple, list))
+        several = setting == "betas" and np.iterable(value)
         for number in value if several else [value]:
             super()._check(setting, number)
         if setting == "betas" and not (several and len(value) == 2 and max(value) < 1):
