@@ -341,10 +341,20 @@ def test_biases_of_gates_in_a_whole_module() -> None:
         (lambda: init.gate_bias_(nn.LSTMCell(3, 4, bias=False), "f", 1.0), "no bias of a gate 'f'; .* need bias=True"),
         (lambda: init.gate_bias_(nn.Linear(3, 4), "f", 1.0), "its gates are none"),
         (lambda: init.chrono_(nn.RNNCell(3, 4), 10), "no cell that keeps its state by a gate"),
-        (lambda: init.chrono_(nn.GRUCell(3, 4, bias=False), 10), "need bias=True"),
+        (lambda: init.chrono_(nn.GRUCell(3, 4, bias=False), 10), r"chrono_: .* need bias=True"),
         (lambda: init.chrono_(nn.GRUCell(3, 4), 1), "T_max must be at least 2 steps, not 1"),
     ],
 )
 def test_a_gate_that_is_not_there_is_named(call: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         call()
+
+
+def test_chrono_changes_no_cell_if_another_one_has_no_biases() -> None:
+    model = nn.Sequential(nn.LSTMCell(3, 4), nn.GRUCell(4, 4, bias=False))
+    before = model.state_dict()
+    drawn = tg.random_state()
+    with pytest.raises(ValueError, match=r"chrono_: .* need bias=True"):
+        init.chrono_(model, 10)
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+    assert tg.random_state() == drawn

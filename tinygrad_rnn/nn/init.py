@@ -239,7 +239,8 @@ def chrono_(module: AnyModule, T_max: float, generator: Generator = None) -> Any
 
     T_max: how far apart things that belong together are at most, in steps.
 
-    Raises ValueError if T_max is below 2, or if there is no cell that keeps its state by a gate with a bias.
+    Raises ValueError, and changes nothing, if T_max is below 2, if no cell keeps its state by a gate, or if one that
+    does has no biases.
 
     >>> from tinygrad_rnn import nn
     >>> cell = chrono_(nn.GRUCell(3, 50), T_max=100)
@@ -252,6 +253,8 @@ def chrono_(module: AnyModule, T_max: float, generator: Generator = None) -> Any
     cells: list[Any] = [part for part in module.modules() if getattr(part, "keeps", None)]
     if not cells:
         raise ValueError(f"chrono_: {module!r} has no cell that keeps its state by a gate, as LSTM and GRU do")
+    if any(cell.bias_of(gate)[0] is None for cell in cells for gate in cell.keeps):
+        raise ValueError(f"chrono_: {module!r} has a cell without biases; its cells need bias=True")
     for cell in cells:
         spans = np.log(_host(generator).uniform(1, T_max - 1, cell.hidden_size))
         for gate, sign in cell.keeps.items():
