@@ -95,6 +95,7 @@ def test_complex_numbers_are_refused_and_not_made_real() -> None:
         lambda: setattr(tg.ones(2), "data", np.ones(2) * 1j),
         lambda: tg.full(2, 1j),
         lambda: tg.full_like(x, 1j),
+        lambda: tg.pad(x, widths=1, value=1j),
     ]
     for call in calls:
         with pytest.raises(TypeError, match="tensors hold real numbers or booleans, not complex"):

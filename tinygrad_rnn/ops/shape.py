@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, signature
+from ..backend import Array, refuse_complex, signature
 from ..op import op
 from ..tape import bare_array
 from ..whereabouts import misfit, whereabouts
@@ -157,6 +157,7 @@ stack.vjp(xs=lambda g, k, axis: g[(slice(None),) * (axis % g.ndim) + (k,)])
 @op
 def pad(xp: Any, x: Array, *, widths: Any, value: float = 0.0) -> Array:
     """x with ``value`` around it; widths are (before, after) for each axis, as in ``numpy.pad``."""
+    refuse_complex(value)
     pairs = _pairs(x.ndim, widths)
     y = xp.full(tuple(n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True)), value, x.dtype)
     y[_inner(x.shape, widths)] = x
