@@ -39,7 +39,7 @@ class Schedule:
                 f"{type(optimizer).__name__}"
             )
         self.optimizer = optimizer
-        self.number = next(_numbers)
+        self._number = next(_numbers)
         self.steps = 0
         self.begin(self.lrs)
 
@@ -239,10 +239,10 @@ class SequentialLR(Schedule):
             self.refuse(
                 f"{len(self.schedulers)} schedules need one milestone less, above 0 and in order, not {self.milestones}"
             )
-        earliest = min(self.schedulers, key=lambda schedule: schedule.number)
+        earliest = min(self.schedulers, key=lambda schedule: schedule._number)
         self.optimizer, self.lrs = optimizer, earliest.base_lrs
         super().__init__(optimizer)
-        self.number = earliest.number
+        self._number = earliest._number
 
     def begin(self, base_lrs: list[float]) -> None:
         for schedule in self.schedulers:
