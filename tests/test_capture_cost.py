@@ -94,10 +94,10 @@ def test_the_collector_is_left_as_it_was(enabled: bool, frozen: bool) -> None:
     if not enabled:
         gc.disable()
     try:
-        held = gc.get_freeze_count()
+        held = gc.get_freeze_count()  # Python 3.12 begins with some
         captured()
         assert gc.isenabled() == enabled
-        assert (gc.get_freeze_count() > held // 2) if frozen else gc.get_freeze_count() == 0
+        assert (gc.get_freeze_count() > held // 2) if frozen else gc.get_freeze_count() == held
     finally:
         gc.enable()
         gc.unfreeze()
