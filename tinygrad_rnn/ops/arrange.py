@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,10 @@ from .. import backend
 from ..backend import Array, signature
 from ..op import op
 from ..tape import bare_array, host_array
-from ..whereabouts import misfit, whereabouts
+from ..whereabouts import misfit
 from .elementwise import where
 from .index import take_along_axis
-from .shape import axis_of, broadcast_to, concatenate, expand_dims, flatten, reshape
+from .shape import axis_of, broadcast_to, concatenate, expand_dims, flatten, reshape, wholes
 
 
 @op
@@ -49,11 +48,8 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Any:
         return reshape(roll(flatten(x), shift, 0), x.shape)
     axis = axis_of("roll", x, axis)
     ahead = (slice(None),) * axis
-    try:
-        cut = -operator.index(shift) % max(1, x.shape[axis])
-    except TypeError:
-        cure = "call roll once for each axis"
-        raise TypeError(f"roll: the shift must be one whole number, not {shift!r}; {cure}{whereabouts()}") from None
+    (by,) = wholes([shift], "roll: the shift must be one whole number", shift, "; call roll once for each axis")
+    cut = -by % max(1, x.shape[axis])
     return concatenate([x[(*ahead, slice(cut, None))], x[(*ahead, slice(cut))]], axis=axis)
 
 
@@ -90,11 +86,8 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
     array([[1, 2, 1, 2],
            [1, 2, 1, 2]])
     """
-    try:
-        times = tuple(map(operator.index, reps if np.iterable(reps) else (reps,)))
-    except TypeError:
-        wanted = "a whole number, or one for each axis"
-        raise TypeError(f"tile: reps must be {wanted}, not {reps!r}{whereabouts()}") from None
+    needed = "tile: reps must be a whole number, or one for each axis"
+    times = wholes(reps if np.iterable(reps) else [reps], needed, reps)
     ndim = max(len(times), x.ndim)
     pairs = list(zip((1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape, strict=True))
     apart = reshape(x, tuple(n for _, length in pairs for n in (1, length)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import prod
@@ -15,9 +14,9 @@ from .. import backend
 from ..backend import Array
 from ..op import op
 from ..tape import bare_array
-from ..whereabouts import misfit, whereabouts
+from ..whereabouts import misfit
 from ..writes import own
-from .shape import Shape, axis_of
+from .shape import Shape, axis_of, wholes
 
 
 @op
@@ -119,13 +118,8 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
         bounds = tuple(range(0, length + 1, size)) if size else (0,) * (sections + 1)
         cuts = _cuts(len(shape), axis, bounds)
     else:
-        try:
-            places = [operator.index(place) for place in sections]
-        except TypeError:
-            raise TypeError(
-                f"split: sections are a number of equal parts, or a list of indices to split at, not {sections!r}"
-                f"{whereabouts()}"
-            ) from None
+        needed = "split: sections are a number of equal parts, or a list of indices to split at"
+        places = wholes(sections, needed, sections)
         cuts = _cuts(len(shape), axis, (0, *places, length))
     return tuple([getitem(x, key=cut) for cut in cuts])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,14 @@ def axis_of(who: str, x: Any, axis: int) -> int:
     if not isinstance(axis, (int, np.integer)) or not -x.ndim <= axis < x.ndim:
         raise IndexError(f"{who}: x {signature(bare_array(x))} has no axis {axis}{whereabouts()}")
     return int(axis) % x.ndim
+
+
+def wholes(numbers: Any, needed: str, given: Any, cure: str = "") -> tuple[int, ...]:
+    """Numbers as Python's integers; TypeError, with what is needed and what was given, if one is not whole."""
+    try:
+        return tuple(map(index, numbers))
+    except TypeError:
+        raise TypeError(f"{needed}, not {given!r}{cure}{whereabouts()}") from None
 
 
 def swapaxes(x: Any, a: int, b: int) -> Any:
