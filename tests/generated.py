@@ -42,6 +42,7 @@ class ElementwiseKernel:
         self.operation, self.preamble = operation, preamble
         self.inputs, self.outputs = ([part.split() for part in text.split(", ")] for text in (in_params, out_params))
         self.statements = [statement.strip().split(" = ") for statement in operation.split(";") if statement.strip()]
+        self.compiled = [compile(re.sub(r"\bfabs\b", "absolute", body), name, "eval") for _, body in self.statements]
 
     def __call__(self, *args: Any) -> Any:
         if len(args) == len(self.inputs):
@@ -56,21 +57,22 @@ class ElementwiseKernel:
         ]
         for x, dtype in zip(arrays, types, strict=True):
             assert x.dtype == dtype, "Type is mismatched."
-        given, results = arrays[: len(self.inputs)], arrays[len(self.inputs) :]
         shape = np.broadcast_shapes(*(x.shape for x in arrays))
+        given, results = arrays[: len(self.inputs)], arrays[len(self.inputs) :]
         assert all(y.shape == shape for y in results), "Out shape is mismatched"
+        given = [x if x.shape == shape else np.broadcast_to(x, shape) for x in given]
         for k, y in enumerate(results):
             assert not any(np.shares_memory(y, other) for other in results[:k])
             for x in given:
-                assert not np.shares_memory(x, y) or place(np.broadcast_to(x, shape)) == place(y), "threads would race"
-        self.compute([np.broadcast_to(x, shape) for x in given], results)
+                assert not np.shares_memory(x, y) or place(x) == place(y), "threads would race"
+        self.compute(given, results)
 
     def compute(self, given: list[np.ndarray], results: list[np.ndarray]) -> None:
         """Let NumPy do what the body says."""
         values: dict[str, Any] = {f"a{k}": x for k, x in enumerate(given)}
         with np.errstate(all="ignore"):
-            for target, expression in self.statements:
-                value = eval(re.sub(r"\bfabs\b", "absolute", expression), NAMES, values)
+            for (target, expression), code in zip(self.statements, self.compiled, strict=True):
+                value = eval(code, NAMES, values)
                 if target[0] == "y":
                     results[int(target[1:])][...] = value
                 else:
