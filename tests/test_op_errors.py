@@ -192,6 +192,17 @@ def test_an_input_may_be_called_as_the_output_is() -> None:
     assert [d.item() for d in tg.grad(dx, [y])] == [10.0]  # of x y^2 first y^2, then 2 y
 
 
+@pytest.mark.parametrize("name", ["_kernel", "_new", "_state", "_write_out"])
+def test_a_kernel_may_be_called_as_the_engine_calls_something(name: str) -> None:
+    def kernel(xp: Any, x: Any) -> Any:
+        return x * 2
+
+    with patch.dict(registry):
+        double = tg.op(kernel, name=name).vjp(x=lambda g: g * 2)
+    x = tg.tensor(3.0, requires_grad=True)
+    assert tg.grad(double(double(x)), x).item() == 4
+
+
 def test_an_attribute_without_a_default_after_an_optional_input_is_given_by_name() -> None:
     with patch.dict(registry):
 

@@ -41,7 +41,7 @@ _UNWRAP_ALL = """
     if not {x}:
         raise _TypeError("{name}: at least one array is needed")
     if _isinstance({x}[0], _sequence):  # one sequence of arrays, then perhaps attributes by position
-        return {name}(*{x}[0], **({attributes} | _by_position({x}[1:])), out=out)
+        return _op.function(*{x}[0], **({attributes} | _by_position({x}[1:])), out=out)
     _cls, _needs, _bare, _parents, {x} = _unwrap({x})"""
 
 _FUNCTION = """
@@ -116,13 +116,13 @@ def dispatcher(op: Op) -> Any:
         source = _source(op, signature)
         file = f"<dispatch of {op.name}>"
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # tracebacks show it
-        exec(compile(source, file, "exec"), space)
+        made: dict[str, Any] = {}  # apart from the space, for an op that is itself called _new
+        exec(compile(source, file, "exec"), space, made)
         # Defaults before code, as another thread may be calling: the old code does not use them.
         given = [p for p in signature.parameters.values() if p.default is not p.empty]
         function.__defaults__ = tuple(p.default for p in given if p.kind is not p.KEYWORD_ONLY) or None
         function.__kwdefaults__ = {p.name: p.default for p in given if p.kind is p.KEYWORD_ONLY}
-        function.__code__ = space[op.name].__code__
-        space[op.name] = function
+        function.__code__ = made[op.name].__code__
         return function
 
     space["_write_out"] = write_out
