@@ -101,36 +101,39 @@ class Op:
     def fail(self, error: Exception, arrays: Sequence[Array], attributes: dict[str, Any]) -> NoReturn:
         """Re-raise an error with the op, the inputs, the time step and the caller's line in the message."""
         inputs = [(name, a) for name, a in zip(self.names(len(arrays)), arrays, strict=True) if a is not None]
+        homes = {name: backend.of(a).name for name, a in inputs if backend.is_array(a)}
         where = whereabouts()
         if isinstance(error, MemoryError):
-            raise explained(
-                error, self.name, next((a for _, a in inputs if backend.is_array(a)), None), where
-            ) from error
-        homes = {name: backend.of(a).name for name, a in inputs if backend.is_array(a)}
+            array = next((a for name, a in inputs if name in homes), None)
+            raise explained(error, self.name, array, where) from error
         if len(set(homes.values())) > 1:
             listed = _listed(f"{name} on {home}" for name, home in homes.items())
             cure = f"bring them together with x.to({min(homes.values())!r})"
             raise backend.BackendError(f"{self.name}: arrays of two backends, {listed}; {cure}{where}") from error
-        lists = [name for name, a in inputs if isinstance(a, (list, tuple))]
-        bare = [name for name, a in inputs if not hasattr(a, "dtype")] if isinstance(error, AttributeError) else []
-        taped = [name for name, value in attributes.items() if isinstance(value, tape.Taped)]
-        told = f"make a tensor of the list {lists[0]!r}, tg.tensor({lists[0]})" if lists else None
-        for name, a in inputs:
-            if hasattr(a, "_fields"):
-                told = f"{name} is a {type(a).__name__}, of which one field is meant: {_listed(a._fields)}"
-        if taped:
-            told = f"{taped[0]} is a Tensor, but no gradient goes there; give its number or its array, {taped[0]}.data"
-        if self.explain and all(hasattr(a, "dtype") for _, a in inputs):
-            told = self.explain(*arrays, **attributes) or told
-        if told is None:
-            given = [f"{name} {signature(a) if hasattr(a, 'dtype') else repr(a)}" for name, a in inputs]
-            reason = f"{_listed(bare)} must be an array, such as tg.tensor({bare[0]})" if bare else error
-            told = f"{_listed(given if len(given) < 8 else [*given[:3], '...', given[-1]])}: {reason}"
-        message = f"{self.name}: {told}{where}"
+        reason, bare = error, [name for name, a in inputs if not hasattr(a, "dtype")]
+        if isinstance(error, AttributeError) and bare:  # the kernel took them for arrays
+            reason = TypeError(f"{_listed(bare)} must be an array, such as tg.tensor({bare[0]})")
+        told = self.explain(*arrays, **attributes) if self.explain and not bare else None
+        message = f"{self.name}: {told or _diagnosis(reason, inputs, attributes)}{where}"
         for kind, raised in ((IndexError, IndexError), (ValueError, ShapeError), (TypeError, TypeError)):
-            if isinstance(error, kind) or ((lists or bare) and raised is TypeError):
+            if isinstance(reason, kind):
                 raise raised(message) from error
         raise error
+
+
+def _diagnosis(reason: Exception, inputs: list[tuple[str, Any]], attributes: dict[str, Any]) -> str:
+    """What is wrong with the inputs and attributes of a failed call, for all operations alike."""
+    for name, value in attributes.items():
+        if isinstance(value, tape.Taped):
+            return f"{name} is a Tensor, but no gradient goes there; give its number or its array, {name}.data"
+    for name, a in inputs:
+        if hasattr(a, "_fields"):
+            return f"{name} is a {type(a).__name__}, of which one field is meant: {_listed(a._fields)}"
+    for name, a in inputs:
+        if isinstance(a, (list, tuple)):
+            return f"make a tensor of the list {name!r}, tg.tensor({name})"
+    given = [f"{name} {signature(a) if hasattr(a, 'dtype') else repr(a)}" for name, a in inputs]
+    return f"{_listed(given if len(given) < 8 else [*given[:3], '...', given[-1]])}: {reason}"
 
 
 class Operation(Protocol):
