@@ -86,6 +86,8 @@ def line() -> int:
         (lambda m: m.tile((2, 1.0)), TypeError, ["tile: reps must be a whole number, or one for each axis, not (2, 1"]),
         (lambda m: m.repeat(2.0), ShapeError, ["repeat: x f32[6] needs 6 whole numbers along axis 0, or one, not 2.0"]),
         (lambda m: m.clip(tg.ones(3), 2.0), TypeError, ["clip: min is a Tensor", "min.data"]),
+        (lambda m: m @ nn.LSTMState(m, m), TypeError, ["matmul: b is a LSTMState, of which one field is meant: h, c"]),
+        (lambda m: tg.stack([m] * 9 + [m[0]]), ShapeError, ["xs[2] f32[2,3], ..., xs[9] f32[3]: "]),
     ],
 )
 def test_errors_show_the_operation_the_shapes_and_the_place(call: Any, error: Any, parts: list[str]) -> None:
