@@ -69,12 +69,10 @@ class Plan:
                     f"{op.name}.vjp({name}=None)"
                 )
         active = [name for name in needed if op.rules[name] is not None]
-        rules = [op.rules[name] for name in active]
-        named = {parameter for rule in rules if rule for parameter in parameters_of(rule)}
-        order = op.known
-        self.names = [name for name in order if name in named and name not in ("g", "k")]
-        layout = ["g", "k", *self.names]
-        self.pick = _picker([order.index(name) for name in [*layout, *op.parents]])
+        named = {"g", "k"}.union(*(parameters_of(op.rules[name]) for name in active))
+        layout = [name for name in op.known if name in named]
+        self.names = layout[2:]
+        self.pick = _picker([op.known.index(name) for name in [*layout, *op.parents]])
         self.base = len(layout)  # where the parents begin
         self.rules = tuple((self.base + op.inputs.index(name), BoundRule(op, name, layout)) for name in active)
         self.variadic = op.variadic

@@ -137,5 +137,5 @@ def _to_maxima(g: Any, x: Any, y: Any, size: int | Pair, stride: int | Pair | No
     return overlap_add(expand_dims(g, axis=(-2, -1)) * shares(x, y, **how), shape=x.shape, **how)
 
 
-max_pool2d.vjp(x=lambda g, x, y, size, stride: _to_maxima(g, x, y, size, stride))
+max_pool2d.vjp(x=_to_maxima)
 shares.vjp(x=None, y=None)

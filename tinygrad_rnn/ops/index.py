@@ -188,11 +188,11 @@ def add_along_axis(xp: Any, values: Array, indices: Array, *, shape: Shape, axis
     return buffer
 
 
-def _put_back(g: Any, indices: Any, shape: Shape, axis: int | None) -> Any:
+def _put_back(g: Any, indices: Any, x_shape: Shape, axis: int | None) -> Any:
     if axis is None:
-        return add_along_axis(g, indices, shape=(prod(shape),), axis=0).reshape(shape)
-    return add_along_axis(g, indices, shape=shape, axis=axis)
+        return add_along_axis(g, indices, shape=(prod(x_shape),), axis=0).reshape(x_shape)
+    return add_along_axis(g, indices, shape=x_shape, axis=axis)
 
 
-take_along_axis.vjp(x=lambda g, indices, x_shape, axis: _put_back(g, indices, x_shape, axis), indices=None)
+take_along_axis.vjp(x=_put_back, indices=None)
 add_along_axis.vjp(values=lambda g, indices, axis: take_along_axis(g, indices, axis=axis), indices=None)

@@ -166,9 +166,6 @@ def _as_product(xp: Any, a: Array, b: Array, terms: list[str], result: str) -> A
     return xp.ascontiguousarray(y.reshape(lengths(letters)).transpose([letters.index(c) for c in result]))
 
 
-contract.vjp(xs=lambda g, xs, k, subscripts: _contract_back(g, xs, k, subscripts))
-
-
 def _contract_back(g: Any, xs: tuple[Any, ...], k: int, subscripts: str) -> Any:
     """The product of g and the other operands, summed to the letters of operand k."""
     terms, result = _terms(subscripts)
@@ -181,6 +178,9 @@ def _contract_back(g: Any, xs: tuple[Any, ...], k: int, subscripts: str) -> Any:
         g = expand_dims(g, axis=tuple(i for i, c in enumerate(wanted) if c not in seen))
     # An axis of length 1 was broadcast, and the engine sums g along it.
     return broadcast_to(g, shape=tuple(m if n == 1 else n for n, m in zip(xs[k].shape, g.shape, strict=True)))
+
+
+contract.vjp(xs=_contract_back)
 
 
 def _terms(subscripts: str) -> tuple[list[str], str]:

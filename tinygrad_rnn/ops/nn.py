@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -29,10 +30,6 @@ def softmax(xp: Any, x: Array, *, axis: Axis = -1, out: Array = None) -> Array:
     return y
 
 
-softmax.op.overwrites = True
-softmax.vjp(x=lambda g, y, axis: _through_softmax(g, y, axis))
-
-
 def _floats(x: Array) -> Array:
     """x, as float64 if it holds integers: the difference of two unsigned ones would wrap."""
     return x if x.dtype.kind == "f" else x.astype(float)
@@ -45,6 +42,10 @@ def _along(x: Any, axis: Axis) -> Axis:
 
 def _through_softmax(g: Any, y: Any, axis: Axis) -> Any:
     return y * (g - sum(g * y, axis=_along(y, axis), keepdims=True))
+
+
+softmax.op.overwrites = True
+softmax.vjp(x=_through_softmax)
 
 
 @op
@@ -71,14 +72,15 @@ def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -
     return y if keepdims else xp.squeeze(y, axis=axis)
 
 
-logsumexp.vjp(x=lambda g, x, y, axis, keepdims: _shares(g, x, y > -float("inf"), axis, keepdims))
-
-
-def _shares(g: Array, x: Array, possible: Array, axis: Axis, keepdims: bool) -> Array:
+def _shares(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Array:
     """g times softmax(x): for large x, exp(x - y) would be inaccurate, as y has few digits after the point."""
+    possible = y > -math.inf
     where_possible = spread(possible, x.shape, axis, keepdims)
     g = spread(where(possible, g, 0), x.shape, axis, keepdims)
     return g * softmax(where(where_possible, x, 0), axis=axis)
+
+
+logsumexp.vjp(x=_shares)
 
 
 @op
@@ -210,15 +212,6 @@ def gain_gradient(xp: Any, v: Array, x: Array, *, eps: float) -> Array:
     return xp.dot(1 / std.reshape(1, -1), y.reshape(std.size, x.shape[-1]))[0]
 
 
-normalize.vjp(x=lambda g, x, eps: normalize_back(g, x, eps=eps))
-normalize_back.vjp(
-    v=lambda g, x, eps: normalize_back(g, x, eps=eps), x=lambda g, v, x, y, eps: _normalize_back_back(g, v, x, y, eps)
-)
-gain_gradient.vjp(
-    v=lambda g, x, eps: g * normalize(x, eps=eps), x=lambda g, v, x, eps: normalize_back(g * v, x, eps=eps)
-)
-
-
 def _normalize_back_back(g: Any, v: Any, x: Any, y: Any, eps: float) -> Any:
     """The vjp of ``normalize_back`` for x: the part through n plus the part through the standard deviation."""
 
@@ -228,6 +221,13 @@ def _normalize_back_back(g: Any, v: Any, x: Any, y: Any, eps: float) -> Any:
     n, std = normalize(x, eps=eps), sqrt(var(x, axis=-1, keepdims=True) + eps)
     through_n = -(g * average(v * n) + v * average(g * n)) / std
     return normalize_back(through_n, x, eps=eps) - n * (average(g * y) / std)
+
+
+normalize.vjp(x=lambda g, x, eps: normalize_back(g, x, eps=eps))
+normalize_back.vjp(v=lambda g, x, eps: normalize_back(g, x, eps=eps), x=_normalize_back_back)
+gain_gradient.vjp(
+    v=lambda g, x, eps: g * normalize(x, eps=eps), x=lambda g, v, x, eps: normalize_back(g * v, x, eps=eps)
+)
 
 
 @op

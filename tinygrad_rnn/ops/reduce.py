@@ -73,8 +73,14 @@ def min(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Arra
     return x.min(axis=axis, keepdims=keepdims)  # not out=, which CuPy's min mistakes for a dtype (cupy#9032)
 
 
-max.vjp(x=lambda g, x, y, axis, keepdims: _to_extremes(g, x, y, axis, keepdims))
-min.vjp(x=lambda g, x, y, axis, keepdims: _to_extremes(g, x, y, axis, keepdims))
+def _to_extremes(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Array:
+    """g divided evenly among the elements that equal the extreme y."""
+    hit = (x == spread(y, x.shape, axis, keepdims)).astype(x.dtype)
+    return spread(g, x.shape, axis, keepdims) * (hit / hit.sum(axis=axis, keepdims=True))
+
+
+max.vjp(x=_to_extremes)
+min.vjp(x=_to_extremes)
 
 
 @op
@@ -134,9 +140,3 @@ def spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Arra
     if not keepdims and axis is not None:
         g = expand_dims(g, axis=_axes(len(shape), axis))
     return broadcast_to(g, shape=shape)
-
-
-def _to_extremes(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Array:
-    """g divided evenly among the elements that equal the extreme y."""
-    hit = (x == spread(y, x.shape, axis, keepdims)).astype(x.dtype)
-    return spread(g, x.shape, axis, keepdims) * (hit / hit.sum(axis=axis, keepdims=True))
