@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from .shape import Shape, axis_of, wholes
 @op
 def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: Array = None) -> Array:
     """Zeros with each of several values added at its key: the gradient for x from all uses of ``x[key]``."""
-    apart, covering = (True, False) if len(keys) == 1 and _is_basic(keys[0]) else layout(keys, shape)
+    apart, covering = tiling(keys, shape)
     buffer = out if out is not None else xp.empty(shape, dtype=values[0].dtype)
     if not covering:
         buffer.fill(0)
@@ -38,18 +38,21 @@ def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: A
     return buffer
 
 
-def layout(keys: tuple[Any, ...], shape: Shape) -> tuple[bool, bool]:
+def tiling(keys: tuple[Any, ...], shape: Shape) -> tuple[bool, bool]:
     """(apart, covering): whether no element belongs to two keys, and whether every element also belongs to one.
 
-    Known for rows, x[0], x[1], ..., and for the parts of one ``split``; (False, False) for other keys.
+    Known for rows, x[0], x[1], ..., and for the parts of one ``split``; (False, False) for other keys. Of a single key,
+    only the first is asked.
     """
     first = keys[0]
+    if len(keys) == 1:
+        return _is_basic(first), False
     if type(first) is int:
         apart = all(type(key) is int for key in keys) and len({key % shape[0] for key in keys}) == len(keys)
         return apart, apart and len(keys) == shape[0]
     if type(first) is Cut and all(type(key) is Cut and key.family is first.family for key in keys):
         apart = len({key.number for key in keys}) == len(keys)
-        return apart, apart and len(keys) == first.family.size
+        return apart, apart and len(keys) == len(first.family)
     return False, False
 
 
@@ -78,17 +81,11 @@ def index(x: Any, key: Any) -> Any:
     return getitem(x, key=tuple([_bare(part, x) for part in key]) if isinstance(key, tuple) else _bare(key, x))
 
 
-class Family(NamedTuple):
-    """The cuts of one split, which cover the axis without overlap."""
-
-    size: int
-
-
 class Cut(tuple[slice, ...]):
     """A key such as [:, 3:5], made by ``split``. It knows its family: a complete one needs no zeros to add into."""
 
     number: int
-    family: Family
+    family: list[tuple[slice, ...]]  # the keys of all parts, which cover the axis without overlap
 
 
 @functools.lru_cache(maxsize=1024)
@@ -97,10 +94,10 @@ def _cuts(ndim: int, axis: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
     keys = [(slice(None),) * (axis % ndim) + (slice(start, stop),) for start, stop in pairwise(bounds)]
     if not all(0 <= start <= stop <= bounds[-1] for start, stop in pairwise(bounds)):
         return tuple(keys)  # parts that overlap, or count from the end
-    family, cuts = Family(len(keys)), [Cut(key) for key in keys]
+    cuts = tuple(map(Cut, keys))
     for number, cut in enumerate(cuts):
-        cut.number, cut.family = number, family
-    return tuple(cuts)
+        cut.number, cut.family = number, keys
+    return cuts
 
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:

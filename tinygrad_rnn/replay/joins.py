@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import ops
 from ..backend import Array
-from ..ops.index import layout
+from ..ops.index import tiling
 from .program import Line, Value
 
 
@@ -27,8 +27,7 @@ def is_join(line: Line) -> bool:
     """Whether a line puts its inputs side by side, so that each has its own place in the result."""
     if line.function is not _scatter:
         return line.function in _JOINS
-    keys = line.attributes["keys"]
-    return len(keys) > 1 and all(layout(keys, line.attributes["shape"]))
+    return all(tiling(line.attributes["keys"], line.attributes["shape"]))
 
 
 def in_order(line: Line) -> list[Value]:
