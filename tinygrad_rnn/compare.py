@@ -157,7 +157,7 @@ class _Results(Watcher):
 
     def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
         made = tape.step_of(node.id)
-        self.add(f"{rule.op.name} backward to {rule.input}", contribution, made, tape.said(made))
+        self.add(f"{rule.op.name} backward to {rule.input}", contribution, made, tape.at_step(made))
 
 
 def _run(f: Callable[..., Any], args: tuple[Any, ...], name: str) -> list[_Result]:

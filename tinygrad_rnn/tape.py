@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 import threading
 from array import array as int_array
 from bisect import bisect_left, bisect_right
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
 
 _ids = itertools.count(1)
 clock = _ids.__next__  # the next id; calling it is atomic
-
-_pauses = itertools.count(1)  # counts lasting pauses of the collector
-_PAUSES = 48  # lasting pauses per full collection; a captured step takes three
-
-_MARKS_KEPT = 1 << 20  # time steps that are remembered per thread (16 MB); older ones are forgotten
 
 
 class GraphError(RuntimeError):
@@ -90,7 +86,7 @@ class Node(list[Any]):
     @property
     def origin(self) -> str:
         """The operation, its shape and its time step, for messages."""
-        return f"{self!r} {list(self.shape)}{said(step_of(self.id))}"
+        return f"{self!r} {list(self.shape)}{at_step(step_of(self.id))}"
 
 
 class Leaf:
@@ -146,13 +142,16 @@ class _State(threading.local):
 
     def __init__(self) -> None:
         self.enabled = True
-        self.keep: Callable[[Array], Array] | None = None  # what graphs save of the caller's arrays, if not copies
+        self.keep: Callable[[Array], Array] | None = None  # for capture: what graphs save of a bare array
         self.watchers: tuple[Any, ...] = ()
         self.marks = int_array("q")  # ids, growing
         self.steps = int_array("q")  # the time step that began at each mark, -1 for "outside of any"
 
 
 state = _State()
+
+
+_MARKS_KEPT = 1 << 20  # time steps that are remembered per thread (16 MB); older ones are forgotten
 
 
 def mark(step: int = -1) -> int:
@@ -177,11 +176,10 @@ def step_of(node_id: int) -> int | None:
 
 def present_step() -> int | None:
     """The current time step, or None."""
-    step = state.steps[-1] if state.steps else -1
-    return None if step < 0 else step
+    return step_of(sys.maxsize)  # later than every node
 
 
-def said(step: int | None) -> str:
+def at_step(step: int | None) -> str:
     """A time step for the end of a message, as ``, time step 3``; "" for None."""
     return "" if step is None else f", time step {step}"
 
@@ -190,6 +188,10 @@ def unmark(since: int, before: int) -> None:
     """Forget time steps that began between two moments, once none of their nodes is left: streams may be endless."""
     first, last = bisect_left(state.marks, since), bisect_left(state.marks, before)
     del state.marks[first:last], state.steps[first:last]
+
+
+_pauses = itertools.count(1)  # counts lasting pauses of the collector
+_PAUSES = 48  # lasting pauses per full collection; a captured step takes three
 
 
 @contextmanager
@@ -216,12 +218,12 @@ def collector_resting(lasting: bool = False) -> Iterator[None]:
 @contextmanager
 def timeline() -> Iterator[Callable[[int], int]]:
     """Wrap a loop over time steps: yields ``mark``, to be called with each step's number, and ends the last step."""
-    outer = state.steps[-1] if state.steps else -1
+    outer = present_step()
     with collector_resting():
         try:
             yield mark
         finally:
-            mark(outer)
+            mark(-1 if outer is None else outer)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from os.path import basename
 from types import FrameType
 
 from . import tape
-from .surroundings import is_installed
+from .surroundings import is_installed, is_ours
 
 
 class ShapeError(ValueError):
@@ -20,13 +20,10 @@ def misfit(message: str) -> ShapeError:
     return ShapeError(message + whereabouts())
 
 
-_ENGINE = {__package__, f"{__package__}.ops", f"{__package__}.replay"}  # modules directly in these packages, not deeper
-
-
 def whereabouts() -> str:
     """The current time step, and the lines of ``lines_outside``: ``, time step 3, cells.py:41, called from a.py:5``."""
     lines = lines_outside()
-    return tape.said(tape.present_step()) + (", " + ", called from ".join(lines) if lines else "")
+    return tape.at_step(tape.present_step()) + (", " + ", called from ".join(lines) if lines else "")
 
 
 def lines_outside() -> list[str]:
@@ -43,8 +40,11 @@ def lines_outside() -> list[str]:
     return lines
 
 
+_ENGINE = {__package__, f"{__package__}.ops", f"{__package__}.replay"}  # modules directly in these packages, not deeper
+
+
 @cache
 def _belongs_to(module: str) -> tuple[bool, bool]:
     """Whether a module belongs to the engine, or to what it and the user call, and whether to this package."""
     engine = module.rpartition(".")[0] in _ENGINE or is_installed(module)
-    return engine, module.split(".")[0] == __package__
+    return engine, is_ours(module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..record import line_of
-from ..tape import Leaf, Node, said, step_of
+from ..tape import Leaf, Node, at_step, step_of
 from ..tensor import Tensor
 
 
@@ -52,4 +52,4 @@ class Case(NamedTuple):
 
 def where_made(node: Node) -> str:
     """The operation that made a node, its time step, and its line if it is known."""
-    return f"{node!r} {list(node.shape)}{line_of(node) or said(step_of(node.id))}"
+    return f"{node!r} {list(node.shape)}{line_of(node) or at_step(step_of(node.id))}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import signature
-from ..tape import said
+from ..tape import at_step
 from .arena import part_size
 from .blocks import Block
 from .joins import gather
@@ -73,7 +73,7 @@ def _kind(line: Line) -> str:
 
 
 def _place(line: Line) -> str:
-    return f"{line.phase} {line.name}{said(line.step)}{f' ({line.where})' if line.where else ''}"
+    return f"{line.phase} {line.name}{at_step(line.step)}{f' ({line.where})' if line.where else ''}"
 
 
 def _mb(nbytes: int) -> str:

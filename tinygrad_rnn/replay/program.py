@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import Array, is_array, signature
 from ..op import Op, op_of
-from ..tape import said
+from ..tape import at_step
 from ..tree import rebuild
 
 TRIED = "tried"  # the name of random draws that a replay makes only if something reads them
@@ -289,7 +289,7 @@ def _text(lines: Iterable[Line]) -> Iterator[str]:
     for line in lines:
         now = (line.phase, line.step)
         if now != place:
-            yield f"# {line.phase}{said(line.step)}"
+            yield f"# {line.phase}{at_step(line.step)}"
             place = now
         body = getattr(line.function, "body", "")  # of a generated kernel
         if body not in bodies:

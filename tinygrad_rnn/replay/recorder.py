@@ -180,7 +180,7 @@ class Recorder(Watcher):
 
     def _write(self, kind: str, name: str, function: Any, inputs: Any, attributes: Any, array: Array) -> Symbol:
         line = Line(kind, name, function, inputs, attributes, Value(array.shape, array.dtype))
-        line.step, line.rerun = tape.step_of(tape.clock()), self.rerun
+        line.step, line.rerun = tape.present_step(), self.rerun
         line.where = (lines_outside() or [""])[-1]
         self.lines.append(line)
         return self.symbol(array, line.result)
