@@ -63,12 +63,15 @@ def grad(
         retain=create_graph if retain_graph is None else retain_graph,
         wrap=Tensor.wrap if create_graph else None,
     )
-    found = [arrived.get(x.node) if x.node is not None else None for x in xs]
-    for x, g in zip(xs, found, strict=True):
-        if g is None and not allow_unused:
+
+    def arrived_at(x: Tensor) -> Tensor | None:
+        if x.node in arrived:
+            return as_tensor(arrived[x.node])
+        if not allow_unused:
             raise GraphError(f"grad: no output depends on the input {x!r}; allow_unused=True gives None for it")
-    results = iter(None if g is None else as_tensor(g) for g in found)
-    return tree_map(lambda _: next(results), inputs)
+        return None
+
+    return tree_map(arrived_at, inputs)
 
 
 def _tree(given: Any) -> Any:
