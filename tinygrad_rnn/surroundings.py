@@ -8,10 +8,9 @@ from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-_OURS = __name__.partition(".")[0]
-_SETTLED = {_OURS, "numpy", "math", "builtins", "operator"}  # modules in which nothing changes
-_LIBRARIES = {"numpy", "cupy", "scipy", "pandas", "sklearn", "torch", "jax", "tensorflow", "safetensors", "PIL"}
-_INSTALLED = {*sys.stdlib_module_names, *_LIBRARIES, "tqdm", "matplotlib", "IPython"} - {"__main__"}
+_SETTLED = {__package__, "numpy", "math", "builtins", "operator"}  # packages in which nothing changes
+_LIBRARIES = "numpy cupy scipy pandas sklearn torch jax tensorflow safetensors PIL tqdm matplotlib IPython"
+_INSTALLED = {*sys.stdlib_module_names, *_LIBRARIES.split()} - {"__main__"}
 
 
 class Names(NamedTuple):
@@ -20,6 +19,9 @@ class Names(NamedTuple):
     read: tuple[str, ...]  # in order
     mentioned: frozenset[str]  # but for attributes that a constructor only sets
     imported: tuple[str, ...]
+
+
+_READING = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last two in class bodies
 
 
 @lru_cache(maxsize=1024)
@@ -42,17 +44,14 @@ def names_in(code: CodeType) -> Names:
     return Names(tuple(dict.fromkeys(read)), frozenset(mentioned), tuple(dict.fromkeys(imported)))
 
 
-_READING = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last two in class bodies
-
-
 def is_settled(function: Any, known: frozenset[Any] = frozenset()) -> bool:
     """Whether a function depends only on its arguments: all else that it reads is settled functions and modules."""
     if isinstance(function, ModuleType):
-        return root(function.__name__) in _SETTLED
+        return _package(function.__name__) in _SETTLED
     function = function.op.kernel if hasattr(function, "op") else function
-    if root(type(function).__module__) not in ("builtins", "numpy") or not callable(function):
+    if _package(type(function).__module__) not in ("builtins", "numpy") or not callable(function):
         return False
-    if root(function.__module__) in _SETTLED or function in known:
+    if _package(function.__module__) in _SETTLED or function in known:
         return True
     if not isinstance(function, FunctionType):
         return False
@@ -61,19 +60,19 @@ def is_settled(function: Any, known: frozenset[Any] = frozenset()) -> bool:
     return all(is_settled(x, known | {function}) for x in around)
 
 
-def root(module: str | None) -> str:
+def _package(module: str | None) -> str:
     """The top-level package of a module."""
     return (module or "").partition(".")[0]
 
 
 def is_ours(module: str | None) -> bool:
     """Whether a module is part of this package."""
-    return root(module) == _OURS
+    return _package(module) == __package__
 
 
 def is_installed(module: str | None) -> bool:
     """Whether a module is of Python's library or a known package: no part of a step, and slow to search (torch)."""
-    return root(module) in _INSTALLED
+    return _package(module) in _INSTALLED
 
 
 def is_users(module: str | None) -> bool:
