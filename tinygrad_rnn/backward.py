@@ -45,8 +45,8 @@ def walk(
     add, wait, take = cotangents.add, cotangents.wait, cotangents.take
     for root, cotangent in roots:
         add(root, cotangent)
-    home = backend.of(roots[0][1]) if roots else None
-    together = home.contributions if home is not None and home.cuda and wrap is None else None
+    home = backend.of(roots[0][1] if roots else None)
+    together = home.contributions if home.cuda and wrap is None else None
     rule: BoundRule | None = None
     barren: set[int] = set()
     try:
@@ -56,7 +56,7 @@ def walk(
             g = take(node)
             plan = node.plan
             if plan is None or id in wanted:
-                arrived[wanted.get(id, node)] = g if cotangents.owns(node) else _own(g)
+                arrived[wanted.get(id, node)] = g if cotangents.owns(node) else _copied(g)
                 if plan is None or id <= horizon or not _leads_to(wanted, node, horizon, barren):
                     continue
             while not node:
@@ -70,7 +70,10 @@ def walk(
             for place, rule in plan.rules if not plan.variadic else plan.every(node):
                 parent = node[place]
                 parent_id = parent.id
-                if parent_id < horizon if parent.plan is not None else targets is not None and parent_id not in wanted:
+                if parent.plan is None:
+                    if targets is not None and parent_id not in wanted:
+                        continue
+                elif parent_id < horizon:
                     continue
                 if parent_id not in waiting:
                     waiting[parent_id] = parent
@@ -150,6 +153,6 @@ def _refuse_overwritten(node: Node, written_since: Callable[[Any, int], bool]) -
             )
 
 
-def _own(g: Any) -> Any:
+def _copied(g: Any) -> Any:
     """A copy of a gradient: it is returned and added to in place, so it must share no memory."""
     return type(g).wrap(g.array.copy(), g.node) if isinstance(g, Taped) else g.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ class Cotangents:
         self._in_place = in_place  # whether sums may be updated in place; not if the walk is recorded
         self._sums: dict[int, Any] = {}
         self._own: set[int] = set()  # ids of sums in arrays of our own, so they can be updated in place
-        self._piles: dict[int, dict[Any, Pile]] = {}  # by id, then by rule function, as plans may differ
+        self._piles: dict[int, dict[Any, Pile]] = defaultdict(dict)  # by id, then by rule function, as plans may differ
 
     def add(self, target: Node | Leaf, contribution: Any) -> None:
         """Add a contribution to a target's sum, undoing any broadcast and cast."""
@@ -58,9 +59,7 @@ class Cotangents:
 
     def wait(self, target: Node | Leaf, rule: BoundRule, use: tuple[Any, ...]) -> None:
         """Set a use of a target aside for the merge."""
-        piles = self._piles.get(target.id)
-        if piles is None:
-            piles = self._piles[target.id] = {}
+        piles = self._piles[target.id]
         pile = piles.get(rule.function)
         if pile is None:
             held = sum(getattr(value, "size", 0) for value in use)
