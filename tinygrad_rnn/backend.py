@@ -229,11 +229,6 @@ def is_finite(x: Any) -> bool:
     return getattr(getattr(x, "dtype", None), "kind", "") != "f" or bool(of(x).xp.isfinite(x).all())
 
 
-def _is_real(array: Array) -> bool:
-    """Whether an array holds real numbers or booleans."""
-    return array.dtype.kind in "fiub"
-
-
 def refuse_complex(value: Any) -> None:
     """Raise TypeError for a complex number."""
     if isinstance(value, (complex, np.complexfloating)):
@@ -242,15 +237,12 @@ def refuse_complex(value: Any) -> None:
 
 def refuse_unreal(caller: str, dtype: DTypeLike) -> None:
     """Raise TypeError unless a dtype is one of real numbers or booleans, or None."""
-    if dtype is not None and np.dtype(dtype).kind not in "fiub":
+    if dtype is not None and not _is_real(dtype):
         raise TypeError(f"{caller}: tensors hold real numbers or booleans, not {np.dtype(dtype)}")
 
 
-def _has_own_dtype(data: Any) -> bool:
-    """Whether the first number of nested lists is an array or a NumPy scalar rather than Python's."""
-    while isinstance(data, (list, tuple)) and data:
-        data = data[0]
-    return hasattr(data, "dtype")
+def _is_real(dtype: DTypeLike) -> bool:
+    return np.dtype(dtype).kind in "fiub"
 
 
 def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> Array:
@@ -259,25 +251,39 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
     Raises TypeError if the data are not numbers.
     """
     refuse_unreal("tensor", dtype)
-    target = get(backend) if backend else (of(data) if is_array(data) else default())
     if is_array(data):
         source = of(data)
+        target = get(backend) if backend else source
         source.reading(data)
-        if source.name == target.name and _is_real(data):
+        if source.name == target.name and _is_real(data.dtype):
             return source.xp.array(data, dtype=dtype)  # a copy: no tensor shares memory with its creator's array
-        raw = source.to_host(data)
+        numbers = source.to_host(data)
     else:
-        try:
-            raw = np.array(plain(data) if isinstance(data, np.ndarray) else data)
-        except (TypeError, ValueError) as error:
-            if hasattr(data, "_fields"):  # what a layer returns
-                told = f"a {type(data).__name__} is no array; one field of it is meant: {', '.join(data._fields)}"
-                raise TypeError(f"tensor: {told}") from None
-            if isinstance(error, TypeError):
-                raise
-            raise TypeError(f"tensor: the nested lists do not form an array ({error})") from None
-        if dtype is None and raw.dtype == np.float64 and not _has_own_dtype(data):
+        target = get(backend) if backend else default()
+        numbers = _from_lists(data)
+        if dtype is None and numbers.dtype == np.float64 and not _has_own_dtype(data):
             dtype = np.float32
-    if not _is_real(raw):
-        raise TypeError(f"tensor: real numbers or booleans are needed, not {type(data).__name__} of dtype {raw.dtype}")
-    return target.from_host(raw.astype(dtype if dtype is not None else raw.dtype))
+    if not _is_real(numbers.dtype):
+        given = f"{type(data).__name__} of dtype {numbers.dtype}"
+        raise TypeError(f"tensor: real numbers or booleans are needed, not {given}")
+    return target.from_host(numbers.astype(numbers.dtype if dtype is None else dtype))
+
+
+def _from_lists(data: Any) -> np.ndarray:
+    """Nested lists, a number, or a subclass of NumPy's array, as an array; TypeError says what else it is."""
+    try:
+        return np.array(plain(data) if isinstance(data, np.ndarray) else data)
+    except (TypeError, ValueError) as error:
+        if hasattr(data, "_fields"):  # what a layer returns
+            told = f"a {type(data).__name__} is no array; one field of it is meant: {', '.join(data._fields)}"
+            raise TypeError(f"tensor: {told}") from None
+        if isinstance(error, TypeError):
+            raise
+        raise TypeError(f"tensor: the nested lists do not form an array ({error})") from None
+
+
+def _has_own_dtype(data: Any) -> bool:
+    """Whether the first number of nested lists is an array or a NumPy scalar rather than Python's."""
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return hasattr(data, "dtype")
