@@ -38,7 +38,7 @@ class CupyBackend(Backend):
         self._kernels: dict[Pointwise, Callable[..., Any]] = {}
         self._written: dict[Any, Any] = {}  # by kernel or plan and its arguments: how to launch it
         self._variants: Counter[Any] = Counter()  # number of variants, by kernel or plan
-        self._apart: set[Any] = set()  # kernels and plans for which no launch can be saved
+        self._unfused: set[Any] = set()  # kernels and plans for which no launch can be saved
         self.cublas = self._cublas_or_reason()
         blas = self.cublas
         products = {} if isinstance(blas, str) else {"dot": blas.dot, "matmul": blas.matmul}
@@ -156,20 +156,20 @@ class CupyBackend(Backend):
         return put
 
     def run(self, kernel: Callable[..., Array], *arrays: Any, **attributes: Any) -> Array:
-        if kernel not in self._apart:
+        if kernel not in self._unfused:
             call = partial(_called, kernel, len(arrays), tuple(attributes))
             if found := self._at_once(kernel, call, (*arrays, *attributes.values())):
                 return found[0]
         return kernel(self.xp, *arrays, **attributes)
 
     def contributions(self, plan: Any, node: Sequence[Any]) -> dict[int, Array] | None:
-        if plan in self._apart:
+        if plan in self._unfused:
             return None
         found = self._at_once(plan, plan.contributions, [node[0], *node[2 : plan.base]])
         if found is None:
             return None
         if any(x.shape != node[0].shape for x in found):
-            self._apart.add(plan)  # a rule gives another shape than g's, as for a sum times a factor
+            self._unfused.add(plan)  # a rule gives another shape than g's, as for a sum times a factor
             return None
         return {place: x for (place, _), x in zip(plan.rules, found, strict=True)}
 
@@ -196,7 +196,7 @@ class CupyBackend(Backend):
             if written is not None:
                 return self.pointwise(written.kernel), written.inputs, written.results
         if self._variants[owner] > _VARIANTS or not any(map(self._matters, values)):
-            self._apart.add(owner)  # whatever its arguments
+            self._unfused.add(owner)  # whatever its arguments
         return None
 
     def _matters(self, x: Any) -> bool:

@@ -24,7 +24,7 @@ class Edge(NamedTuple):
 
 def edges_of(node: Node | Leaf) -> list[Edge]:
     """The edges into a node; none for a leaf, or for a node that backward has freed."""
-    if isinstance(node, Leaf) or not node:
+    if isinstance(node, Leaf):
         return []
     base = node.plan.base
     return [Edge(parent, node, base + k) for k, parent in enumerate(node.parents) if parent is not None]

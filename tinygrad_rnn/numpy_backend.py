@@ -51,7 +51,7 @@ class Backend:
         """Restore a state that ``random_state`` returned."""
         self.generator.bit_generator.state = state
 
-    def apart(self) -> None:
+    def at_border(self) -> None:
         """Called where a checkpointed segment starts; a recorder overrides it, to fuse nothing across that border."""
 
     def reading(self, array: Array) -> None:

@@ -160,7 +160,7 @@ class _Run:
 
     def _advance(self, segment: _Segment, state: Any) -> Any:
         for home in self.homes:
-            home.apart()
+            home.at_border()
         zs = project(self.cell, segment.xs, segment.real)
         return advance(self.cell, zs, state, segment.real, first=segment.first, reverse=self.reverse)
 

@@ -57,7 +57,7 @@ class _SymbolBackend(Backend):
     def set_random_state(self, state: int) -> None:
         _current().run_again(state)
 
-    def apart(self) -> None:
+    def at_border(self) -> None:
         _current().rerun += 1
 
     def shows_elsewhere(self, symbol: Symbol) -> bool:
