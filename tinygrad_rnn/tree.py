@@ -6,23 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-def rebuild(like: Any, children: Any) -> Any:
-    """A container of the same kind as ``like`` (named tuples included) with new children."""
-    if type(like) is dict:
-        return dict(zip(like, children, strict=True))
-    if isinstance(like, dict):  # of a kind of its own, which may hold more than items
-        kind: Any = type(like)  # which may take every attribute for an item, __getstate__ too
-        other = kind.__copy__(like) if hasattr(kind, "__copy__") else kind.__new__(kind)
-        if kind.__dictoffset__:
-            vars(other).update(vars(like))
-        for key, child in zip(like, children, strict=True):
-            other[key] = child
-        return other
-    if hasattr(like, "_fields"):
-        return type(like)(*children)
-    return type(like)(children)
-
-
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply a function to every leaf; further trees of the same structure supply further arguments.
 
@@ -66,6 +49,23 @@ def tree_items(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     children = tree.values() if isinstance(tree, dict) else tree
     for name, child in zip(names, children, strict=True):
         yield from tree_items(child, f"{path}.{name}" if path else str(name))
+
+
+def rebuild(like: Any, children: Any) -> Any:
+    """A container of the same kind as ``like`` (named tuples included) with new children."""
+    if type(like) is dict:
+        return dict(zip(like, children, strict=True))
+    if isinstance(like, dict):  # a subclass, which may have attributes beside its items, as a defaultdict does
+        kind: Any = type(like)  # not copy.copy, which reads attributes: its items may be attributes as well
+        other = kind.__copy__(like) if hasattr(kind, "__copy__") else kind.__new__(kind)
+        if kind.__dictoffset__:
+            vars(other).update(vars(like))
+        for key, child in zip(like, children, strict=True):
+            other[key] = child
+        return other
+    if hasattr(like, "_fields"):
+        return type(like)(*children)
+    return type(like)(children)
 
 
 def keys_of(tree: Any) -> Any:
