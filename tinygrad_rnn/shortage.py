@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import backend
-from .tape import Node, step_of
+from .tape import Node, at_step, step_of
 from .writes import owner_of
 
 _SHOWN = 4  # this many of the largest holders
@@ -22,11 +22,12 @@ def explained(error: MemoryError, what: str, array: Any, where: str) -> OutOfMem
     home = backend.of(array)
     in_use = home.memory_in_use()
     used = "" if in_use is None else f" {readable(in_use)} of {home.name} are in use."
-    kept, steps = _kept()
-    total = sum(size for size, *_ in kept)
-    holders = [_told(*holder) for holder in kept[:_SHOWN]]
-    more = f", and {len(kept) - _SHOWN} more" if len(kept) > _SHOWN else ""
-    held = f" Graphs keep {readable(total)} of it for backward: {', '.join(holders)}{more}." if total else ""
+    holders = _holders()
+    total = sum(holder.size for holder in holders)
+    steps = len({step for holder in holders for step in holder.steps})
+    shown = ", ".join(map(str, holders[:_SHOWN]))
+    more = f", and {len(holders) - _SHOWN} more" if len(holders) > _SHOWN else ""
+    held = f" Graphs keep {readable(total)} of it for backward: {shown}{more}." if total else ""
     fits = (
         f" These are {steps} time steps: a shorter window or a smaller batch needs less in proportion, and "
         "bptt.checkpointed(cell, xs) keeps about 2 sqrt(T) of T steps instead of all."
@@ -55,29 +56,36 @@ def readable(count: int) -> str:
     return f"{size:,.0f} {unit}"
 
 
-def _kept() -> tuple[list[tuple[int, str, int, list[int]]], int]:
-    """What live nodes saved, each array once: (bytes, operation and name, count, time steps); and how many steps.
+class _Holder(NamedTuple):
+    """What all live nodes of an operation saved of one of its inputs, or of its output."""
+
+    size: int  # in bytes
+    whose: str  # such as "tanh's y"
+    arrays: int  # how many
+    steps: list[int]  # the time steps that they are from
+
+    def __str__(self) -> str:
+        where = "in one array" if self.arrays == 1 else f"in {self.arrays} arrays"
+        first, last = (self.steps[0], self.steps[-1]) if self.steps else (None, None)
+        when = at_step(first) if first == last else f", time steps {first} to {last}"
+        return f"{self.whose} {readable(self.size)} ({where}{when})"
+
+
+def _holders() -> list[_Holder]:
+    """What live nodes saved, the largest first; an array that several saved counts once.
 
     Nodes know only their parents, and there may be several graphs, so the cyclic collector is asked for all nodes.
     """
-    arrays: dict[int, tuple[Any, str, int | None]] = {}  # by id of the memory's owner, which is kept alive here
+    groups: dict[str, list[tuple[int, int | None]]] = defaultdict(list)
+    seen: dict[int, Any] = {}  # by id, the owners of memory; kept alive here, so that no id is used twice
     for node in [x for x in gc.get_objects() if type(x) is Node]:
         for name, array in node.arrays():
             owner = owner_of(array)
-            arrays.setdefault(id(owner), (owner, f"{node.plan.op.name}'s {name}", step_of(node.id)))
-    groups: dict[str, list[tuple[int, int | None]]] = defaultdict(list)
-    for owner, whose, step in arrays.values():
-        groups[whose].append((owner.nbytes, step))
-    found = [
-        (sum(size for size, _ in group), whose, len(group), sorted({s for _, s in group if s is not None}))
+            if id(owner) not in seen:
+                seen[id(owner)] = owner
+                groups[f"{node.plan.op.name}'s {name}"].append((owner.nbytes, step_of(node.id)))
+    holders = [
+        _Holder(sum(size for size, _ in group), whose, len(group), sorted({s for _, s in group if s is not None}))
         for whose, group in groups.items()
     ]
-    return sorted(found, reverse=True), len({step for *_, steps in found for step in steps})
-
-
-def _told(size: int, whose: str, count: int, steps: list[int]) -> str:
-    arrays = "in one array" if count == 1 else f"in {count} arrays"
-    when = (
-        "" if not steps else f", time step {steps[0]}" if len(steps) == 1 else f", time steps {steps[0]} to {steps[-1]}"
-    )
-    return f"{whose} {readable(size)} ({arrays}{when})"
+    return sorted(holders, reverse=True)
