@@ -128,13 +128,13 @@ def _bare(key: Any, x: Any) -> Any:
     key, home = backend.plain(key), backend.of(bare_array(x))
     if isinstance(key, list):
         key = np.array(key, dtype=None if key else int)
-    if isinstance(bare_array(key), np.ndarray) and home.name != "numpy":
-        backend.host.reading(bare_array(key))
-        return home.from_host(bare_array(key))
+    array = bare_array(key)
+    if isinstance(array, np.ndarray) and home.name != "numpy":
+        backend.host.reading(array)
+        return home.from_host(array)
     if backend.is_array(key) and getattr(x, "node", None) is not None:
-        key = own(key)
-    key = bare_array(key)
-    return int(key) if isinstance(key, np.integer) else key
+        return own(key)
+    return int(array) if isinstance(array, np.integer) else array
 
 
 def _index_arrays(key: Any, shape: Shape) -> Iterator[tuple[Array, int]]:

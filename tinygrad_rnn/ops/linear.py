@@ -205,9 +205,10 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     free = [c for c in ascii_letters if c not in given]
     if not all(hasattr(x, "ndim") for x in operands):
         contract.op.fail(AttributeError("an array is needed"), operands, {})
-    widest = max([x.ndim - len(t) + 3 for t, x in zip(terms, operands, strict=True) if "..." in t], default=0)
+    spans = [x.ndim - len(t) + 3 if "..." in t else 0 for t, x in zip(terms, operands, strict=True)]  # axes of each ...
+    widest = max(spans)
     dots = "".join(free[len(free) - widest :])
-    terms = [t.replace("...", dots[widest - (x.ndim - len(t) + 3) :]) for t, x in zip(terms, operands, strict=True)]
+    terms = [t.replace("...", dots[widest - span :]) for t, span in zip(terms, spans, strict=True)]
     if "->" not in given:
         joined = "".join(terms)
         result = dots + "".join(sorted(c for c in set(joined) - set(dots) if joined.count(c) == 1))
