@@ -142,6 +142,11 @@ def default() -> Backend:
     return get(_default.name or _process_default or os.environ.get("TINYGRAD_RNN_BACKEND") or "numpy")
 
 
+def chosen(name: str | None) -> Backend:
+    """The backend with this name, or the default one for None."""
+    return get(name) if name else default()
+
+
 def set_backend(name: str) -> None:
     """Create new tensors on this backend from now on, in every thread.
 
@@ -259,7 +264,7 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
             return source.xp.array(data, dtype=dtype)  # a copy: no tensor shares memory with its creator's array
         numbers = source.to_host(data)
     else:
-        target = get(backend) if backend else default()
+        target = chosen(backend)
         numbers = _from_lists(data)
         if dtype is None and numbers.dtype == np.float64 and not _has_own_dtype(data):
             dtype = np.float32

@@ -13,20 +13,6 @@ from .tape import bare_array
 from .tensor import Tensor, as_tensor
 
 
-def _placed(numbers: np.ndarray, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
-    """A Tensor from new host numbers; by default float32 and on the default backend."""
-    home = backends.get(backend) if backend else backends.default()
-    return _made(home.from_host(numbers.astype(dtype or np.float32, copy=False)), requires_grad)
-
-
-def _made(array: Array, requires_grad: bool) -> Tensor:
-    """A Tensor of an array that nothing else references."""
-    backends.refuse_unreal("tensor", array.dtype)
-    made = Tensor.wrap(array)
-    made.requires_grad = requires_grad
-    return made
-
-
 def zeros(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Zeros, float32 by default; the shape is given as numbers or as a tuple.
 
@@ -125,8 +111,21 @@ def rand(*shape: Any, dtype: DTypeLike = None, backend: str | None = None, requi
 
 
 def _drawn(method: str, shape: Any, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
-    home = backends.get(backend) if backend else backends.default()
     dtype = np.dtype(dtype or np.float32)
     if dtype.kind != "f":
         raise TypeError(f"randn, rand: numbers are drawn in floating point, not {dtype}; convert them afterwards")
-    return _made(home.numbers(method, shape, dtype), requires_grad)
+    return _made(backends.chosen(backend).numbers(method, shape, dtype), requires_grad)
+
+
+def _placed(numbers: np.ndarray, dtype: DTypeLike, backend: str | None, requires_grad: bool) -> Tensor:
+    """A Tensor from new host numbers; by default float32 and on the default backend."""
+    numbers = numbers.astype(dtype or np.float32, copy=False)
+    return _made(backends.chosen(backend).from_host(numbers), requires_grad)
+
+
+def _made(array: Array, requires_grad: bool) -> Tensor:
+    """A Tensor of an array that nothing else references."""
+    backends.refuse_unreal("tensor", array.dtype)
+    made = Tensor.wrap(array)
+    made.requires_grad = requires_grad
+    return made
