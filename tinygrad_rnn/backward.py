@@ -102,7 +102,7 @@ def walk(
 
 def _leads_to(targets: dict[int, Any], node: Node, horizon: int, barren: set[int]) -> bool:
     """Whether a target lies behind a node. barren: the ids of nodes behind which there is none, which grows."""
-    ahead, seen = [(-node.id, node)], set[int]()  # newest first: among states of a recurrence, the last one is near
+    ahead, seen = [(-node.id, node)], set[int]()  # newest first: if targets are states of a recurrence, one is near
     while ahead:
         _, node = heappop(ahead)
         if not node:  # freed or hollow: it may

@@ -87,23 +87,24 @@ def dispatcher(op: Op) -> Any:
     """The function for an op. Its code is generated at the first call, so that a hundred ops import quickly."""
     signature = _signature(op)
     space: dict[str, Any] = {
+        "_op": op,
+        "_plans": op.plans,
+        "_by_position": lambda values: dict(zip(op.attributes, values, strict=False)),
+        **_kernels(op),
+        # The rest is the same for all.
         "_Exception": Exception,
         "_Node": Node,
         "_Taped": Taped,
         "_TypeError": TypeError,
         "_clock": clock,
-        "_by_position": lambda values: dict(zip(op.attributes, values, strict=False)),
         "_deliver": _deliver,
         "_isinstance": isinstance,
-        **_kernels(op),
         "_modules": modules,
         "_namespace": namespace,
         "_new": object.__new__,
         "_numpy": np,
-        "_op": op,
         "_plain": plain,
         "_plain_types": PLAIN,
-        "_plans": op.plans,
         "_sequence": (list, tuple),
         "_shape_of": _shape,
         "_shapes": _shapes,
@@ -144,6 +145,7 @@ def _elsewhere(kernel: Callable[..., Any], xp: Any, *arrays: Any, **attributes: 
 
 
 def _first_call(*args: Any, **attributes: Any) -> Any:
+    """What a function does before its own code is there."""
     return _write_out()(*args, **attributes)  # type: ignore[name-defined]  # noqa: F821  (a name in each op's space)
 
 

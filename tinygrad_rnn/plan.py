@@ -89,7 +89,7 @@ class Plan:
         return [(i, rule) for i in range(self.base, len(node)) if node[i] is not None]
 
     def contributions(self, content: Sequence[Any]) -> list[Any]:
-        """Each rule's gradient, given g and the saved values of one node."""
+        """Each rule's gradient, as one call on g and the saved values of a node: a device may make one kernel of it."""
         if self.variadic or any(rule.merge for _, rule in self.rules):
             raise TypeError(f"{self.op.name}: these rules are not for one use of each input alone")
         node = [content[0], 0, *content[1:]]

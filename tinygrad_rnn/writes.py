@@ -42,7 +42,7 @@ def lend(array: Array) -> None:
     owner, held = owner_of(array), backend.of(array).checksum(array)
     with _writing:
         for ref, when, before in _lent:
-            if ref() is array and bool(before != held):
+            if ref() is array and bool(before != held):  # someone wrote into it, some time after it was handed out
                 _writes[:] = [(known, then) for known, then in _writes if known() is not owner or then > when]
                 _writes.append((weakref.ref(owner), when))
         last_write = clock()
