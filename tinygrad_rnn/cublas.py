@@ -141,18 +141,18 @@ class Cublas:
 
     def _copied(self, x: Array, stack: tuple[int, ...]) -> Array:
         """A matrix or a whole stack in a layout that cuBLAS can read, copied if necessary."""
-        if x.ndim == 2 and _lies(x.shape, x.strides, x.itemsize):
+        if x.ndim == 2 and _layout(x.shape, x.strides, x.itemsize):
             return x
         whole = self._cupy.broadcast_to(x, (*stack, *x.shape[-2:])) if stack else x
         return self._cupy.ascontiguousarray(whole)
 
 
-Layout = tuple[Any, tuple[int, ...], tuple[int, ...]]  # dtype, shape, strides
+Described = tuple[Any, tuple[int, ...], tuple[int, ...]]  # dtype, shape, strides
 Form = tuple[tuple[int, ...], list[tuple[int, ...]], tuple[int, ...], bool]
 
 
 @lru_cache(maxsize=1024)
-def _form(a: Layout, b: Layout, out: Layout) -> Form | None:
+def _form(a: Described, b: Described, out: Described) -> Form | None:
     """The layout arguments of cuBLAS for out = a b, or None if it does not support these layouts; cached.
 
     Transpositions and sizes; for each cuBLAS matrix the leading dimension and, in stacks, the stride to the next one;
@@ -161,19 +161,19 @@ def _form(a: Layout, b: Layout, out: Layout) -> Form | None:
     (kind, (*_, m, k), _), (_, (*_, inner, n), _), (_, (*stack, rows, columns), _) = a, b, out
     if kind.char not in _TYPES or not kind == b[0] == out[0] or (m, n, k) != (rows, columns, inner):
         return None
-    lies = [_lies(shape[-2:], strides[-2:], kind.itemsize) for _, shape, strides in (a, b, out)]
-    jumps = [_jump(shape[:-2], strides[:-2], tuple(stack), kind.itemsize) for _, shape, strides in (a, b, out)]
-    if None in lies or None in jumps or not (count := prod(stack)):
+    layouts = [_layout(shape[-2:], strides[-2:], kind.itemsize) for _, shape, strides in (a, b, out)]
+    between = [_stride(shape[:-2], strides[:-2], tuple(stack), kind.itemsize) for _, shape, strides in (a, b, out)]
+    if None in layouts or None in between or not (count := prod(stack)):
         return None
-    (turned_a, step_a), (turned_b, step_b), (by_columns, step) = lies  # type: ignore[misc]
-    steps: Any = [pair if stack else pair[:1] for pair in zip((step_a, step_b, step), jumps, strict=True)]
+    (turned_a, step_a), (turned_b, step_b), (by_columns, step) = layouts  # type: ignore[misc]
+    steps: Any = [pair if stack else pair[:1] for pair in zip((step_a, step_b, step), between, strict=True)]
     several = (count,) if stack else ()
     if by_columns:
         return (1 - turned_a, 1 - turned_b, m, n, k), steps, several, True
     return (turned_b, turned_a, n, m, k), [steps[1], steps[0], steps[2]], several, False
 
 
-def _jump(shape: tuple[int, ...], strides: tuple[int, ...], stack: tuple[int, ...], size: int) -> int | None:
+def _stride(shape: tuple[int, ...], strides: tuple[int, ...], stack: tuple[int, ...], size: int) -> int | None:
     """The stride between a stack's matrices in elements, 0 if all are the same one; None if it is not uniform."""
     missing = len(stack) - len(shape)
     if missing < 0 or any(n not in (1, m) for n, m in zip(shape, stack[missing:], strict=True)):
@@ -186,7 +186,7 @@ def _jump(shape: tuple[int, ...], strides: tuple[int, ...], stack: tuple[int, ..
     return last // size if last >= 0 and last % size == 0 else None
 
 
-def _lies(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> tuple[int, int] | None:
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> tuple[int, int] | None:
     """A matrix's layout: 0 by rows or 1 by columns, and the leading dimension; None if cuBLAS does not support it."""
     (rows, columns), (down, along) = shape, strides
     if not rows or not columns:

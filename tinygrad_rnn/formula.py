@@ -73,10 +73,9 @@ class Pointwise(NamedTuple):
     @property
     def parameters(self) -> tuple[str, str]:
         """The inputs and the outputs, each with its dtype."""
-        return tuple(
-            ", ".join(f"{dtype} {letter}{k}" for k, dtype in enumerate(dtypes))
-            for letter, dtypes in (("a", self.inputs), ("y", self.outputs))
-        )  # type: ignore[return-value]
+        inputs = ", ".join(f"{dtype} a{k}" for k, dtype in enumerate(self.inputs))
+        outputs = ", ".join(f"{dtype} y{k}" for k, dtype in enumerate(self.outputs))
+        return inputs, outputs
 
 
 class Written(NamedTuple):
@@ -96,15 +95,15 @@ def write(call: Callable[[list[Any]], Sequence[Any]], values: Sequence[Any], kin
     given = [Formula(text, x.dtype, k) if type(x) is kind else x for k, x in enumerate(values)]
     try:
         results = call(given)
-        own = {id(x): k for k, x in enumerate(given)}
-        outputs = list({id(y): y for y in results if id(y) not in own}.values())
+        places = {id(x): k for k, x in enumerate(given)}
+        outputs = list({id(y): y for y in results if id(y) not in places}.values())
         kernel = text.kernel(outputs)
     except Exception:  # it does something that a formula cannot record
         return None
     if not outputs or text.computed < 2 or len(text.inputs) < sum(type(x) is kind for x in values):
         return None
-    own |= {id(y): len(values) + k for k, y in enumerate(outputs)}
-    return Written(kernel, tuple(text.inputs), tuple(own[id(y)] for y in results))
+    places |= {id(y): len(values) + k for k, y in enumerate(outputs)}
+    return Written(kernel, tuple(text.inputs), tuple(places[id(y)] for y in results))
 
 
 def copies(dtypes: Sequence[str]) -> Pointwise:
@@ -177,7 +176,7 @@ class Formula(ArrayOperators):
     def __init__(self, text: Text, dtype: Any, source: Any = None) -> None:
         self.text = text
         self.dtype = dtype
-        self.source = source  # what it stands for
+        self.source = source  # which of the kernel's arguments it stands for; None for a result
 
     @property
     def is_number(self) -> bool:
