@@ -218,6 +218,19 @@ def test_an_attribute_without_a_default_after_an_optional_input_is_given_by_name
         affine(2.0, 1.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "told"),
+    [
+        (lambda xp, x, **options: x, "double: a kernel names its attributes one by one, not as **options"),
+        (lambda xp, x, *, _scale=1.0: x, "double: '_scale' begins with an underscore"),
+        (lambda: 0.0, "double: a kernel takes the array module and then arrays, double(xp, x)"),
+    ],
+)
+def test_kernels_with_other_parameters_are_refused(kernel: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(told)):
+        tg.op(kernel, name="double")
+
+
 def test_a_kernel_without_arrays_is_refused() -> None:
     with pytest.raises(TypeError, match=r"forgot: a kernel takes the array module and then arrays, forgot\(xp, x\)"):
 

@@ -182,10 +182,6 @@ def _signature(op: Op) -> inspect.Signature:
     parameters = []
     optional = False
     for p in list(inspect.signature(op.kernel).parameters.values())[1:]:
-        if p.name.startswith("_"):
-            raise TypeError(
-                f"{op.name}: the name {p.name!r} begins with an underscore, which the engine keeps for itself"
-            )
         required = p.default is p.empty
         if p.name in op.attributes and not op.variadic and not (required and optional):
             p = p.replace(kind=p.POSITIONAL_OR_KEYWORD)

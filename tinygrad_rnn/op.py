@@ -38,16 +38,21 @@ class Op:
     def __init__(self, kernel: Callable[..., Array], name: str) -> None:
         self.name = name
         self.kernel = kernel
-        _, *parameters = inspect.signature(kernel).parameters.values()  # the first one is xp
-        if taken := sorted({"g", "k"}.intersection(p.name for p in parameters)):
-            raise TypeError(f"{self.name}: {taken[0]!r} has a meaning of its own in rules; call it something else")
+        parameters = list(inspect.signature(kernel).parameters.values())[1:]  # the first one is xp
+        for p in parameters:
+            if p.name in ("g", "k"):
+                raise TypeError(f"{name}: {p.name!r} has a meaning of its own in rules; call it something else")
+            if p.name.startswith("_"):
+                raise TypeError(f"{name}: {p.name!r} begins with an underscore, which the engine keeps for itself")
+            if p.kind is p.VAR_KEYWORD:
+                raise TypeError(f"{name}: a kernel names its attributes one by one, not as **{p.name}")
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        self.inputs = tuple(p.name for p in inputs)
         if not inputs:
             raise TypeError(f"{name}: a kernel takes the array module and then arrays, {name}(xp, x)")
+        self.inputs = tuple(p.name for p in inputs)
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
         if self.variadic and len(inputs) > 1:
-            raise TypeError(f"{self.name}: a kernel takes either named arrays or *{self.inputs[-1]}, not both")
+            raise TypeError(f"{name}: a kernel takes either named arrays or *{self.inputs[-1]}, not both")
         self.optional = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.writes_out = any(p.name == "out" for p in parameters)
         self.attributes = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "out"}
