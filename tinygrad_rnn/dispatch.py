@@ -181,7 +181,7 @@ def _signature(op: Op) -> inspect.Signature:
     """The kernel's signature without xp; attributes can be given by position, like NumPy's axis."""
     parameters = []
     optional = False
-    for p in list(inspect.signature(op.kernel).parameters.values())[1:]:
+    for p in op.parameters:
         required = p.default is p.empty
         if p.name in op.attributes and not op.variadic and not (required and optional):
             p = p.replace(kind=p.POSITIONAL_OR_KEYWORD)

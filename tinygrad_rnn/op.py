@@ -38,7 +38,7 @@ class Op:
     def __init__(self, kernel: Callable[..., Array], name: str) -> None:
         self.name = name
         self.kernel = kernel
-        parameters = list(inspect.signature(kernel).parameters.values())[1:]  # the first one is xp
+        self.parameters = parameters = list(inspect.signature(kernel).parameters.values())[1:]  # those after xp
         for p in parameters:
             if p.name in ("g", "k"):
                 raise TypeError(f"{name}: {p.name!r} has a meaning of its own in rules; call it something else")
@@ -56,9 +56,9 @@ class Op:
         self.optional = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.writes_out = any(p.name == "out" for p in parameters)
         self.attributes = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "out"}
-        # All that a rule may name, and the parents, in the order in which a call lists them for ``Plan.pick``.
         self.parents = [] if self.variadic else [f"parent of {name}" for name in self.inputs]
         shapes = [f"{name}_shape" for name in self.inputs]
+        # All that a rule may name, and the parents, in the order in which a call lists them for ``Plan.pick``.
         self.known = ["g", "k", *self.inputs, "y", *self.parents, *shapes, *self.attributes]
         self.rules: dict[str, Rule | None] = {}
         self.merges: dict[str, Rule] = {}
