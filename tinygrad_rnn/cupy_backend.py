@@ -39,8 +39,7 @@ class CupyBackend(Backend):
         self._written: dict[Any, Any] = {}  # by kernel or plan and its arguments: how to launch it
         self._variants: Counter[Any] = Counter()  # number of variants, by kernel or plan
         self._unfused: set[Any] = set()  # kernels and plans for which no launch can be saved
-        self.cublas = self._cublas_or_reason()
-        blas = self.cublas
+        blas = self.cublas = self._cublas_or_reason()
         products = {} if isinstance(blas, str) else {"dot": blas.dot, "matmul": blas.matmul}
         self.xp = _replaced(cupy, run=self.run, **products)
         super().__init__()
@@ -190,12 +189,14 @@ class CupyBackend(Backend):
         """A generated kernel, which values are its inputs, and where the results are among values and outputs."""
         own: Any = self.array_type
         self._variants[owner] += 1
-        if self._variants[owner] <= _VARIANTS and all(type(x) is own or type(x) in _PLAIN for x in values):
-            # A function that reads a global or closed-over number would freeze its present value in the text.
-            written = write(call, values, own) if all(map(is_settled, _functions(owner))) else None
+        too_many = self._variants[owner] > _VARIANTS
+        # A function that reads a global or closed-over number would freeze its present value in the text.
+        settled = not too_many and all(map(is_settled, _functions(owner)))
+        if settled and all(type(x) is own or type(x) in _PLAIN for x in values):
+            written = write(call, values, own)
             if written is not None:
                 return self.pointwise(written.kernel), written.inputs, written.results
-        if self._variants[owner] > _VARIANTS or not any(map(self._matters, values)):
+        if too_many or not any(map(self._matters, values)):
             self._unfused.add(owner)  # whatever its arguments
         return None
 

@@ -194,6 +194,7 @@ def _signature(op: Op) -> inspect.Signature:
 
 
 def _source(op: Op, signature: inspect.Signature) -> str:
+    """The source of an op's function. Its defaults are blanks, as the real ones may be any objects."""
     blank = [p.replace(default=p.default if p.default is p.empty else None) for p in signature.parameters.values()]
     blank += [inspect.Parameter("_others", inspect.Parameter.VAR_KEYWORD)] * bool(op.attributes)
     names, attributes = op.inputs, list(op.attributes)
@@ -208,6 +209,7 @@ def _source(op: Op, signature: inspect.Signature) -> str:
         unwrap = "".join(_UNWRAP.format(x=name, i=i, bit=1 << i) for i, name in enumerate(names))
         parents = [f"_node{i}" for i in range(len(names))]
     named = {parameter for rule in op.rules.values() for parameter in parameters_of(rule)}
+    # How the names that a rule may use are spelled in the function, if not as they are.
     spelled = {"g": "None", "k": "0", "y": "_array"} | dict(zip(op.parents, parents, strict=True))
     spelled |= {f"{x}_shape": f"_shape_of({x})" if f"{x}_shape" in named else "None" for x in names}
     spelled |= dict(zip(names, names, strict=True))  # an input named y is not the output

@@ -233,6 +233,9 @@ def seed(output: Tensor, gradient: Any, record: bool) -> Any:
     return gradient if record else gradient.array
 
 
+_accumulating = threading.RLock()  # threads may share leaves, and a sum that is read and then written would lose others
+
+
 def accumulate(arrived: dict[Node | Leaf, Any], record: bool = False) -> None:
     """Add a walk's results to the gradients of the leaves; with ``record``, the sums are differentiable."""
     with _accumulating:
@@ -246,9 +249,6 @@ def accumulate(arrived: dict[Node | Leaf, Any], record: bool = False) -> None:
                 leaf.grad = leaf.grad + g
             else:
                 leaf.grad.array = as_tensor(leaf.grad.array + g).array  # a graph may have saved the old array
-
-
-_accumulating = threading.RLock()  # threads may share leaves, and a sum that is read and then written would lose others
 
 
 def filled_like(array: Array, value: float) -> Array:

@@ -57,7 +57,7 @@ product.merge(b=lambda g, a, b_shape: _factor_gradient(g, a, b_shape[0]))
 
 
 @product.explain
-def _(a: Array, b: Array) -> str | None:
+def _no_product(a: Array, b: Array) -> str | None:
     if a.ndim < 2 or b.ndim < 2:
         return f"a {signature(a)} and b {signature(b)} need axes to sum over"
     if a.shape[-1] != b.shape[-2]:
@@ -115,7 +115,7 @@ linear.merge(weight=lambda g, x: product(mT(rows(*g)), rows(*x)))
 
 
 @linear.explain
-def _(x: Array, weight: Array, bias: Array | None) -> str | None:
+def _no_map(x: Array, weight: Array, bias: Array | None) -> str | None:
     if weight.ndim != 2:
         return f"weight {signature(weight)} needs two axes, (out, in)"
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
