@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from heapq import heappush
 from typing import Any
 
 import numpy as np
@@ -275,6 +276,27 @@ def test_each_operation_behind_an_input_is_searched_once() -> None:
     for _ in range(64):
         x = x + x
     assert [g.item() for g in tg.grad(oldest * x, [oldest, x])] == [2**64, 3]
+
+
+def test_what_leads_to_no_input_is_searched_once_for_all_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred outputs of a recurrence after a long history, which is not searched at all."""
+    pushed: list[Any] = []
+
+    def push(heap: list[Any], item: Any) -> None:
+        pushed.append(item)
+        heappush(heap, item)
+
+    h = tg.ones(1, requires_grad=True)
+    for _ in range(1000):
+        h = tg.tanh(h)
+    outputs = []
+    for _ in range(100):
+        h = tg.tanh(h)
+        outputs.append(h * 2)
+    loss = tg.stack(outputs).sum()
+    monkeypatch.setattr("tinygrad_rnn.backward.heappush", push)
+    assert [g.item() for g in tg.grad(loss, outputs)] == [1] * 100
+    assert len(pushed) < 300
 
 
 def test_an_input_behind_another_that_was_freed_is_not_taken_for_unused() -> None:
