@@ -94,12 +94,10 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, *, out: 
     """
     if weight.ndim != 2:
         raise ValueError("the weight is no matrix")
-    if out is not None and bias is not None and np.result_type(x.dtype, weight.dtype) != out.dtype:
-        return xp.add(_times(xp, x, weight.T, None), bias, out=out)
+    if bias is not None and not x.dtype == weight.dtype == bias.dtype:
+        return xp.add(_times(xp, x, weight.T, None), bias, out=out)  # in the widest dtype, which may be the bias's
     y = _times(xp, x, weight.T, out)
     if bias is not None:
-        if out is None and bias.dtype != y.dtype:
-            return y + bias  # adding in place would lose the bias's wider dtype
         y += bias
     return y
 
