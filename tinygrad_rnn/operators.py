@@ -89,6 +89,10 @@ class Operators:
 
 
 def one_tuple(values: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """The tuple that was given as ``f(2, 3)`` or as ``f((2, 3))``."""
-    first = values[0] if len(values) == 1 else values
-    return first if first is None else tuple(first) if isinstance(first, (tuple, list)) else (first,)
+    """The tuple that was given as ``f(2, 3)`` or as ``f((2, 3))``; None for ``f(None)``."""
+    if len(values) != 1:
+        return values
+    (given,) = values
+    if given is None:
+        return None
+    return tuple(given) if isinstance(given, (tuple, list)) else values

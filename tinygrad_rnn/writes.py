@@ -50,13 +50,17 @@ def lend(array: Array) -> None:
         _lent.append((weakref.ref(array), last_write, held))
 
 
+_LARGE = 2**16  # bytes: copying smaller arrays is faster than comparing
+_copies: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()  # by id of the array they are of
+
+
 def own(array: Array) -> Array:
     """A copy of an array that its caller may overwrite, or the last copy if the array is large and unchanged."""
     if state.keep is not None:
         return state.keep(array)
     if not isinstance(array, np.ndarray) or array.nbytes < _LARGE:
         return array.copy("K")  # in the same memory order, which affects how products round
-    copy = _copies.get(id(array))  # of another array with that id, perhaps; equality is enough
+    copy = _copies.get(id(array))  # perhaps of an earlier array with this id, but equality is enough
     if copy is None or copy.dtype != array.dtype or copy.strides != array.strides or not _same_bits(copy, array):
         copy = _copies[id(array)] = array.copy("K")
     return copy
@@ -66,10 +70,6 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays of one dtype are equal, NaN to NaN, and 0.0 not to -0.0."""
     bits = f"u{a.itemsize}"
     return a.itemsize <= 8 and np.array_equal(a.view(bits), b.view(bits))
-
-
-_LARGE = 2**16  # bytes: copying smaller arrays is faster than comparing
-_copies: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
 
 
 def overwritten() -> Callable[[Array, int], bool]:
