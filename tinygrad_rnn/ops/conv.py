@@ -26,8 +26,8 @@ def pair(value: int | Pair) -> Pair:
         raise TypeError(f"an integer for height and width, or one for each, is needed, not {value!r}") from None
 
 
-def _counts(shape: Shape, size: Pair, stride: Pair, dilation: Pair) -> Pair:
-    """How many windows fit along the last two axes."""
+def _counts(shape: Shape, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pair:
+    """How many windows fit along the last two axes; ValueError if none does."""
     if len(shape) < 2:
         raise ValueError("windows need two axes, height and width; expand_dims(x, axis=0) adds one")
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
@@ -117,7 +117,7 @@ def max_pool2d(xp: Any, x: Array, *, size: int | Pair, stride: int | Pair | None
     Equal maxima share the gradient evenly.
     """
     (high, wide), (down, right) = pair(size), pair(size if stride is None else stride)
-    _counts(x.shape, (high, wide), (down, right), (1, 1))
+    _counts(x.shape, (high, wide), (down, right))  # to raise with both lengths: each pass below knows but one
     rows = reduce(xp.maximum, _places(x, (high, 1), (down, 1)))
     return reduce(xp.maximum, _places(rows, (1, wide), (1, right)))
 
