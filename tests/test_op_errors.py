@@ -42,6 +42,7 @@ def line() -> int:
             ShapeError,
             ["transpose: x f32[4,2,3] needs all of its 3 axes in order, not (0, 1); swapaxes(0, 1) swaps two"],
         ),
+        (lambda m: m.transpose(0, 2), IndexError, ["transpose: x f32[2,3]: axis 2 is out of bounds"]),
         (lambda m: m.reshape(4, 2), ShapeError, ["reshape: x f32[2,3]", "(4,2)"]),
         (lambda m: m.flatten(0, 2), ShapeError, ["flatten: x f32[2,3] has no axes from 0 to 2"]),
         (lambda m: m.flatten(1, 0), ShapeError, ["flatten: x f32[2,3] has no axes from 1 to 0"]),
