@@ -209,6 +209,14 @@ def test_off_by_default_and_after_the_block() -> None:
     assert x.log().tolist() == [-np.inf]
 
 
+def test_a_watcher_within_another_leaves_it_watching() -> None:
+    with tape.watching(record.Lines()) as outer:
+        with tape.watching(record.Lines()) as inner:
+            assert tape.state.watchers == (outer, inner)
+        assert tape.state.watchers == (outer,)
+    assert tape.state.watchers == ()
+
+
 def test_a_sound_model_passes_and_gives_the_same() -> None:
     cell = nn.LSTMCell(3, 5)
     xs = tg.randn(6, 2, 3)
