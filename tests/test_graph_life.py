@@ -474,6 +474,8 @@ def test_copies_keep_the_order_of_the_memory_and_every_bit() -> None:
     assert kept(special) is first  # NaN equals itself here
     special[1, 1] = -0.0
     assert np.signbit(kept(special)[1, 1])
+    wide = np.ones((200, 200), np.longdouble)  # no integers are as wide, so its bits are not compared
+    assert kept(wide).tolist() == kept(wide).tolist() == wide.tolist()
 
 
 def test_a_matrix_is_an_array_like_others() -> None:

@@ -115,7 +115,8 @@ class Op:
             listed = _listed(f"{name} on {home}" for name, home in homes.items())
             cure = f"bring them together with x.to({min(homes.values())!r})"
             raise backend.BackendError(f"{self.name}: arrays of two backends, {listed}; {cure}{where}") from error
-        reason, bare = error, [name for name, a in inputs if not hasattr(a, "dtype")]
+        bare = [name for name, a in inputs if not hasattr(a, "dtype")]
+        reason = error
         if isinstance(error, AttributeError) and bare:  # the kernel took them for arrays
             reason = TypeError(f"{_listed(bare)} must be an array, such as tg.tensor({bare[0]})")
         told = self.explain(*arrays, **attributes) if self.explain and not bare else None

@@ -41,8 +41,8 @@ def scatter(xp: Any, *values: Array, keys: tuple[Any, ...], shape: Shape, out: A
 def tiling(keys: tuple[Any, ...], shape: Shape) -> tuple[bool, bool]:
     """(apart, covering): whether no element belongs to two keys, and whether every element also belongs to one.
 
-    Known for rows, x[0], x[1], ..., and for the parts of one ``split``; (False, False) for other keys. Of a single key,
-    only the first is asked.
+    Known for rows, x[0], x[1], ..., and for the parts of one ``split``; (False, False) for other keys. A single key is
+    apart if it names no element twice; whether it covers all is not asked.
     """
     first = keys[0]
     if len(keys) == 1:
