@@ -36,7 +36,7 @@ FLOORS = [
     ["create"],
     ["grad"],
     ["check", "draw/", "record"],
-    ["replay/"],
+    ["anomaly", "replay/"],
     ["nn/", "optim/", "clip", "compare"],
     ["bptt/", "flow/", "lint/"],
     ["tasks", "text", "io"],

@@ -5,6 +5,7 @@ unrolling them gives backpropagation through time.
 """
 
 from . import backend, bptt, flow, nn, ops, optim, tape
+from .anomaly import detect_anomaly
 from .backend import (
     BackendError,
     available_backends,
@@ -118,7 +119,7 @@ from .ops import (
     where,
 )
 from .ops import absolute as abs
-from .record import Watcher, detect_anomaly
+from .record import Watcher
 from .replay import Captured, capture
 from .tape import CaptureError, GraphError, watching
 from .tensor import Tensor, tensor

@@ -46,27 +46,15 @@ FloatingPointError: a gate is saturated, ...
 
 from __future__ import annotations
 
-import inspect
-import math
-import sys
 import time
-import weakref
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
-from types import FrameType
 from typing import Any
 
-import numpy as np
-
-from . import backend, tape
-from .backend import Array, is_finite, signature
-from .backward import walk
+from . import tape
 from .op import Op
-from .ops.shape import broadcasts
 from .plan import BoundRule
-from .tape import Leaf, Node, Taped, bare_array
+from .tape import Leaf, Node, Taped
 from .whereabouts import whereabouts
 
 
@@ -159,154 +147,3 @@ class Lines(Watcher):
 def line_of(node: Node | Leaf) -> str:
     """Where a node was made, as ``, time step 3, model.py:5``, if ``Lines`` or ``detect_anomaly`` saw it; else ""."""
     return next((w[node] for w in tape.state.watchers if isinstance(w, Lines) and w[node]), "")
-
-
-def _is_mask(x: Any) -> bool:
-    """Whether this is an array of -inf, and 0 elsewhere, as is added to scores."""
-    return backend.is_array(x) and bool(((x == 0) | (x == -math.inf)).all() and (x != 0).any())
-
-
-class _Trap(Lines):
-    """Raises at the first value that is not finite."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now: int | None = None
-        self._count: dict[str, int] = defaultdict(int)  # by op: how often it was called in this time step
-        self._last: dict[tuple[str, int], tuple[int | None, Array]] = {}  # by op and count: time step and result
-        self._meant: list[weakref.ref[Any]] = []  # arrays with intended infinities, such as masks
-
-    def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
-        super().forward(op, inputs, attributes, result)
-        now = tape.present_step()
-        if now != self._now:
-            self._now = now
-            self._count.clear()
-        key = op.name, self._count[op.name] if now is not None else 0
-        self._count[op.name] += 1
-        if not is_finite(result.array) and not self._is_meant(inputs, attributes, result.array):
-            values = [(name, x) for name, x in zip(op.names(len(inputs)), inputs, strict=False) if x is not None]
-            came = "" if all(map(is_finite, inputs)) else " (it came in with an input)"
-            raise FloatingPointError(
-                f"{op.name} made {_range(result.array)}{came} from {_ranges(values)}{whereabouts()}"
-                f"{_first(result.array, values)}{self._before(*key)}{self._on_the_way_back()}"
-            )
-        self._last[key] = now, result.array
-
-    def _is_meant(self, inputs: tuple[Any, ...], attributes: dict[str, Any], made: Array) -> bool:
-        """Whether there is no NaN, and the infinities come from an infinite number in the code or from a mask."""
-        meant = [array for array in (ref() for ref in self._meant) if array is not None]
-        self._meant = [ref for ref in self._meant if ref() is not None]
-        given = any(
-            math.isinf(x) if isinstance(x, (float, np.floating)) else _is_mask(x) or any(x is array for array in meant)
-            for x in (*inputs, *attributes.values())
-        )
-        xp = backend.of(made).xp
-        if not given or bool(xp.isnan(made).any()):
-            return False
-        infinite = False  # where an input is, for which the result's shape has room
-        for x in (*inputs, *attributes.values()):
-            if isinstance(x, (float, np.floating)) or broadcasts(getattr(x, "shape", (0,)), made.shape):
-                infinite = infinite | xp.isinf(x)
-            elif hasattr(x, "shape"):
-                infinite = True
-        if bool((xp.isinf(made) & ~xp.broadcast_to(xp.asarray(infinite), made.shape)).any()):
-            return False
-        self._meant.append(weakref.ref(made))
-        return True
-
-    def _before(self, name: str, count: int) -> str:
-        """What the same operation made the last time, when all was finite."""
-        if (name, count) not in self._last:
-            return ""
-        step, array = self._last[name, count]
-        return f"; before that it made {_range(array)}" + ("" if step is None else f" in time step {step}")
-
-    def _on_the_way_back(self) -> str:
-        """In a backward pass that is recorded: the operation whose rule is running."""
-        frame: FrameType | None = sys._getframe()
-        while frame is not None:
-            if frame.f_code is inspect.unwrap(walk).__code__:
-                node = frame.f_locals["node"]
-                return f"; on the way back through {node!r}{self[node]}"
-            frame = frame.f_back
-        return ""
-
-    def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
-        array = bare_array(contribution)
-        if is_finite(array):
-            super().backward(rule, node, contribution)
-            return
-        values: list[tuple[str, Any]] = []
-        came, where = "", f"on the way to {node!r}{self.uses(node, rule.op)}"
-        if rule.merge is None and isinstance(node, Node):
-            where = f"at {node!r}{self[node]}"
-            g = [] if node[0] is None else [("g", bare_array(node[0]))]  # a retained graph does not store g
-            values = [(name, x) for name, x in [*g, *node.saved.items()] if hasattr(x, "dtype")]
-            came = "" if all(is_finite(x) for _, x in g) else " (it came in with the gradient g)"
-        source = f" from {_ranges(values)}" if values else ""
-        raise FloatingPointError(
-            f"backward: the rule of {rule.op.name} for {rule.input!r} made {_range(array)}{came}{source}, {where}"
-            f"{_first(array, values)}"
-        )
-
-
-def _ranges(values: list[tuple[str, Any]]) -> str:
-    return ", ".join(f"{name} {_range(x)}" for name, x in values)
-
-
-def _first(made: Array, values: list[tuple[str, Any]]) -> str:
-    """The position of the first value that is not finite, and the values there of inputs that broadcast to it."""
-    if not made.ndim:
-        return ""
-    finite = backend.of(made).xp.isfinite(made)
-    at = tuple(int(i) for i in np.unravel_index(int(finite.argmin()), made.shape))
-    there = [
-        f"{name} = {float(x[_within(at, x.shape)]):.6g}"
-        for name, x in values
-        if hasattr(x, "shape") and broadcasts(x.shape, made.shape)
-    ]
-    row = finite[at[:-1]]
-    told = f"; first at {list(at)}, with {int(row.sum())} of the {row.size} in its row finite"
-    return told + (f", where {', '.join(there)}" if there else "")
-
-
-def _within(at: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The index into a smaller array that is broadcast to this index."""
-    return tuple([i if n > 1 else 0 for i, n in zip(at[len(at) - len(shape) :], shape, strict=True)])
-
-
-def _range(x: Array) -> str:
-    """An array's signature, its smallest and largest finite numbers, and how many are not finite."""
-    if not hasattr(x, "dtype"):
-        return repr(x)
-    xp = backend.of(x).xp
-    finite = xp.isfinite(x)
-    count = int(x.size - finite.sum())
-    inside = x[finite]
-    numbers = f" in [{float(inside.min()):.3g}, {float(inside.max()):.3g}]" if inside.size else ""
-    return f"{signature(x)}{numbers}" + (f" with {count} not finite" if count else "")
-
-
-@contextmanager
-def detect_anomaly() -> Iterator[None]:
-    """Raise FloatingPointError at the first NaN or infinity, forward or backward, inside this block.
-
-    An infinite number in the code, as in ``where(mask, scores, -inf)``, is no anomaly, nor is an array of 0 and -inf
-    that masks scores, nor are results that stay infinite because of it. The message names the operation, its inputs'
-    ranges, the time step and the source line; the position of the first such element and the inputs there; and the
-    finite result of the same operation in the time step before. In the backward pass, step and line are those of the
-    operation whose rule failed. Every result is checked, which on a device waits for each; outside the block, this
-    costs nothing.
-
-    >>> from tinygrad_rnn import log, tensor
-    >>> import warnings
-    >>> with warnings.catch_warnings(), detect_anomaly():
-    ...     warnings.simplefilter("ignore")
-    ...     log(tensor([1.0, 0.0]))  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    FloatingPointError: log made f32[2] in [0, 0] with 1 not finite from x f32[2] in [0, 1], ...;
-    first at [1], with 1 of the 2 in its row finite, where x = 0
-    """
-    with tape.watching(_Trap()):
-        yield
