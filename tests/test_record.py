@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
@@ -19,8 +20,8 @@ def test_a_watcher_within_another_leaves_it_watching() -> None:
 def test_lines_know_only_what_they_saw() -> None:
     x = tg.ones(2, requires_grad=True)
     before = x.tanh()
-    with tape.watching(record.Lines()) as lines:
-        y = x.tanh()
+    with tape.watching(record.Profile()), tape.watching(record.Lines()) as lines:
+        y = tg.linear(x, np.ones((2, 2), "float32")).tanh()
         assert y.node is not None
         assert before.node is not None
         assert record.line_of(y.node) == lines[y.node] != ""

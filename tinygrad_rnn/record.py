@@ -123,14 +123,12 @@ class Lines(Watcher):
             line = self._lines[node.id] = whereabouts()
             if len(self._lines) > _LINES_KEPT:
                 self._lines = dict(islice(self._lines.items(), _LINES_KEPT // 2, None))
-            for name in () if op.variadic else op.merges:
-                parent = node.parents[op.inputs.index(name)]
-                if parent is not None:
+            for name, parent in zip(op.names(len(node.parents)), node.parents, strict=False):
+                if parent is not None and name in op.merges:
                     self._uses[parent.id, op.name].append(line)
 
     def backward(self, rule: BoundRule, node: Node | Leaf, contribution: Any) -> None:
-        if rule.merge is not None:
-            self._uses.pop((node.id, rule.op.name), None)  # the next window starts anew
+        self._uses.pop((node.id, rule.op.name), None)  # merged by now; the next window starts anew
 
     def __getitem__(self, node: Node | Leaf) -> str:
         """The time step and the line, as ``, time step 3, model.py:5``; "" for a node that was not seen."""
