@@ -89,6 +89,16 @@ def test_forward_what_came_in_is_told_apart_from_what_was_born() -> None:
     assert "log made f32[2] in [0, 0] with 1 not finite (it came in with an input) from x" in report(lambda: x.log())
 
 
+def test_forward_outside_of_time_steps_and_without_an_optional_input() -> None:
+    x, w = np.ones((1, 1), "float32"), tg.tensor([[1e30]], requires_grad=True)
+    told = report(lambda: [tg.linear(scale * x, w) for scale in (1, np.float32(1e30))])
+    assert told.startswith(
+        "linear made f32[1,1] with 1 not finite from x f32[1,1] in [1e+30, 1e+30], weight f32[1,1] in [1e+30, 1e+30], "
+        "test_anomaly.py:"
+    )
+    assert told.endswith("; before that it made f32[1,1] in [1e+30, 1e+30]")
+
+
 def test_forward_in_no_grad_and_of_many_inputs() -> None:
     def run() -> None:
         with tg.no_grad():
@@ -181,6 +191,16 @@ def test_backward_uses_of_an_earlier_window_are_forgotten() -> None:
     assert ": 2 uses, " in report(run)
 
 
+def test_backward_a_merge_for_what_was_computed_names_its_operation() -> None:
+    w = tg.tensor(np.full((1, 1), 1e-10, "float32"), requires_grad=True)
+
+    def run() -> None:
+        double = w * 2
+        (tg.linear(tg.tensor([[1e38]]), double) + 3 * tg.linear(tg.tensor([[1e38]]), double)).sum().backward()
+
+    assert "made f32[1,1] with 1 not finite, on the way to multiply#" in report(run)
+
+
 def test_backward_a_gradient_that_came_in() -> None:
     x = tg.tensor([1.0], requires_grad=True)
     told = report(lambda: (x * 2).backward(np.array([np.nan], "float32")))
@@ -220,6 +240,8 @@ def test_infinities_that_stand_in_the_code_are_no_anomaly() -> None:
         nn.MaxPool2d(2, 2, 1)(tg.ones(1, 1, 4, 4))
         added = tg.tensor(np.where([[True, False], [True, True]], 0, -np.inf).astype(np.float32))
         tg.softmax(scores + added).sum().backward()
+        tg.where(mask, scores, -np.inf).astype(np.float64)
+        tg.where(np.array([[False, False], [True, True]]), scores, -np.inf).max(axis=1)
     assert "add made" in report(lambda: scores + np.array([1.0, -np.inf]))
     assert "(it came in with an input)" in report(lambda: tg.tensor([1.0, np.inf]) + tg.zeros(2))  # which masks nothing
     assert "subtract made f32[2,2]" in report(lambda: tg.where(mask, scores, -np.inf) - tg.where(mask, scores, -np.inf))

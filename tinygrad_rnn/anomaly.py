@@ -9,6 +9,8 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
 from types import FrameType
 from typing import Any
 
@@ -49,9 +51,7 @@ def detect_anomaly() -> Iterator[None]:
         yield
 
 
-def _is_mask(x: Any) -> bool:
-    """Whether this is an array of -inf, and 0 elsewhere, as is added to scores."""
-    return backend.is_array(x) and bool(((x == 0) | (x == -math.inf)).all() and (x != 0).any())
+_NUMBERS = (float, np.floating)
 
 
 class _Trap(Lines):
@@ -62,7 +62,7 @@ class _Trap(Lines):
         self._now: int | None = None
         self._count: dict[str, int] = defaultdict(int)  # by op: how often it was called in this time step
         self._last: dict[tuple[str, int], tuple[int | None, Array]] = {}  # by op and count: time step and result
-        self._meant: list[weakref.ref[Any]] = []  # arrays with intended infinities, such as masks
+        self._intended: list[weakref.ref[Any]] = []  # results with infinities that the code asked for
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
         super().forward(op, inputs, attributes, result)
@@ -72,36 +72,34 @@ class _Trap(Lines):
             self._count.clear()
         key = op.name, self._count[op.name] if now is not None else 0
         self._count[op.name] += 1
-        if not is_finite(result.array) and not self._is_meant(inputs, attributes, result.array):
-            values = [(name, x) for name, x in zip(op.names(len(inputs)), inputs, strict=False) if x is not None]
-            came = "" if all(map(is_finite, inputs)) else " (it came in with an input)"
-            raise FloatingPointError(
-                f"{op.name} made {_range(result.array)}{came} from {_ranges(values)}{whereabouts()}"
-                f"{_first(result.array, values)}{self._before(*key)}{self._on_the_way_back()}"
-            )
+        if not is_finite(result.array):
+            if not self._is_intended([*inputs, *attributes.values()], result.array):
+                values = [(name, x) for name, x in zip(op.names(len(inputs)), inputs, strict=False) if x is not None]
+                came = "" if all(map(is_finite, inputs)) else " (it came in with an input)"
+                raise FloatingPointError(
+                    f"{op.name} made {_range(result.array)}{came} from {_ranges(values)}{whereabouts()}"
+                    f"{_first(result.array, values)}{self._before(*key)}{self._on_the_way_back()}"
+                )
+            self._intended.append(weakref.ref(result.array))
         self._last[key] = now, result.array
 
-    def _is_meant(self, inputs: tuple[Any, ...], attributes: dict[str, Any], made: Array) -> bool:
-        """Whether there is no NaN, and the infinities come from an infinite number in the code or from a mask."""
-        meant = [array for array in (ref() for ref in self._meant) if array is not None]
-        self._meant = [ref for ref in self._meant if ref() is not None]
-        given = any(
-            math.isinf(x) if isinstance(x, (float, np.floating)) else _is_mask(x) or any(x is array for array in meant)
-            for x in (*inputs, *attributes.values())
-        )
+    def _is_intended(self, values: list[Any], made: Array) -> bool:
+        """Whether an infinite number or a mask came in, and all infinities that were made stem from what came in."""
+        self._intended = [ref for ref in self._intended if ref() is not None]
         xp = backend.of(made).xp
-        if not given or bool(xp.isnan(made).any()):
+        if not any(map(self._is_excuse, values)) or bool(xp.isnan(made).any()):
             return False
-        infinite = False  # where an input is, for which the result's shape has room
-        for x in (*inputs, *attributes.values()):
-            if isinstance(x, (float, np.floating)) or broadcasts(getattr(x, "shape", (0,)), made.shape):
-                infinite = infinite | xp.isinf(x)
-            elif hasattr(x, "shape"):
-                infinite = True
-        if bool((xp.isinf(made) & ~xp.broadcast_to(xp.asarray(infinite), made.shape)).any()):
-            return False
-        self._meant.append(weakref.ref(made))
-        return True
+        numbers = [x for x in values if isinstance(x, _NUMBERS) or backend.is_array(x)]
+        if not all(broadcasts(getattr(x, "shape", ()), made.shape) for x in numbers):
+            return True  # as in a maximum over an axis: there is no telling which infinity stems from which
+        return not bool((xp.isinf(made) & ~reduce(or_, map(xp.isinf, numbers))).any())
+
+    def _is_excuse(self, x: Any) -> bool:
+        """Whether this is an infinite number, a mask of -inf, and 0 elsewhere, or what has been made from these."""
+        if isinstance(x, _NUMBERS):
+            return math.isinf(x)
+        is_mask = backend.is_array(x) and bool(((x == 0) | (x == -math.inf)).all() and (x != 0).any())
+        return is_mask or any(ref() is x for ref in self._intended)
 
     def _before(self, name: str, count: int) -> str:
         """What the same operation made the last time, when all was finite."""
@@ -125,43 +123,19 @@ class _Trap(Lines):
         if is_finite(array):
             super().backward(rule, node, contribution)
             return
-        values: list[tuple[str, Any]] = []
-        came, where = "", f"on the way to {node!r}{self.uses(node, rule.op)}"
-        if rule.merge is None and isinstance(node, Node):
-            where = f"at {node!r}{self[node]}"
-            g = [] if node[0] is None else [("g", bare_array(node[0]))]  # a retained graph does not store g
-            values = [(name, x) for name, x in [*g, *node.saved.items()] if hasattr(x, "dtype")]
-            came = "" if all(is_finite(x) for _, x in g) else " (it came in with the gradient g)"
+        made = f"backward: the rule of {rule.op.name} for {rule.input!r} made {_range(array)}"
+        if rule.merge is not None:  # of uses in several places
+            raise FloatingPointError(f"{made}, on the way to {node!r}{self.uses(node, rule.op)}{_first(array, [])}")
+        assert isinstance(node, Node)
+        g = bare_array(node[0])  # a retained graph does not store it
+        came = "" if is_finite(g) else " (it came in with the gradient g)"
+        values = [(name, x) for name, x in [("g", g), *node.saved.items()] if hasattr(x, "dtype")]
         source = f" from {_ranges(values)}" if values else ""
-        raise FloatingPointError(
-            f"backward: the rule of {rule.op.name} for {rule.input!r} made {_range(array)}{came}{source}, {where}"
-            f"{_first(array, values)}"
-        )
+        raise FloatingPointError(f"{made}{came}{source}, at {node!r}{self[node]}{_first(array, values)}")
 
 
 def _ranges(values: list[tuple[str, Any]]) -> str:
     return ", ".join(f"{name} {_range(x)}" for name, x in values)
-
-
-def _first(made: Array, values: list[tuple[str, Any]]) -> str:
-    """The position of the first value that is not finite, and the values there of inputs that broadcast to it."""
-    if not made.ndim:
-        return ""
-    finite = backend.of(made).xp.isfinite(made)
-    at = tuple(int(i) for i in np.unravel_index(int(finite.argmin()), made.shape))
-    there = [
-        f"{name} = {float(x[_within(at, x.shape)]):.6g}"
-        for name, x in values
-        if hasattr(x, "shape") and broadcasts(x.shape, made.shape)
-    ]
-    row = finite[at[:-1]]
-    told = f"; first at {list(at)}, with {int(row.sum())} of the {row.size} in its row finite"
-    return told + (f", where {', '.join(there)}" if there else "")
-
-
-def _within(at: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The index into a smaller array that is broadcast to this index."""
-    return tuple([i if n > 1 else 0 for i, n in zip(at[len(at) - len(shape) :], shape, strict=True)])
 
 
 def _range(x: Array) -> str:
@@ -174,3 +148,20 @@ def _range(x: Array) -> str:
     inside = x[finite]
     numbers = f" in [{float(inside.min()):.3g}, {float(inside.max()):.3g}]" if inside.size else ""
     return f"{signature(x)}{numbers}" + (f" with {count} not finite" if count else "")
+
+
+def _first(made: Array, values: list[tuple[str, Any]]) -> str:
+    """The position of the first value that is not finite, and the values there of inputs that broadcast to it."""
+    if not made.ndim:
+        return ""
+    xp = backend.of(made).xp
+    finite = xp.isfinite(made)
+    at = tuple([int(i) for i in np.unravel_index(int(finite.argmin()), made.shape)])
+    there = [
+        f"{name} = {float(xp.broadcast_to(x, made.shape)[at]):.6g}"
+        for name, x in values
+        if hasattr(x, "shape") and broadcasts(x.shape, made.shape)
+    ]
+    row = finite[at[:-1]]
+    told = f"; first at {list(at)}, with {int(row.sum())} of the {row.size} in its row finite"
+    return told + (f", where {', '.join(there)}" if there else "")
