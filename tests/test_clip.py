@@ -215,6 +215,17 @@ def test_a_gradient_that_two_parameters_share_is_scaled_once() -> None:
         close(g, np.array([3.0, 4.0]) / 50**0.5)
 
 
+@pytest.mark.parametrize("history", [False, True])
+def test_a_gradient_is_clipped_in_place_unless_it_has_a_history(history: bool) -> None:
+    w = tg.tensor([3.0, 4.0], requires_grad=True)
+    (w * w / 2).sum().backward(create_graph=history)
+    g = w.grad
+    tg.clip_grad_norm_([w], 1.0)
+    assert g is not None
+    assert (w.grad is g) is not history
+    assert g.tolist() == ([3.0, 4.0] if history else [np.float32(0.6), np.float32(0.8)])
+
+
 # ---- messages ----
 
 
@@ -384,6 +395,8 @@ def test_only_one_list_of_parameters_is_taken(clip: Any) -> None:
     ):
         with pytest.raises(TypeError, match=r"clip: parameters are Tensors, .*; those of two modules are one list"):
             clip(wrong, 1e-3)
+    with pytest.raises(TypeError, match="not a dict"):
+        clip({}, 1e-3)
     np.testing.assert_array_equal(layer.bias.grad.numpy(), before)
 
 

@@ -10,7 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,6 @@ class ClipReport(Sequence[Any]):
     On a device, the host waits only at that access.
     """
 
-    _numbers: Numbers  # from that access on
-
     def __init__(self, measure: Callable[..., Numbers], *tensors: Tensor) -> None:
         self._measure: Callable[..., Numbers] | None = measure
         self.tensors = tensors  # the arguments of ``measure``
@@ -44,10 +42,14 @@ class ClipReport(Sequence[Any]):
         """The report on the same clipping in another run, from that run's tensors."""
         return ClipReport(self._measure, *tensors) if self._measure else self
 
+    @cached_property
+    def _numbers(self) -> Numbers:
+        assert self._measure is not None
+        numbers = self._measure(*self.tensors)
+        self._measure, self.tensors = None, ()  # releases the gradients
+        return numbers
+
     def __getitem__(self, key: Any) -> Any:
-        if self._measure is not None:
-            self._numbers = self._measure(*self.tensors)
-            self._measure, self.tensors = None, ()  # releases the gradients
         return self._numbers[key]
 
     def __len__(self) -> int:
@@ -56,22 +58,22 @@ class ClipReport(Sequence[Any]):
     @property
     def norm(self) -> float:
         """L2 norm of all gradients together, before clipping."""
-        return float(self[0])
+        return self._numbers[0]
 
     @property
     def clipped_norm(self) -> float:
         """L2 norm of all gradients together, after clipping."""
-        return float(self[1])
+        return self._numbers[1]
 
     @property
     def angle(self) -> float:
         """Angle between the gradients before and after, in radians; 0 if all were scaled alike."""
-        return float(self[2])
+        return self._numbers[2]
 
     @property
     def nonfinite(self) -> tuple[str, ...]:
         """Names of gradients that held NaN or infinity; if any, the numbers are NaN and there is no update to make."""
-        return tuple(self[3])
+        return self._numbers[3]
 
     @property
     def clipped(self) -> bool:
@@ -88,7 +90,7 @@ class ClipReport(Sequence[Any]):
         return isinstance(other, (tuple, ClipReport)) and self[:] == other[:]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_measure": None, "_numbers": self[:], "tensors": ()}
+        return {"_measure": None, "tensors": (), "_numbers": self._numbers}
 
     def __hash__(self) -> int:
         return hash(self[:])
@@ -198,10 +200,9 @@ factors.vjp(
 @op
 def scaled(xp: Any, x: Array, factor: Array, *, out: Array = None) -> Array:
     """x times a 0-d factor, in the dtype of x; on the host, x itself if the factor is 1 and ``out`` is None or x."""
-    if xp is not np:
-        return xp.multiply(x, factor.astype(x.dtype, copy=False), out=out)
-    number = float(factor)
-    return x if number == 1.0 and (out is None or out is x) else np.multiply(x, number, out=out)
+    if xp is np and factor == 1 and (out is None or out is x):
+        return x
+    return xp.multiply(x, factor.astype(x.dtype, copy=False), out=out)
 
 
 scaled.op.overwrites = True
@@ -252,11 +253,14 @@ def _clip(
         gradients, usable = [where(sound, g, 0.0) for g in gradients], where(sound, before, 0.0)
     clipped, measured = change(gradients, usable)
     for p, g in zip(holders, clipped, strict=True):
-        _put(p, g)
+        if p.grad.requires_grad:  # its graph needs the old values
+            p.grad = g
+        else:
+            p.grad.array = g.array
     return ClipReport(partial(_numbers, names, measure), before, *measured)
 
 
-def _with_gradients(parameters: Parameters) -> list[tuple[str, Tensor, Tensor]]:
+def _with_gradients(parameters: Parameters) -> list[tuple[str, Any, Tensor]]:
     """(name, parameter, gradient) of every parameter with a gradient; tied parameters count once."""
     if isinstance(parameters, (str, dict)) or not isinstance(parameters, (Tensor, Iterable)):
         raise _no_parameters(parameters)
@@ -281,14 +285,6 @@ def _no_parameters(given: Any) -> TypeError:
         "clip: parameters are Tensors, or pairs of name and Tensor, such as model.parameters(), not a "
         f"{type(given).__name__}; those of two modules are one list, [*encoder.parameters(), *decoder.parameters()]"
     )
-
-
-def _put(p: Tensor, gradient: Tensor) -> None:
-    """Set p's gradient; one with history is replaced as a whole, because its graph needs the old values."""
-    if p.grad is None or p.grad.requires_grad:
-        p.grad = gradient
-    else:
-        p.grad.array = gradient.array
 
 
 def _nonfinite(sizes: list[float], names: Sequence[str]) -> tuple[str, ...]:
