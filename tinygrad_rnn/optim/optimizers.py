@@ -17,7 +17,7 @@ from ..tensor import Tensor
 from .base import Optimizer, Parameters, Slots
 
 
-def _remember(slots: Slots, name: str, like: Array) -> Array:
+def _slot(slots: Slots, name: str, like: Array) -> Array:
     """A parameter's named slot, initially zeros, in the parameter's dtype, which ``model.to`` may have changed."""
     slot = slots.get(name)
     if slot is None:
@@ -27,11 +27,11 @@ def _remember(slots: Slots, name: str, like: Array) -> Array:
     return slots[name]
 
 
-def _fade(slots: Slots, name: str, share: float, more: Array) -> Array:
-    """Set slot <- share slot + more, and return it."""
-    slot = _remember(slots, name, more)
-    slot *= share
-    slot += more
+def _accumulate(slots: Slots, name: str, decay: float, term: Array) -> Array:
+    """Set slot <- decay slot + term, and return it."""
+    slot = _slot(slots, name, term)
+    slot *= decay
+    slot += term
     return slot
 
 
@@ -65,8 +65,8 @@ class SGD(Optimizer):
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         if self.momentum:
-            share = 1 - self.dampening if "velocity" in slots else 1.0
-            v = _fade(slots, "velocity", self.momentum, g if share == 1 else share * g)
+            damped = (1 - self.dampening) * g if self.dampening and "velocity" in slots else g
+            v = _accumulate(slots, "velocity", self.momentum, damped)
             g = g + self.momentum * v if self.nesterov else v
         new = g * -self.lr
         new += p
@@ -89,7 +89,7 @@ class Adagrad(Optimizer):
         self.eps = float(eps)
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
-        s = _remember(slots, "square", p)
+        s = _slot(slots, "square", p)
         s += g * g
         return p - self.lr * g / (s**0.5 + self.eps)
 
@@ -124,14 +124,14 @@ class RMSprop(Optimizer):
         self.alpha, self.eps, self.momentum, self.centered = float(alpha), float(eps), float(momentum), centered
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
-        variance = _fade(slots, "square", self.alpha, (1 - self.alpha) * g * g)
+        variance = _accumulate(slots, "square", self.alpha, (1 - self.alpha) * g * g)
         if self.centered:
-            m = _fade(slots, "mean", self.alpha, (1 - self.alpha) * g)
+            m = _accumulate(slots, "mean", self.alpha, (1 - self.alpha) * g)
             variance = variance - m * m
             variance = variance * (variance > 0)  # rounding can make it negative
         g = g / self.scale(variance)
         if self.momentum:
-            g = _fade(slots, "velocity", self.momentum, g)
+            g = _accumulate(slots, "velocity", self.momentum, g)
         return p - self.lr * g
 
     def scale(self, variance: Array) -> Array:
@@ -202,10 +202,10 @@ class Adam(Optimizer):
 
     def update(self, p: Array, g: Array, slots: Slots) -> Array:
         (b1, b2), t = self.betas, slots["step"]
-        m = _fade(slots, "mean", b1, (1 - b1) * g)
-        s = _fade(slots, "square", b2, (1 - b2) * g * g)
+        m = _accumulate(slots, "mean", b1, (1 - b1) * g)
+        s = _accumulate(slots, "square", b2, (1 - b2) * g * g)
         if self.amsgrad:
-            s = slots["largest"] = ops.maximum(_remember(slots, "largest", p), s)
+            s = slots["largest"] = ops.maximum(_slot(slots, "largest", p), s)
         return p - (self.lr / (1 - b1**t)) * m / ((s / (1 - b2**t)) ** 0.5 + self.eps)
 
 
