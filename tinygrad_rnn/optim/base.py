@@ -152,14 +152,16 @@ class Optimizer:
         slots = state["slots"]
         if len(slots) != len(self.slots):
             raise ValueError(f"{name}: the state is of {len(slots)} parameters, not of {len(self.slots)}")
-        for p, given in zip(self.parameters, slots, strict=True):
-            for slot, value in given.items():
-                if hasattr(value, "shape") and value.shape != p.shape:
-                    raise ShapeError(f"{name}: the state's {slot} has shape {value.shape}, its parameter {p.shape}")
-        return [
-            {n: backend.as_array(v, backend=p.backend) if hasattr(v, "shape") else v for n, v in given.items()}
-            for p, given in zip(self.parameters, slots, strict=True)
-        ]
+
+        def fitted(p: Tensor, slot: str, value: Any) -> Any:
+            if not hasattr(value, "shape"):
+                return value
+            if value.shape != p.shape:
+                raise ShapeError(f"{name}: the state's {slot} has shape {value.shape}, its parameter {p.shape}")
+            return backend.as_array(value, backend=p.backend)
+
+        own = zip(self.parameters, slots, strict=True)
+        return [{slot: fitted(p, slot, value) for slot, value in given.items()} for p, given in own]
 
 
 class Groups(Optimizer):
