@@ -75,9 +75,7 @@ class ReduceLROnPlateau(Schedule):
             self.bad_steps, self.resting = 0, self.cooldown
 
     def _improves(self, value: float) -> bool:
-        towards = -1 if self.mode == "min" else 1
-        if self.threshold_mode == "rel":
-            bar = self.best * (1 + towards * self.threshold)
-        else:
-            bar = self.best + towards * self.threshold
-        return value < bar if self.mode == "min" else value > bar
+        sign = 1 if self.mode == "max" else -1
+        relative = self.threshold_mode == "rel"
+        bar = self.best * (1 + sign * self.threshold) if relative else self.best + sign * self.threshold
+        return sign * value > sign * bar
