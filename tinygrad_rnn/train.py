@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Curve = list[tuple[int, float]]  # (windows trained on so far, loss)
+# A loss that overflows is an error, told in words; NumPy's warnings would only precede them.
+_no_warnings = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 class Training:
@@ -100,9 +102,7 @@ class Training:
         """
         while self.position < len(self.windows):
             self.model.train()  # each time, as the caller may validate in between
-            # An overflowing loss is reported below in words; NumPy's warnings would only precede them.
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                loss = self._train_on(*self.windows[self.position])
+            loss = self._train_on(*self.windows[self.position])
             self.position += 1
             self.step += 1
             self.losses.append(loss)
@@ -111,6 +111,7 @@ class Training:
                 self.train_curve.append((self.step, sum(recent) / len(recent)))
             yield loss
 
+    @_no_warnings
     def _train_on(self, inputs: Any, targets: Any) -> float:
         try:
             limit = float(self.max_loss)
@@ -120,13 +121,13 @@ class Training:
         self.skipped += skipped
         return float(loss.item())
 
+    @_no_warnings
     def end_epoch(self) -> float:
         """Measure and return the validation loss, and prepare the next epoch.
 
         Raises FloatingPointError, and changes nothing, if the loss has diverged.
         """
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            loss = self.validate()
+        loss = self.validate()
         if not loss <= min(self.max_loss, sys.float_info.max):
             raise self._diverged(loss, "validation loss")
         self.validation_curve.append((self.step, loss))
