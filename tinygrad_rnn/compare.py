@@ -73,9 +73,8 @@ class Comparison(list[Difference]):
 
     def check(self, tolerance: float | None = None) -> None:
         """Raise CheckError if a result differs by more than allowed, or than a relative tolerance if given."""
-        allowed = self if tolerance is None else [d._replace(allowed=tolerance) for d in self]
-        first = Comparison(self.backends, list(allowed)).first
-        if first:
+        allowed = list(self) if tolerance is None else [d._replace(allowed=tolerance) for d in self]
+        if first := Comparison(self.backends, allowed).first:
             raise CheckError(f"compare_backends: {' and '.join(self.backends)} diverge, first at {first}\n{self!r}")
 
     def __repr__(self) -> str:
