@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import workloads
-from engines import ENGINES, Parameters, Step, build_captured, build_tinygrad_rnn
-from workloads import Workload
+from engines import ENGINES, build_captured, build_tinygrad_rnn
+from workloads import Parameters, Step, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKENDS = {"cuda": "cupy", "cpu": "numpy", "strict": "strict"}

@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from engines import torch_cell
 from gpu import table
+from torch_engines import torch_cell
 from workloads import Workload, parameter_shapes
 
 ROOT = Path(__file__).resolve().parents[1]

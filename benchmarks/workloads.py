@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+Parameters = dict[str, np.ndarray]
+Step = Callable[[], float]  # does a training step, and returns the loss before the update
+
 VOCABULARY = 65
+LR, MAX_NORM = 0.1, 5.0  # of SGD and of clipping, in every engine
 
 
 class Workload(NamedTuple):
@@ -35,12 +40,17 @@ CELLS = {  # gates, then parameters beside their weights and bias, in units of h
 }
 
 
-def cell_of(params: dict[str, np.ndarray]) -> str:
+def cell_of(params: Parameters) -> str:
     """Return the name of the cell that has these parameters."""
     names = {name.rpartition(".")[2] for name in params}
     rows, columns = params["cells.0.weight_hh"].shape
     fitting = [name for name, (gates, extras) in CELLS.items() if rows == gates * columns and names >= extras.keys()]
     return fitting[-1]
+
+
+def count_layers(params: Parameters) -> int:
+    """Return the number of recurrent layers."""
+    return sum(name.endswith("weight_hh") for name in params)
 
 
 def parameter_shapes(workload: Workload, cell: str = "lstm") -> dict[str, tuple[int, ...]]:
@@ -60,7 +70,7 @@ def parameter_shapes(workload: Workload, cell: str = "lstm") -> dict[str, tuple[
 
 def make(
     name: str, dtype: Any = np.float32, seed: int = 0, cell: str = "lstm"
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+) -> tuple[Parameters, np.ndarray, np.ndarray]:
     """Return parameters, tokens (T, B) and targets (T, B) of a workload, the same for the same seed.
 
     Parameters are uniform in +-1/sqrt(hidden_size), PyTorch's initialisation of an LSTM; gains are 1.
