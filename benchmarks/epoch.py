@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from train_step import SETTLE_SECONDS, Worker, machine
+from train_step import machine, stdout_for_answers, take_turns
 
 TURNS = 20  # of each engine in an epoch
 ENGINES = {"replayed": "exact", "fast": "fast", "eager": "", "torch-lstm": None}  # how char_rnn.py replays
@@ -55,10 +54,10 @@ def torch_lstm(text: str, seed: int) -> Run:
     from tinygrad_rnn.text import Vocabulary, Windows, read_text, split
 
     torch.manual_seed(seed)
-    words = read_text(text)
-    vocabulary = Vocabulary(words)
-    learn, validate = split(vocabulary.encode(words), 0.95)
-    windows, validation = ([*map(_tensors, Windows(part, 50, 50))] for part in (learn, validate))
+    content = read_text(text)
+    vocabulary = Vocabulary(content)
+    learn, validate = split(vocabulary.encode(content), 0.95)
+    windows, validation = ([*map(tensors, Windows(part, 50, 50))] for part in (learn, validate))
     embedding, lstm = torch.nn.Embedding(len(vocabulary), 128), torch.nn.LSTM(128, 128, 2)
     model = torch.nn.ModuleList([embedding, lstm, torch.nn.Linear(128, len(vocabulary))])
     optimizer = torch.optim.RMSprop(model.parameters(), lr=2e-3, alpha=0.95)
@@ -90,7 +89,7 @@ def torch_lstm(text: str, seed: int) -> Run:
     return train, validation_loss, len(windows)
 
 
-def _tensors(window: Any) -> Any:
+def tensors(window: Any) -> Any:
     import torch
 
     return [torch.from_numpy(tokens.astype("int64")) for tokens in window]
@@ -98,8 +97,7 @@ def _tensors(window: Any) -> Any:
 
 def work(engine: str, text: str, seed: int, threads: int) -> None:
     """Serve one engine: for each line read, train on the next part of an epoch, and validate at its end."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    answers = stdout_for_answers()
     if engine == "torch-lstm":
         import_module("torch").set_num_threads(threads)
         train, validate, windows = torch_lstm(text, seed)
@@ -132,17 +130,7 @@ def main() -> int:
         return 0
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     arguments = ["--text", options.text, "--seed", str(options.seed)]
-    workers: list[Worker] = []
-    try:
-        for engine in options.engines:
-            workers.append(Worker(engine, __file__, arguments, options.threads))
-        for turn in range(TURNS * options.epochs):
-            for worker in workers if turn % 2 == 0 else workers[::-1]:
-                time.sleep(SETTLE_SECONDS)
-                worker.time_chunk()
-    finally:
-        for worker in workers:
-            worker.close()
+    workers = take_turns(options.engines, __file__, arguments, options.threads, TURNS * options.epochs)
     print("| engine | epoch | seconds | validation loss |\n| --- | ---: | ---: | ---: |")
     for worker in workers:
         for epoch in range(options.epochs):

@@ -24,7 +24,7 @@ import sys
 import time
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from engines import ENGINES
@@ -36,10 +36,16 @@ SETTLE_SECONDS = 0.1  # OpenMP's and OpenBLAS's threads spin for a while before 
 TOLERANCE = 1e-4
 
 
+def stdout_for_answers() -> TextIO:
+    """The stdout of a worker, for its answers alone: whatever a package prints goes to stderr from now on."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return answers
+
+
 def work(engine_name: str, workload: str, cell: str, threads: int) -> None:
     """Serve one engine over stdin and stdout: a report of the first steps, then one timed chunk for each line read."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a package prints must not end up among the answers
+    answers = stdout_for_answers()
     engine = ENGINES[engine_name]
     data = make(workload, cell=cell)
     start = time.perf_counter()
@@ -109,24 +115,23 @@ class Worker:
             raise SystemExit(f"{self.engine}: its process ended with status {self.process.wait()}; see above")
         return json.loads(line)
 
-    def time_chunk(self) -> Any:
+    def time_chunk(self) -> None:
         """Have the engine time some steps."""
         assert self.process.stdin is not None
         print("go", file=self.process.stdin, flush=True)
         self.chunks.append(self.receive())
-        return self.chunks[-1]
 
     def close(self) -> None:
         """End the process."""
         self.process.communicate()
 
 
-def measure(workload: str, cell: str, engines: list[str], threads: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Return, for each engine, its losses, start-up times and milliseconds per step in each round."""
+def take_turns(engines: list[str], script: str, arguments: list[str], threads: int, rounds: int) -> list[Worker]:
+    """Start a worker for each engine, let them work one after the other in every round, and end them."""
     workers: list[Worker] = []
     try:
         for engine in engines:
-            workers.append(Worker(engine, __file__, [workload, "--cell", cell], threads))
+            workers.append(Worker(engine, script, arguments, threads))
         for index in range(rounds):
             # Alternate the order, so that no engine always runs after the same one.
             for worker in workers if index % 2 == 0 else workers[::-1]:
@@ -135,6 +140,12 @@ def measure(workload: str, cell: str, engines: list[str], threads: int, rounds: 
     finally:
         for worker in workers:
             worker.close()
+    return workers
+
+
+def measure(workload: str, cell: str, engines: list[str], threads: int, rounds: int) -> dict[str, dict[str, Any]]:
+    """Return, for each engine, its losses, start-up times and milliseconds per step in each round."""
+    workers = take_turns(engines, __file__, [workload, "--cell", cell], threads, rounds)
     return {worker.engine: worker.report | {"ms": worker.chunks} for worker in workers}
 
 
