@@ -45,7 +45,7 @@ def resident() -> float:
 
 def main() -> None:
     """Learn to predict the next value, and report on the way."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("k1", 20), ("k2", 50), ("hidden", 8), ("steps", 1_000_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument(
