@@ -173,9 +173,7 @@ def crossover_table(found: Found, device: str, cases: Iterable[str]) -> str:
     notes = [
         f"- {d}: {told}" for d in ("cpu", device) for told in errors(found.get(f"crossover {d}", []), "shape", "mode")
     ]
-    head = "hidden,batch|CPU eager ms|GPU eager ms|CPU / GPU|CPU captured ms|GPU captured ms|CPU / GPU".replace(
-        ",", ", "
-    )
+    head = "hidden, batch|CPU eager ms|GPU eager ms|CPU / GPU|CPU captured ms|GPU captured ms|CPU / GPU"
     return "\n\n".join([table(head.split("|"), rows), *notes])
 
 
@@ -229,9 +227,8 @@ def main() -> int:
     jobs |= {f"{part} {d}": [part] for d in dict.fromkeys((device, "cpu")) for part in ("crossover", "char")}
     found: Found = {}
     for name, job in jobs.items():
-        place = (
-            "cpu" if name.endswith(" cpu") or (device == "strict" and job[-1].startswith(("torch", "jax"))) else device
-        )
+        on_cpu = name.endswith(" cpu") or (device == "strict" and job[-1].startswith(("torch", "jax")))
+        place = "cpu" if on_cpu else device
         begin = time.monotonic()
         own = [*job, "--device", place, *["--quick"] * quick, *["--tiny"] * (device != "cuda")]
         found[name] = run(own, min(limit["engine"], end - begin))

@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from itertools import product
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import workloads
 from engines import ENGINES, build_captured, build_tinygrad_rnn
+from train_step import stdout_for_answers
 from workloads import Parameters, Step, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +112,16 @@ def timed(measure: Callable[[Callable[[], Any]], float], call: Callable[[], Any]
     return found
 
 
+@contextmanager
+def errors_told_in(figure: Figure) -> Iterator[None]:
+    """An error inside the block goes into the figure, and the next one is measured; the memory of this one is freed."""
+    try:
+        yield
+    except Exception as error:
+        figure["error"] = f"{type(error).__name__}: {error}"
+    gc.collect()
+
+
 # ---- the parts ----
 
 
@@ -145,7 +155,7 @@ def steps(engine: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]
         workloads.WORKLOADS.update(shapes(quick, tiny))
         for shape, tf32 in product(shapes(quick, tiny), (False, True) if device != "cpu" else (False,)):
             figure: Figure = {"shape": shape, "precision": "TF32" if tf32 else "float32"}
-            try:
+            with errors_told_in(figure):
                 set_tf32(package, device, tf32)
                 begin = time.perf_counter()
                 step = build(*workloads.make(shape))
@@ -154,9 +164,6 @@ def steps(engine: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]
                 figure["losses"] = [*losses, step(), step()]
                 figure["ms"] = timed(measure, step, 0.5 if quick else 2.0)
                 del step
-            except Exception as error:
-                figure["error"] = f"{type(error).__name__}: {error}"
-            gc.collect()
             yield figure
 
 
@@ -168,16 +175,13 @@ def crossover(_: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]:
         workloads.WORKLOADS.update(grid(quick, tiny))
         for shape, mode in product(grid(quick, tiny), ("eager", "captured")):
             figure: Figure = {"shape": shape, "mode": mode}
-            try:
+            with errors_told_in(figure):
                 data = workloads.make(shape)
                 step = build_captured(*data) if mode == "captured" else build_tinygrad_rnn(*data)
                 for _warm in range(3):
                     step()
                 figure["ms"] = statistics.median(timed(measure, step, 0.2))
                 del step
-            except Exception as error:
-                figure["error"] = f"{type(error).__name__}: {error}"
-            gc.collect()
             yield figure
 
 
@@ -248,8 +252,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a package prints must not end up among the answers
+    answers = stdout_for_answers()
     sys.path.insert(0, str(ROOT))
     for figure in PARTS[arguments.part](arguments.engine, arguments.device, arguments.quick, arguments.tiny):
         print(json.dumps(figure), file=answers)
