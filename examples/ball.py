@@ -56,11 +56,11 @@ def learn(args: argparse.Namespace, seed: int, frames: slice, name: str) -> tupl
     """Train on these frames of each video; returns the network, and how often it is right about new videos."""
     rng, model = np.random.default_rng(seed), Watcher()
 
-    def loss_of(_: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         video, direction = videos(rng, 64)
         return nn.cross_entropy(model(put(video[frames])), put(direction))
 
-    train(model, loss_of, args.steps, lr=5e-3, title=f"seed {seed}, {name}")
+    train(model, loss, args.steps, lr=5e-3, title=f"seed {seed}, {name}")
     video, direction = videos(rng, 500)
     with tg.no_grad():
         return model, share_right(model(put(video[frames])), direction)

@@ -91,14 +91,14 @@ def learn(args: argparse.Namespace, seed: int, bag: bool) -> tuple[Captioner, fl
     """A trained model, and the share of new pictures that it captions without an error."""
     rng, model = np.random.default_rng(seed), Captioner(bag)
 
-    def loss_of(_: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         pictures, captions = scenes(rng, 32)
         targets = encode(captions)
         start, state = put(np.zeros(len(captions), int)), model(put(pictures))
         logits = nn.teacher_forced(model.step, state, start, put(targets)).outputs
         return nn.cross_entropy(logits, put(targets))
 
-    train(model, loss_of, args.steps, lr=5e-3, title=f"seed {seed}{', bag' * bag}")
+    train(model, loss, args.steps, lr=5e-3, title=f"seed {seed}{', bag' * bag}")
     pictures, captions = scenes(rng, 500)
     return model, float(np.mean(np.array(write(model, pictures)) == captions))
 

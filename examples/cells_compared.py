@@ -80,7 +80,7 @@ def learned(name: str, args: argparse.Namespace, seed: int) -> tuple[float, list
     """A cell's share of right answers after training, its losses, and its milliseconds per training step."""
     rng, model = np.random.default_rng(seed), Reader((GATED | OTHER)[name](float(np.log(args.lag))))
 
-    def loss(step: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         steps = batch(rng, args.lag, 32)
         return nn.cross_entropy(model(steps), put(steps[0]))
 

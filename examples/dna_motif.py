@@ -10,7 +10,6 @@ learns on 60 letters, and is then tested on 300 as well.
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import numpy as np
 from common import Bar, Report, Result, checked, parse, picture, put, share_right, train
@@ -64,27 +63,35 @@ def stretches(rng: np.random.Generator, length: int, count: int) -> tuple[np.nda
     return letters, wanted, begins
 
 
+def learn(model: nn.Module, args: argparse.Namespace, rng: np.random.Generator, title: str) -> tuple[float, float]:
+    """Train on stretches of up to --length letters, short ones first.
+
+    Returns the shares of new stretches that it judges right, of that length and five times as long.
+    """
+
+    def loss(step: int) -> Tensor:
+        letters, wanted, _ = stretches(rng, min(args.length, 10 + 150 * step // args.steps), 64)
+        return nn.cross_entropy(model(put(letters))[-1], put(wanted))
+
+    def right(length: int) -> float:
+        letters, wanted, _ = stretches(rng, length, 1000)
+        return share_right(model(put(letters))[-1], wanted)
+
+    train(model, loss, args.steps, title=title)
+    with tg.no_grad():
+        return right(args.length), right(5 * args.length)
+
+
 def run(args: argparse.Namespace, seed: int) -> Result:
-    """Learn on stretches of up to 60 letters, short ones first, and judge new ones of 60 and of 300."""
+    """Learn with the GRU and with the bag of letters."""
     if args.length < 10:
         raise ValueError(f"--length {args.length} leaves no room around a motif; at least 10 letters are needed")
-    rng, right = np.random.default_rng(seed), {}
-    models: dict[str, nn.Module] = {"GRU": Reader(), "bag": Bag()}
-    for name, model in models.items():
-
-        def loss_of(step: int, model: nn.Module = model) -> Tensor:
-            letters, wanted, _ = stretches(rng, min(args.length, 10 + 150 * step // args.steps), 64)
-            return nn.cross_entropy(model(put(letters))[-1], put(wanted))
-
-        train(model, loss_of, args.steps, title=f"seed {seed}, {name}")
-        with tg.no_grad():
-            for length in (args.length, 5 * args.length):
-                letters, wanted, _ = stretches(rng, length, 1000)
-                right[name, length] = share_right(model(put(letters))[-1], wanted)
+    rng, gru, bag = np.random.default_rng(seed), Reader(), Bag()
+    right, right_on_long = learn(gru, args, rng, f"seed {seed}, GRU")
+    right_of_bag, _ = learn(bag, args, rng, f"seed {seed}, bag")
     if seed == args.seed:
-        draw(args, models["GRU"], np.random.default_rng(seed))
-    note = f"{right['GRU', 5 * args.length]:.4g} on {5 * args.length} letters"
-    return Result(right["GRU", args.length], right["bag", args.length], note)
+        draw(args, gru, np.random.default_rng(seed))
+    return Result(right, right_of_bag, f"{right_on_long:.4g} on {5 * args.length} letters")
 
 
 def draw(args: argparse.Namespace, model: nn.Module, rng: np.random.Generator) -> None:
@@ -104,10 +111,7 @@ def draw(args: argparse.Namespace, model: nn.Module, rng: np.random.Generator) -
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    own: dict[str, tuple[Any, Any, str]] = {
-        "steps": (300, 120, "training steps"),
-        "length": (60, 40, "letters of a stretch"),
-    }
+    own = {"steps": (300, 120, "training steps"), "length": (60, 40, "letters of a stretch")}
     return checked(run, BAR, parse(__doc__, arguments, **own))
 
 

@@ -80,7 +80,7 @@ def learned(both_ways: bool, steps: int, seed: int, test: Sentences) -> np.ndarr
     """The probabilities that a trained tagger gives for the words of a test."""
     rng, model = np.random.default_rng(seed), Tagger(both_ways)
 
-    def loss(step: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         words, names, lengths = sentences(rng, 32)
         real = nn.length_mask(lengths, len(words))
         return nn.binary_cross_entropy_with_logits(model(put(words), lengths), put(names), mask=put(real))

@@ -76,7 +76,7 @@ def learned(model: nn.Module, steps: int, seed: int, bases: np.ndarray) -> np.nd
     """Train a model; returns its probabilities for the bases of a test."""
     rng = np.random.default_rng(seed)
 
-    def loss(step: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         dna, exon = genes(rng, 16)
         return nn.binary_cross_entropy_with_logits(model(put(dna)), put(exon))
 

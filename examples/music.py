@@ -74,11 +74,11 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     real, model = put(songs[:-1] > 0), Composer(len(notes))  # the end counts, what comes after it does not
     nothing = nn.LSTMState(tg.zeros(len(tunes), 64), tg.zeros(len(tunes), 64))
 
-    def loss_of(_: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         logits = nn.teacher_forced(model, nothing, put(songs[0]), put(songs[1:])).outputs
         return nn.cross_entropy(logits, put(songs[1:]), mask=real)
 
-    train(model, loss_of, args.steps, title=f"seed {seed}")
+    train(model, loss, args.steps, title=f"seed {seed}")
     grown = nn.greedy(model, nothing, songs[0], len(songs) - 1).tokens
     learned, chained = (float((w == songs[1:])[songs[1:] > 0].mean()) for w in (grown, markov(songs, len(notes))))
     if seed == args.seed:

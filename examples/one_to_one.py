@@ -59,11 +59,11 @@ def learn(model: Any, args: argparse.Namespace, seed: int) -> float:
     """Train on points that are the same for all models of a seed; returns the share of new ones that it tells apart."""
     rng = np.random.default_rng(seed)
 
-    def loss_of(_: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         points, which = spirals(rng, 128)
         return nn.cross_entropy(model(put(points)), put(which))
 
-    train(model, loss_of, args.steps, title=f"seed {seed}, {type(model).__name__}")
+    train(model, loss, args.steps, title=f"seed {seed}, {type(model).__name__}")
     points, which = spirals(rng, 2000)
     with tg.no_grad():
         return share_right(model(put(points)), which)

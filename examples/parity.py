@@ -49,28 +49,32 @@ def strings(rng: np.random.Generator, length: int, count: int) -> tuple[Tensor, 
     return put(bits.astype(np.float32)), 1 - bits.sum(axis=0) % 2
 
 
+def learn(model: nn.Module, args: argparse.Namespace, rng: np.random.Generator, title: str) -> list[float]:
+    """Train on strings of up to 20 bits, short ones first; returns the shares judged right of each of LENGTHS."""
+
+    def loss(step: int) -> Tensor:
+        longest = min(SHORT, 2 + SHORT * step // (args.steps // 2 + 1))
+        bits, even = strings(rng, rng.integers(1, longest + 1), 64)
+        return nn.cross_entropy(model(bits), put(even))
+
+    train(model, loss, args.steps, title=title)
+    with tg.no_grad():
+        return [share_right(model(bits), even) for bits, even in (strings(rng, n, 500) for n in LENGTHS)]
+
+
 def run(args: argparse.Namespace, seed: int) -> Result:
-    """Learn on strings of 1 to 20 bits, and judge strings of up to 500."""
-    rng, right = np.random.default_rng(seed), {}
-    for model in (Reader(), Bag()):
-
-        def loss_of(step: int, model: nn.Module = model) -> Tensor:
-            longest = min(SHORT, 2 + SHORT * step // (args.steps // 2 + 1))  # short ones first
-            bits, even = strings(rng, rng.integers(1, longest + 1), 64)
-            return nn.cross_entropy(model(bits), put(even))
-
-        name = type(model).__name__
-        train(model, loss_of, args.steps, title=f"seed {seed}, {name}")
-        with tg.no_grad():
-            right[name] = [share_right(model(bits), even) for bits, even in (strings(rng, n, 500) for n in LENGTHS)]
+    """Learn with the LSTM and with the bag of bits."""
+    rng, lstm, bag = np.random.default_rng(seed), Reader(), Bag()
+    right = learn(lstm, args, rng, f"seed {seed}, LSTM")
+    right_of_bag = learn(bag, args, rng, f"seed {seed}, bag")
     if seed == args.seed:
         with picture(args, "Is the number of ones even?") as axes:
-            axes.semilogx(LENGTHS, right["Reader"], "o-", label="LSTM")
-            axes.semilogx(LENGTHS, right["Bag"], "s--", label=BAR.baseline)
+            axes.semilogx(LENGTHS, right, "o-", label="LSTM")
+            axes.semilogx(LENGTHS, right_of_bag, "s--", label=BAR.baseline)
             axes.axvspan(LENGTHS[0], SHORT, color="0.92", label="lengths it was trained on")
             axes.set(xlabel="length of the string", ylabel="share judged right", xticks=LENGTHS, xticklabels=LENGTHS)
             axes.legend()
-    return Result(right["Reader"][-1], right["Bag"][-1])
+    return Result(right[-1], right_of_bag[-1])
 
 
 def main(arguments: list[str] | None = None) -> Report:

@@ -84,7 +84,7 @@ def learned(memory: bool, steps: int, seed: int, words: np.ndarray) -> np.ndarra
     """The probabilities that a trained listener gives for the words of a test."""
     rng, model = np.random.default_rng(seed), Listener(memory)
 
-    def loss(step: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         heard, rain = overheard(rng, days=32)
         return nn.binary_cross_entropy_with_logits(model(put(heard)), put(rain))
 

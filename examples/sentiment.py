@@ -84,21 +84,24 @@ def batch(rng: np.random.Generator, pairs: int) -> tuple[np.ndarray, np.ndarray]
     return encode([sentence for pair in both for sentence in pair]), np.arange(4 * pairs) % 2
 
 
+def learn(model: nn.Module, args: argparse.Namespace, seed: int, name: str) -> float:
+    """Train a model on clauses and twins; returns the share of new twins that it judges right."""
+    rng = np.random.default_rng(seed)
+
+    def loss(_: int) -> Tensor:
+        words, good = batch(rng, 8)
+        return nn.cross_entropy(model(put(words)), put(good))
+
+    train(model, loss, args.steps, title=f"seed {seed}, {name}")
+    sentences = encode([sentence for _ in range(500) for sentence in twins(rng)])
+    with tg.no_grad():
+        return share_right(model(put(sentences)), np.arange(1000) % 2)
+
+
 def run(args: argparse.Namespace, seed: int) -> Result:
-    """Learn from clauses and twins, and judge new twins."""
+    """Learn in both ways of answering, and with the bag."""
     models: dict[str, nn.Module] = {"last": Reader("last"), "mean": Reader("mean"), "bag": Bag()}
-    right = {}
-    for name, model in models.items():
-        rng = np.random.default_rng(seed)
-
-        def loss_of(_: int, model: nn.Module = model, rng: np.random.Generator = rng) -> Tensor:
-            words, good = batch(rng, 8)
-            return nn.cross_entropy(model(put(words)), put(good))
-
-        train(model, loss_of, args.steps, title=f"seed {seed}, {name}")
-        sentences = encode([sentence for _ in range(500) for sentence in twins(rng)])
-        with tg.no_grad():
-            right[name] = share_right(model(put(sentences)), np.arange(1000) % 2)
+    right = {name: learn(model, args, seed, name) for name, model in models.items()}
     if seed == args.seed:
         draw(args, models["last"])
     return Result(right["last"], right["bag"], f"{right['mean']:.4g} from the mean of the states")

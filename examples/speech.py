@@ -69,7 +69,7 @@ def learned(memory: bool, steps: int, seed: int) -> Listener:
     """A listener, trained by CTC on recordings that are all new."""
     rng, model = np.random.default_rng(seed), Listener(memory)
 
-    def loss(step: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         frames, lengths, words = recordings(rng, 16)
         letters = np.array([CLASSES.index(letter) for letter in "".join(words)])
         return nn.ctc_loss(model(put(frames)), put(letters), lengths, np.array([len(word) for word in words]))

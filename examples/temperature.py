@@ -75,16 +75,15 @@ def shuffled(windows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.random.default_rng(0).permuted(windows[:-1], axis=0), windows[-1:]])
 
 
-def fit(model: nn.Module, windows: np.ndarray, steps: int, seed: int) -> nn.Module:
-    """The model, trained on windows (WINDOW + 1, N), whose last row is to be predicted."""
+def fit(model: nn.Module, windows: np.ndarray, steps: int, seed: int) -> None:
+    """Train on windows (WINDOW + 1, N), whose last row is to be predicted."""
     rng = np.random.default_rng(seed)
 
-    def loss(step: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         batch = windows[:, rng.integers(windows.shape[1], size=64)]
         return nn.mse_loss(model(put(batch[:-1])), put(batch[-1]))
 
     train(model, loss, steps, title=type(model).__name__)
-    return model
 
 
 def run(args: argparse.Namespace, seed: int) -> Result:

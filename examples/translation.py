@@ -98,7 +98,7 @@ def learned(recurrent: bool, args: argparse.Namespace, seed: int, numbers: np.nd
     """A translator, trained with one word in ten from itself instead of the teacher."""
     rng, model = np.random.default_rng(seed), Translator(recurrent)
 
-    def loss(step: int) -> Tensor:
+    def loss(_: int) -> Tensor:
         words, lengths, targets = batch(rng.choice(numbers, 32))
         memory, state = model.encode(put(words), lengths)
         decoder, start = model.decoder(memory, lengths), np.zeros(len(lengths), int)
