@@ -40,7 +40,9 @@ class Captioner(nn.Module):
             nn.Conv2d(3, 16, 3, 2, padding=1), tg.tanh, nn.Conv2d(16, 16, 3, 2, padding=1), tg.tanh
         )
         self.seen = nn.Linear(16 * (1 if bag else (SIDE // 4) ** 2), 64)
-        self.words, self.cell, self.head = nn.Embedding(len(WORDS), 64), nn.LSTMCell(64, 64), nn.Linear(64, len(WORDS))
+        self.words = nn.Embedding(len(WORDS), 64)
+        self.cell = nn.LSTMCell(64, 64)
+        self.head = nn.Linear(64, len(WORDS))
         self.bag = bag
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, nn.LSTMState]:

@@ -27,7 +27,9 @@ class Reader(nn.Module):
     """Letters (T, B) to the logits of "no motif" and "motif" after each of them; the last is the answer."""
 
     def __init__(self) -> None:
-        self.letters, self.gru, self.head = nn.Embedding(len(LETTERS), 8), nn.GRU(8, 32), nn.Linear(32, 2)
+        self.letters = nn.Embedding(len(LETTERS), 8)
+        self.gru = nn.GRU(8, 32)
+        self.head = nn.Linear(32, 2)
 
     def forward(self, letters: Tensor) -> Tensor:
         return self.head(self.gru(self.letters(letters)).outputs)

@@ -64,12 +64,13 @@ class Window(nn.Module):
     """The same from REACH bases on either side; beyond the ends there are zeros."""
 
     def __init__(self) -> None:
-        self.below, self.above = nn.Linear(4 * (2 * REACH + 1), 128), nn.Linear(128, 1)
+        self.hidden = nn.Linear(4 * (2 * REACH + 1), 128)
+        self.head = nn.Linear(128, 1)
 
     def forward(self, bases: Tensor) -> Tensor:
         x = tg.pad(tg.eye(4, backend=bases.backend)[bases], ((REACH, REACH), (0, 0), (0, 0)))
         near = tg.concatenate([x[k : k + len(bases)] for k in range(2 * REACH + 1)], axis=-1)
-        return self.above(tg.relu(self.below(near)))[..., 0]
+        return self.head(tg.relu(self.hidden(near)))[..., 0]
 
 
 def learned(model: nn.Module, steps: int, seed: int, bases: np.ndarray) -> np.ndarray:

@@ -48,7 +48,9 @@ class Composer(nn.Module):
     """Notes (B,) and a state, to the logits of the notes that come next and the next state."""
 
     def __init__(self, notes: int) -> None:
-        self.notes, self.cell, self.head = nn.Embedding(notes, 24), nn.LSTMCell(24, 64), nn.Linear(64, notes)
+        self.notes = nn.Embedding(notes, 24)
+        self.cell = nn.LSTMCell(24, 64)
+        self.head = nn.Linear(64, notes)
 
     def forward(self, notes: Tensor, state: nn.LSTMState) -> tuple[Tensor, nn.LSTMState]:
         output, state = self.cell(self.notes(notes), state)

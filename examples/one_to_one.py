@@ -27,7 +27,9 @@ class Recurrent(nn.Module):
     """Points (B, 2) as sequences of ``steps`` equal points, and the logits of the two spirals after the last step."""
 
     def __init__(self, steps: int = 1):
-        self.cell, self.head, self.steps = nn.RNNCell(2, UNITS), nn.Linear(UNITS, 2), steps
+        self.cell = nn.RNNCell(2, UNITS)
+        self.head = nn.Linear(UNITS, 2)
+        self.steps = steps
 
     def forward(self, points: Tensor) -> Tensor:
         return self.head(bptt.unroll(self.cell, tg.stack([points] * self.steps)).state)
@@ -37,7 +39,8 @@ class FeedForward(nn.Module):
     """One hidden layer of tanh units, with all weights of a recurrent network except the recurrent ones."""
 
     def __init__(self, twin: Recurrent):
-        self.hidden, self.head = nn.Linear(2, UNITS), nn.Linear(UNITS, 2)
+        self.hidden = nn.Linear(2, UNITS)
+        self.head = nn.Linear(UNITS, 2)
         weights = {name.replace("cell.", "hidden."): value for name, value in twin.state_dict().items()}
         weights["hidden.weight"] = weights.pop("hidden.weight_ih")
         del weights["hidden.weight_hh"]

@@ -34,7 +34,9 @@ class Reader(nn.Module):
     """Words (T, B) to the logits of "bad" and "good", from an LSTM's last state or the mean of all."""
 
     def __init__(self, end: str) -> None:
-        self.words, self.lstm, self.head = nn.Embedding(len(WORDS), 16), nn.LSTM(16, 32), nn.Linear(32, 2)
+        self.words = nn.Embedding(len(WORDS), 16)
+        self.lstm = nn.LSTM(16, 32)
+        self.head = nn.Linear(32, 2)
         self.end: Any = {"last": nn.last, "mean": nn.mean}[end]
 
     def forward(self, words: Tensor) -> Tensor:

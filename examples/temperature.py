@@ -49,17 +49,19 @@ class Perceptron(nn.Module):
     """Windows (T, B) to tomorrow (B,), all days at once."""
 
     def __init__(self) -> None:
-        self.below, self.above = nn.Linear(WINDOW, 32), nn.Linear(32, 1)
+        self.hidden = nn.Linear(WINDOW, 32)
+        self.head = nn.Linear(32, 1)
 
     def forward(self, windows: Tensor) -> Tensor:
-        return self.above(tg.tanh(self.below(windows.T)))[:, 0]
+        return self.head(tg.tanh(self.hidden(windows.T)))[:, 0]
 
 
 class Network(nn.Module):
     """Windows (T, B) to tomorrow (B,), a day at a time."""
 
     def __init__(self) -> None:
-        self.rnn, self.head = nn.RNN(1, 16), nn.Linear(16, 1)
+        self.rnn = nn.RNN(1, 16)
+        self.head = nn.Linear(16, 1)
 
     def forward(self, windows: Tensor) -> Tensor:
         return self.head(self.rnn(windows[:, :, None]).outputs[-1])[:, 0]
@@ -103,7 +105,8 @@ def run(args: argparse.Namespace, seed: int) -> Result:
         tg.manual_seed(seed)
         model = kind()
         if name == "MLP, permuted":  # its weights move with their days
-            model.load_state_dict({k: w[:, ORDER] if k == "below.weight" else w for k, w in model.state_dict().items()})
+            weights = model.state_dict()
+            model.load_state_dict({**weights, "hidden.weight": weights["hidden.weight"][:, ORDER]})
         fit(model, see(windows[:, : split - WINDOW]), args.steps, seed)
         with tg.no_grad():
             found[name] = mean + scale * model(put(see(windows[:, split:])[:-1])).numpy()

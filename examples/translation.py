@@ -71,7 +71,8 @@ class Translator(nn.Module):
     """An encoder, recurrent or of single words, and a decoder that attends to its outputs."""
 
     def __init__(self, recurrent: bool):
-        self.english, self.french = nn.Embedding(len(ENGLISH), 16), nn.Embedding(len(FRENCH), 16)
+        self.english = nn.Embedding(len(ENGLISH), 16)
+        self.french = nn.Embedding(len(FRENCH), 16)
         self.encoder = nn.Bidirectional(nn.GRUCell(16, 32), nn.GRUCell(16, 32)) if recurrent else nn.Linear(16, 64)
         self.bridge = nn.Linear(64, 64)
         self.attention = nn.Attention(nn.GRUCell(16, 64), memory_size=64)
