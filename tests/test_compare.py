@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,7 @@ def test_a_training_step_agrees_and_leaves_nothing_behind(strict_device: str) ->
     assert max(d.ulp for d in report) < 200
     assert repr(report).startswith(f"numpy and strict: {len(report)} results, none diverges\n")
     assert tg.zeros(1).backend == "numpy"
+    assert "uniform" not in vars(backend.get(strict_device))
 
 
 def test_slots_that_a_first_step_makes_are_dropped_again(strict_device: str) -> None:
@@ -182,6 +184,42 @@ def test_runs_that_do_different_things(strict_device: str) -> None:
         compare_backends(f, tg.ones(2), backends=("numpy", strict_device))
     with pytest.raises(CheckError, match=r"part at result 0 of 1 and 3: numpy does args.*, strict does add"):
         compare_backends(lambda x: None if x.backend == "numpy" else x + 1, tg.ones(2), backends=("numpy", "strict"))
+    w = tg.ones(2, requires_grad=True)
+
+    def only_on_the_host() -> None:
+        w.grad = tg.ones(2) if w.backend == "numpy" else None
+
+    with pytest.raises(CheckError, match=r"part at result 1 of 2 and 1: numpy does w.grad afterwards.*strict nothing"):
+        compare_backends(only_on_the_host, backends=("numpy", strict_device))
+    with pytest.raises(CheckError, match=r"part at result 1 of 1 and 2: strict nothing, numpy does w.grad afterwards"):
+        compare_backends(only_on_the_host, backends=(strict_device, "numpy"))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """An object that refuses assignments."""
+
+    factor: float = 2.0
+
+
+def test_a_frozen_object_is_left_alone(strict_device: str) -> None:
+    settings = Settings()
+    compare_backends(lambda x: x * settings.factor, tg.ones(2), backends=("numpy", strict_device)).check()
+
+
+def test_a_gradient_from_before_is_moved_too(strict_device: str) -> None:
+    w = tg.ones(2, requires_grad=True)
+    (w * 3).sum().backward()
+
+    def doubled() -> Any:
+        assert w.grad is not None
+        return w.grad * 2
+
+    report = compare_backends(doubled, backends=("numpy", strict_device))
+    report.check()
+    assert report[0].what == "multiply"
+    assert w.grad is not None
+    assert w.grad.backend == "numpy"
 
 
 def test_what_it_refuses() -> None:

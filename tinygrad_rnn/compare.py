@@ -19,7 +19,7 @@ from .check import CheckError
 from .op import Op
 from .plan import BoundRule
 from .record import Watcher
-from .replay.places import ABSENT, Attribute
+from .replay.places import ABSENT, Attribute, Place
 from .replay.reach import Reach
 from .tape import Leaf, Node, Taped, bare_array, host_array
 from .tree import tree_items, tree_map
@@ -218,7 +218,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
             _set(t, there(t.array), _leaf(t.node, there) if isinstance(t.node, Leaf) else None)
         for place, value in places:
             if not _can_be_refilled(place.holder) and value is not ABSENT:
-                stack.callback(place.put, value)
+                stack.callback(_put_back, place, value)
             if is_array(value):
                 place.put(there(value))
         for restore in snapshots:
@@ -232,16 +232,14 @@ def _same_random_numbers(home: Any, generators: list[Any]) -> Iterator[None]:
     """Let a backend draw the host's random numbers inside this block; restore all generators afterwards."""
     host = backend.host
     rewinders = list(map(_rewinder, generators))
-    state = host.random_state()
+    state, draw = host.random_state(), host.uniform
     own = vars(home).copy()
-    if home is not host:
-        home.uniform = lambda shape: home.from_host(host.uniform(shape))
+    home.uniform = lambda shape: home.from_host(draw(shape))
     try:
         yield
     finally:
-        if home is not host:
-            del home.uniform
-            vars(home).update(own)
+        del home.uniform
+        vars(home).update(own)
         host.set_random_state(state)
         for rewind in rewinders:
             rewind()
@@ -252,6 +250,11 @@ def _leaf(old: Leaf, there: Callable[[Any], Any]) -> Leaf:
     new = Leaf(old.shape, old.dtype)
     new.grad = None if old.grad is None else type(old.grad).wrap(there(old.grad.array))
     return new
+
+
+def _put_back(place: Place, value: Any) -> None:
+    if not place.holds(value):  # a frozen object, which has not changed, refuses any assignment
+        place.put(value)
 
 
 def _set(t: Any, array: Any, node: Any) -> None:
