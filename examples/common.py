@@ -58,14 +58,21 @@ class Bar(NamedTuple):
     baseline: str
     lower: bool = False
 
+    def limit(self, quick: bool) -> float:
+        """The number to reach."""
+        return self.quick if quick else self.full
+
     def text(self, quick: bool) -> str:
         """The bar in words, such as "at least 0.9"."""
-        return f"at {'most' if self.lower else 'least'} {self.quick if quick else self.full:.4g}"
+        return f"at {'most' if self.lower else 'least'} {self.limit(quick):.4g}"
+
+    def score(self, value: float) -> float:
+        """The value, or its negative if less is better: a better value has a higher score."""
+        return -value if self.lower else value
 
     def met(self, result: Result, quick: bool) -> bool:
         """Whether a result reaches the bar, and is no worse than the baseline."""
-        bar, sign = self.quick if quick else self.full, -1 if self.lower else 1
-        return sign * result.value >= max(sign * bar, sign * result.baseline)
+        return self.score(result.value) >= max(self.score(self.limit(quick)), self.score(result.baseline))
 
 
 class Row(NamedTuple):
@@ -108,8 +115,8 @@ class Report(NamedTuple):
 
     def exit(self) -> None:
         """End the program, with status 1 if a seed missed the bar; its row shows the worst seed."""
-        bar, sign = self.bar, -1 if self.bar.lower else 1
-        worst = min(self.results, key=lambda result: sign * result.value)
+        bar = self.bar
+        worst = min(self.results, key=lambda result: bar.score(result.value))
         result, baseline = f"{bar.what}: {worst.value:.4g}", f"{worst.baseline:.4g} ({bar.baseline})"
         seeds = f"{self.met} of {len(self.results)}"
         row = Row("", result, baseline, bar.text(self.quick), seeds, f"{self.seconds:.1f}", self.passed)
@@ -182,11 +189,11 @@ def checked(run: Callable[[argparse.Namespace, int], Result], bar: Bar, args: ar
         args.out.mkdir(parents=True, exist_ok=True)
         for seed in range(args.seed, args.seed + args.seeds):
             tg.manual_seed(seed)
-            results.append(run(args, seed))
-            value, baseline, note = results[-1]
-            verdict = f"bar {'reached' if bar.met(results[-1], args.quick) else 'MISSED'}: {bar.text(args.quick)}"
-            print(f"seed {seed}: {bar.what}: {value:.4g} ({bar.baseline}: {baseline:.4g}), {verdict}", end="")
-            print(note and f"; {note}", flush=True)
+            result = run(args, seed)
+            results.append(result)
+            verdict = f"bar {'reached' if bar.met(result, args.quick) else 'MISSED'}: {bar.text(args.quick)}"
+            numbers = f"{bar.what}: {result.value:.4g} ({bar.baseline}: {result.baseline:.4g})"
+            print(f"seed {seed}: {numbers}, {verdict}{result.note and f'; {result.note}'}", flush=True)
     report = Report(bar, args.quick, results, time.perf_counter() - begun)
     print(f"{args.program}: {report.met} of {args.seeds} seeds reached the bar, in {report.seconds:.1f} s")
     return report
@@ -223,9 +230,8 @@ def train(
 def put(array: Any) -> Tensor:
     """An array from the host, as a Tensor on the program's backend; float64 becomes float32."""
     array = np.asarray(array)
-    return tg.tensor(
-        array.astype(np.float32) if array.dtype == np.float64 else array, backend=tg.backend.default().name
-    )
+    dtype = np.float32 if array.dtype == np.float64 else None
+    return tg.tensor(array, dtype=dtype, backend=tg.backend.default().name)
 
 
 def columns(rows: Iterable[Iterable[int]]) -> np.ndarray:

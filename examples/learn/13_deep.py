@@ -49,9 +49,8 @@ def main(options: argparse.Namespace) -> None:
     deep = nn.Stacked([nn.GRUCell(F, H), nn.Bidirectional(nn.GRUCell(H, 4), nn.GRUCell(H, 4)), nn.LSTMCell(8, 2)])
     outputs, states = deep(x, lengths=[8, 5, 2, 7])
     print(f"\nlayers need not be alike: {outputs.shape}, and {len(states)} states")
-    check(
-        "each row's outputs end with its own length", not outputs.numpy()[2:, 2].any() and outputs.numpy()[7, 0].all()
-    )
+    y = outputs.numpy()
+    check("each row's outputs end with its own length", not y[2:, 2].any() and y[7, 0].all())
 
 
 if __name__ == "__main__":
