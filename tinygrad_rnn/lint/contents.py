@@ -61,9 +61,9 @@ def parameters(case: Case) -> Iterator[Finding]:
 def _unused(case: Case, name: str, tensor: Tensor) -> Finding:
     """A parameter without a path to the loss; its values may still be used there as a constant."""
     for node in case.operations:
-        for input, value in node.saved.items():
-            k = node.plan.op.inputs.index(input) if input in node.plan.op.inputs else -1
-            if value is tensor.array and not node.plan.variadic and k >= 0 and node.parents[k] is None:
+        saved = node.saved
+        for input, parent in zip(node.plan.op.inputs, node.parents, strict=False):
+            if parent is None and saved.get(input) is tensor.array:
                 return Finding(
                     f"the parameter {name} is used, but cut off",
                     f"{input} of {where_made(node)}",
