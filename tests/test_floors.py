@@ -35,6 +35,7 @@ FLOORS = [
     ["tensor"],
     ["create"],
     ["grad"],
+    ["finite_differences"],
     ["check", "draw/", "record"],
     ["anomaly", "replay/"],
     ["nn/", "optim/", "clip", "compare"],

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from math import inf, isfinite
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from . import backend
 from .backend import Array, is_finite
-from .grad import pull_back
-from .grad_mode import enable_grad, no_grad
+from .finite_differences import TOLERANCE, Problem, disagreement, worst
 from .op import Op
 from .tape import GraphError
 from .tensor import Tensor, tensor
 from .tree import tree_items, tree_leaves, tree_map
 
-TOLERANCE = 1e-6  # allowed distance from finite differences, relative to the larger of the two
-STEPS = (1e-5, 1e-6, 1e-4, 1e-7)  # of finite differences; agreement at one suffices, as it does not happen by chance
-NOISE = 1e-15  # relative rounding error of an output
-FLOOR = 1e-10  # additional absolute error from rounding inside the function
 ROUNDING = 1e-10  # allowed difference between two ways to compute the same result
 DIRECTIONS = 3
 FEW = 200  # up to this many elements, the worst one is located
@@ -57,50 +52,6 @@ def check(function: Callable[..., Any], *samples: Any, **attributes: Any) -> Non
     with np.errstate(all="ignore"):  # non-finite values are reported in words
         report = _Report(function, attributes)
         report.check(samples or report.drawn())
-
-
-@dataclass
-class _Problem:
-    """A function from a flat list of inputs to a flat list of Tensors, with cotangents for its outputs."""
-
-    run: Callable[[list[Any]], list[Tensor]]
-    names: list[str]
-    values: list[Any]
-    positions: list[int]  # of the differentiated inputs
-    cotangents: list[Array] = field(default_factory=list)
-
-    def outputs(self, position: int = -1, value: Any = None) -> list[Array]:
-        """The outputs, optionally with another value for one input."""
-        values = [value if k == position else x for k, x in enumerate(self.values)]
-        with no_grad():
-            return [y.array for y in self.run(self._leaves(values))]
-
-    def gradient(self, position: int, record: bool = False) -> Array:
-        """The gradient for one input: by the rules on arrays or, with ``record``, on Tensors."""
-        return _pull(self.run, self._leaves(self.values), position, [*map(Tensor.wrap, self.cotangents)], record).array
-
-    def derivative(self, position: int) -> _Problem:
-        """The gradient for one input as a function of all inputs and cotangents."""
-        n, m = len(self.values), len(self.cotangents)
-
-        def run(leaves: list[Any]) -> list[Tensor]:
-            record = any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
-            return [_pull(self.run, leaves[:n], position, leaves[n:], record)]
-
-        names = [*self.names, *(["g"] if m == 1 else [f"g[{k}]" for k in range(m)])]
-        return _Problem(run, names, [*self.values, *self.cotangents], [*self.positions, *range(n, n + m)])
-
-    def _leaves(self, values: list[Any]) -> list[Any]:
-        return [Tensor.wrap(x) if k in self.positions else x for k, x in enumerate(values)]
-
-
-def _pull(run: Callable[..., Any], leaves: list[Any], position: int, vs: list[Tensor], record: bool) -> Tensor:
-    """The gradient for one of the leaves; zeros if no output depends on it."""
-    if not leaves[position].requires_grad:
-        leaves[position] = tensor(leaves[position], requires_grad=True)
-    with enable_grad():
-        (g,) = pull_back(run(leaves), [leaves[position]], vs, record)
-    return g
 
 
 class _Report:
@@ -146,7 +97,7 @@ class _Report:
         """Normal random numbers with an array's shape, dtype and backend."""
         return backend.of(like).from_host(np.asarray(self.random.standard_normal(like.shape), dtype=like.dtype))
 
-    def problem(self, samples: Sequence[Any]) -> _Problem:
+    def problem(self, samples: Sequence[Any]) -> Problem:
         """The function with its nested samples and results flattened."""
         names: list[str] = []
         for p in self.parameters:
@@ -167,9 +118,9 @@ class _Report:
         positions = [k for k, (_, x) in enumerate(leaves) if backend.is_array(x) and x.dtype.kind == "f"]
         if not positions:
             raise CheckError(f"{self.title}: no sample is a floating-point array, so there is nothing to differentiate")
-        return _Problem(run, [name for name, _ in leaves], [x for _, x in leaves], positions)
+        return Problem(run, [name for name, _ in leaves], [x for _, x in leaves], positions)
 
-    def outputs(self, problem: _Problem) -> list[Array]:
+    def outputs(self, problem: Problem) -> list[Array]:
         """The outputs at the samples, after checking that the function can be differentiated there."""
         before = {k: problem.values[k].copy() for k in problem.positions}
         ys = [y.copy() for y in problem.outputs()]
@@ -191,7 +142,7 @@ class _Report:
                     )
         return ys
 
-    def rules(self, problem: _Problem, k: int) -> Iterator[str]:
+    def rules(self, problem: Problem, k: int) -> Iterator[str]:
         """Compare the derivative with finite differences."""
         name, op = problem.names[k], self.op
         word = name.partition("[")[0]
@@ -208,7 +159,7 @@ class _Report:
         except Exception as error:
             yield f"the {self.rule} for {name!r} failed: {self.reason(error)}"
 
-    def rules_on_tensors(self, problem: _Problem, k: int) -> Iterator[str]:
+    def rules_on_tensors(self, problem: Problem, k: int) -> Iterator[str]:
         """Compare the recorded gradient, used for gradients of gradients, with the one on bare arrays."""
         title = f"the {self.rule} for {problem.names[k]!r}"
         advice = "use operators and tinygrad_rnn ops in it, not NumPy functions"
@@ -218,7 +169,7 @@ class _Report:
         except Exception as error:
             yield f"{title} works on arrays but not on Tensors: {advice} ({self.reason(error)})"
 
-    def merges(self, problem: _Problem, k: int) -> Iterator[str]:
+    def merges(self, problem: Problem, k: int) -> Iterator[str]:
         """Compare the merged gradient of three uses with the sum."""
         if self.op and self.op.merges:
             several = replace(problem, run=lambda leaves: [y for _ in range(3) for y in problem.run(leaves)])
@@ -227,7 +178,7 @@ class _Report:
             if not all(_same(several.gradient(k, record), sum_of_uses, ROUNDING) for record in (False, True)):
                 yield f"the merge for {problem.names[k]!r} does not give the sum of what the rule gives for each use"
 
-    def order_two(self, problem: _Problem, k: int) -> Iterator[str]:
+    def order_two(self, problem: Problem, k: int) -> Iterator[str]:
         """Compare the derivatives of the gradient with its finite differences."""
         title = f"the {self.rule} for {problem.names[k]!r}"
         derivative = problem.derivative(k)
@@ -245,49 +196,23 @@ class _Report:
         cause = error.__cause__ if self.op and isinstance(error, GraphError) else error
         return f"{type(cause).__name__}: {cause}"
 
-    def compare(self, problem: _Problem, k: int, gradient: Array, by: str) -> str | None:
+    def compare(self, problem: Problem, k: int, gradient: Array, by: str) -> str | None:
         """None if the gradient for input k agrees with finite differences in random directions, else the mismatch."""
         x = problem.values[k]
         for _ in range(DIRECTIONS):
-            pair = _disagreement(problem, k, gradient, self.normal(x) * backend.of(x).xp.maximum(1, abs(x)))
+            pair = disagreement(problem, k, gradient, self.normal(x) * backend.of(x).xp.maximum(1, abs(x)))
             if pair:
                 numeric, ruled = pair
                 error = abs(ruled - numeric) / abs(numeric) if numeric else inf
-                where = _worst(problem, k, gradient) if x.ndim and x.size <= FEW else ""
+                where = ""
+                if x.ndim and x.size <= FEW:
+                    index, wrong = worst(problem, k, gradient)
+                    where = f"; worst at {problem.names[k]}{index} ({wrong} of {x.size} elements are wrong)"
                 return (
                     f"along a random direction is {numeric:.5g} by finite differences, {ruled:.5g} {by} "
                     f"(relative error {error:.2g}; {TOLERANCE:.0e} is allowed){where}"
                 )
         return None
-
-
-def _disagreement(problem: _Problem, k: int, gradient: Array, u: Array) -> tuple[float, float] | None:
-    """The derivative for input k along u, by finite differences and as gradient . u; None if they agree."""
-    x, xp = problem.values[k], backend.of(gradient).xp
-    found = []
-    for h in STEPS:
-        above, below = xp.asarray(x + h * u), xp.asarray(x - h * u)
-        numeric = noise = 0.0
-        for v, y, z in zip(problem.cotangents, problem.outputs(k, above), problem.outputs(k, below), strict=True):
-            numeric += float((v * (y - z)).sum()) / (2 * h)
-            noise += float((abs(v) * (abs(y) * NOISE / h + FLOOR)).sum())
-        ruled = float((gradient * (above - below)).sum()) / (2 * h)  # with the step as rounded
-        if abs(numeric - ruled) <= TOLERANCE * max(abs(numeric), abs(ruled)) + noise:
-            return None
-        found.append((numeric, ruled))
-    return next((pair for pair in found if isfinite(pair[0])), found[0])
-
-
-def _worst(problem: _Problem, k: int, gradient: Array) -> str:
-    """Where the gradient is worst, found by changing one element at a time."""
-    errors = np.zeros(gradient.shape)
-    for at in np.ndindex(errors.shape):
-        unit = np.zeros(errors.shape)
-        unit[at] = 1
-        pair = _disagreement(problem, k, gradient, backend.of(gradient).from_host(unit))
-        errors[at] = np.nan_to_num(abs(pair[0] - pair[1]), nan=inf) if pair else 0
-    index = [int(i) for i in np.unravel_index(errors.argmax(), errors.shape)]
-    return f"; worst at {problem.names[k]}{index} ({np.count_nonzero(errors)} of {errors.size} elements are wrong)"
 
 
 def _same(a: Array, b: Array, tolerance: float) -> bool:
