@@ -23,7 +23,7 @@ from typing import Any
 from engines import build_tinygrad_rnn
 from workloads import WORKLOADS, make
 
-ROUNDS = 7
+ROUNDS, WARM_UP = 7, 3
 
 
 def peak(step: Any) -> int:
@@ -38,11 +38,37 @@ def peak(step: Any) -> int:
     return most - before
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+def milliseconds(step: Any) -> float:
+    """How long a step takes."""
+    begin = time.perf_counter()
+    step()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def measured(workload: str, way: str, options: argparse.Namespace) -> list[str]:
+    """Megabytes of the eager and of the captured step, and milliseconds of both."""
     from tinygrad_rnn import capture
 
+    captured: list[Any] = []
+
+    def replay(step: Any) -> Any:
+        captured.append(capture(step, without=options.without))
+        return captured[0]
+
+    build = partial(build_tinygrad_rnn, *make(workload), unroll=way)
+    if way != "unroll":
+        build = partial(build, segments=options.segments)
+    steps = [build(), build(replay=replay)]
+    most = peak(steps[0])
+    rounds = [[milliseconds(step) for step in steps] for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+    memory = captured[0].memory
+    mb = [f"{size / 1e6:.1f}" for size in (most, memory.planned, memory.naive)]
+    return mb + [f"{statistics.median(times):.3g}" for times in zip(*rounds, strict=True)]
+
+
+def main() -> None:
+    """Print a table."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", default=["M", "D", "L"], choices=WORKLOADS)
     parser.add_argument("--segments", type=int)
@@ -51,30 +77,8 @@ def main() -> None:
     print("| workload | sequence | eager peak MB | planned MB | one array each MB | eager ms | captured ms |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for workload in options.workloads:
-        data = make(workload)
         for way in ("unroll", "checkpointed", "loss inside"):
-            captured: list[Any] = []
-
-            def replay(step: Any, captured: list[Any] = captured) -> Any:
-                captured.append(capture(step, without=options.without))
-                return captured[0]
-
-            build = partial(build_tinygrad_rnn, *data, unroll=way)
-            if way != "unroll":
-                build = partial(build, segments=options.segments)
-            steps = [build(), build(replay=replay)]
-            most = peak(steps[0])
-            times: list[list[float]] = [[], []]
-            for k in range(ROUNDS + 3):
-                for step, found in zip(steps, times, strict=True):
-                    begin = time.perf_counter()
-                    step()
-                    if k >= 3:
-                        found.append(1e3 * (time.perf_counter() - begin))
-            memory = captured[0].memory
-            ms = " | ".join(f"{statistics.median(found):.3g}" for found in times)
-            mb = " | ".join(f"{size / 1e6:.1f}" for size in (most, memory.planned, memory.naive))
-            print(f"| {workload} | {way} | {mb} | {ms} |", flush=True)
+            print(f"| {' | '.join([workload, way, *measured(workload, way, options)])} |", flush=True)
 
 
 if __name__ == "__main__":
