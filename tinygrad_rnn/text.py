@@ -165,7 +165,8 @@ class Windows(Sequence[Window]):
             return [self[i] for i in range(*k.indices(len(self)))]
         if not -len(self) <= k < len(self):
             raise IndexError(f"there is no window {k}: there are {len(self)}")
-        steps = slice(k % len(self) * self.steps, (k % len(self) + 1) * self.steps)
+        begin = k % len(self) * self.steps
+        steps = slice(begin, begin + self.steps)
         return Window(self.inputs[steps], self.targets[steps])
 
     def __repr__(self) -> str:

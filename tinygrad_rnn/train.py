@@ -70,10 +70,6 @@ class Training:
         log_every: int = 10,
         replay: str = "",
     ):
-        self.model, self.optimizer, self.windows, self.validation = model, optimizer, windows, validation
-        self.loss, self.max_norm, self.on_nonfinite = loss, max_norm, on_nonfinite
-        self.max_loss, self.log_every = max_loss, log_every
-        self._update = updater(model, optimizer, loss, max_norm)
         if replay not in ("", "exact", "fast"):
             raise ValueError(f"Training: replay is '', 'exact' or 'fast', not {replay!r}")
         if replay and on_nonfinite == "skip":
@@ -83,8 +79,11 @@ class Training:
             )
         if log_every < 1 or not len(validation):
             raise ValueError("Training: log_every must be positive, and there must be a window to validate on")
-        if replay:
-            self._update = capture(self._update, exact=replay == "exact")
+        self.model, self.optimizer, self.windows, self.validation = model, optimizer, windows, validation
+        self.loss, self.max_norm, self.on_nonfinite = loss, max_norm, on_nonfinite
+        self.max_loss, self.log_every = max_loss, log_every
+        update = updater(model, optimizer, loss, max_norm)
+        self._update = capture(update, exact=replay == "exact") if replay else update
         self.epoch = 0  # epochs done
         self.position = 0  # windows done in this epoch
         self.step = 0  # windows done in all
