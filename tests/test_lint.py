@@ -309,6 +309,8 @@ def test_a_mean_that_counts_padding() -> None:
     assert not tg.lint(losses.sum() / 10, **options)
     assert not tg.lint(losses.sum(), **options)
     assert not tg.lint(losses.sum() / float(mask.sum()), **options)
+    assert not tg.lint((losses / np.full((6, 1), 12.0, "float32")).sum() / 10, **options)  # an array is no count
+    assert not tg.lint(losses.sum() / 10 + (losses[:2].mean() + tg.ones(3).mean()), **options)  # nor are these all
     penalty = (tg.ones(6, 2, requires_grad=True) ** 2).mean()  # of the same shape, but of other things
     assert not tg.lint(losses.sum() / 10 + penalty, **options)
 

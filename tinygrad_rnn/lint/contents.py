@@ -167,10 +167,10 @@ def softmax_twice(case: Case) -> Iterator[Finding]:
 def _behind(node: Node) -> Node | None:
     """The operation that computed a node's first input, looking through those in ``_SAME_VALUES``."""
     while True:
-        parents = [edge.parent for edge in edges_of(node)]
-        if not parents or not isinstance(parents[0], Node) or not parents[0]:
+        parent = edges_of(node)[0].parent
+        if not isinstance(parent, Node) or not parent:
             return None
-        node = parents[0]
+        node = parent
         if node.plan.op.name not in _SAME_VALUES:
             return node
 
