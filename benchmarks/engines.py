@@ -34,11 +34,16 @@ def build_tinygrad_rnn(
     tokens: np.ndarray,
     targets: np.ndarray,
     replay: Callable[[Any], Any] = lambda step: step,
-    own: Any = None,
+    cell_type: Any = None,
     unroll: str = "unroll",
     **options: Any,
 ) -> Step:
-    """The engine of this repository, eager. unroll: a function of ``bptt``, which gets options, or "loss inside"."""
+    """The engine of this repository, eager.
+
+    replay: makes a step that replays, such as ``capture``. cell_type: in place of the cell that has these parameters.
+    unroll: the name of a function of ``bptt``, or "loss inside" for ``checkpointed`` around the whole model, loss
+        included. options: keyword arguments of that function.
+    """
     import tinygrad_rnn as tg
     from tinygrad_rnn import bptt, nn, optim
 
@@ -50,7 +55,7 @@ def build_tinygrad_rnn(
         "peephole": nn.PeepholeLSTMCell,
         "layernorm": nn.LayerNormLSTMCell,
     }
-    make_cell = own or kinds[cell_of(params)]
+    make_cell = cell_type or kinds[cell_of(params)]
 
     class CharRNN(nn.Module):
         """Embedding, recurrent cells, linear head."""

@@ -61,8 +61,9 @@ class Optimizer:
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, np.generic) or (name == "lr" and isinstance(value, np.ndarray)):
             value = value.item()  # an np.float64, as from np.cos, would turn float32 parameters into float64
-        stands_in = isinstance(value, float) and not issubclass(type(value), float)  # while a step is recorded
-        if name in self.unsigned and not stands_in:
+        # While a step is recorded, a stand-in for a number, with the class of one, may come; it is not compared.
+        is_stand_in = isinstance(value, float) and not issubclass(type(value), float)
+        if name in self.unsigned and not is_stand_in:
             self._check(name, value)
         super().__setattr__(name, value)
 
