@@ -20,12 +20,12 @@ from tinygrad_rnn import Tensor, nn
 
 BAR = Bar("of bases told right", full=0.99, quick=0.9, baseline="an MLP on a window of 21 bases")
 LENGTH, DONOR, ACCEPTOR, REACH = 60, "GTA", "CAG", 10
-CODE = {base: k for k, base in enumerate("ACGT")}
+BASES = "ACGT"
 
 
 def gene(rng: np.random.Generator) -> tuple[str, np.ndarray]:
     """Random bases, with donors and acceptors scattered among them, and which bases are exons by the rule."""
-    bases = list(rng.choice(list("ACGT"), LENGTH))
+    bases = list(rng.choice(list(BASES), LENGTH))
     for signal, count in ((DONOR, 2), (ACCEPTOR, 2)):
         for start in rng.integers(LENGTH - len(signal), size=count):
             bases[start : start + len(signal)] = signal
@@ -46,7 +46,8 @@ def spliced(dna: str) -> np.ndarray:
 def genes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Bases as numbers and which are exons, (LENGTH, count) each."""
     drawn = [gene(rng) for _ in range(count)]
-    return np.array([[CODE[base] for base in dna] for dna, _ in drawn]).T, np.array([exon for _, exon in drawn]).T
+    bases = np.array([[BASES.index(base) for base in dna] for dna, _ in drawn]).T
+    return bases, np.array([exon for _, exon in drawn]).T
 
 
 class Splicer(nn.Module):
@@ -107,7 +108,7 @@ def draw(args: argparse.Namespace, bases: np.ndarray, *tracks: np.ndarray) -> No
             axes.fill_between(range(LENGTH), track, step="mid", color="C2" if name == "rule" else "C0", alpha=0.6)
             axes.set(ylim=(0, 1), xlim=(-0.5, LENGTH - 0.5), ylabel=name)
             axes.set_xticks([])
-        plots[-1].set_xticks(range(LENGTH), ["ACGT"[base] for base in bases], fontsize=5)
+        plots[-1].set_xticks(range(LENGTH), [BASES[base] for base in bases], fontsize=5)
         plots[-1].tick_params(length=0)
 
 

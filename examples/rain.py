@@ -34,7 +34,8 @@ WORDS = {  # how often each is said when there is sun, when there are clouds, an
     "hello": (5, 5, 5),
     "Monday": (4, 4, 4),
 }
-SAY = np.array(list(WORDS.values())).T / np.array(list(WORDS.values())).sum(axis=0)[:, None]
+SAY = np.array(list(WORDS.values())).T
+SAY /= SAY.sum(axis=1, keepdims=True)  # the probabilities of the words, a row for each weather
 
 
 def overheard(rng: np.random.Generator, days: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ tones, but not which came first. Errors are the letters to insert, delete or cha
 from __future__ import annotations
 
 import argparse
+from itertools import permutations
 
 import numpy as np
 from common import Bar, Report, Result, checked, parse, picture, put, train
@@ -21,8 +22,7 @@ from tinygrad_rnn import Tensor, nn
 BAR = Bar("letter errors", full=0.03, quick=0.2, baseline="frame by frame", lower=True)
 RATE, FRAME, HOP = 4000, 128, 64  # samples per second, per frame, and from frame to frame
 TONES = (400, 600, 900, 1300)  # Hz
-LETTERS = {letter: (a, b) for letter, (a, b) in zip(
-    "abcdefghijkl", ((a, b) for a in TONES for b in TONES if a != b), strict=True)}  # fmt: skip
+LETTERS = dict(zip("abcdefghijkl", permutations(TONES, 2), strict=True))
 BLANK = "_"  # class 0
 CLASSES = BLANK + "".join(LETTERS)
 BINS = 48  # of the spectrum, up to 1,500 Hz
