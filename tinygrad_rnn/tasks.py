@@ -69,16 +69,21 @@ def adding(steps: int, batch: int, rng: Generator, form: int = 2015) -> Batch:
     if form not in (1997, 2015):
         raise ValueError(f"adding: the form is 1997 or 2015, not {form!r}")
     _check("adding", steps, batch, at_least=22 if form == 1997 else 2)
-    rows, marks = np.arange(batch), np.zeros((steps, batch))
-    if form == 2015:
-        numbers = rng.random((steps, batch))
-        for row in rows:
-            marks[rng.choice(steps, 2, replace=False), row] = 1
-        xs = np.stack([numbers, marks], axis=2).astype(np.float32)
-        return Batch(xs, (xs[:, :, 0] * xs[:, :, 1]).sum(axis=0))
+    return _adding_of_1997(steps, batch, rng) if form == 1997 else _adding_of_2015(steps, batch, rng)
+
+
+def _adding_of_2015(steps: int, batch: int, rng: Generator) -> Batch:
+    numbers, marks = rng.random((steps, batch)), np.zeros((steps, batch))
+    for row in range(batch):
+        marks[rng.choice(steps, 2, replace=False), row] = 1
+    xs = np.stack([numbers, marks], axis=2).astype(np.float32)
+    return Batch(xs, (xs[:, :, 0] * xs[:, :, 1]).sum(axis=0))
+
+
+def _adding_of_1997(steps: int, batch: int, rng: Generator) -> Batch:
     length = int(rng.integers(steps, steps + steps // 10 + 1))
     numbers, marks = rng.uniform(-1, 1, (length, batch)), np.zeros((length, batch))
-    first = rng.integers(10, size=batch)
+    rows, first = np.arange(batch), rng.integers(10, size=batch)
     second = rng.integers(steps // 2 - 2, size=batch)
     second += second >= first  # any other one
     numbers[0, first == 0] = 0
