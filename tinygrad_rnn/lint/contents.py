@@ -122,11 +122,12 @@ def padding(case: Case) -> Iterator[Finding]:
 
 def _made_from(source: Node | Leaf, operations: list[Node]) -> list[Node]:
     """The operations that depend on a node, oldest first."""
-    made: dict[Node | Leaf, None] = {source: None}
+    reached, found = {source}, []
     for node in operations:
-        if any(edge.parent in made for edge in edges_of(node)):
-            made[node] = None
-    return [node for node in made if isinstance(node, Node) and node is not source]
+        if any(edge.parent in reached for edge in edges_of(node)):
+            reached.add(node)
+            found.append(node)
+    return found
 
 
 def _counts_all(node: Node, steps: tuple[int, int]) -> bool:
