@@ -81,19 +81,20 @@ def prepare(settings: dict[str, Any], prime: str, replay: str, saved: Any = None
     model = CharLSTM(len(vocabulary), settings["hidden"], settings["layers"])
     tokens = tg.tensor(vocabulary.encode(text), backend=model.head.weight.backend).data
     learn, validate = split(tokens, 0.95)
-    windows = Windows(learn, settings["batch"], settings["steps"], "the part to learn from")
-    validation = Windows(validate, settings["batch"], settings["steps"], "the part to validate on (5 %)")
+    batch, steps = settings["batch"], settings["steps"]
+    windows = Windows(learn, batch, steps, "the part to learn from")
+    validation = Windows(validate, batch, steps, "the part to validate on (5 %)")
     optimizer = optim.RMSprop(model.parameters(), lr=settings["lr"], alpha=0.95)
     training = Training(model, optimizer, windows, validation, max_norm=5.0, max_loss=1000.0, replay=replay)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    if saved and saved["digest"] != digest:
-        raise TextError("the text is not the one that this run began with; train on it anew, without --resume")
     if saved:
+        if saved["digest"] != digest:
+            raise TextError("the text is not the one that this run began with; train on it anew, without --resume")
         training.load_state_dict(saved["training"])
     size = sum(p.size for p in model.parameters())
     print(f"{len(text):,} characters ({len(vocabulary)} kinds), {size:,} parameters, {len(windows)} windows an epoch")
     left_out = f"the last {windows.dropped} characters to learn from and {validation.dropped} to validate on"
-    print(f"left out, as they do not fill {settings['batch']} equal streams: {left_out}")
+    print(f"left out, as they do not fill {batch} equal streams: {left_out}")
     run = {"program": "char_rnn", "settings": settings, "digest": digest, "characters": vocabulary.characters}
     return training, run
 
