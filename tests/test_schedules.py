@@ -263,6 +263,8 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing(name: str) -> No
     for other in [{}, *others]:
         with pytest.raises(KeyError, match="belongs to a schedule of another kind"):
             schedule.load_state_dict(other)
+    with pytest.raises(ValueError, match="the state is of 2 groups, not of 1"):
+        schedule.load_state_dict({**before, "lrs": [9.0, 9.0], "steps": 3})
     assert schedule.state_dict() == before
     assert [opt.lr] == before["lrs"]
 
