@@ -62,22 +62,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
         raise FileExistsError(f"save: {target} is a folder or a device, which a file cannot replace; give another path")
     arrays: dict[str, np.ndarray] = {}
     structure = json.dumps(_encode(tree, "", arrays))
-    content = numpy_format.save(arrays, metadata={"format": _FORMAT, "tree": structure})
-    temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # before the move, or a power cut could leave an empty file
-        with contextlib.suppress(OSError):  # there is none yet, or the file system refuses
-            shutil.copymode(target, temporary)  # a private file stays private
-        _replace(temporary, target)
-    except BaseException:  # Ctrl-C too
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(temporary, stat.S_IREAD | stat.S_IWRITE)  # Windows does not remove a read-only file
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
+    _write(target, numpy_format.save(arrays, metadata={"format": _FORMAT, "tree": structure}))
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -205,6 +190,26 @@ def _new_named_tuple(name: str, fields: tuple[str, ...]) -> Any:
 
 def _place(path: str) -> str:
     return f"{path!r} in the tree" if path else "the tree"
+
+
+def _write(target: str, content: bytes) -> None:
+    """Write a file beside the target, and replace the target by it in one move."""
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # before the move, or a power cut could leave an empty file
+        with contextlib.suppress(OSError):  # there is none yet, or the file system refuses
+            shutil.copymode(target, temporary)  # a private file stays private
+        _replace(temporary, target)
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(temporary, stat.S_IREAD | stat.S_IWRITE)  # Windows does not remove a read-only file
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
 
 
 def _replace(source: str, target: str) -> None:
