@@ -28,7 +28,7 @@ def loss_of(w: Tensor, b: Tensor) -> Tensor:
     return (tg.sigmoid(h) - 0.7) ** 2
 
 
-def descend(max_norm: float | None, updates: int) -> tuple[float, float, float]:
+def descend(max_norm: float, updates: int) -> tuple[float, float, float]:
     """Go downhill; returns the lowest loss of the last third, the longest gradient, and the longest step."""
     w, b = parameters = [tg.tensor(v, dtype="float64", requires_grad=True) for v in START]
     optimizer = optim.SGD(parameters, lr=0.05)
@@ -39,7 +39,7 @@ def descend(max_norm: float | None, updates: int) -> tuple[float, float, float]:
         optimizer.zero_grad()
         loss = loss_of(w, b)
         loss.backward()
-        norm = tg.clip_grad_norm_(parameters, np.inf if max_norm is None else max_norm).norm
+        norm = tg.clip_grad_norm_(parameters, max_norm).norm
         optimizer.step()
         moved = float(np.linalg.norm(np.array([w.item(), b.item()]) - before))
         losses.append(loss.item())
@@ -52,7 +52,7 @@ def descend(max_norm: float | None, updates: int) -> tuple[float, float, float]:
 def main(options: argparse.Namespace) -> None:
     """The same descent with and without a limit; and what clipping leaves unchanged."""
     print("without clipping")
-    free, longest, farthest = descend(None, 300)
+    free, longest, farthest = descend(np.inf, 300)
     check("the wall throws it more than 2 away in one step", longest > 40 and farthest > 2)
     print("clipped to a norm of 0.2")
     clipped, longest, farthest = descend(0.2, 300)

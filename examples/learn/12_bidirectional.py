@@ -29,16 +29,22 @@ class Tagger(nn.Module):
         return self.head(self.layer(x).outputs)
 
 
+def random_bits(count: int) -> Tensor:
+    """Sequences (T, B, 1) of zeros and ones, of which the past does not tell the future."""
+    return (tg.rand(13, count, 1) > 0.5).astype("float32")
+
+
 def train(model: Tagger, updates: int) -> float:
     """Learn to predict the next symbol at each step; returns the share that is right in new sequences."""
     optimizer = optim.Adam(model.parameters(), lr=0.02)
-    for batch in [32] * updates + [1000]:
-        bits = (tg.rand(13, batch, 1) > 0.5).astype("float32")  # random: the past does not tell the future
-        scores = model(bits)[:-1]
+    for _ in range(updates):
+        bits = random_bits(32)
+        loss = nn.binary_cross_entropy_with_logits(model(bits)[:-1], bits[1:])
         optimizer.zero_grad()
-        nn.binary_cross_entropy_with_logits(scores, bits[1:]).backward()
+        loss.backward()
         optimizer.step()
-    return float(((scores.numpy() > 0) == (bits[1:].numpy() > 0.5)).mean())  # of the last 12,000
+    bits = random_bits(1000)
+    return float(((model(bits)[:-1].numpy() > 0) == (bits[1:].numpy() > 0.5)).mean())
 
 
 def main(options: argparse.Namespace) -> None:

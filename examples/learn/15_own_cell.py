@@ -43,17 +43,24 @@ class TurnCell(nn.Cell):
         return h, h
 
 
+def sequences(count: int) -> tuple[Tensor, Tensor]:
+    """Sequences (T, B, 1) that begin with 1 or -1, with 150 steps of noise after it; and 1 or 0 for which, (B, 1)."""
+    first = (tg.rand(1, count, 1) > 0.5).astype("float32")
+    return tg.concatenate([2 * first - 1, 0.1 * tg.randn(150, count, 1)]), first[0]
+
+
 def remember(cell: nn.Cell, updates: int = 30) -> float:
-    """Learn to say whether a sequence began with 1 or -1, after 150 steps of noise; returns the share that is right."""
+    """Learn to say how a sequence began; returns the share that is right about new ones."""
     layer, head = nn.Recurrent(cell), nn.Linear(cell.output_size, 1)
     optimizer = optim.Adam([*layer.parameters(), *head.parameters()], lr=0.01)
-    for batch in [32] * updates + [1000]:
-        first = (tg.rand(1, batch, 1) > 0.5).astype("float32")
-        scores = head(layer(tg.concatenate([2 * first - 1, 0.1 * tg.randn(150, batch, 1)])).outputs[-1])
+    for _ in range(updates):
+        x, began = sequences(32)
+        loss = nn.binary_cross_entropy_with_logits(head(layer(x).outputs[-1]), began)
         optimizer.zero_grad()
-        nn.binary_cross_entropy_with_logits(scores, first[0]).backward()
+        loss.backward()
         optimizer.step()
-    return float(((scores.numpy() > 0) == (first[0].numpy() > 0)).mean())  # of the last 1000, which are new
+    x, began = sequences(1000)
+    return float(((head(layer(x).outputs[-1]).numpy() > 0) == (began.numpy() > 0)).mean())
 
 
 def main(options: argparse.Namespace) -> None:
