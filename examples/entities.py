@@ -100,9 +100,9 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     test = words, names, lengths = sentences(np.random.default_rng((seed, 1)), 1000)
     both, forward = (learned(way, args.steps, seed, test) for way in (True, False))
     real = nn.length_mask(lengths, len(words))
-    if seed == args.seed:
-        rows = [int(np.argmax((words[2] == NUMBER["more"]) & (names[0] == name))) for name in (True, False)]
-        draw(args, [([VOCABULARY[w] for w in words[: lengths[b], b]], forward[:, b], both[:, b]) for b in rows])
+    if seed == args.seed:  # "... needs more ...", once with a name in front and once without
+        alike = [int(np.argmax((words[2] == NUMBER["more"]) & (names[0] == is_name))) for is_name in (True, False)]
+        draw(args, [([VOCABULARY[w] for w in words[: lengths[b], b]], forward[:, b], both[:, b]) for b in alike])
     whole = (((both > 0.5) == names) | ~real).all(axis=0).mean()
     either = real & np.isin(words, [NUMBER[word] for word in CHOICES["BOTH"]])
     note = f"{100 * whole:.1f} % of whole sentences without an error"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import struct
+from collections.abc import Iterable
 
 import numpy as np
 from common import Bar, Report, Result, checked, columns, out_file, parse, picture, put, train
@@ -82,23 +83,26 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
     train(model, loss, args.steps, title=f"seed {seed}")
     grown = nn.greedy(model, nothing, songs[0], len(songs) - 1).tokens
-    learned, chained = (float((w == songs[1:])[songs[1:] > 0].mean()) for w in (grown, markov(songs, len(notes))))
+
+    def right(written: np.ndarray) -> float:
+        """The share of notes, without the ends, that are those of the tunes."""
+        return float((written == songs[1:])[songs[1:] > 0].mean())
+
     if seed == args.seed:
         rng = np.random.default_rng(seed)
         varied = nn.sample(model, nothing, songs[0], len(songs) - 1, temperature=1.5, end=0, generator=rng).tokens
-        tracks = [[notes[k] for k in (songs[0, c], *grown[:, c]) if k] for c in range(len(tunes))]
-        tracks.append([notes[k] for k in (songs[0, 0], *varied[:, 0]) if k])
-        names = [*TUNES, "Twinkle, varied"]
-        out_file(args, "music.mid").write_bytes(midi(tracks))
-        draw(args, dict(zip(names, tracks, strict=True)))
-    return Result(learned, chained)
+        melodies = {name: [notes[k] for k in (songs[0, c], *grown[:, c]) if k] for c, name in enumerate(TUNES)}
+        melodies["Twinkle, varied"] = [notes[k] for k in (songs[0, 0], *varied[:, 0]) if k]
+        out_file(args, "music.mid").write_bytes(midi(melodies.values()))
+        draw(args, melodies)
+    return Result(right(grown), right(markov(songs, len(notes))))
 
 
-def midi(tracks: list[list[Note]]) -> bytes:
+def midi(melodies: Iterable[list[Note]]) -> bytes:
     """Melodies one after the other as a standard MIDI file of one track, at 120 beats a minute."""
     events, pause = b"", 0
-    for track in tracks:
-        for pitch, beats in track:
+    for melody in melodies:
+        for pitch, beats in melody:
             events += delta(pause) + bytes([0x90, pitch, 80]) + delta(round(beats * 90)) + bytes([0x80, pitch, 0])
             pause = round(beats * 6)
         pause += 4 * 96
