@@ -240,9 +240,9 @@ class SequentialLR(Schedule):
                 f"{len(self.schedulers)} schedules need one milestone less, above 0 and in order, not {self.milestones}"
             )
         earliest = min(self.schedulers, key=lambda schedule: schedule._number)
-        self.optimizer, self.lrs = optimizer, earliest.base_lrs
+        self.optimizer, self.lrs = optimizer, earliest.base_lrs  # as before any of them was made
         super().__init__(optimizer)
-        self._number = earliest._number
+        self._number = earliest._number  # for a sequence that this one may be part of
 
     def begin(self, base_lrs: list[float]) -> None:
         for schedule in self.schedulers:
