@@ -207,6 +207,13 @@ def test_a_report_is_a_tuple_that_is_computed_late() -> None:
     assert len({report, tg.clip_grad_norm_(with_gradients(np.array([3.0, 4.0])).values(), 1.0)}) == 1
 
 
+def test_scaling_all_alike_turns_nothing_at_all() -> None:
+    """The angle is 0, and not what rounding makes of it."""
+    for seed in range(20):
+        ps = with_gradients(drawn(3, 4, seed=seed), drawn(5, seed=seed + 100))
+        assert tg.clip_grad_norm_(ps.values(), 1.0).angle == 0.0
+
+
 def test_a_gradient_that_two_parameters_share_is_scaled_once() -> None:
     ps = with_gradients(np.array([3.0, 4.0]), np.array([0.0, 0.0]))
     ps["b"].grad = ps["a"].grad
