@@ -94,7 +94,7 @@ class Optimizer:
                 new = self.update(p.array, g, slots)
                 if new is None:
                     raise TypeError(f"{type(self).__name__}.update must return the parameter's new array, not None")
-                p.data = backend.of(p.array).xp.asarray(new)  # NumPy turns 0-d results into scalars
+                p.data = new
 
     def decay(self, p: Tensor, g: Array) -> Array:
         """L2 regularisation: weight_decay * p is added to the gradient."""

@@ -232,5 +232,5 @@ class AdamW(Adam):
         super().__init__(parameters, lr, betas, eps, weight_decay, amsgrad)
 
     def decay(self, p: Tensor, g: Array) -> Array:
-        p.data = backend.of(p.array).xp.asarray(p.array * (1 - self.lr * self.weight_decay))
+        p.data = p.array * (1 - self.lr * self.weight_decay)
         return g
