@@ -309,6 +309,27 @@ def test_every_optimizer(name: str) -> None:
     agree(lambda: Trainer(nn.LSTMCell(5, 5), OPTIMIZERS[name]), exact=True)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_of_a_single_number(name: str) -> None:
+    """NumPy makes scalars of 0-d results, which a replay could not write to."""
+
+    def trained(replay: Callable[..., Any]) -> float:
+        w = tg.tensor(2.0, requires_grad=True)
+        optimizer = OPTIMIZERS[name]([w])
+
+        @replay
+        def step() -> None:
+            optimizer.zero_grad()
+            (w * w).backward()
+            optimizer.step()
+
+        for _ in range(4):
+            step()
+        return w.item()
+
+    assert trained(partial(tg.capture, exact=True)) == trained(lambda step: step)
+
+
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize(
     "layer",

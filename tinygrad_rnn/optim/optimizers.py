@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, ops
+from .. import backend
 from ..backend import Array
 from ..tensor import Tensor
 from .base import Optimizer, Parameters, Slots
@@ -205,7 +205,8 @@ class Adam(Optimizer):
         m = _accumulate(slots, "mean", b1, (1 - b1) * g)
         s = _accumulate(slots, "square", b2, (1 - b2) * g * g)
         if self.amsgrad:
-            s = slots["largest"] = ops.maximum(_slot(slots, "largest", p), s)
+            xp = backend.of(p).xp
+            s = slots["largest"] = xp.asarray(xp.maximum(_slot(slots, "largest", p), s))  # a 0-d one may be a scalar
         return p - (self.lr / (1 - b1**t)) * m / ((s / (1 - b2**t)) ** 0.5 + self.eps)
 
 
