@@ -22,6 +22,9 @@ import sys
 import time
 from pathlib import Path
 
+# Two of OpenBLAS's threads wait for each other: beside a busy process, they take many times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy
+
 from common import Finished, Parser, Row, running
 
 HERE = Path(__file__).resolve().parent
