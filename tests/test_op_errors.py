@@ -134,8 +134,10 @@ def test_lists_are_taken_or_refused_by_name(call: Any) -> None:
 
 def test_strings_and_none_are_refused_by_name() -> None:
     for wrong in ("a", None):
-        with pytest.raises(TypeError, match=r"add: a f32\[2,3\]"):
+        with pytest.raises(TypeError, match=rf"add: a f32\[2,3\], b {wrong!r}: "):
             tg.tensor(M) + wrong
+    with pytest.raises(TypeError, match=r"sum: x None: x must be an array, such as tg\.tensor\(x\), test_op_errors"):
+        tg.sum(None)
 
 
 def test_an_explanation_blames_no_input_that_fits() -> None:

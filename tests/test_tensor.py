@@ -78,6 +78,15 @@ def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
         tg.tensor(data)
 
 
+def test_a_list_counts_as_the_array_that_it_makes_at_the_time_of_the_call() -> None:
+    x = tg.tensor([2.0, 3.0], requires_grad=True)
+    numbers = [1.0, 2.0]
+    y = (x * numbers + x**numbers + tg.stack([x, numbers]).prod(axis=0)).sum()
+    numbers[:] = [7.0, 7.0]
+    y.backward()
+    assert x.grad.tolist() == [1 + 1 + 1, 2 + 2 * 3 + 2]
+
+
 def test_complex_numbers_are_refused_and_not_made_real() -> None:
     x = tg.ones(2, requires_grad=True)
     calls: list[Callable[[], Any]] = [

@@ -34,8 +34,10 @@ _UNWRAP = """
         _node{i} = None
         if {x}.__class__ in _modules:
             _bare |= {bit}
-        elif {x}.__class__ not in _plain_types and ({x} := _plain({x})).__class__ in _modules:
-            _bare |= {bit}"""
+        elif {x}.__class__ not in _plain_types:
+            {x} = _plain({x})
+            if {x}.__class__ in _modules or {x}.__class__ in _sequence:
+                _bare |= {bit}"""
 
 _UNWRAP_ALL = """
     if not {x}:
@@ -104,7 +106,7 @@ def dispatcher(op: Op) -> Any:
         "_new": object.__new__,
         "_numpy": np,
         "_plain": plain,
-        "_plain_types": PLAIN,
+        "_plain_types": PLAIN - {list, tuple},
         "_sequence": (list, tuple),
         "_shape_of": _shape,
         "_shapes": _shapes,
@@ -262,7 +264,7 @@ def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tu
     parents = tuple([value.node if isinstance(value, Taped) else None for value in values])
     arrays = tuple([value.array if isinstance(value, Taped) else value for value in values])
     needs = any(value.node is not None for value in taped)
-    bare = sum(1 << i for i, value in enumerate(values) if value.__class__ in modules)
+    bare = sum(1 << i for i, x in enumerate(values) if x.__class__ in modules or isinstance(x, (list, tuple)))
     return type(taped[0]), int(needs), bare, parents, arrays
 
 

@@ -105,7 +105,8 @@ class Op:
 
     def fail(self, error: Exception, arrays: Sequence[Array], attributes: dict[str, Any]) -> NoReturn:
         """Re-raise an error with the op, the inputs, the time step and the caller's line in the message."""
-        inputs = [(name, a) for name, a in zip(self.names(len(arrays)), arrays, strict=True) if a is not None]
+        named = zip(self.names(len(arrays)), arrays, strict=True)
+        inputs = [(name, a) for name, a in named if a is not None or name not in self.optional]
         homes = {name: backend.of(a).name for name, a in inputs if backend.is_array(a)}
         where = whereabouts()
         if isinstance(error, MemoryError):

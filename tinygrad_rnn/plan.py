@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .backend import Array
 from .dispatch import parameters_of
 from .tape import Leaf, Node
@@ -52,6 +54,10 @@ def _picker(positions: list[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
     return itemgetter(slice(start, start + len(positions)))  # itemgetter(0) would give the item itself
 
 
+def _own(x: Any) -> Any:
+    return own(np.asarray(x) if isinstance(x, (list, tuple)) else x)
+
+
 class Plan:
     """What an op saves, and which rules run, if a given set of its inputs needs gradients.
 
@@ -80,8 +86,8 @@ class Plan:
         self.saves = -1 if op.variadic and any(saved) else sum(1 << i for i, name in enumerate(saved) if name)  # bits
 
     def own(self, bare: int, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The inputs of a call, with bare arrays copied if the rules will read them."""
-        return tuple([own(x) if bare & self.saves & 1 << i else x for i, x in enumerate(arrays)])
+        """The inputs of a call, with bare arrays copied if the rules will read them, and lists as arrays."""
+        return tuple([_own(x) if bare & self.saves & 1 << i else x for i, x in enumerate(arrays)])
 
     def every(self, node: Node) -> list[tuple[int, BoundRule]]:
         """For an op of ``*xs``: the place of each input that needs a gradient, with the rule that they share."""
