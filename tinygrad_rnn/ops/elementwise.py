@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, refuse_unreal
+from ..backend import Array, refuse_complex, refuse_unreal
 from ..formula import short_power
 from ..op import op
 from ..tape import Taped
@@ -152,6 +152,8 @@ softplus.vjp(x=lambda g, x: g * logistic(x))
 @op
 def clip(xp: Any, x: Array, *, min: float | None = None, max: float | None = None, out: Array = None) -> Array:
     """x limited to [min, max] (None: no bound). The gradient passes inside, bounds included, and is 0 outside."""
+    refuse_complex(min)
+    refuse_complex(max)
     return xp.clip(x, min, max, out=out)
 
 
