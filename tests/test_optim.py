@@ -187,6 +187,7 @@ def test_two_optimisers_are_two_groups_of_parameters() -> None:
     [
         (optim.SGD, {"lr": 0.1, "momentum": -0.5}),
         (optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "nesterov": True}),
+        (optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": float("nan")}),
         (optim.Adagrad, {"eps": -1e-8}),
         (optim.RMSprop, {"alpha": -0.1}),
         (optim.RMSprop, {"momentum": float("nan")}),
@@ -308,6 +309,18 @@ def test_a_learning_rate_may_be_a_numpy_number(make: Any) -> None:
         a, b = leaves(), leaves()
         ours, theirs = make(a), make(b)
         ours.lr, theirs.lr = rate, float(rate)
+        descend(ours, a, 3)
+        descend(theirs, b, 3)
+        for p, q in zip(a, b, strict=True):
+            np.testing.assert_array_equal(p.data, q.data, strict=True)
+
+
+def test_betas_may_be_numpy_numbers_also_when_they_are_assigned() -> None:
+    for betas in ((np.float64(0.5), np.float64(0.75)), np.array([0.5, 0.75]), [0.5, np.float32(0.75)]):
+        a, b = leaves(), leaves()
+        ours, theirs = optim.Adam(a), optim.Adam(b, betas=(0.5, 0.75))
+        ours.betas = betas
+        assert repr(ours) == repr(theirs)
         descend(ours, a, 3)
         descend(theirs, b, 3)
         for p, q in zip(a, b, strict=True):

@@ -58,7 +58,7 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ):
-        super().__init__(parameters, lr, weight_decay, momentum=momentum)
+        super().__init__(parameters, lr, weight_decay, momentum=momentum, dampening=dampening)
         if nesterov and (not momentum > 0 or dampening):
             raise ValueError("SGD: Nesterov's form needs a momentum above 0, and no dampening")
         self.momentum, self.nesterov, self.dampening = float(momentum), nesterov, float(dampening)
@@ -191,7 +191,12 @@ class Adam(Optimizer):
         amsgrad: bool = False,
     ):
         super().__init__(parameters, lr, weight_decay, eps=eps, betas=betas)
-        self.betas, self.eps, self.amsgrad = (float(betas[0]), float(betas[1])), float(eps), amsgrad
+        self.betas, self.eps, self.amsgrad = betas, float(eps), amsgrad
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "betas":  # NumPy's numbers would turn float32 parameters into float64
+            vars(self)[name] = float(value[0]), float(value[1])
 
     def _check(self, setting: str, value: Any) -> None:
         several = setting == "betas" and np.iterable(value)
