@@ -334,15 +334,15 @@ def test_a_plain_tuple_or_list_of_arrays_will_do_for_a_state() -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: nn.GRUCell(3, 0), "GRUCell: input_size 3 and hidden_size 0"),
-        (lambda: nn.MGUCell(-1, 3), "MGUCell: input_size -1"),
+        (lambda: nn.GRUCell(3, 0), "GRUCell: hidden_size is a whole number, at least 1, not 0"),
+        (lambda: nn.MGUCell(-1, 3), "MGUCell: input_size is a whole number, at least 0, not -1"),
         (lambda: nn.RNNCell(3, 4, nonlinearity="cubic"), "RNNCell: the nonlinearity .* 'cubic'"),
         (lambda: nn.RNNCell(3, 4, recurrent_init="zeros"), "RNNCell: recurrent_init"),
         (lambda: nn.GRUCell(3, 4, reset="never"), "GRUCell: reset"),
         (lambda: nn.LSTMCell(3, 4, proj_size=4), "LSTMCell: proj_size 4"),
         (lambda: nn.LSTMCell(3, 4, proj_size=-1), "LSTMCell: proj_size -1"),
         (lambda: nn.LSTMCell(3, 4, bias=False, forget_bias=1.0), r"LSTMCell: forget_bias=1\.0 needs bias=True"),
-        (lambda: nn.RHNCell(3, 4, depth=0), "RHNCell: the depth"),
+        (lambda: nn.RHNCell(3, 4, depth=0), "RHNCell: depth is"),
         (lambda: nn.RHNCell(3, 4, bias=False, transform_bias=-1.0), "RHNCell: transform_bias"),
         (lambda: nn.LeakyRNNCell(3, 4, leak=0.0), "LeakyRNNCell: leak"),
         (lambda: nn.LeakyRNNCell(3, 4, leak=[0.5, 0.5]), "LeakyRNNCell: leak"),

@@ -204,7 +204,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "lengths and masks are for batches",
     ),
-    (lambda: nn.LSTM(F, H, num_layers=0), ValueError, "LSTM: num_layers must be at least 1"),
+    (lambda: nn.LSTM(F, H, num_layers=0), ValueError, "LSTM: num_layers is a whole number, at least 1"),
     (lambda: nn.LSTM(F, H, num_layers=2, dropout=1.0), ValueError, "probability"),
     (lambda: nn.LSTM(F, H, proj_size=H), ValueError, "proj_size"),
     (lambda: nn.RNN(F, H, nonlinearity="cubic"), ValueError, "nonlinearity"),

@@ -438,6 +438,21 @@ def test_what_is_no_layer_is_refused_at_once() -> None:
         nn.Sequential(nn.LSTM(3, 4), nn.Linear(4, 2))(tg.ones(5, 2, 3))
     with pytest.raises(TypeError, match="padding is a whole number, at least 0, not 'same'"):
         nn.Conv1d(2, 3, 3, padding="same")  # type: ignore[arg-type]
+    for wrong, kind in ((-1, ValueError), (2.5, TypeError), ("a", TypeError), (None, TypeError)):
+        for make, name in (
+            (lambda n: nn.Linear(n, 2), "Linear: in_features"),
+            (lambda n: nn.Linear(2, n), "Linear: out_features"),
+            (lambda n: nn.Embedding(n, 2), "Embedding: num_embeddings"),
+            (lambda n: nn.LSTM(n, 2), "LSTMCell: input_size"),
+            (lambda n: nn.LSTM(2, n), "LSTMCell: hidden_size"),
+            (lambda n: nn.LSTM(2, 2, n), "LSTM: num_layers"),
+            (lambda n: nn.GRUCell(2, n), "GRUCell: hidden_size"),
+            (lambda n: nn.Conv1d(1, 2, n), "Conv1d: kernel_size"),
+            (lambda n: nn.Conv1d(n, 2, 3), "Conv1d: in_channels"),
+            (lambda n: nn.Conv2d(1, n, 3), "Conv2d: out_channels"),
+        ):
+            with pytest.raises(kind, match=f"{name} is a whole number, at least [01], not {wrong!r}"):
+                make(wrong)
     with pytest.raises(TypeError, match="bias is True or False, not 'relu'"):
         nn.RNN(2, 3, 1, "relu")  # type: ignore[arg-type]  # where PyTorch has the nonlinearity
     assert nn.RNN(2, 3, bias=np.bool_(False)).state_dict().keys() == nn.RNN(2, 3, bias=False).state_dict().keys()

@@ -19,7 +19,7 @@ from ..ops import broadcast_to, concatenate, linear, sigmoid, split, tanh
 from ..tensor import Tensor
 from ..tree import tree_leaves
 from . import init
-from .fit import NoInitialState, begin, check_input
+from .fit import NoInitialState, begin, check_input, check_sizes
 from .module import Module, first_tensor, parameter
 
 Gates = dict[str, Tensor]
@@ -102,10 +102,8 @@ class WeightedCell(Cell):
         backend: str | None = None,
         output_size: int | None = None,
     ):
-        if input_size < 0 or hidden_size < 1:
-            raise ValueError(
-                f"{type(self).__name__}: input_size {input_size} and hidden_size {hidden_size} must be positive"
-            )
+        check_sizes(self, 0, input_size=input_size)
+        check_sizes(self, 1, hidden_size=hidden_size)
         self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size or hidden_size
         if bias not in (True, False):
             raise TypeError(f"{type(self).__name__}: bias is True or False, not {bias!r}; give what follows it by name")
@@ -220,7 +218,7 @@ class LSTMCell(WeightedCell):
         forget_bias: float = 0.0,
         proj_size: int = 0,
     ):
-        if proj_size < 0 or proj_size >= hidden_size > 0:
+        if proj_size and not 0 < proj_size < hidden_size:
             raise ValueError(f"LSTMCell: proj_size {proj_size} must be less than hidden_size {hidden_size}")
         super().__init__(input_size, hidden_size, bias, dtype, backend, output_size=proj_size or hidden_size)
         self.weight_hr = self.drawn((proj_size, hidden_size)) if proj_size else None

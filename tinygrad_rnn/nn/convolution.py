@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .. import ops
 from ..backend import DTypeLike
 from ..ops.conv import Pair, pair
 from ..tensor import Tensor
 from ..whereabouts import misfit
 from . import init
+from .fit import check_sizes
 from .module import Module, parameter
 
 
 def _part(layer: Any, in_channels: int, out_channels: int, groups: int) -> int:
     """The number of input channels that a kernel sees."""
+    check_sizes(layer, 0, in_channels=in_channels, out_channels=out_channels, groups=groups)
     if groups < 1 or in_channels % groups or out_channels % groups:
         raise ValueError(
             f"{type(layer).__name__}: {in_channels} channels in and {out_channels} out must both divide into {groups} "
@@ -75,10 +75,8 @@ class Conv1d(Module):
         dtype: DTypeLike = None,
         backend: str | None = None,
     ):
-        numbers = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
-        for name, value in numbers.items():
-            if not isinstance(value, (int, np.integer)) or value < (name != "padding"):
-                raise TypeError(f"Conv1d: {name} is a whole number, at least {int(name != 'padding')}, not {value!r}")
+        check_sizes(self, 1, kernel_size=kernel_size, stride=stride, dilation=dilation)
+        check_sizes(self, 0, padding=padding)
         channels = _part(self, in_channels, out_channels, groups)
         fan_in = channels * kernel_size
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups

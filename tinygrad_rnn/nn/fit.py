@@ -1,14 +1,25 @@
-"""Checks that inputs and states fit a cell, done once before the first step rather than in every step."""
+"""Checks of sizes, and that inputs and states fit a cell, done once before the first step rather than in every step."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
 
+import numpy as np
+
 from ..backend import plain, signature
 from ..tape import bare_array
 from ..tree import alike, keys_of, rebuild
 from ..whereabouts import ShapeError
+
+
+def check_sizes(layer: Any, least: int, **sizes: Any) -> None:
+    """Raise TypeError for a size that is no whole number, and ValueError for one that is too small."""
+    for name, size in sizes.items():
+        whole = isinstance(size, (int, np.integer))
+        if not whole or size < least:
+            told = f"{type(layer).__name__}: {name} is a whole number, at least {least}, not {size!r}"
+            raise (ValueError if whole else TypeError)(told)
 
 
 def check_input(cell: Any, x: Any) -> None:

@@ -11,6 +11,7 @@ from ..ops import linear, sigmoid, split, tanh
 from ..tensor import Tensor, tensor
 from . import init
 from .cells import Gates, LSTMCell, LSTMState, RNNCell, WeightedCell
+from .fit import check_sizes
 
 
 class CoupledLSTMCell(LSTMCell):
@@ -189,8 +190,7 @@ class RHNCell(WeightedCell):
         transform_bias: float = 0.0,
         **options: Any,
     ):
-        if depth < 1:
-            raise ValueError(f"RHNCell: the depth must be at least 1, not {depth}")
+        check_sizes(self, 1, depth=depth)
         if transform_bias and not bias:
             raise ValueError(f"RHNCell: transform_bias={transform_bias} needs bias=True")
         super().__init__(input_size, hidden_size, bias, **options)

@@ -13,6 +13,7 @@ from ..ops.nn import check_probability
 from ..tensor import Tensor, as_tensor
 from ..whereabouts import misfit
 from . import init
+from .fit import check_sizes
 from .module import Module, parameter
 
 
@@ -32,6 +33,7 @@ class Linear(Module):
         dtype: DTypeLike = None,
         backend: str | None = None,
     ):
+        check_sizes(self, 0, in_features=in_features, out_features=out_features)
         self.weight = parameter(init.fan_in_uniform((out_features, in_features), in_features), dtype, backend)
         self.bias = parameter(init.fan_in_uniform((out_features,), in_features), dtype, backend) if bias else None
 
@@ -64,6 +66,7 @@ class Embedding(Module):
         dtype: DTypeLike = None,
         backend: str | None = None,
     ):
+        check_sizes(self, 0, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         table = init.normal((num_embeddings, embedding_dim))
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:

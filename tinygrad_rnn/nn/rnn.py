@@ -12,6 +12,7 @@ from ..ops import stack
 from ..tree import tree_map
 from ..whereabouts import ShapeError
 from .cells import GRUCell, LSTMCell, RNNCell, WeightedCell
+from .fit import check_sizes
 from .recurrent import Recorded
 from .stacks import Bidirectional, Recurrent, SequenceLayer, Stacked
 
@@ -34,8 +35,7 @@ class DeepLayer(Stacked):
         h0: str,
     ):
         name = type(self).__name__
-        if num_layers < 1:
-            raise ValueError(f"{name}: num_layers must be at least 1, not {num_layers}")
+        check_sizes(self, 1, num_layers=num_layers)
         if dropout and num_layers == 1:
             warnings.warn(f"{name}: dropout={dropout} acts between layers, and there is only one", stacklevel=3)
         layers: list[SequenceLayer] = []
