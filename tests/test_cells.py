@@ -397,7 +397,8 @@ def test_a_cell_that_says_nothing_of_sizes_goes_on_from_a_given_state() -> None:
 )
 @pytest.mark.parametrize("unroll", [nn.unroll, bptt.checkpointed])
 def test_what_is_no_cell_is_refused(unroll: Any, wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"unroll: a cell is an object with input_projection\(x\) and step\(z, state\)"):
+    told = rf"{unroll.__name__}: a cell is an object with input_projection\(x\) and step\(z, state\)"
+    with pytest.raises(TypeError, match=told):
         unroll(wrong, tg.ones(4, 1, 2))
 
 

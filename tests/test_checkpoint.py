@@ -505,6 +505,8 @@ def test_what_does_not_fit_is_said() -> None:
         bptt.checkpointed(cell, xs, mask=np.ones((2, 7)))
     with pytest.raises(TypeError, match="does not fit; for this input it must be"):
         bptt.checkpointed(cell, xs, tg.ones(2, H))
+    with pytest.raises(TypeError, match=r"checkpointed: a cell is .*layer\.unrolled_by\(bptt\.checkpointed\)\(xs\)"):
+        bptt.checkpointed(nn.LSTM(D, H), xs)
     with pytest.raises(TypeError, match="give one step's inputs"):
         bptt.memory_plan(Own(), 5, 2)
     with pytest.raises(ValueError, match="T must be at least 1"):

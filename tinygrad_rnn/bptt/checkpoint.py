@@ -74,7 +74,7 @@ def checkpointed(
         raise TypeError(f"checkpointed: segments says how many, a whole number, and cannot be {segments!r}")
     if not isinstance(budget, Real | None):
         raise TypeError(f"checkpointed: the budget is a number of bytes, and cannot be {budget!r}")
-    xs, real = prepare("unroll", cell, xs, mask)
+    xs, real = prepare("checkpointed", cell, xs, mask)
     steps = xs.shape[0]
     if segments is not None and budget is not None:
         raise ValueError("checkpointed: give segments or a budget, not both")

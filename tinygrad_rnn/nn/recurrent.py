@@ -63,7 +63,7 @@ def check_cell(who: str, cell: Any) -> None:
     if not (hasattr(cell, "input_projection") and hasattr(cell, "step")):
         raise TypeError(
             f"{who}: a cell is an object with input_projection(x) and step(z, state), but {cell!r} is none; a layer "
-            "goes over the sequence by itself, layer(xs)"
+            "goes over the sequence by itself, layer(xs), or layer.unrolled_by(bptt.checkpointed)(xs)"
         )
 
 
