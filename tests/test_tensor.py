@@ -70,12 +70,16 @@ def test_tensor_copies() -> None:
     np.testing.assert_array_equal(x.data, [0, 1, 0])
 
 
-@pytest.mark.parametrize(
-    "data", [None, "a", 1j, [[1], [1, 2]], [object()], {"a": 1}, *map(np.array, ([None], "a", 1j))]
-)
+@pytest.mark.parametrize("data", [None, "a", 1j, [object()], {"a": 1}, *map(np.array, ([None], "a", 1j))])
 def test_tensor_refuses_what_is_not_numbers(data: Any) -> None:
     with pytest.raises(TypeError, match="tensor: "):
         tg.tensor(data)
+
+
+def test_lists_of_unequal_lengths_are_refused() -> None:
+    for ragged in ([[1], [1, 2]], [1.0, [2.0]], [np.ones(2), np.ones(3)]):
+        with pytest.raises(ValueError, match="tensor: the nested lists do not form an array"):
+            tg.tensor(ragged)
 
 
 def test_a_list_counts_as_the_array_that_it_makes_at_the_time_of_the_call() -> None:

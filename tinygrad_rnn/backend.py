@@ -253,7 +253,7 @@ def _is_real(dtype: DTypeLike) -> bool:
 def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> Array:
     """Copy data into a new array: arrays keep their dtype and backend, Python floats become float32.
 
-    Raises TypeError if the data are not numbers.
+    Raises TypeError if the data are not numbers, and ValueError for nested lists of unequal lengths.
     """
     refuse_unreal("tensor", dtype)
     if is_array(data):
@@ -275,7 +275,7 @@ def as_array(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> 
 
 
 def _from_lists(data: Any) -> np.ndarray:
-    """Nested lists, a number, or a subclass of NumPy's array, as an array; TypeError says what else it is."""
+    """Nested lists, a number, or a subclass of NumPy's array, as an array; an error says what else it is."""
     try:
         return np.array(plain(data) if isinstance(data, np.ndarray) else data)
     except (TypeError, ValueError) as error:
@@ -284,7 +284,7 @@ def _from_lists(data: Any) -> np.ndarray:
             raise TypeError(f"tensor: {told}") from None
         if isinstance(error, TypeError):
             raise
-        raise TypeError(f"tensor: the nested lists do not form an array ({error})") from None
+        raise ValueError(f"tensor: the nested lists do not form an array ({error})") from None
 
 
 def _has_own_dtype(data: Any) -> bool:

@@ -136,7 +136,7 @@ class Module:
             if name in state:
                 try:
                     arrays[name] = backend.as_array(bare_array(state[name]), backend=own[name].backend)
-                except TypeError as error:
+                except (TypeError, ValueError) as error:
                     raise TypeError(f"load_state_dict: {name}: {error}") from None
         wrong = [
             f"{name} is {signature(array)}, but {signature(own[name].array)} is needed"
