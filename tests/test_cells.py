@@ -293,6 +293,10 @@ def test_inputs_that_do_not_fit_are_refused(name: str, call: str) -> None:
         (np.ones((T, B, D), np.int64), TypeError, rf"the inputs i64\[{T},{B},{D}\].*nn.Embedding\(count, {D}\)"),
         (tg.tensor(np.ones((T, B, D), bool)), TypeError, r"the inputs bool.* are not floating-point"),
     ]
+    if call == "unroll":
+        wrong.append(
+            (np.ones(D), tg.ShapeError, rf"inputs of shape \({D},\) are one step, but a sequence is \(T, B, F\)")
+        )
     for x, error, match in wrong:
         with pytest.raises(error, match=f"{type(cell).__name__}: {match}"), tg.tape.watching(Unused()):
             nn.unroll(cell, x) if call == "unroll" else cell(x)

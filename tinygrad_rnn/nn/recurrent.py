@@ -9,6 +9,7 @@ from .. import tape
 from ..ops import stack, where
 from ..tensor import Tensor
 from ..tree import tree_items, tree_leaves, tree_map
+from ..whereabouts import ShapeError
 from .fit import begin, check_input
 from .sequences import over, time_major
 
@@ -126,6 +127,9 @@ def check_features(taker: Any, x: Any, masked: bool) -> None:
     """Raise if the inputs do not fit a cell or a layer; without an ``input_size`` nothing is checked."""
     if getattr(taker, "input_size", None) is not None:
         check_input(taker, x)
+        if x.ndim < 2:
+            told = f"{type(taker).__name__}: inputs of shape {x.shape} are one step"
+            raise ShapeError(f"{told}, but a sequence is (T, B, F), or (T, F); cell(x, state) takes one step")
         if x.ndim == 2 and masked:
             raise ValueError(
                 f"{type(taker).__name__}: lengths and masks are for batches, but inputs of shape {x.shape} are "
