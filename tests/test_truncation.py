@@ -246,6 +246,30 @@ def test_a_change_in_place_is_right_where_nothing_older_is_reached() -> None:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_stream_may_fill_one_buffer_again_and_again(recompute: bool, tensors: bool) -> None:
+    w, step, xs = moving_rnn()
+    array = np.empty(3)
+    buffer = tg.tensor(array) if tensors else array
+
+    def filled() -> Iterator[Any]:
+        for x in xs:
+            if tensors:
+                buffer.data = x.copy()
+            else:
+                array[:] = x
+            yield buffer
+
+    found = []
+    for stream in (xs, filled()):
+        w.grad = None
+        for window in bptt.truncated(step, stream, tg.zeros(3, dtype="float64"), k1=2, k2=5, recompute=recompute):
+            window.backward()
+        found.append(w.grad.numpy())
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
 def test_the_initial_state_gets_its_gradient_while_it_is_reached(recompute: bool) -> None:
     _, step, xs = moving_rnn()
     h0 = nn.parameter(drawn(3))

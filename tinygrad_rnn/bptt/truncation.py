@@ -8,10 +8,12 @@ from operator import index
 from typing import Any
 
 from .. import tape
+from ..backend import is_array
 from ..ops import isfinite, where
 from ..tape import GraphError, Node
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
+from ..writes import own
 from .state import detach
 from .trail import StepFunction, Trail, Window
 
@@ -101,7 +103,7 @@ def _repeated(step: StepFunction, xs: Iterator[Any], state: Any, k1: int, k2: in
     """Windows that each rerun all steps in reach, from the kept state before the first of them."""
     past: list[tuple[Any, Any]] = []  # x and the state before it, of the last k2 steps
     time = 0
-    while new := list(islice(xs, k1)):
+    while new := [tree_map(_own, x) for x in islice(xs, k1)]:
         again = past[max(0, len(past) + len(new) - k2) :]
         inputs = [x for x, _ in again] + new
         for x in tree_leaves(inputs):
@@ -114,6 +116,13 @@ def _repeated(step: StepFunction, xs: Iterator[Any], state: Any, k1: int, k2: in
         kept = [s if t == 0 else detach(s) for t, s in enumerate(trail.states, trail.first)]
         past = list(zip(inputs[-len(kept) :], kept, strict=True))
         state, time = window.state, window.stop
+
+
+def _own(x: Any) -> Any:
+    """A copy of an array or a constant, as a stream may fill one buffer again and again; anything else unchanged."""
+    if isinstance(x, Tensor) and x.node is None:
+        return Tensor.wrap(own(x.array))
+    return own(x) if is_array(x) else x
 
 
 def randomly_truncated(
