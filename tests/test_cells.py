@@ -423,12 +423,28 @@ def test_a_cell_defines_a_step_or_a_full_step() -> None:
         Half()(tg.ones(2, 1))
 
 
+def test_a_step_that_is_overridden_counts_wherever_the_cell_is_run() -> None:
+    class Halved(nn.LSTMCell):
+        def step(self, z: Any, state: Any) -> tuple[Any, Any]:
+            h, state = super().step(z, state)
+            return 0.5 * h, state
+
+    xs, plain, halved = inputs(), nn.LSTMCell(D, H, dtype="float64"), Halved(D, H, dtype="float64")
+    halved.load_state_dict(plain.state_dict())
+    expected = nn.unroll(plain, xs).outputs.data / 2
+    for cell in (halved, nn.Zoneout(halved, 0.0), nn.VariationalDropout(halved)):
+        for record in (False, True):
+            np.testing.assert_array_equal(nn.unroll(cell, xs, record=record).outputs.data, expected)
+    assert set(nn.unroll(halved, xs, record=True).record) == {"h", "c"}
+
+
 def test_every_cell_is_tested_here() -> None:
     cells = {value for value in vars(nn).values() if isinstance(value, type) and issubclass(value, nn.WeightedCell)}
     assert {type(case.make()) for case in CASES.values()} == cells - {nn.WeightedCell}
 
 
-def test_a_step_that_forgets_the_state_is_refused() -> None:
+@pytest.mark.parametrize("record", [False, True])
+def test_a_step_that_forgets_the_state_is_refused(record: bool) -> None:
     """A Tensor of two rows would be taken apart, one as the output and one as the state."""
 
     class Forgetful(nn.WeightedCell):
@@ -436,4 +452,4 @@ def test_a_step_that_forgets_the_state_is_refused() -> None:
             return tg.tanh(z + state)
 
     with pytest.raises(TypeError, match=r"Forgetful\.step must return \(output, next state\), not Tensor"):
-        bptt.unroll(Forgetful(3, 4), tg.ones(5, 2, 3))
+        bptt.unroll(Forgetful(3, 4), tg.ones(5, 2, 3), record=record)

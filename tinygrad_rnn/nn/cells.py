@@ -39,6 +39,8 @@ class Cell(Module):
 
     ``step(z, state)``, which returns (output, next state), or
     ``full_step(z, state)``, which returns (output, next state, gates), where gates is a dict by name.
+
+    To change a cell that has gates, override its ``full_step``; where ``step`` alone is overridden, no gates are known.
     """
 
     input_size: int

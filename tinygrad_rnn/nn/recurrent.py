@@ -95,10 +95,7 @@ def advance(
             if record:
                 output, after, gates = step_and_gates(cell, z, state)
             else:
-                taken = cell.step(z, state)
-                if not isinstance(taken, tuple):  # a Tensor of two rows would unpack silently
-                    raise TypeError(f"{type(cell).__name__}.step must return (output, next state), not {taken!r}")
-                output, after = taken
+                output, after = _step(cell, z, state)
             if real is not None:
                 after = tree_map(lambda new, old, now=real[t]: _held(now, new, old), after, state)
             outputs.append(output)
@@ -138,15 +135,23 @@ def check_features(taker: Any, x: Any, masked: bool) -> None:
 
 
 def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """One step, with the gates as a third result, empty for cells without ``full_step``."""
-    if hasattr(cell, "full_step"):
+    """One step, with the gates as a third result, empty for cells without ``full_step``, or with a newer ``step``."""
+    newest = next(filter(None, (vars(kind).keys() & {"step", "full_step"} for kind in type(cell).__mro__)), None)
+    if hasattr(cell, "full_step") and newest != {"step"}:
         output, after, gates = cell.full_step(z, state)
         return output, after, gates
     if callable(getattr(cell, "gates", None)):
         raise TypeError(
             f"{type(cell).__name__}: gates are the third result of full_step(z, state); gates() is never called"
         )
-    return (*cell.step(z, state), {})
+    return (*_step(cell, z, state), {})
+
+
+def _step(cell: Any, z: Any, state: Any) -> tuple[Any, Any]:
+    taken = cell.step(z, state)
+    if not isinstance(taken, tuple):  # a Tensor of two rows would unpack silently
+        raise TypeError(f"{type(cell).__name__}.step must return (output, next state), not {taken!r}")
+    return taken
 
 
 def innermost(state: Any) -> Any:

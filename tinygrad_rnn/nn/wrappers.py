@@ -208,7 +208,7 @@ _SPELLED = {
 
 
 def altered_step(wrapper: Wrapper, z: Any, state: Any, **methods: Any) -> tuple[Any, Any, Gates]:
-    """Run the inner cell's ``full_step`` with some methods replaced; TypeError if it does not use all of them."""
+    """Run the inner cell's step with some methods replaced; TypeError if it does not use all of them."""
     used = set()
 
     def noting(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -220,7 +220,7 @@ def altered_step(wrapper: Wrapper, z: Any, state: Any, **methods: Any) -> tuple[
 
     other = copy(wrapper.cell)  # shares the parameters
     vars(other).update({name: noting(name, method) for name, method in methods.items()})
-    taken: tuple[Any, Any, Gates] = other.full_step(z, state)
+    taken = step_and_gates(other, z, state)
     for name in methods.keys() - used:
         cell = type(wrapper.cell).__name__
         raise TypeError(
