@@ -81,6 +81,52 @@ def test_gradient_norms_are_an_array_over_time() -> None:
     assert list(flow.gradient_norms(hs[1].sum(), hs)) == pytest.approx([18**0.5, 2**0.5])
 
 
+def test_kept_gradients_are_those_of_the_states() -> None:
+    cell = nn.LSTMCell(F, H, dtype="float64")
+    states, output = kept(cell)
+    loss = (output**3).sum()
+    expected = {name: tg.grad(loss, [getattr(s, name) for s in states], retain_graph=True) for name in "hc"}
+    run = bptt.unroll(cell, XS, record=True)
+    found = flow.gradient_norms((run.outputs[-1] ** 3).sum(), run, keep=True)
+    for name, gradients in expected.items():
+        close(found.gradients[name], np.stack([g.numpy() for g in gradients]))  # type: ignore[index]
+    early = flow.gradient_norms(run.outputs[1].sum(), run, keep=True).gradients
+    assert early is not None
+    assert early["h"].shape == (T, B, H)
+    assert not early["h"][2:].any()
+    assert flow.gradient_norms(run.outputs.sum(), run).gradients is None
+
+
+def test_norms_show_themselves_in_a_line_for_each_state() -> None:
+    cell = nn.RNNCell(1, 2, bias=False, dtype="float64", nonlinearity=lambda a: a)
+    cell.weight_hh.data = 0.05 * np.eye(2)
+    run = bptt.unroll(cell, np.zeros((9, 1, 1)), record=True)
+    title, row = repr(flow.gradient_norms(3 * run.outputs[-1].sum(), run)).splitlines()
+    assert title == "GradientNorms of 9 steps, a shade for each power of ten"
+    assert row == "h |  :-=*#%@| 1.7e-10 to 4.2"
+    run = bptt.unroll(cell, np.zeros((500, 1, 1)), record=True)
+    assert repr(flow.gradient_norms(run.outputs[:250].sum(), run)).count("@") == 36  # of 72
+
+
+def test_a_part_of_the_state_that_the_cell_detaches_is_left_out() -> None:
+    class Stabilised(nn.RNNCell):
+        def step(self, z: Any, state: Any) -> Any:
+            h, m = state
+            output, h = super().step(z, h)
+            return output, (h, (m + abs(z).max()).detach())
+
+        def initial_state(self, z: Any) -> Any:
+            return super().initial_state(z), super().initial_state(z)
+
+    run = bptt.unroll(Stabilised(F, H, dtype="float64"), XS, record=True)
+    assert set(run.record) == {"0", "1"}
+    assert set(flow.gradient_norms(run.outputs.sum(), run).norms) == {"0"}
+    with tg.no_grad():
+        run = bptt.unroll(nn.LSTMCell(F, H, dtype="float64"), XS, record=True)
+    with pytest.raises(GraphError, match="'h' is no stack of states with history"):
+        flow.gradient_norms(tg.ones((), requires_grad=True) * 1, run)
+
+
 def test_gradient_norms_equal_those_of_pytorch() -> None:
     torch = pytest.importorskip("torch")
     ours, theirs = nn.LSTMCell(F, H, dtype="float64"), torch.nn.LSTMCell(F, H, dtype=torch.float64)

@@ -13,10 +13,10 @@ import numpy as np
 from ..clip import norms
 from ..grad import grad
 from ..nn.recurrent import Recorded, innermost, named
-from ..tape import GraphError, Leaf, Node
+from ..tape import GraphError, Leaf, Node, host_array
 from ..tensor import Tensor
 from ..tree import tree_items
-from .pictures import finish, slide
+from .pictures import finish, ribbon, slide
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +24,11 @@ class GradientNorms:
     """The norm of the gradient for each of the given states.
 
     As an array, it is the norms (T,) of whole states, such as h and c of an LSTM together: ``found[t]``,
-    ``len(found)``, ``np.asarray(found)``.
+    ``len(found)``, ``np.asarray(found)``. Its repr has a character for each step.
     """
 
     norms: dict[str, np.ndarray]  # by name of the state, such as "h" and "c": (T,), in units of loss / unit of state
+    gradients: dict[str, np.ndarray] | None = None  # dL/dh_t itself, (T, B, H), if kept
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(reduce(np.hypot, self.norms.values()), dtype)
@@ -37,6 +38,11 @@ class GradientNorms:
 
     def __getitem__(self, t: Any) -> Any:
         return np.asarray(self)[t]
+
+    def __repr__(self) -> str:
+        top = max(g[np.isfinite(g)].max(initial=0) for g in self.norms.values())
+        rows = [f"{name} |{ribbon(g, top)}| {g[0]:.2g} to {g[-1]:.2g}" for name, g in self.norms.items()]
+        return "\n".join([f"GradientNorms of {len(self)} steps, a shade for each power of ten", *rows])
 
     def plot(self, ax: Any = None, label: str = "") -> Any:
         """Plot the norms over the time steps on a logarithmic scale; returns the figure.
@@ -49,17 +55,18 @@ class GradientNorms:
         return finish(ax)
 
 
-def gradient_norms(loss: Tensor, states: Any) -> GradientNorms:
+def gradient_norms(loss: Tensor, states: Any, *, keep: bool = False) -> GradientNorms:
     """The L2 norm, over batch and units, of the gradient of a loss for the state of each time step, ||dL/dh_t||.
 
     states: the states kept while unrolling, a list of Tensors or of nested states such as ``LSTMState``; or the result
         of ``unroll(..., record=True)``; or a part of its record, even gates: ``{"f": run.record["f"]}``. They must be
         the Tensors that the loss was computed from: copies and ``detach``-ed ones have no part in it.
+    keep: whether to keep each gradient dL/dh_t, not only its norm: as ``gradients["h"]``, (T, B, H).
 
     The gradient is the total one, along all paths: for an LSTM's c_t also through h_t. Where none arrives, it is 0; if
     none arrives anywhere, there is a warning.
     After ``unroll`` with a mask, a state is the one passed to the next step. The gradient from the output of its own
-    step does not go through it.
+    step does not go through it. What a record has of a part without any history, which the cell detaches, is left out.
     No ``.grad`` is touched, and the graph is kept for a later ``loss.backward()``.
 
     Raises GraphError for a state without history, such as an initial state of zeros, and for a freed graph.
@@ -82,24 +89,33 @@ def gradient_norms(loss: Tensor, states: Any) -> GradientNorms:
             stacklevel=2,
         )
     sizes = iter(norms(*arrived, dtype="float64").tolist() if arrived else [])
-    lengths = iter([0.0 if g is None else next(sizes) for g in found])
-    columns: dict[str, list[float]] = {}
-    for step in steps:
-        for name in step:
-            columns.setdefault(name, []).append(next(lengths))
-    return GradientNorms({name: np.array(column) for name, column in columns.items()})
+    lengths = [0.0 if g is None else next(sizes) for g in found]
+    if not keep:
+        return GradientNorms(_in_columns(steps, lengths))
+    kept = [np.zeros(x.shape) if g is None else host_array(g) for x, g in zip(leaves, found, strict=True)]
+    return GradientNorms(_in_columns(steps, lengths), _in_columns(steps, kept))
+
+
+def _in_columns(steps: list[dict[str, Tensor]], values: list[Any]) -> dict[str, np.ndarray]:
+    """Values for each step and name, stacked by name."""
+    columns: dict[str, list[Any]] = {}
+    for name, value in zip((name for step in steps for name in step), values, strict=True):
+        columns.setdefault(name, []).append(value)
+    return {name: np.array(column) for name, column in columns.items()}
 
 
 def by_step(who: str, states: Any) -> list[dict[str, Tensor]]:
     """The Tensors of each time step's state, by name; a state that is a single Tensor is called h."""
     if isinstance(states, Recorded):
         names, states = named(innermost(states.state)), states.record
-        states = {name: states[name] for name in names} if isinstance(states, Mapping) else states
+        if isinstance(states, Mapping):
+            columns = {name: states[name] for name in names}
+            states = {name: x for name, x in columns.items() if x.requires_grad} or columns
     if _of_layers(states):
         raise TypeError(f"{who}: layers, and directions, each have a record; give one, such as run.record[0]")
     if isinstance(states, Mapping):
-        columns = {name: _unstacked(who, name, stacked) for name, stacked in states.items()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        leaves = {name: _unstacked(who, name, stacked) for name, stacked in states.items()}
+        return [dict(zip(leaves, row, strict=True)) for row in zip(*leaves.values(), strict=True)]
     if not isinstance(states, Sequence) or hasattr(states, "_fields") or not states:
         given = "an empty one" if isinstance(states, Sequence) and not states else f"a {type(states).__name__}"
         raise TypeError(

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..extras import import_extra
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # distinguishable by the colour-blind
+
+SHADES = " .:-=+*#%@"
+WIDTH = 72  # characters in a line of text
+
+
+def ribbon(values: np.ndarray, top: float) -> str:
+    """Values over time as a line of text: @ within a tenth of the top, the next shade within a hundredth, and so on.
+
+    ! is what is not finite. Of a long time, a character is the largest of several values.
+
+    >>> ribbon(np.array([0, 2e-9, 2e-4, 2e-3, 0.5, 1, np.inf]), 1.0)
+    ' .*#@@!'
+    """
+    parts = [part.max() for part in np.array_split(values, min(len(values), WIDTH))]
+    levels = 9 + np.ceil(np.log10(np.clip(np.array(parts) / (top or 1), 1e-9, 1)))
+    return "".join(SHADES[int(level)] if np.isfinite(part) else "!" for part, level in zip(parts, levels, strict=True))
 
 
 def slide(ax: Any, title: str, across: str, up: str, log: bool = False) -> Any:
