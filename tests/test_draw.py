@@ -201,6 +201,21 @@ def test_names_come_from_a_module_a_mapping_or_pairs() -> None:
             tg.draw(h.sum(), names=wrong)
 
 
+def test_a_part_is_titled_by_its_index() -> None:
+    """So the gates of an LSTM can be told apart."""
+    picture = tg.draw(bptt.unroll(nn.LSTMCell(3, 5), tg.randn(2, 4, 3)).outputs[-1].sum(), "svg")
+    titles = Counter(t.text for t in ET.fromstring(picture).iter(f"{SVG}text"))
+    gates = dict.fromkeys(["[:, 0:5]", "[:, 5:10]", "[:, 10:15]", "[:, 15:20]"], 2)
+    assert titles.items() >= {"[0]": 1, "[1]": 1, "[-1]": 1, **gates}.items()
+    assert "getitem" not in titles
+
+
+def test_what_checkpointing_has_not_kept_is_marked() -> None:
+    outputs = bptt.checkpointed(nn.RNNCell(3, 5), tg.randn(9, 2, 3), segments=3).outputs
+    words = tg.draw(outputs.sum()).splitlines()
+    assert sum("f32[3,2,5], run again" in line.partition(" <- ")[0] for line in words) == 2  # of three segments
+
+
 def test_names_are_escaped() -> None:
     w = tg.ones(2, requires_grad=True)
     name = 'a<b & "c"\n\\'
@@ -283,6 +298,25 @@ def test_what_a_horizon_cuts_is_dashed() -> None:
     assert "style=dashed" in tg.draw(loss, "dot", horizon=marks[2])
     assert not edges_in(tg.draw(loss, "svg"), "cut")
     assert not edges_in(tg.draw(loss, "svg", horizon=0), "cut")
+
+
+def test_a_window_is_drawn_up_to_its_horizon() -> None:
+    """What lies beyond was freed when the stream went on."""
+    cell, losses = nn.RNNCell(3, 5), []
+
+    def step(x: Any, h: Any) -> Any:
+        y, h = cell(x, h)
+        losses.append((y * y).mean())
+        return losses[-1], h
+
+    for window in bptt.truncated(step, tg.randn(9, 2, 3), None, k1=3, k2=5):
+        loss = tg.stack(losses[-3:]).mean()
+        words = tg.draw(loss, horizon=window.horizon, gradients=True)
+        assert re.findall(r"time step (\d)", words) == [str(t) for t in range(window.reach, window.stop)]
+        assert words.count("(cut)") == (window.reach > 0)
+        if window.reach:
+            with pytest.raises(GraphError, match="was freed by backward"):
+                tg.draw(loss)
 
 
 def test_norms_are_those_of_single_uses() -> None:

@@ -45,11 +45,11 @@ def draw(
     moving: for "svg" with ``backward``, light up the backward links one after another, in the order of the backward
         pass, in a loop; browsers set to reduced motion show a still image.
 
-    A ring, or "constant" in text, marks an input without a history, such as a detached state. Time steps are those that
-    ``unroll`` or a loop in ``tape.timeline`` marks.
+    A ring, or "constant" in text, marks an input without a history, such as a detached state; "run again", what
+    ``bptt.checkpointed`` has not kept. Time steps are those that ``unroll`` or a loop in ``tape.timeline`` marks.
 
     Returns a string. Raises ValueError for other styles, a negative fold, or ``moving`` without "svg" and ``backward``,
-    and GraphError if there is no graph, or if backward has freed it.
+    and GraphError if there is no graph, or if backward has freed it; what lies beyond the horizon may be gone.
 
     >>> from tinygrad_rnn import tanh, tensor
     >>> w = tensor([0.5, 2.0], requires_grad=True)

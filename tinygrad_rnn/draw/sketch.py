@@ -63,14 +63,17 @@ class Sketch:
         return self.leaves + [item for band in self.bands for item in band.items]
 
 
-def nodes_of(output: Tensor) -> list[Node | Leaf]:
-    """All nodes that lead to a tensor, oldest first; GraphError if there is none, or if backward has freed them."""
+def nodes_of(output: Tensor, horizon: int = 0) -> list[Node | Leaf]:
+    """All nodes that lead to a tensor, oldest first; GraphError if there is none, or if backward has freed them.
+
+    Beyond the horizon, freed ones are no obstacle: the drawing ends with them.
+    """
     check_tensor("draw", output)
     if output.node is None:
         raise GraphError(f"draw: {output!r} has no history; no input of it requires a gradient, or it was detached")
     nodes = reachable([output.node])
     for node in nodes:
-        if isinstance(node, Node) and not node and not hasattr(node, "again"):
+        if isinstance(node, Node) and not node and not hasattr(node, "again") and node.id >= horizon:
             raise GraphError(
                 f"draw: the graph behind {node.origin} was freed by backward; draw before it, or call "
                 "backward(retain_graph=True)"
@@ -80,7 +83,7 @@ def nodes_of(output: Tensor) -> list[Node | Leaf]:
 
 def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients: bool) -> Sketch:
     """Boxes and links of the graph behind a tensor; see ``draw`` for the arguments."""
-    nodes = nodes_of(output)
+    nodes = nodes_of(output, horizon)
     known = _names(names)
     loops = stretches(nodes)
     hidden = _folded(sorted({step for loop in loops for step in loop.steps}), fold)
@@ -146,7 +149,26 @@ def _operation(node: Node, step: int | None, name: str) -> Item:
         if parent is None and input not in op.optional
     ]
     label = f"{node!r} {name}".rstrip()
-    return Item(node.id, _SIGNS.get(op.name, op.name), name or signature(node), kind, label, step, constants)
+    title = _index(node.saved["key"]) if op.name == "getitem" and node else _SIGNS.get(op.name, op.name)
+    detail = (name or signature(node)) + ", run again" * hasattr(node, "again")
+    return Item(node.id, title, detail, kind, label, step, constants)
+
+
+def _index(key: Any) -> str:
+    """An index as it is written, with the dtype and shape of an array.
+
+    >>> from tinygrad_rnn import ones
+    >>> _index((..., slice(4, 8))), _index(3), _index((slice(None, None, -1), ones(2) > 0))
+    ('[..., 4:8]', '[3]', '[::-1, bool[2]]')
+    """
+
+    def told(part: Any) -> str:
+        if isinstance(part, slice):
+            ends = [part.start, part.stop] + [part.step] * (part.step is not None)
+            return ":".join("" if end is None else str(end) for end in ends)
+        return "..." if part is ... else signature(part) if hasattr(part, "dtype") else str(part)
+
+    return f"[{', '.join(map(told, key if isinstance(key, tuple) else (key,)))}]"
 
 
 def _rules(node: Node | Leaf) -> dict[int, Any]:
