@@ -245,12 +245,13 @@ def test_gradients_of_an_earlier_backward_are_noted() -> None:
     assert not tg.lint(window(model)[0], model)
 
 
-def test_a_constant_of_a_model_is_noted() -> None:
+def test_constants_of_a_model_are_noted_together() -> None:
     model = Model()
-    model.scale = tg.ones(4)
+    model.scale, model.layer.cell.weight_ih.requires_grad = tg.ones(4), False
     (found,) = tg.lint(window(model)[0], model)
     assert found.note
-    assert found.what == "scale is not trained"
+    assert found.what == "some tensors of the model are not trained"
+    assert found.where == "layer.cell.weight_ih, scale"
 
 
 def test_a_parameter_that_is_not_finite() -> None:

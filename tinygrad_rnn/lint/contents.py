@@ -28,16 +28,17 @@ def parameters(case: Case) -> Iterator[Finding]:
                 "it holds NaN or infinity",
                 "go back to the last checkpoint; clip gradients, or lower the learning rate",
             )
-        if tensor.node is None:
-            yield Finding(
-                f"{name} is not trained",
-                repr(tensor),
-                "it requires no gradient",
-                f"{name}.requires_grad = True, if it is meant to learn",
-                note=True,
-            )
-        elif case.nodes and not partial and tensor.node not in leaves:
+        if tensor.node is not None and case.nodes and not partial and tensor.node not in leaves:
             yield _unused(case, name, tensor)
+    constant = [name for name, tensor in case.model.named_tensors() if tensor.node is None]
+    if constant:
+        yield Finding(
+            "some tensors of the model are not trained",
+            ", ".join(constant),
+            "they require no gradient",
+            "requires_grad = True for those that are meant to learn",
+            note=True,
+        )
     known = {tensor.node for _, tensor in case.model.named_tensors()}
     for leaf in leaves - known:
         yield Finding(
