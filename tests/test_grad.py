@@ -346,6 +346,8 @@ def test_unused_inputs() -> None:
     x, y = tg.ones(3, requires_grad=True), tg.ones(3, requires_grad=True)
     with pytest.raises(GraphError, match=r"no output depends on the input Tensor\(f32\[3\].*allow_unused"):
         tg.grad(x.sum(), [x, y])
+    with pytest.raises(GraphError, match=r"getitem#\d+\) \(a slice, stack or copy is a Tensor of its own\)"):
+        tg.grad(x.sum(), x[1])
     g, none = tg.grad(x.sum(), [x, y], allow_unused=True)
     assert g.tolist() == [1, 1, 1]
     assert none is None

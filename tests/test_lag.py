@@ -105,6 +105,9 @@ def test_what_it_refuses() -> None:
     doubled = w * 2
     with pytest.raises(GraphError, match="'0' was used before the first step"):
         flow.gradient_by_lag(lambda x, h: ((doubled @ h).sum(), w @ h + x), xs, start, w)
+    others = {name: tg.ones(3, requires_grad=True) for name in ("scale", "shift")}
+    with pytest.raises(GraphError, match=r"no loss depends on scale, shift; are these what step uses\?"):
+        flow.gradient_by_lag(step, xs, start, others)
     lags = flow.gradient_by_lag(step, xs, start, w)
     with pytest.raises(ValueError, match="keep=True"):
         lags.masked(np.ones((9, 9)))

@@ -68,7 +68,8 @@ def grad(
         if x.node in arrived:
             return as_tensor(arrived[x.node])
         if not allow_unused:
-            raise GraphError(f"grad: no output depends on the input {x!r}; allow_unused=True gives None for it")
+            note = "" if x.is_leaf else " (a slice, stack or copy is a Tensor of its own)"
+            raise GraphError(f"grad: no output depends on the input {x!r}{note}; allow_unused=True gives None for it")
         return None
 
     return tree_map(arrived_at, inputs)

@@ -137,6 +137,8 @@ def _of_layers(record: Any) -> bool:
 
 def _unstacked(who: str, name: str, stacked: Any) -> list[Tensor]:
     """The Tensors that ``unroll`` stacked; slices of the stack would be new Tensors, unknown to the loss."""
+    if isinstance(stacked, Tensor) and stacked.node is None:
+        raise GraphError(f"{who}: {name!r} is a constant: no weight, input or state behind it requires a gradient")
     node = stacked.node if isinstance(stacked, Tensor) else None
     if isinstance(node, Node) and node and node.plan.op.name == "where":  # 0 at padding, as gates after a mask
         node = node.parents[1]

@@ -95,7 +95,7 @@ def gradient_by_lag(
 
     Runs one backward pass per step, so time grows as T^2. No ``.grad`` is touched. Raises ValueError for no steps or
     parameters, TypeError for a parameter that is not a leaf that requires a gradient, and GraphError if a parameter was
-    used before the first step, which belongs to no step, or if no loss has a history.
+    used before the first step, which belongs to no step, or if no loss depends on any of them.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell = nn.RNNCell(1, 4)
@@ -132,6 +132,7 @@ def gradient_by_lag(
     dtype = np.result_type(*(p.dtype for p in named.values()))
     found = LagMap(len(losses), {name: p.shape for name, p in named.items()}, dtype, keep)
     strangers = {node: name for name, node in own.items()}
+    arrived = False
     for t, loss in enumerate(losses):
         if loss.node is None:
             continue
@@ -144,6 +145,9 @@ def gradient_by_lag(
             if leaf in uses:
                 name, s = uses[leaf]  # type: ignore[index]
                 found.add(name, t, s, host_array(g))
+                arrived = True
+    if not arrived:
+        raise GraphError(f"gradient_by_lag: no loss depends on {', '.join(named)}; are these what step uses?")
     return found
 
 
