@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import GraphError, Tensor, bptt, nn, tape
+from tinygrad_rnn import GraphError, Tensor, bptt, flow, nn, tape
 from tinygrad_rnn.draw.layout import BOX_HEIGHT, DETAIL_WIDTH, Box, Layout, left_edge
 from tinygrad_rnn.draw.sketch import Item, Sketch, nodes_of, sketch
 from tinygrad_rnn.graph import edges_of
@@ -360,6 +360,38 @@ def test_backward_in_words_goes_from_new_to_old() -> None:
     assert backward == "backward"
     assert [line.split("#")[0].strip() for line in (third, second, first)] == ["sum", "multiply", "tanh"]
     assert first.endswith("=> w")
+
+
+# ---- whole time steps ----
+
+
+def test_steps_are_boxes_of_all_their_operations() -> None:
+    deep = nn.Stacked([nn.Bidirectional(nn.GRUCell(3, 5), nn.GRUCell(3, 5)), nn.LSTMCell(10, 4)])
+    outputs = deep(tg.randn(20, 2, 3)).outputs
+    picture = ET.fromstring(tg.draw(outputs.sum(), "svg", names=deep, steps=True, fold=2))
+    titles = Counter(t.text for t in picture.iter(f"{SVG}text"))
+    for name in ("layers.0.directions.0.cell", "layers.0.directions.1.cell", "layers.1.cell"):
+        assert titles[name] == 4
+    assert titles["16 steps"] == 3
+    assert titles["tanh"] == 0
+    whole, plain = (sketch(outputs.sum(), None, None, 0, False, steps) for steps in (True, False))
+    assert sum(int(item.detail.split()[0]) for item in whole.items if item.kind == "step") == sum(
+        item.step is not None for item in plain.items
+    )
+    assert sum({link.parent.step, link.child.step} == {3, 4} for link in whole.links) == 3
+    assert "step 3\n  step#" in tg.draw(outputs.sum(), steps=True, fold=None)
+
+
+@pytest.mark.parametrize("fold", [3, None])
+def test_between_steps_flows_the_gradient_of_the_state(fold: int | None) -> None:
+    """All uses of a state together, as those of a GRU's, which its gates keep and its products read."""
+    run = bptt.unroll(nn.GRUCell(3, 5, dtype="float64"), tg.randn(12, 2, 3, dtype="float64"), record=True)
+    loss = (run.outputs[-1] ** 3).sum()
+    made = sketch(loss, None, fold, 0, True, True)
+    found = {link.child.step: link.norm for link in made.links if None not in (link.parent.step, link.child.step)}
+    norms = flow.gradient_norms(loss, run)
+    for t in (1, 2, 3, 9, 10, 11):
+        assert found[t] == pytest.approx(norms[t - 1], rel=1e-12)
 
 
 # ---- what cannot be drawn ----

@@ -32,6 +32,7 @@ def draw(
     fold: int | None = 3,
     gradients: bool = False,
     moving: bool = False,
+    steps: bool = False,
 ) -> Drawing:
     """Draw the graph behind a tensor, before backward frees it: time from left to right, depth from top to bottom.
 
@@ -44,6 +45,7 @@ def draw(
         the gradient that this one use sends back: as line width, on a logarithmic scale, or as a number in text.
     moving: for "svg" with ``backward``, light up the backward links one after another, in the order of the backward
         pass, in a loop; browsers set to reduced motion show a still image.
+    steps: one box for each time step of each loop, without rings, in place of one for each operation.
 
     A ring, or "constant" in text, marks an input without a history, such as a detached state; "run again", what
     ``bptt.checkpointed`` has not kept. Time steps are those that ``unroll`` or a loop in ``tape.timeline`` marks.
@@ -66,4 +68,4 @@ def draw(
     if moving and not (backward and style == "svg"):
         raise ValueError("draw: what can move is the way back in SVG, draw(output, 'svg', backward=True, moving=True)")
     write = partial(svg, moving=True) if moving else _STYLES[style]
-    return Drawing(write(sketch(output, names, fold, horizon or 0, gradients), backward))
+    return Drawing(write(sketch(output, names, fold, horizon or 0, gradients, steps), backward))

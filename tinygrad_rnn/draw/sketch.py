@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
@@ -18,12 +19,12 @@ from ..tensor import Tensor, seed
 
 @dataclass(eq=False)
 class Item:
-    """One box: an operation, a leaf, or a placeholder for the time steps that are left out."""
+    """One box: an operation, a leaf, a whole time step, or a placeholder for the time steps that are left out."""
 
     id: int
     title: str
     detail: str
-    kind: str  # the file of ops/ that holds the operation; "leaf" or "fold"
+    kind: str  # the file of ops/ that holds the operation; "leaf", "step" or "fold"
     label: str  # its name in text
     step: int | None = None
     constants: list[str] = field(default_factory=list)  # inputs without a history
@@ -81,7 +82,7 @@ def nodes_of(output: Tensor, horizon: int = 0) -> list[Node | Leaf]:
     return nodes
 
 
-def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients: bool) -> Sketch:
+def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients: bool, steps: bool = False) -> Sketch:
     """Boxes and links of the graph behind a tensor; see ``draw`` for the arguments."""
     nodes = nodes_of(output, horizon)
     known = _names(names)
@@ -96,6 +97,8 @@ def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients
         for step, members in loop.steps.items() if loop.steps else [(None, loop.nodes)]:
             if step in hidden:
                 boxes |= {node.id: pill for node in members}
+            elif steps and step is not None:
+                boxes |= dict.fromkeys((node.id for node in members), _step(members, step, known))
             else:
                 boxes |= {node.id: _operation(node, step, known.get(node, "")) for node in members}
         for item in dict.fromkeys(boxes[node.id] for node in loop.nodes):
@@ -171,6 +174,13 @@ def _index(key: Any) -> str:
     return f"[{', '.join(map(told, key if isinstance(key, tuple) else (key,)))}]"
 
 
+def _step(members: Sequence[Node], step: int, known: Mapping[Any, str]) -> Item:
+    """All operations of one time step of a loop, titled by the module whose weights they use, if it is one."""
+    modules = {known[edge.parent].rpartition(".")[0] for x in members for edge in edges_of(x) if edge.parent in known}
+    title, last = modules.pop() if len(modules) == 1 else "", members[-1].id
+    return Item(last, title or "step", f"{len(members)} operations", "step", f"{title or 'step'}#{last}", step)
+
+
 def _rules(node: Node | Leaf) -> dict[int, Any]:
     """The gradient rules of a node, by the place of the input among its items."""
     if isinstance(node, Leaf):
@@ -197,8 +207,9 @@ def _links(
     followed: set[tuple[int, int]],
     cotangents: Mapping[Node | Leaf, Any],
 ) -> Iterator[Link]:
-    """One link for each edge between boxes; links into or out of a fold are joined."""
+    """One link for each edge between boxes; those of boxes for whole time steps are joined."""
     joined: dict[tuple[Item, Item], Link] = {}
+    sent: dict[tuple[Item, Item], dict[int, Any]] = defaultdict(dict)  # by the operation that it goes to
     for node in nodes:
         for edge in edges_of(node):
             parent, child = boxes[edge.parent.id], boxes[node.id]
@@ -207,23 +218,27 @@ def _links(
             taken = (node.id, edge.place) in followed
             # Into a fold, only states get a norm: weights have many uses there, and a dense gradient for each is slow.
             shown = child.kind != "fold" or parent.step is not None
-            norm = _norm(edge, cotangents[node]) if cotangents and taken and shown else None
-            link = Link(parent, child, edge.input, taken, norm)
-            if "fold" not in (parent.kind, child.kind):
-                yield link
-            elif (parent, child) not in joined:
-                joined[parent, child] = link
-            else:
-                together = joined[parent, child]
-                together.followed |= taken
-                together.norm = norm if together.norm is None else hypot(together.norm, norm or 0)
+            g = _sent(edge, cotangents[node]) if cotangents and taken and shown else None
+            if not {"fold", "step"} & {parent.kind, child.kind}:
+                yield Link(parent, child, edge.input, taken, None if g is None else _norm(g))
+                continue
+            link = joined.setdefault((parent, child), Link(parent, child, edge.input, taken))
+            link.followed |= taken
+            if g is not None:
+                parts = sent[parent, child]
+                parts[edge.parent.id] = parts.get(edge.parent.id, 0) + g
+    for ends, parts in sent.items():
+        joined[ends].norm = hypot(*map(_norm, parts.values()))
     yield from joined.values()
 
 
-def _norm(edge: Edge, cotangent: Any) -> float:
-    """The norm of the gradient that this one use sends back, even where backward merges several uses."""
+def _norm(g: Any) -> float:
+    return float(backend.of(g).xp.sqrt((g * g).sum()))
+
+
+def _sent(edge: Edge, cotangent: Any) -> Any:
+    """The gradient that this one use sends back, even where backward merges several uses."""
     arguments = list(edge.child)
     arguments[:2] = cotangent, edge.place - edge.child.plan.base
     rule = _rules(edge.child)[edge.place]
-    g = unbroadcast(rule.function(*rule.pick(arguments)), edge.parent.shape)
-    return float(backend.of(g).xp.sqrt((g * g).sum()))
+    return unbroadcast(rule.function(*rule.pick(arguments)), edge.parent.shape)

@@ -16,6 +16,7 @@ FILLS = {  # by kind: fill and border
     "elementwise": ("#ffffff", "#8a94a3"),
     "reduce": ("#e7dcf7", "#8558c2"),
     "nn": ("#e7dcf7", "#8558c2"),
+    "step": ("#d5efee", "#2f8f8a"),
     "fold": ("#eef0f3", "#b3bac4"),
 }
 OTHER = ("#e6efe6", "#7d9c80")
