@@ -303,9 +303,19 @@ def test_measurements_on_a_device_equal_those_on_the_host() -> None:
             assert strict.tally.host_copies == before
             norms = flow.gradient_norms(loss, run).norms
             assert strict.tally.host_copies - before <= 1
+            kept = flow.gradient_norms(loss, run, keep=True).gradients
+            assert kept is not None
             shares = flow.saturation(run, gates=["f"], edge=0.45)
             found.append(
-                [*norms.values(), penalty, immediate, made.weight_hh.grad, shares.left["f"], shares.right["f"]]
+                [
+                    *norms.values(),
+                    *kept.values(),
+                    penalty,
+                    immediate,
+                    made.weight_hh.grad,
+                    shares.left["f"],
+                    shares.right["f"],
+                ]
             )
             found[-1] += flow.jacobian_spectrum(made, xs)[:3]
         for x, y in zip(*found, strict=True):

@@ -67,6 +67,10 @@ def test_a_head_is_used_at_lag_0_only_and_a_loss_at_the_end_fills_the_last_row()
     assert lags.norms["head"].nonzero() == (np.array([5]), np.array([5]))
     assert lags.norms["W"][5].all()
     assert not lags.norms["W"][:5].any()
+    title, *rows = repr(lags).splitlines()
+    assert title == "LagMap, lags 0 to 5, a shade for each power of ten"
+    assert [row[:6] for row in rows] == ["W    |", "head |"]
+    assert rows[1].startswith("head |@     | ")
 
 
 def test_nothing_is_left_behind() -> None:

@@ -16,7 +16,7 @@ from ..nn.recurrent import Recorded, innermost, named
 from ..tape import GraphError, Leaf, Node, host_array
 from ..tensor import Tensor
 from ..tree import tree_items
-from .pictures import finish, ribbon, slide
+from .pictures import finish, ribbons, slide
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +40,7 @@ class GradientNorms:
         return np.asarray(self)[t]
 
     def __repr__(self) -> str:
-        top = max(g[np.isfinite(g)].max(initial=0) for g in self.norms.values())
-        rows = [f"{name} |{ribbon(g, top)}| {g[0]:.2g} to {g[-1]:.2g}" for name, g in self.norms.items()]
-        return "\n".join([f"GradientNorms of {len(self)} steps, a shade for each power of ten", *rows])
+        return ribbons(f"GradientNorms of {len(self)} steps", self.norms)
 
     def plot(self, ax: Any = None, label: str = "") -> Any:
         """Plot the norms over the time steps on a logarithmic scale; returns the figure.

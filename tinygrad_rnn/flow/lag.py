@@ -13,6 +13,7 @@ from ..extras import import_extra
 from ..nn import Module
 from ..tape import GraphError, Leaf, host_array
 from ..tensor import Tensor, filled_like
+from .pictures import ribbons
 
 
 class LagMap:
@@ -23,6 +24,8 @@ class LagMap:
     by_lag: (T,), at [d] the norm of the sum of all dl_t / dW_s with lag t - s = d.
     gradients: the sum of all dl_t / dW_s, which is the gradient of the sum of the losses.
     contributions: (T, T, *shape), at [t, s] dl_t / dW_s itself, if kept.
+
+    Its repr has a line for each parameter, with a character for each lag.
     """
 
     def __init__(self, steps: int, shapes: Mapping[str, tuple[int, ...]], dtype: Any, keep: bool):
@@ -59,6 +62,9 @@ class LagMap:
         if factors.shape != (self.steps, self.steps):
             raise ValueError(f"masked: {self.steps} steps need an array of {(self.steps,) * 2}, not {factors.shape}")
         return {name: np.tensordot(factors, parts, axes=2) for name, parts in self.contributions.items()}
+
+    def __repr__(self) -> str:
+        return ribbons(f"LagMap, lags 0 to {self.steps - 1}", self.by_lag)
 
     def plot(self) -> Any:
         """A matplotlib Figure: the map of all parameters together on the left, the norm by lag of each on the right.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,14 @@ def ribbon(values: np.ndarray, top: float) -> str:
     parts = [part.max() for part in np.array_split(values, min(len(values), WIDTH))]
     levels = 9 + np.ceil(np.log10(np.clip(np.array(parts) / (top or 1), 1e-9, 1)))
     return "".join(SHADES[int(level)] if np.isfinite(part) else "!" for part, level in zip(parts, levels, strict=True))
+
+
+def ribbons(title: str, rows: Mapping[str, np.ndarray]) -> str:
+    """Several such lines with their names, and the first and the last value of each."""
+    top = max(values[np.isfinite(values)].max(initial=0) for values in rows.values())
+    wide = max(map(len, rows))
+    lines = [f"{name:<{wide}} |{ribbon(v, top)}| {v[0]:.2g} to {v[-1]:.2g}" for name, v in rows.items()]
+    return "\n".join([f"{title}, a shade for each power of ten", *lines])
 
 
 def slide(ax: Any, title: str, across: str, up: str, log: bool = False) -> Any:
