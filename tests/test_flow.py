@@ -287,6 +287,14 @@ def test_jacobians_start_from_a_given_state_and_from_one_sequence_without_a_batc
         flow.jacobian_spectrum(cell, XS[:, :2], state)
 
 
+def test_steps_that_draw_random_numbers_have_no_jacobian() -> None:
+    cell = nn.Zoneout(nn.RNNCell(F, H), 0.5)
+    for measure in (flow.jacobian_spectrum, flow.lyapunov_exponents):
+        with pytest.raises(ValueError, match=r"step 0 gave different states .* random numbers; call cell.eval\(\)"):
+            measure(cell, XS.astype(np.float32))
+    assert flow.jacobian_spectrum(cell.eval(), XS.astype(np.float32)).jacobians.shape == (T, B, H, H)
+
+
 def test_measurements_on_a_device_equal_those_on_the_host() -> None:
     with strict.registered():
         cell = nn.LSTMCell(F, H, dtype="float64")

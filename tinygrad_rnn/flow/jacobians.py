@@ -70,9 +70,9 @@ def jacobian_spectrum(cell: Any, xs: Any, state: Any = None) -> JacobianSpectrum
     cell, xs, state: as for ``unroll``, xs (T, B, ...). The state of each row is flattened, one part after the other:
         for an LSTM h, then c, so n is 2 H.
 
-    Rows must be independent of each other, and steps deterministic: call ``cell.eval()`` if it has dropout. Each step
-    costs one backward pass through n copies of the batch. In a long product, singular values below 1e-16 of the largest
-    are rounding noise; ``lyapunov_exponents`` measures those too.
+    Rows must be independent of each other. Each step costs one backward pass through n copies of the batch. In a long
+    product, singular values below 1e-16 of the largest are rounding noise; ``lyapunov_exponents`` measures those too.
+    Raises ValueError for a step that draws random numbers: call ``cell.eval()`` if it has dropout.
 
     >>> from tinygrad_rnn import nn, ones
     >>> found = jacobian_spectrum(nn.LSTMCell(3, 5), ones(7, 2, 3))
@@ -186,6 +186,13 @@ def step_jacobians(who: str, cell: Any, xs: Any, state: Any = None) -> Iterator[
         with enable_grad():
             _, after = cell.step(z, copies)
         ends = [leaf for leaf in tree_leaves(after) if leaf.dtype.kind == "f"]
+        for leaf in ends:
+            alike = leaf.numpy().reshape(rows, n, -1)
+            if not np.allclose(alike, alike[:, :1], rtol=1e-3, atol=1e-3, equal_nan=True):  # more than rounding
+                raise ValueError(
+                    f"{who}: step {t} gave different states for copies of one row, so it draws random numbers; "
+                    "call cell.eval()"
+                )
         found = pull_back(ends, before, cotangents, record=False)
         blocks = [g.numpy().reshape(rows, n, size) for g, size in zip(found, sizes, strict=True)]
         yield np.concatenate(blocks, axis=2).astype(np.float64)
