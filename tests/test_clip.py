@@ -427,6 +427,13 @@ def test_a_clipped_message_bounds_each_step_of_a_recurrence() -> None:
     assert h0.grad.tolist() == [1.0]
 
 
+def test_a_state_of_several_parts_is_not_passed_on_unclipped() -> None:
+    h = tg.ones(2, requires_grad=True)
+    for state in (nn.LSTMState(h, h), (h, h), {"h": h}):
+        with pytest.raises(TypeError, match=r"^clip_message: "):
+            tg.clip_message(state, 1.0)
+
+
 def test_clipping_leaves_the_weights_of_a_graph_alone() -> None:
     w = tg.tensor(np.array([3.0, 4.0]), requires_grad=True)
     y = (w * w).sum()

@@ -163,7 +163,7 @@ def clip_grad_value_(parameters: Parameters, max_value: float, on_nonfinite: str
 def clip_message(xp: Any, x: Array, *, bound: float) -> Array:
     """Return x; the backward pass clips each element of its gradient to [-bound, bound] (Graves 2013).
 
-    Applied to a cell's state, it clips the gradient that each time step sends to the one before.
+    Applied to each part of a cell's state, it clips the gradient that each time step sends to the one before.
     """
     if not bound > 0:
         raise ValueError(f"the bound must be above 0, not {bound}")

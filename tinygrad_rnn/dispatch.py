@@ -46,6 +46,8 @@ _UNWRAP_ALL = """
         return _op.function(*{x}[0], **({attributes} | _by_position({x}[1:])), out=out)
     _cls, _needs, _bare, _parents, {x} = _unwrap({x})"""
 
+_SEVERAL = "a kernel gives one array, not several; stack them, and take that apart"
+
 _FUNCTION = """
 def {name}{signature}:
     {refuse}_cls = None
@@ -61,7 +63,7 @@ def {name}{signature}:
         raise _TypeError("{name}: out= is for bare arrays; the array of a Tensor is never written")
     if _array.__class__ not in _modules:
         if _isinstance(_array, _sequence):
-            raise _TypeError("{name}: a kernel gives one array, not several; stack them, and take that apart")
+            raise _TypeError("{name}: " + _several)
         _array = _xp.asarray(_array)  # NumPy makes scalars of 0-d results
     if _bare and _array.dtype.kind == "c":
         _op.fail(_TypeError("tensors hold real numbers or booleans, not complex ones"), {inputs}, {attributes})
@@ -110,6 +112,7 @@ def dispatcher(op: Op) -> Any:
         "_plain": plain,
         "_plain_types": PLAIN - {list, tuple},
         "_sequence": (list, tuple),
+        "_several": _SEVERAL,
         "_shape_of": _shape,
         "_shapes": _shapes,
         "_state": state,
@@ -272,6 +275,8 @@ def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tu
 
 def _deliver(array: Array, out: Array | None) -> Array:
     """A kernel's result, copied to ``out`` if given, for a kernel that does not write there itself."""
+    if isinstance(array, (list, tuple, dict)):  # such as a state, from a kernel that returns its input
+        raise TypeError(_SEVERAL)
     if out is None:
         return array
     out[...] = array
