@@ -152,7 +152,8 @@ def _operation(node: Node, step: int | None, name: str) -> Item:
         if parent is None and input not in op.optional
     ]
     label = f"{node!r} {name}".rstrip()
-    title = _index(node.saved["key"]) if op.name == "getitem" and node else _SIGNS.get(op.name, op.name)
+    key = node.saved.get("key") if op.name == "getitem" else None
+    title = _SIGNS.get(op.name, op.name) if key is None else _index(key)
     detail = (name or signature(node)) + ", run again" * hasattr(node, "again")
     return Item(node.id, title, detail, kind, label, step, constants)
 
