@@ -215,7 +215,8 @@ def test_type_checkers_know_what_is_public(module: ModuleType) -> None:
         (tg.clip_grad_norm_, "parameters, max_norm, per_parameter=False, on_nonfinite='raise'"),
         (
             tg.draw,
-            "output, style='text', names=None, backward=False, horizon=None, fold=3, gradients=False, moving=False",
+            "output, style='text', names=None, backward=False, horizon=None, fold=3, gradients=False, moving=False, "
+            "steps=False",
         ),
         (bptt.unroll, "cell, xs, state=None, mask=None, reverse=False, record=False"),
         (bptt.truncated, "step, xs, state, k1, k2=None, recompute=False"),
