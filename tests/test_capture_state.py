@@ -197,6 +197,27 @@ def test_two_tensors_that_change_places() -> None:
     alike(make)
 
 
+@pytest.mark.parametrize("given", [lambda p: p.data, lambda p: p.detach().data, lambda p: p.grad.data])
+def test_a_target_that_is_given_the_weights_again_and_again_keeps_what_it_was_given(given: Any) -> None:
+    def make(wrap: Any) -> Any:
+        s, target = Small(), nn.Linear(3, 2)
+        targets = list(target.parameters())
+        for t in targets:
+            t.requires_grad = False
+        step = wrap(lambda x: (s.step(x), target(x)))
+
+        def run(k: int) -> Any:
+            found = step(batch(k + 1)), [t.numpy() for t in targets]
+            if k % 3:
+                for t, p in zip(targets, s.parameters, strict=True):
+                    t.data = given(p)
+            return found
+
+        return run
+
+    alike(make, 12)
+
+
 # ---- parameters and optimisers ----
 
 

@@ -135,6 +135,7 @@ class Replay:
         self.bound: list[tuple[Port, Array]] = []  # read in place
         written = [*(array for _, array in self.written), *(g.array for g in self._gradients)]
         memory, own = set(map(home.extent, written)), set(map(id, written))
+        self._overwritten = memory
         for port in recording.ports:
             if port.value in read and not port.updated:
                 found = port.later.get()
@@ -156,7 +157,9 @@ class Replay:
         if moved:
             self._claim(moved)
         for port, array in self.copied:
-            array[...] = port.later.get()
+            array[...] = found = port.later.get()
+            if self.recording.home.extent(found) in self._overwritten:  # as after target.data = p.data
+                port.later.put(found.copy())
         for given, array in zip(arrays, self.inputs, strict=True):
             array[...] = given
         self.recording.floats[:] = floats
