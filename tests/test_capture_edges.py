@@ -222,6 +222,31 @@ def test_an_error_of_the_step_itself_is_no_reason_to_record_each_number() -> Non
     assert captured._floats_change
 
 
+@pytest.mark.parametrize("wrong", [-1.0, float("nan")])
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_learning_rate_that_is_assigned_in_the_step_is_checked_before_anything_changes(
+    wrong: float, after: int
+) -> None:
+    w = tg.ones(2, requires_grad=True)
+    opt = optim.SGD([w], lr=0.1)
+
+    @tg.capture
+    def step(x: Any, lr: float) -> None:
+        opt.zero_grad()
+        (w * w * x).sum().backward()
+        opt.step()
+        opt.lr = lr
+
+    for _ in range(after):
+        step(tg.ones(2), 0.2)
+    before = _bare([w, opt.lr])
+    with pytest.raises(ValueError, match=r"SGD: lr must not be negative, but it is (-1|nan)"):
+        step(tg.ones(2), wrong)
+    assert after == 0 or _bare([w, opt.lr]) == before
+    step(tg.ones(2), 0.3)
+    assert opt.lr == 0.3
+
+
 # ---- what is returned ----
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,11 @@ class Optimizer:
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, np.generic) or (name == "lr" and isinstance(value, np.ndarray)):
             value = value.item()  # an np.float64, as from np.cos, would turn float32 parameters into float64
-        # While a step is recorded, a stand-in for a number, with the class of one, may come; it is not compared.
-        is_stand_in = isinstance(value, float) and not issubclass(type(value), float)
-        if name in self.unsigned and not is_stand_in:
-            self._check(name, value)
+        if name in self.unsigned:
+            if isinstance(value, float) and not issubclass(type(value), float):  # a stand-in, in a recorded step
+                value = value.checked(partial(self._check, name))  # type: ignore[attr-defined]
+            else:
+                self._check(name, value)
         super().__setattr__(name, value)
 
     def _check(self, setting: str, value: Any) -> None:

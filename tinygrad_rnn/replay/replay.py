@@ -163,10 +163,11 @@ class Replay:
         for given, array in zip(arrays, self.inputs, strict=True):
             array[...] = given
         self.recording.floats[:] = floats
+        # First, as a number may be refused.
+        after = [(place, x.run() if isinstance(x, Scalar) else x) for place, x in self.recording.numbers_after]
         (play or self.player)()
         self._hand_out()
         returned = in_output(self._returned, self.recording.output)  # first: numbers may be from before this step
-        after = [(place, x.run() if isinstance(x, Scalar) else x) for place, x in self.recording.numbers_after]
         for place, number in after:
             place.put(number)
         self._references = list(map(min, self._references, self._counted()))  # somebody may hold an array for a while

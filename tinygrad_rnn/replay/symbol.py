@@ -157,6 +157,17 @@ class Scalar:
 
     __class__ = property(lambda self: float)  # type: ignore[assignment]  # for isinstance
 
+    def checked(self, check: Callable[[float], None]) -> Scalar:
+        """This number; now and in each replay, ``check`` is called with it, and may raise."""
+
+        def run() -> float:
+            number = self.run()
+            check(number)
+            return number
+
+        check(self.number)
+        return Scalar(self.number, run)
+
     def _compared(self, other: Any) -> Any:
         if isinstance(other, (int, float, Scalar)):
             refuse("compares a number that may change", NumberError)
