@@ -177,6 +177,22 @@ def test_a_gradient_left_with_an_argument_is_refused_and_one_that_is_returned_is
     assert [captured(tg.full(2, k)).tolist() for k in (1.0, 2.0, 3.0, 4.0)] == [[2, 2], [4, 4], [6, 6], [8, 8]]
 
 
+def test_whether_two_arguments_are_the_same_tensor_tells_calls_apart() -> None:
+    def step(x: Any, pair: Any) -> Any:
+        for tensor in (x, *pair):
+            tensor.requires_grad = True
+        return tg.grad((x * pair[0] * pair[1]).sum(), x), x is pair[1]
+
+    captured = tg.capture(step)
+    for same in (True, True, True, False, False, True, False):
+        found = []
+        for run in (step, captured):
+            x, y, z = tg.full(2, 2.0), tg.full(2, 3.0), tg.full(2, 5.0)
+            found.append(_bare(run(x, (y, x if same else z))))
+        assert found[0] == found[1]
+    assert sum(captured._recorded.values()) == 2
+
+
 # ---- floats that are more than arithmetic ----
 
 FLOATS: dict[str, Callable[[Any, Any], Any]] = {

@@ -19,22 +19,22 @@ from .symbol import Scalar, Symbol
 _BY_VALUE = (int, float, complex, str, bytes, type, type(None), np.generic, np.dtype, range, slice)
 
 
-def signature_of(tree: Any, arrays: list[Array], floats: list[float]) -> Any:
-    """A signature that tells calls apart: structure, shapes, dtypes, plain values.
+def signature_of(tree: Any, arrays: dict[int, tuple[int, Array]], floats: list[float]) -> Any:
+    """A signature that tells calls apart: structure, shapes, dtypes, plain values, and which tensors are the same.
 
-    Appends the arrays and floats that it finds, in the order of ``Arguments``.
+    Adds the arrays and floats that it finds, in the order of ``Arguments``; arrays numbered, by the id of their holder.
     """
     if isinstance(tree, Tensor):
-        arrays.append(tree.array)
-        return "tensor", tree.array.shape, tree.array.dtype, tree.node is None
+        number, array = arrays.setdefault(id(tree), (len(arrays), tree.array))
+        return "tensor", array.shape, array.dtype, tree.node is None, number
     if isinstance(tree, (tuple, list)):
         return type(tree), *[signature_of(child, arrays, floats) for child in tree]
     if isinstance(tree, dict):
         return type(tree), *[(key, signature_of(child, arrays, floats)) for key, child in tree.items()]
-    tree = backend.plain(tree)
-    if backend.is_array(tree):
-        arrays.append(tree)
-        return "array", tree.shape, tree.dtype
+    plain = backend.plain(tree)
+    if backend.is_array(plain):
+        number, array = arrays.setdefault(id(tree), (len(arrays), plain))
+        return "array", array.shape, array.dtype, number
     if type(tree) is float:
         floats.append(tree)
         return float
@@ -51,12 +51,17 @@ class Arguments:
         self.floats: list[float] = []
         self._recorder, self._floats_change = recorder, floats_change
         self._given: list[tuple[Any, list[Any]]] = []  # objects that a step could change, with their parts
+        self._made: dict[int, Any] = {}  # what takes the place of a tensor or an array, which may be given twice, by id
         self.args, self.kwargs = self._noted((args, kwargs))
 
     def _noted(self, tree: Any) -> Any:
+        if id(tree) in self._made:
+            return self._made[id(tree)]
         made = self._replaced(tree)
         if isinstance(made, (list, dict, Tensor)):
             self._given.append((made, _parts(made)))
+        if isinstance(made, (Symbol, Tensor)):
+            self._made[id(tree)] = made
         return made
 
     def _replaced(self, tree: Any) -> Any:
@@ -66,7 +71,7 @@ class Arguments:
             if tree.node is not None:
                 what = "has a history" if isinstance(tree.node, Node) else "requires a gradient"
                 raise CaptureError(f"capture: the argument {tree!r} {what}; give the step x.detach()")
-            return Tensor.wrap(self._noted(tree.array))
+            return Tensor.wrap(self._replaced(tree.array))
         if type(tree) is float and self._floats_change:
             number, floats = len(self.floats), self.floats
             floats.append(tree)
@@ -81,7 +86,7 @@ class Arguments:
     def close(self) -> None:
         """Release the arguments; raise if the step has changed one, which a replay would not repeat."""
         del self.args, self.kwargs
-        given, self._given = self._given, []
+        given, self._given, self._made = self._given, [], {}
         for x, before in given:
             now = _parts(x)
             if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):

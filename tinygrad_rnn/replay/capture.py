@@ -131,9 +131,10 @@ class Captured(Generic[P, R]):
 
     def _told_apart(self, arguments: Any) -> tuple[Any, list[Array], list[float]]:
         """The signature that tells calls apart, and the arrays and floats that may differ between equal signatures."""
-        arrays: list[Array] = []
+        found: dict[int, tuple[int, Array]] = {}
         floats: list[float] = []
-        signature = tape.state.enabled, signature_of(arguments, arrays, floats)
+        signature = tape.state.enabled, signature_of(arguments, found, floats)
+        arrays = [array for _, array in found.values()]
         return (signature, arrays, floats) if self._floats_change else ((signature, *map(repr, floats)), arrays, [])
 
     @property
