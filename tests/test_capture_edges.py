@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -1130,3 +1131,23 @@ def test_factors_of_other_shapes_are_not_joined_over_time() -> None:
         x, factors = (tg.tensor(random.standard_normal(shape)) for shape in ((2, 2, 3), (2, 3)))
         for found, expected in zip(captured(x, factors), step(x, factors), strict=True):
             np.testing.assert_array_equal(found.numpy(), expected.numpy())
+
+
+def test_a_refusal_that_the_step_catches_is_a_refusal() -> None:
+    def step(x: Any, s: float) -> Any:
+        with suppress(RuntimeError):
+            print(x.sum().item())
+        return x * s
+
+    def by_number(x: Any, s: float) -> Any:
+        try:
+            return x * {0.5: 3.0}[s]
+        except (CaptureError, KeyError):
+            return x * 7
+
+    captured = tg.capture(step)
+    captured(tg.ones(2), 0.5)
+    with pytest.raises(CaptureError, match=r"reads an array's numbers, test_capture_edges.py:\d"):
+        captured(tg.ones(2), 0.5)
+    captured = tg.capture(by_number)
+    assert [captured(tg.ones(1), s).item() for s in (0.5, 0.5, 0.5, 1.5)] == [3, 3, 3, 7]

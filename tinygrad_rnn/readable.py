@@ -8,7 +8,7 @@ import numpy as np
 
 from . import backend
 from .backend import DTypeLike
-from .tape import CaptureError, Taped, host_array
+from .tape import Taped, host_array, state
 
 
 class Readable(Taped):
@@ -78,10 +78,7 @@ class Readable(Taped):
 
     def __str__(self) -> str:
         """The numbers, as NumPy shows them; ``repr`` shows what a tensor is, without waiting for a device."""
-        try:
-            return str(self.numpy())
-        except CaptureError:  # while a step is captured
-            return repr(self)
+        return str(self.numpy()) if state.keep is None else repr(self)  # while a step is captured
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)

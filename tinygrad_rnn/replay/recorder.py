@@ -20,7 +20,7 @@ from ..whereabouts import lines_outside
 from ..writes import owner_of
 from .functions import Functions
 from .program import TRIED, Line, Value, mapped
-from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refuse
+from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refusals, refuse
 
 
 class _SymbolBackend(Backend):
@@ -272,6 +272,7 @@ def recording(home: Backend) -> Iterator[Recorder]:
                 yield recorder
         finally:
             _active.recorder, tape.state.keep = None, None
+            refusals.clear()
             vars(home.host).pop("reading", None)
             for source in recorder.sources:
                 vars(home).pop(source, None)

@@ -25,7 +25,7 @@ from .ports import Gradient, Port, committed, is_like
 from .program import Value
 from .reach import Reach, state_of
 from .recorder import Recorder, bare, recording
-from .symbol import Scalar, Symbol
+from .symbol import Scalar, Symbol, refusals
 
 _SMALL = 2**14  # bytes
 
@@ -61,6 +61,8 @@ class Recording:
                 for place, _ in iterators:
                     place.put(_Closed(place.path))
                 output = in_output(apart, function(*arguments.args, **arguments.kwargs))
+                if refusals:
+                    raise refusals[0]
                 arguments.close()
                 recorder.check_draws()
                 recorder.check_constants()

@@ -26,12 +26,17 @@ class NumberError(CaptureError):
     """A step does more than arithmetic with a number that may change."""
 
 
+refusals: list[CaptureError] = []  # all of a recording, as the step may catch one and go on
+
+
 def refuse(what: str, kind: type[CaptureError] = CaptureError) -> NoReturn:
     """Raise an error that says what the step does, and in which line."""
-    raise kind(
+    error = kind(
         f"capture: the step {what}{whereabouts()}. A recorded step cannot depend on values; compute with operations "
         "(tg.where for a choice), or move this out of the step"
     )
+    refusals.append(error)
+    raise error
 
 
 def refused(what: str, kind: type[CaptureError] = CaptureError) -> Callable[..., Any]:
