@@ -7,6 +7,7 @@ from collections import ChainMap, UserDict, deque
 from collections.abc import Iterator
 from enum import Enum
 from functools import update_wrapper
+from itertools import cycle
 from queue import SimpleQueue
 from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -323,7 +324,9 @@ def test_an_iterator_that_the_step_draws_from_is_refused() -> None:
 
     trainer = Source()
     trainer.drawn = endless()  # type: ignore[misc]
+    batches_drawn = cycle([batch(1), batch(2)]).__next__
     for step in (
+        lambda: batches_drawn().sum(),
         lambda: next(batches).sum(),
         lambda: next(held["batches"]).sum(),
         lambda: [x.sum() for x in held["batches"]],

@@ -20,6 +20,7 @@ from types import (
     MappingProxyType,
     MemberDescriptorType,
     MethodType,
+    MethodWrapperType,
     ModuleType,
 )
 from typing import Any
@@ -105,7 +106,8 @@ class Reach:
             self.ports.append(place)
             return
         self.fixed.append((place, value))
-        if hasattr(type(value), "__next__") and not hasattr(value, "write") and place.is_open():  # files are iterators
+        source = value.__self__ if type(value) is MethodWrapperType else value  # of draw = iter(batches).__next__
+        if hasattr(type(source), "__next__") and not hasattr(source, "write") and place.is_open():  # as files do
             self.iterators.append(place)
         self._ahead.append((value, place.path, is_port))
 

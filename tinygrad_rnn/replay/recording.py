@@ -240,7 +240,7 @@ class _Closed:
             "step, and pass in what is drawn as an argument"
         )
 
-    __next__ = __iter__
+    __next__ = __call__ = __iter__
 
 
 def _symbolic() -> list[Tensor]:
