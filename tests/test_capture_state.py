@@ -218,6 +218,36 @@ def test_a_target_that_is_given_the_weights_again_and_again_keeps_what_it_was_gi
     alike(make, 12)
 
 
+@pytest.mark.parametrize("given", [lambda p: p.data, lambda p: p.grad.data, lambda p: p.data.T[::-1].T])
+@pytest.mark.parametrize("follows", [True, False])
+def test_an_average_that_starts_anew_from_the_weights_where_another_shape_is_recorded(
+    given: Any, follows: bool
+) -> None:
+    def make(wrap: Any) -> Any:
+        s = Small()
+        averages = [tg.tensor(p.data) for p in s.parameters]
+
+        def step(x: Any) -> Any:
+            loss = s.gather(x) + tg.linear(x, *averages).sum()
+            for average, p in zip(averages, s.parameters, strict=True):
+                p.data = p.data - 0.1 * p.grad.data
+                if follows:
+                    average.data = 0.9 * average.data + 0.1 * p.data
+            return loss
+
+        step = wrap(step)
+
+        def run(k: int) -> Any:
+            if k == 4:
+                for average, p in zip(averages, s.parameters, strict=True):
+                    average.data = given(p)
+            return step(tg.tensor(X[: 3 if k < 4 else 4] * k)), s.parameters, [p.grad for p in s.parameters], averages
+
+        return run
+
+    alike(make)
+
+
 # ---- parameters and optimisers ----
 
 

@@ -46,10 +46,10 @@ def is_like(x: Any, array: Array) -> bool:
 _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; weak references
 
 
-def committed(old: Array, new: Array) -> Array:
-    """The array of a parameter after a recording. One that captured steps share is written in place."""
+def committed(old: Array, new: Array, alone: bool) -> Array:
+    """The array of a parameter after a recording. One that captured steps share, alone, is written in place."""
     known = _buffers.get(id(old))
-    if known is not None and known() is old and is_like(new, old):
+    if alone and known is not None and known() is old and is_like(new, old):
         old[...] = new
         writes.wrote(old)
         return old

@@ -6,6 +6,7 @@ import gc
 import random
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -180,8 +181,10 @@ class Recording:
             left = port.place.get()
             port.after = left.copy() if isinstance(left, Symbol) else left
         new = [(port, copied(port.after)) for port in self.ports]  # copy all before any is written
+        shown = Counter(self.home.extent(port.array) for port in self.ports)  # more than once after p.data = q.data
         for port, array in new:
-            port.place.put(committed(port.array, array) if port.updated else port.array)
+            alone = shown[self.home.extent(port.array)] == 1
+            port.place.put(committed(port.array, array, alone) if port.updated else port.array)
 
     def _settle_gradients(self, left: dict[Leaf, Any], sources: dict[Any, Any], arrays: dict[Any, Array]) -> None:
         """Find out which gradients the step replaced. Leaves may now share a gradient, or hold an old one.
