@@ -248,6 +248,28 @@ def test_an_average_that_starts_anew_from_the_weights_where_another_shape_is_rec
     alike(make)
 
 
+@pytest.mark.parametrize("view", [lambda array: array, lambda array: array[::-1]])
+def test_weights_that_are_assigned_again_later_stay_those_of_the_user(view: Any) -> None:
+    """Those of a frozen layer too, which replays only read, as after early stopping."""
+
+    def make(wrap: Any) -> Any:
+        s, frozen = Small(), nn.Linear(3, 3)
+        tensors = [*frozen.parameters(), *s.parameters]
+        for p in tensors[:2]:
+            p.requires_grad = False
+        best, step = [p.data.copy() for p in tensors], wrap(lambda x: s.step(frozen(x)))
+
+        def run(k: int) -> Any:
+            if k in (3, 5, 8):
+                for p, array in zip(tensors, best, strict=True):
+                    p.data = view(array)
+            return step(batch(k + 1)), tensors, best
+
+        return run
+
+    alike(make, 10)
+
+
 # ---- parameters and optimisers ----
 
 

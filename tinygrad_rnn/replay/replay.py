@@ -73,8 +73,15 @@ class Replay:
         replaced = [port for port, array in self.bound if port.later.get() is not array]
         if replaced:
             self._private.update(replaced)
-            self._ready()
+            self._ready_again()
         return True
+
+    def _ready_again(self) -> None:
+        """Lay out anew, with copies of arrays that others have put where the program writes: they stay theirs."""
+        for port, array in self.written:
+            if (found := port.later.get()) is not array:
+                port.later.put(found.copy())
+        self._ready()
 
     @collector_resting(lasting=True)
     def _ready(self) -> None:
@@ -201,10 +208,7 @@ class Replay:
         self._give_copies({id(array): port for port, array in self.written})
         now = self._counted()
         if any(now[k] >= self._references[k] for k in moved):  # should be one less, as the port let go of it
-            for k in moved:
-                port, _ = self.written[k]
-                port.later.put(port.later.get().copy())
-            self._ready()
+            self._ready_again()
             return
         for k in moved:
             port, array = self.written[k]
