@@ -114,7 +114,7 @@ def draw(args: argparse.Namespace, bases: np.ndarray, *tracks: np.ndarray) -> No
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(800, 250, "training steps of 16 genes")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(800, 200, "training steps of 16 genes")))
 
 
 if __name__ == "__main__":

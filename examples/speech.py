@@ -126,7 +126,7 @@ def draw(args: argparse.Namespace, frames: np.ndarray, p: np.ndarray, word: str)
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(1200, 400, "training steps of 16 recordings")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(1200, 250, "training steps of 16 recordings")))
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def draw(args: argparse.Namespace, model: Translator, number: int) -> None:
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 200, "training steps of 32 numbers")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 140, "training steps of 32 numbers")))
 
 
 if __name__ == "__main__":

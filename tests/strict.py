@@ -74,7 +74,8 @@ def _einsum(subscripts: str, *operands: Any, optimize: Any = False, **unknown: A
 
 def _empty(shape: Any, dtype: Any = float) -> StrictArray:
     array = np.empty(shape, dtype)
-    array.fill(np.nan if array.dtype.kind == "f" else 1)  # poison
+    if array.nbytes < 2**24:  # else it is the workspace of a product, which would take long
+        array.fill(np.nan if array.dtype.kind == "f" else 1)  # poison
     return wrap(array)
 
 
