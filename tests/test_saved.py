@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import itertools
 import weakref
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
-from laws import function, law, leaf
-from samples import SAMPLES
+from laws import assert_same, cotangents, function, is_float, law, leaf
+from samples import COMPOSITES, SAMPLES
 from sampling import Sample
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.op import Op
 from tinygrad_rnn.tape import Node
+from tinygrad_rnn.tensor import Tensor
+from tinygrad_rnn.tree import tree_leaves
 
 
 def asked_for(record: Op, inputs: tuple[str, ...]) -> set[str]:
@@ -63,7 +66,12 @@ def test_exactly_what_the_rules_name_is_saved(name: str, sample: Sample) -> None
                 array = given[key.removesuffix("_shape")]
                 assert value == (tuple(map(np.shape, array)) if record.variadic else np.shape(array))
             else:
-                assert value is sample.attributes.get(key, record.attributes.get(key))
+                attribute = sample.attributes.get(key, record.attributes.get(key))
+                if isinstance(attribute, (list, np.ndarray)):  # of what its owner may change, a copy
+                    assert value is not attribute
+                    np.testing.assert_array_equal(value, attribute)
+                else:
+                    assert value is attribute
         held = [thing for thing in referents(node) if isinstance(thing, np.ndarray)]
         attributes = referents(*(value for key, value in node.saved.items() if key in record.attributes))
         assert {id(x) for x in held} <= {id(x) for x in [*arrays, *attributes]}
@@ -75,6 +83,51 @@ def referents(*things: Any) -> list[Any]:
     for thing in things:
         found += [thing, *(referents(*thing) if isinstance(thing, (tuple, list)) else ())]
     return found
+
+
+def as_lists(value: Any) -> Any:
+    return list(map(as_lists, value)) if isinstance(value, (tuple, list)) else deepcopy(value)
+
+
+def as_arrays(value: Any) -> Any:
+    numbers = all(np.isscalar(x) for x in tree_leaves(value)) and np.array(value).dtype.kind in "biuf"
+    return np.array(value) if numbers else deepcopy(value)
+
+
+def spoil(value: Any) -> None:
+    """Change lists and arrays in place."""
+    if isinstance(value, np.ndarray):
+        value[...] = ~value if value.dtype.kind == "b" else value + 1
+    elif isinstance(value, list):
+        for part in value:
+            spoil(part)
+        value[:] = [part + 1 if isinstance(part, int) else part for part in reversed(value)]
+
+
+def gradients(name: str, sample: Sample, key: Any, value: Any, change: bool) -> list[Any]:
+    """Gradients with another value of an attribute, which may be changed after the call."""
+    inputs = [value if k == key else leaf(x) if is_float(x) else x for k, x in enumerate(sample.inputs)]
+    given = sample.attributes | ({key: value} if isinstance(key, str) else {})
+    try:
+        ys = [y for y in tree_leaves(function(name)(*inputs, **given)) if getattr(y, "requires_grad", False)]
+    except (TypeError, ValueError, IndexError):  # lists, or arrays, are not taken
+        return []
+    if change:
+        spoil(value)
+    leaves = [x for x in inputs if isinstance(x, Tensor)]
+    return list(tg.grad(ys, leaves, cotangents(ys), allow_unused=True)) if ys else []
+
+
+@law(SAMPLES | COMPOSITES, differentiable=True)
+def test_whoever_gave_an_attribute_may_change_it_before_the_backward_pass(name: str, sample: Sample) -> None:
+    numbers = {k: x for k, x in enumerate(sample.inputs) if not isinstance(x, np.ndarray)}
+    for key, attribute in [*numbers.items(), *sample.attributes.items()]:
+        for made in (as_lists, as_arrays):
+            pair = [gradients(name, sample, key, made(attribute), change) for change in (True, False)]
+            for found, expected in zip(*pair, strict=True):
+                assert (found is None) == (expected is None)
+                if found is not None:
+                    assert_same(found, expected)
 
 
 def test_what_no_rule_names_is_freed() -> None:

@@ -30,6 +30,7 @@ _backends: dict[str, Backend] = {}
 modules: dict[type, Any] = {Formula: functions}  # array type -> its module, read on every dispatch
 _by_type: dict[type, Backend] = {}
 PLAIN = {int, float, bool, str, slice, tuple, list, dict, type(None)}  # common types that are no arrays
+CHANGEABLE: set[type] = {list, dict}  # types of values that whoever made them may change, each type of arrays included
 _seed = 0
 
 
@@ -38,6 +39,7 @@ def register(backend: Backend) -> Backend:
     _backends[backend.name] = backend
     _by_type[backend.array_type] = backend
     modules[backend.array_type] = backend.xp
+    CHANGEABLE.add(backend.array_type)
     return backend
 
 

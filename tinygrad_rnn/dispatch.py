@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import PLAIN, Array, modules, namespace, plain
+from .backend import CHANGEABLE, PLAIN, Array, modules, namespace, plain
 from .tape import Node, Taped, clock, state
+from .tree import tree_map
+from .writes import own
 
 if TYPE_CHECKING:
     from .op import Op
@@ -102,9 +104,11 @@ def dispatcher(op: Op) -> Any:
         "_Node": Node,
         "_Taped": Taped,
         "_TypeError": TypeError,
+        "_changeable": CHANGEABLE,
         "_clock": clock,
         "_deliver": _deliver,
         "_isinstance": isinstance,
+        "_kept": _kept,
         "_modules": modules,
         "_namespace": namespace,
         "_new": object.__new__,
@@ -219,6 +223,8 @@ def _source(op: Op, signature: inspect.Signature) -> str:
     # How the names that a rule may use are spelled in the function, if not as they are.
     spelled = {"g": "None", "k": "0", "y": "_array"} | dict(zip(op.parents, parents, strict=True))
     spelled |= {f"{x}_shape": f"_shape_of({x})" if f"{x}_shape" in named else "None" for x in names}
+    # Attributes are copied if their owner may change them before the backward pass.
+    spelled |= {a: f"{a} if {a}.__class__ not in _changeable else _kept({a})" for a in attributes if a in named}
     spelled |= dict(zip(names, names, strict=True))  # an input named y is not the output
     known = ", ".join(spelled.get(name, name) for name in op.known)
     arguments = ", ".join([call, *(f"{a}={a}" for a in attributes)])
@@ -271,6 +277,11 @@ def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tu
     needs = any(value.node is not None for value in taped)
     bare = sum(1 << i for i, x in enumerate(values) if x.__class__ in modules or isinstance(x, (list, tuple)))
     return type(taped[0]), int(needs), bare, parents, arrays
+
+
+def _kept(value: Any) -> Any:
+    """A copy of an attribute that is a list, dictionary or array."""
+    return tree_map(lambda x: own(x) if x.__class__ in modules else x, value)
 
 
 def _deliver(array: Array, out: Array | None) -> Array:

@@ -78,7 +78,7 @@ def index(x: Any, key: Any) -> Any:
     """x[key], where the key may hold Tensors, lists and NumPy arrays of indices, whatever backend x is on."""
     if type(key) is int:
         return getitem(x, key=key)
-    return getitem(x, key=tuple([_bare(part, x) for part in key]) if isinstance(key, tuple) else _bare(key, x))
+    return getitem(x, key=tuple([_bare(part, x, own) for part in key]) if isinstance(key, tuple) else _bare(key, x))
 
 
 class Cut(tuple[slice, ...]):
@@ -121,8 +121,11 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
     return tuple([getitem(x, key=cut) for cut in cuts])
 
 
-def _bare(key: Any, x: Any) -> Any:
-    """A part of a key for x: indices as an array on x's backend, integers as Python's, anything else unchanged."""
+def _bare(key: Any, x: Any, own: Any = None) -> Any:
+    """A part of a key for x: indices as an array on x's backend, integers as Python's, anything else unchanged.
+
+    own: copies an array for the tape, which does that itself for a key that is an array, but looks into no tuple.
+    """
     if isinstance(key, (int, slice)):  # nearly always
         return key
     key, home = backend.plain(key), backend.of(bare_array(x))
@@ -132,7 +135,7 @@ def _bare(key: Any, x: Any) -> Any:
     if isinstance(array, np.ndarray) and home.name != "numpy":
         backend.host.reading(array)
         return home.from_host(array)
-    if backend.is_array(key) and getattr(x, "node", None) is not None:
+    if own and backend.is_array(key) and getattr(x, "node", None) is not None:
         return own(key)
     return int(array) if isinstance(array, np.integer) else array
 
