@@ -132,6 +132,36 @@ def test_lists_are_taken_or_refused_by_name(call: Any) -> None:
     assert re.match(r"\w+: .*list", message)
 
 
+COMPOSITES: dict[str, Any] = {
+    "split": lambda x: tg.split(x, 2),
+    "roll": lambda x: tg.roll(x, 1),
+    "repeat": lambda x: tg.repeat(x, 2),
+    "tile": lambda x: tg.tile(x, 2),
+    "tril": tg.tril,
+    "triu": tg.triu,
+    "sort": lambda x: tg.sort(x, None),
+    "flatten": tg.flatten,
+    "swapaxes": lambda x: tg.swapaxes(x, 0, 1),
+    "dropout": lambda x: tg.dropout(x, 0.0),
+    "conv2d": lambda x: tg.conv2d(x, tg.ones(1, 1, 2, 2)),
+    "LayerNorm": nn.LayerNorm(3),
+    "Conv1d": nn.Conv1d(1, 1, 1),
+    "Conv2d": nn.Conv2d(1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_functions_made_of_operations_refuse_what_is_no_array_in_their_own_name(name: str) -> None:
+    m = tg.tensor(M)
+    for wrong, told in (
+        (3.0, r"x 3\.0: x must be an array, such as tg\.tensor\(x\)"),
+        ([1.0, 2.0], r"make a tensor of the list 'x', tg\.tensor\(x\)"),
+        (nn.LSTMState(m, m), "x is a LSTMState, of which one field is meant: h, c"),
+    ):
+        with pytest.raises(TypeError, match=rf"{name}.*: {told}, .*test_op_errors\.py:\d+"):
+            COMPOSITES[name](wrong)
+
+
 def test_strings_and_none_are_refused_by_name() -> None:
     for wrong in ("a", None):
         with pytest.raises(TypeError, match=rf"add: a f32\[2,3\], b {wrong!r}: "):

@@ -143,6 +143,14 @@ def _diagnosis(reason: Exception, inputs: list[tuple[str, Any]], attributes: dic
     return f"{_listed(given if len(given) < 8 else [*given[:3], '...', given[-1]])}: {reason}"
 
 
+def check_arrays(who: str, **inputs: Any) -> None:
+    """Raise TypeError for an input of a composite that is no array, as its operations would in their own name."""
+    for name, x in inputs.items():
+        if not hasattr(x, "dtype"):
+            cure = TypeError(f"{name} must be an array, such as tg.tensor({name})")
+            raise TypeError(f"{who}: {_diagnosis(cure, [(name, x)], {})}{whereabouts()}")
+
+
 class Operation(Protocol):
     """The function that ``op`` makes from a kernel."""
 

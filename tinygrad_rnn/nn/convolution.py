@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import ops
 from ..backend import DTypeLike
+from ..op import check_arrays
 from ..ops.conv import Pair, pair
 from ..tensor import Tensor
 from ..whereabouts import misfit
@@ -84,6 +85,7 @@ class Conv1d(Module):
         self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
 
     def forward(self, x: Any) -> Tensor:
+        check_arrays("Conv1d", x=x)
         channels = self.weight.shape[1] * self.groups
         least = self.dilation * (self.weight.shape[2] - 1) + 1 - 2 * self.padding
         if x.ndim != 3 or x.shape[1] != channels or x.shape[2] < least:
@@ -137,6 +139,7 @@ class Conv2d(Module):
         self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
 
     def forward(self, x: Any) -> Tensor:
+        check_arrays("Conv2d", x=x)
         channels, size = self.weight.shape[1] * self.groups, self.weight.shape[2:]
         least = tuple(d * (k - 1) + 1 - 2 * p for k, p, d in zip(size, self.padding, self.dilation, strict=True))
         if x.ndim != 4 or x.shape[1] != channels or x.shape[2] < least[0] or x.shape[3] < least[1]:

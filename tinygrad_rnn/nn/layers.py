@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..backend import DTypeLike
+from ..op import check_arrays
 from ..ops.nn import check_probability
 from ..tensor import Tensor, as_tensor
 from ..whereabouts import misfit
@@ -132,6 +133,7 @@ class LayerNorm(Module):
         self.bias = parameter(np.zeros(shape, np.float32), dtype, backend)
 
     def forward(self, x: Any) -> Tensor:
+        check_arrays("LayerNorm", x=x)
         shape = self.normalized_shape
         if tuple(x.shape[-len(shape) :]) != shape:  # otherwise it might broadcast silently
             raise misfit(f"LayerNorm: x of shape {x.shape} does not end in the axes {shape}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array, signature
-from ..op import op
+from ..op import check_arrays, op
 from ..tape import bare_array, host_array
 from ..whereabouts import misfit
 from .elementwise import where
@@ -33,6 +33,7 @@ def sort(x: Any, axis: int | None = -1) -> Any:
     >>> sort(np.array([3.0, 1.0, 2.0]))
     array([1., 2., 3.])
     """
+    check_arrays("sort", x=x)
     if axis is None:
         return sort(flatten(x))
     return take_along_axis(x, argsort(x, axis), axis)
@@ -44,6 +45,7 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Any:
     >>> roll(np.arange(5), 2)
     array([3, 4, 0, 1, 2])
     """
+    check_arrays("roll", x=x)
     if axis is None:
         return reshape(roll(flatten(x), shift, 0), x.shape)
     axis = axis_of("roll", x, axis)
@@ -64,6 +66,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     >>> repeat(np.array([1, 2, 3]), [2, 0, 1])
     array([1, 1, 3])
     """
+    check_arrays("repeat", x=x)
     if axis is None:
         return repeat(flatten(x), repeats, 0)
     shape, axis = list(x.shape), axis_of("repeat", x, axis)
@@ -86,6 +89,7 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
     array([[1, 2, 1, 2],
            [1, 2, 1, 2]])
     """
+    check_arrays("tile", x=x)
     needed = "tile: reps must be a whole number, or one for each axis"
     times = wholes(reps if np.iterable(reps) else [reps], needed, reps)
     ndim = max(len(times), x.ndim)
@@ -112,6 +116,7 @@ def triu(x: Any, k: int = 0) -> Any:
 
 def _below(x: Any, k: int) -> Array:
     """A mask of the k-th diagonal and everything below it."""
+    check_arrays("tril, triu", x=x)
     array = bare_array(x)
     if array.ndim < 2:
         raise misfit(f"tril, triu: x {signature(array)} needs two axes")

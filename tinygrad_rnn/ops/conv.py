@@ -8,7 +8,7 @@ from operator import index
 from typing import Any
 
 from ..backend import Array, signature
-from ..op import op
+from ..op import check_arrays, op
 from ..whereabouts import misfit
 from .index import split
 from .linear import einsum
@@ -91,6 +91,7 @@ def conv2d(
     dilation: the distance between a kernel's elements. groups: the number of equal parts into which channels and
         kernels divide; the kernels of a part see only its channels.
     """
+    check_arrays("conv2d", x=x, weight=weight)
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         raise misfit(
             f"conv2d: x {x.shape} must be (batch, channels, height, width), and weight {weight.shape} (out, "

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..op import op
+from ..op import check_arrays, op
 from ..tape import bare_array
 from ..whereabouts import misfit
 from ..writes import own
@@ -102,7 +102,9 @@ def _cuts(ndim: int, axis: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """x split along an axis into equal parts, or at the given indices."""
-    shape = x.shape
+    shape: Any = getattr(x, "shape", None)
+    if shape is None:
+        check_arrays("split", x=x)  # which raises
     if not -len(shape) <= axis < len(shape):
         axis_of("split", x, axis)  # which raises
     length = shape[axis]

@@ -11,7 +11,7 @@ from typing import Any
 from .. import backend
 from ..backend import Array
 from ..numpy_backend import largest
-from ..op import op
+from ..op import check_arrays, op
 from ..tape import bare_array
 from .elementwise import exp, sqrt, where
 from .index import add_along_axis
@@ -269,6 +269,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
 
     The mask is drawn here, outside any kernel, on x's backend, from the generator that ``manual_seed`` seeds.
     """
+    check_arrays("dropout", x=x)
     p = check_probability("dropout", p)
     if not training or p == 0:
         return x

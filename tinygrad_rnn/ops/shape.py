@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, refuse_complex, signature
-from ..op import op
+from ..op import check_arrays, op
 from ..tape import bare_array
 from ..whereabouts import misfit, whereabouts
 
@@ -33,6 +33,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     >>> flatten(np.ones((5, 2, 3)), 0, 1).shape
     (10, 3)
     """
+    check_arrays("flatten", x=x)
     shape = x.shape or (1,)
     start, end = (dim + len(shape) if dim < 0 else dim for dim in (start_dim, end_dim))
     if not 0 <= start <= end < len(shape):
@@ -65,7 +66,8 @@ def _inverse(axes: Sequence[int]) -> Shape:
 
 
 def axis_of(who: str, x: Any, axis: int) -> int:
-    """An axis, possibly counted from the end, as a number from 0; IndexError if x does not have it."""
+    """An axis, possibly counted from the end, as a number from 0; IndexError if x, an array, does not have it."""
+    check_arrays(who, x=x)
     if not isinstance(axis, (int, np.integer)) or not -x.ndim <= axis < x.ndim:
         raise IndexError(f"{who}: x {signature(bare_array(x))} has no axis {axis}{whereabouts()}")
     return int(axis) % x.ndim
