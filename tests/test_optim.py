@@ -315,6 +315,12 @@ def test_a_learning_rate_may_be_a_numpy_number(make: Any) -> None:
             np.testing.assert_array_equal(p.data, q.data, strict=True)
 
 
+def test_other_settings_may_be_arrays_of_one_number() -> None:
+    adam, sgd = optim.Adam(leaves(), eps=np.array(1e-6)), optim.SGD(leaves(), 0.1)  # type: ignore[arg-type]
+    sgd.momentum = np.array(0.5)  # type: ignore[assignment]
+    assert (type(adam.eps), adam.eps, type(sgd.momentum), sgd.momentum) == (float, 1e-6, float, 0.5)
+
+
 def test_betas_may_be_numpy_numbers_also_when_they_are_assigned() -> None:
     for betas in ((np.float64(0.5), np.float64(0.75)), np.array([0.5, 0.75]), [0.5, np.float32(0.75)]):
         a, b = leaves(), leaves()

@@ -60,7 +60,9 @@ class Optimizer:
         self.slots: list[Slots] = [{} for _ in self.parameters]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, np.generic) or (name == "lr" and isinstance(value, np.ndarray)):
+        if isinstance(value, np.generic) or (
+            isinstance(value, np.ndarray) and value.size == 1 and name in self.unsigned
+        ):
             value = value.item()  # an np.float64, as from np.cos, would turn float32 parameters into float64
         if name in self.unsigned:
             if isinstance(value, float) and not issubclass(type(value), float):  # a stand-in, in a recorded step
