@@ -438,8 +438,20 @@ def test_what_is_no_layer_is_refused_at_once() -> None:
         nn.Sequential(nn.LSTM(3, 4), nn.Linear(4, 2))(tg.ones(5, 2, 3))
     with pytest.raises(TypeError, match="padding is a whole number, at least 0, not 'same'"):
         nn.Conv1d(2, 3, 3, padding="same")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Recurrent: a cell is an object with .*, but Linear\(3, 3\) is none"):
+        nn.Recurrent(nn.Linear(3, 3))
+    for wrong in ("a", None, [0.5]):
+        with pytest.raises(TypeError, match="Dropout: a probability must be a number, not "):
+            nn.Dropout(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="MaxPool2d: kernel_size: an integer for height and width, or one for each"):
+            nn.MaxPool2d(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="Conv2d: stride: an integer for height and width, or one for each"):
+            nn.Conv2d(1, 1, 3, stride=wrong)  # type: ignore[arg-type]
+    assert nn.LayerNorm(np.array([2, 3])).normalized_shape == (2, 3)
     for wrong, kind in ((-1, ValueError), (2.5, TypeError), ("a", TypeError), (None, TypeError)):
         for make, name in (
+            (lambda n: nn.LayerNorm(n), "LayerNorm: normalized_shape"),
+            (lambda n: nn.LayerNorm((2, n)), "LayerNorm: normalized_shape"),
             (lambda n: nn.Linear(n, 2), "Linear: in_features"),
             (lambda n: nn.Linear(2, n), "Linear: out_features"),
             (lambda n: nn.Embedding(n, 2), "Embedding: num_embeddings"),

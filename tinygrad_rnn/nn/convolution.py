@@ -28,11 +28,15 @@ def _part(layer: Any, in_channels: int, out_channels: int, groups: int) -> int:
 
 def _pairs(layer: Any, **settings: int | Pair) -> list[Pair]:
     """Each setting for height and width; ValueError for a padding below 0, or anything else below 1."""
-    pairs = [pair(value) for value in settings.values()]
-    for name, value in zip(settings, pairs, strict=True):
+    pairs = []
+    for name, value in settings.items():
+        try:
+            pairs.append(pair(value))
+        except TypeError as error:
+            raise TypeError(f"{type(layer).__name__}: {name}: {error}") from None
         least = 0 if name == "padding" else 1
-        if min(value) < least:
-            raise ValueError(f"{type(layer).__name__}: {name} must be at least {least}, not {value}")
+        if min(pairs[-1]) < least:
+            raise ValueError(f"{type(layer).__name__}: {name} must be at least {least}, not {pairs[-1]}")
     return pairs
 
 

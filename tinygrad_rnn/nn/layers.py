@@ -127,7 +127,10 @@ class LayerNorm(Module):
         dtype: DTypeLike = None,
         backend: str | None = None,
     ):
-        shape = tuple(np.atleast_1d(normalized_shape).tolist())
+        lengths: Any = normalized_shape if np.iterable(normalized_shape) else [normalized_shape]
+        for length in lengths:
+            check_sizes(self, 0, normalized_shape=length)
+        shape = tuple(map(int, lengths))
         self.normalized_shape, self.eps = shape, eps
         self.weight = parameter(np.ones(shape, np.float32), dtype, backend)
         self.bias = parameter(np.zeros(shape, np.float32), dtype, backend)

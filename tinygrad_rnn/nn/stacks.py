@@ -13,7 +13,7 @@ from ..tree import tree_map
 from .fit import begin, initial_state
 from .layers import Dropout
 from .module import Module, first_tensor, parameter
-from .recurrent import Recorded, Unrolled, check_features, unroll
+from .recurrent import Recorded, Unrolled, check_cell, check_features, unroll
 from .sequences import time_major
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Recurrent(SequenceLayer):
     def __init__(self, cell: Any, h0: str = "zeros", reverse: bool = False, batch_first: bool = False):
         if h0 not in ("zeros", "learned"):
             raise ValueError(f"{type(self).__name__}: h0 is 'zeros' or 'learned', not {h0!r}")
+        check_cell(type(self).__name__, cell)
         self.cell, self.reverse, self.batch_first = cell, reverse, batch_first
         self.h0 = _learned_state(cell) if h0 == "learned" else None
 

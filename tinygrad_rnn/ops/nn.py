@@ -279,7 +279,11 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
 
 
 def check_probability(who: str, p: float) -> float:
-    """Return a probability of dropping something; raise ValueError unless it is in [0, 1)."""
-    if not 0 <= p < 1:
+    """A probability of dropping something, as a float; TypeError unless it is a number, ValueError unless in [0, 1)."""
+    try:
+        within = 0 <= p < 1
+    except TypeError:
+        raise TypeError(f"{who}: a probability must be a number, not {p!r}") from None
+    if not within:
         raise ValueError(f"{who}: a probability must be at least 0 and less than 1, not {p}")
     return float(p)  # an np.float64 would turn float32 into float64
