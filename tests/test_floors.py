@@ -186,7 +186,8 @@ FACE: dict[ModuleType, str] = {
         LinearLR LambdaLR ReduceLROnPlateau SequentialLR""",
     bptt: """unroll detach truncated randomly_truncated Window GatesDetached checkpointed memory_plan
         real_time Moment""",
-    flow: """gradient_norms jacobian_spectrum lyapunov_exponents saturation omega gradient_by_lag LagMap""",
+    flow: """gradient_norms jacobian_spectrum lyapunov_exponents saturation omega gradient_by_lag LagMap
+        gradient_paths GradientPaths""",
     tasks: """Batch one_hot multi_hot first_symbol adding temporal_order copy_memory parity anbn anbn_successors REBER
         reber embedded_reber embedded_reber_successors""",
 }

@@ -145,6 +145,80 @@ def test_gradient_norms_equal_those_of_pytorch() -> None:
         close(found.norms[name], np.array([s[k].grad.norm().item() for s in states]))
 
 
+def cubes(outputs: Any) -> Any:
+    return (outputs**3).sum()
+
+
+@pytest.mark.parametrize("make", [nn.LSTMCell, nn.GRUCell, nn.CoupledLSTMCell, nn.MGUCell, nn.RHNCell, nn.RNNCell])
+def test_both_parts_of_the_gradient_are_all_of_it(make: Any) -> None:
+    cell = make(F, H, dtype="float64")
+    found = flow.gradient_paths(cubes, cell, XS)
+    run = bptt.unroll(cell, XS, record=True)
+    expected = flow.gradient_norms(cubes(run.outputs), run, keep=True).gradients
+    assert expected is not None
+    assert found.state == ("c" if "c" in expected else "h")
+    close(found.direct + found.recurrent, expected[found.state])
+    close(found.norms["total"], flow.gradient_norms(cubes(run.outputs), run).norms[found.state])
+    assert not found.recurrent[-1].any()
+
+
+@pytest.mark.parametrize(("make", "gate"), [(nn.LSTMCell, "f"), (nn.CoupledLSTMCell, "f"), (nn.GRUCell, "z")])
+def test_the_direct_part_is_multiplied_by_one_gate_in_each_step(make: Any, gate: str) -> None:
+    cell = make(F, H, dtype="float64")
+    run = bptt.unroll(cell, XS, record=True)
+    open_gates = run.record[gate].numpy()
+    last = flow.gradient_paths(lambda outputs: cubes(outputs[-1]), cell, XS)
+    for t in range(T):
+        close(last.direct[t], open_gates[t + 1 :].prod(axis=0) * last.direct[-1])
+    every = flow.gradient_paths(cubes, cell, XS).direct
+    h = run.outputs.numpy()
+    own = 3 * h**2  # of the output of each step
+    if "c" in run.record:
+        own *= run.record["o"].numpy() * (1 - np.tanh(run.record["c"].numpy()) ** 2)
+    carried = np.zeros((B, H))
+    for t in reversed(range(T)):
+        carried = own[t] + (open_gates[t + 1] * carried if t + 1 < T else 0)
+        close(every[t], carried)
+
+
+def test_a_simple_network_has_no_direct_path_and_a_leaky_one_has_its_leak() -> None:
+    assert not flow.gradient_paths(lambda outputs: cubes(outputs[-1]), nn.RNNCell(F, H), XS).direct[:-1].any()
+    leaky = nn.LeakyRNNCell(F, H, leak=0.25, dtype="float64")
+    found = flow.gradient_paths(lambda outputs: cubes(outputs[-1]), leaky, XS)
+    close(found.direct[:-1], 0.75 * found.direct[1:])
+    assert repr(found).startswith(f"GradientPaths to h of {T} steps, a shade for each power of ten\ndirect    |")
+
+
+def test_the_direct_part_equals_that_of_pytorch_without_gates() -> None:
+    torch = pytest.importorskip("torch")
+    ours, theirs = nn.LSTMCell(F, H, dtype="float64"), torch.nn.LSTMCell(F, H, dtype=torch.float64)
+    theirs.load_state_dict({k: torch.tensor(v) for k, v in nn.torch_state_dict(ours).items()}, strict=False)
+    for cut in (True, False):
+        h = c = torch.zeros(B, H, dtype=torch.float64)
+        states, loss = [], 0.0
+        for x in torch.tensor(XS):
+            h, c = theirs(x, (h.detach() if cut else h, c))
+            c.retain_grad()
+            states.append(c)
+            loss = loss + (h**3).sum()
+        loss.backward()
+        found = flow.gradient_paths(cubes, ours, XS)
+        close(found.direct if cut else found.direct + found.recurrent, np.stack([s.grad.numpy() for s in states]))
+
+
+def test_paths_are_those_of_a_cell_that_has_recurrent_weights() -> None:
+    with pytest.raises(TypeError, match="gradient_paths: a cell with weights of its own is needed, not a Zoneout"):
+        flow.gradient_paths(cubes, nn.Zoneout(nn.GRUCell(F, H)), XS)
+
+    class Spelled(nn.RNNCell):
+        def full_step(self, z: Any, state: Any) -> Any:
+            h = tg.tanh(tg.linear(state, self.weight_hh, z))
+            return h, h, {}
+
+    with pytest.raises(TypeError, match=r"the step of Spelled makes no use of self\.recur.*write self\.recur\(h, z\)"):
+        flow.gradient_paths(cubes, Spelled(F, H, dtype="float64"), XS)
+
+
 def test_measuring_disturbs_nothing() -> None:
     cell = rnn()
     run = bptt.unroll(cell, XS, record=True)
@@ -587,6 +661,7 @@ def test_a_step_of_training_with_omega_lowers_it() -> None:
     "draw",
     [
         lambda run, ax: flow.gradient_norms(run.outputs[-1].sum(), run).plot(ax),
+        lambda run, ax: flow.gradient_paths(cubes, nn.GRUCell(F, H, dtype="float64"), XS).plot(ax),
         lambda run, ax: flow.jacobian_spectrum(nn.LSTMCell(F, H, dtype="float64"), XS).plot(ax),
         lambda run, ax: flow.jacobian_spectrum(nn.LSTMCell(F, H, dtype="float64"), XS).plot_products(ax, row=1),
         lambda run, ax: flow.lyapunov_exponents(nn.LSTMCell(F, H, dtype="float64"), XS).plot(ax),
