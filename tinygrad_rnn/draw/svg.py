@@ -26,7 +26,7 @@ _STYLE = """text{font-family:"DejaVu Sans Mono",Menlo,Consolas,monospace;text-an
 .title{font-size:13px;font-weight:600}.leaf .title{font-size:11px}.detail{font-size:9px;fill:#5b6776}
 .time{font-size:11px;text-anchor:start;fill:#7a8594}path{fill:none;stroke-linejoin:round}"""
 _MOTION = """@media(prefers-reduced-motion:no-preference){{
-.backward{{opacity:.2;animation:pass {period:.1f}s linear infinite}}}}
+.backward{{opacity:.2;animation:pass {period:.1f}s calc(var(--turn)*{pace}s) linear infinite}}}}
 @keyframes pass{{0%{{opacity:.2}}1%,3%{{opacity:1}}12%,100%{{opacity:.2}}}}"""
 _PACE, _PAUSE = 0.2, 2.0  # seconds: for each operation of the backward pass, and before it repeats
 
@@ -37,9 +37,8 @@ def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
     widths = _widths([wire.link.norm for wire in layout.wires])
     newest_first = [item for band in reversed(sketch.bands) for item in reversed(band.items)]
     walked = {wire.link.child for wire in layout.wires if wire.link.followed}
-    moved = [item for item in newest_first if item in walked] if moving else []
-    turns = {item: _PACE * turn for turn, item in enumerate(moved)}
-    motion = _MOTION.format(period=_PACE * len(turns) + _PAUSE) if moving else ""
+    turns = {item: turn for turn, item in enumerate(item for item in newest_first if item in walked)}
+    motion = _MOTION.format(pace=_PACE, period=_PACE * len(turns) + _PAUSE) if moving else ""
     size = (
         f'width="{layout.width:.0f}" height="{layout.height:.0f}" viewBox="0 0 {layout.width:.0f} {layout.height:.0f}"'
     )
@@ -54,7 +53,7 @@ def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
             for line in _lines(wire, width, backward, turns.get(wire.link.child))
         ),
         *(_stub(*constant) for constant in layout.constants),
-        *(_box(box) for box in layout.boxes.values()),
+        *(_box(box, sketch.hidden) for box in layout.boxes.values()),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -85,7 +84,7 @@ def _stripe(stripe: Stripe, hidden: Sequence[int]) -> str:
     )
 
 
-def _lines(wire: Wire, width: float | None, backward: bool, turn: float | None) -> Iterator[str]:
+def _lines(wire: Wire, width: float | None, backward: bool, turn: int | None) -> Iterator[str]:
     link = wire.link
     told = f"{link.parent.label} \u2192 {link.child.label} ({link.input})"
     if link.norm is not None:
@@ -98,12 +97,11 @@ def _lines(wire: Wire, width: float | None, backward: bool, turn: float | None) 
     if backward and link.followed:
         points = [(x + 4, y + 4) for x, y in reversed(wire.points)]
         points[0], points[-1] = (points[0][0], wire.points[-1][1]), (points[-1][0], wire.points[0][1])
-        delay = "" if turn is None else f' style="animation-delay:{turn:.1f}s"'
-        yield _path(points, "backward", width, told, link.child.id, link.parent.id, delay)
+        yield _path(points, "backward", width, told, link.child.id, link.parent.id, f' style="--turn:{turn}"')
 
 
-def _path(points: Sequence[Point], kind: str, width: float, told: str, start: int, end: int, delay: str = "") -> str:
-    look = f'stroke="{COLOURS[kind]}"' + (' stroke-dasharray="5 4"' if kind == "cut" else "") + delay
+def _path(points: Sequence[Point], kind: str, width: float, told: str, start: int, end: int, turn: str = "") -> str:
+    look = f'stroke="{COLOURS[kind]}"' + (' stroke-dasharray="5 4"' if kind == "cut" else "") + turn
     return (
         f'<path class="{kind}" data-from="{start}" data-to="{end}" d="{_rounded(points)}" {look} '
         f'stroke-width="{width:.2f}" marker-end="url(#{kind})"><title>{escape(told)}</title></path>'
@@ -139,11 +137,13 @@ def _stub(box: Box, x: float, input: str) -> str:
     )
 
 
-def _box(box: Box) -> str:
+def _box(box: Box, hidden: Sequence[int]) -> str:
     ground, rim = FILLS.get(box.item.kind, OTHER)
+    step = f"{hidden[0]} to {hidden[-1]}" if box.item.kind == "fold" else box.item.step
+    time = "" if step is None else f' data-step="{step}"'
     told = escape(f"{box.item.label} {box.item.detail}")
     return (
-        f'<g class="box {box.item.kind}" data-id="{box.item.id}"><title>{told}</title>'
+        f'<g class="box {box.item.kind}" data-id="{box.item.id}"{time}><title>{told}</title>'
         f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{BOX_HEIGHT:.0f}" rx="6" '
         f'fill="{ground}" stroke="{rim}"/>'
         f'<text x="{box.middle:.1f}" y="{box.y + 15:.1f}" class="title">{escape(box.item.title)}</text>'
