@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections import Counter
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -423,12 +426,62 @@ def test_moving_links_light_up_in_the_order_of_the_walk() -> None:
     assert min(turns) < 0 < folded < len(newest_first) - 1
 
 
+# ---- the page ----
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_page_is_whole_and_needs_nothing_else(output: Tensor, backward: bool) -> None:
+    page = tg.draw(output, "html", backward=backward)
+    ET.fromstring(page)
+    assert tg.draw(output, "svg", backward=backward) in page
+    assert set(re.findall(r"\w+://[^\"]*", page)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"\b(src|href|import|fetch)\b|url\((?!#)", page)
+    ids = [part.get("id") for part in ET.fromstring(page).iter() if part.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("steps", [True, False])
+def test_each_link_of_the_page_has_its_turn_and_each_box_its_time_step(steps: bool) -> None:
+    """Newest first: a link's turn comes after those of all the links that lead to where it begins."""
+    deep = nn.LSTM(3, 4, num_layers=2)
+    loss = deep(tg.randn(12, 2, 3)).outputs.sum()
+    page = ET.fromstring(tg.draw(loss, "html", steps=steps, backward=True, gradients=True))
+    links = [p for p in page.iter(f"{SVG}path") if p.get("class") == "backward"]
+    turn = {p.get("data-from"): int(p.get("style", "").removeprefix("--turn:")) for p in links}
+    assert sorted(turn.values()) == list(range(len(turn)))
+    assert all(turn[p.get("data-from")] < turn.get(p.get("data-to"), len(turn)) for p in links)
+    boxes = {g.get("data-id"): g.get("data-step") for g in page.iter(f"{SVG}g") if g.get("data-id")}
+    assert boxes.keys() == {end for p in links for end in (p.get("data-from"), p.get("data-to"))}
+    times = Counter(boxes.values())
+    assert set(times) == {None, "0", "1", "2", "3 to 8", "9", "10", "11"}
+    assert times["3 to 8"] == 2
+
+
+def test_names_are_escaped_in_the_page() -> None:
+    name, w = "</title></svg><script>alert(1)</script>&\"'", tg.ones(2, requires_grad=True)
+    page: Any = tg.draw((w * 2).sum(), "html", names={name: w}, backward=True)
+    assert page.count("<script") == 1
+    assert name in {text.text for text in ET.fromstring(page).iter(f"{SVG}text")}
+    assert page._repr_html_().count("<") == 2
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_script_of_the_page_parses(tmp_path: Path) -> None:
+    page = ET.fromstring(tg.draw(tg.ones(3, requires_grad=True).sum(), "html", backward=True))
+    script = tmp_path / "page.js"
+    script.write_text(page.findtext("body/script") or "", encoding="utf-8")
+    subprocess.run(["node", "--check", str(script)], check=True)
+
+
+# ---- bad arguments, notebooks ----
+
+
 def test_bad_arguments_are_named() -> None:
     loss = tg.ones(3, requires_grad=True).sum()
     for wrong in ({"style": "svg"}, {"style": "dot", "backward": True}):
         with pytest.raises(ValueError, match="what can move is the way back in SVG"):
             tg.draw(loss, moving=True, **wrong)
-    with pytest.raises(ValueError, match="'text', 'dot' or 'svg', not 'png'"):
+    with pytest.raises(ValueError, match="'text', 'dot', 'svg' or 'html', not 'png'"):
         tg.draw(loss, "png")
     with pytest.raises(ValueError, match=r"fold .* not -1"):
         tg.draw(loss, fold=-1)
@@ -438,7 +491,11 @@ def test_a_notebook_shows_the_picture() -> None:
     loss = tg.ones(3, requires_grad=True).sum()
     picture: Any = tg.draw(loss, "svg")
     assert picture._repr_svg_() == picture
+    assert picture._repr_html_() is None
     assert isinstance(picture, str)
+    page: Any = tg.draw(loss, "html")
+    assert page._repr_svg_() is None
+    assert ET.fromstring(page._repr_html_()).get("srcdoc") == page.replace("\n", " ")  # as XML reads attributes
     words: Any = tg.draw(loss)
-    assert words._repr_svg_() is None
+    assert words._repr_svg_() is words._repr_html_() is None
     assert repr(words) == words

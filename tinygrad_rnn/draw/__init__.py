@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from functools import partial
+from html import escape
 from typing import Any
 
 from ..tensor import Tensor
+from .html import html
 from .sketch import sketch
 from .svg import svg
 from .text import dot, text
 
-_STYLES = {"text": text, "dot": dot, "svg": svg}
+_STYLES = {"text": text, "dot": dot, "svg": svg, "html": html}
 
 
 class Drawing(str):
-    """A drawing as a string that displays itself: as an image in a notebook if it is SVG, else line by line."""
+    """A drawing as a string that displays itself: in a notebook as an image or a page, else line by line."""
 
     __repr__ = str.__str__
 
     def _repr_svg_(self) -> str | None:
         return str(self) if self.startswith("<svg") else None
+
+    def _repr_html_(self) -> str | None:
+        if not self.startswith("<!DOCTYPE html>"):
+            return None
+        frame = 'sandbox="allow-scripts" style="width:100%;height:40em;border:0"'  # so that ids of pages do not clash
+        return f'<iframe srcdoc="{escape(self)}" {frame}></iframe>'
 
 
 def draw(
@@ -36,7 +44,8 @@ def draw(
 ) -> Drawing:
     """Draw the graph behind a tensor, before backward frees it: time from left to right, depth from top to bottom.
 
-    style: "svg", a standalone image; "dot", for Graphviz; "text", one line for each operation.
+    style: "svg", a standalone image; "html", a page that plays the backward pass link by link, or one time step after
+        another; "dot", for Graphviz; "text", one line for each operation.
     names: a module, or names and tensors as from ``named_parameters()``, to label the boxes.
     backward: also show the backward pass, in another colour.
     horizon: a ``tape.mark()``; links that ``backward(horizon=...)`` does not follow are dashed, "(cut)" in text.
@@ -62,7 +71,7 @@ def draw(
     sum#... f32[] <- multiply#...
     """
     if style not in _STYLES:
-        raise ValueError(f"draw: the style is 'text', 'dot' or 'svg', not {style!r}")
+        raise ValueError(f"draw: the style is 'text', 'dot', 'svg' or 'html', not {style!r}")
     if fold is not None and fold < 0:
         raise ValueError(f"draw: fold is how many time steps to keep at either end, or None for all, not {fold}")
     if moving and not (backward and style == "svg"):
