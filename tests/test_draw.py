@@ -322,6 +322,33 @@ def test_a_window_is_drawn_up_to_its_horizon() -> None:
                 tg.draw(loss)
 
 
+@pytest.mark.parametrize("k2", [2, 3, 5])
+def test_a_window_knows_its_losses_and_its_horizon(k2: int) -> None:
+    """Drawn as the mean of its losses within reach is, which a tensor made by hand shows."""
+    cell, losses = nn.RNNCell(3, 5, dtype="float64"), []
+
+    def step(x: Any, h: Any) -> Any:
+        y, h = cell(x, h)
+        losses.append((y * y).mean())
+        return losses[-1], h
+
+    def told(made: Sketch) -> dict[tuple[int, int, str], float]:
+        return {(k.parent.id, k.child.id, k.input): k.norm or 0.0 if k.followed else -1.0 for k in made.links}
+
+    for window in bptt.truncated(step, tg.randn(9, 2, 3, dtype="float64"), None, k1=3, k2=k2):
+        mean = tg.stack(losses[-min(k2, 3) :]).sum() / 3
+        for steps in (False, True):
+            own, by_hand = (told(sketch(x, None, None, window.horizon, True, steps)) for x in (window, mean))
+            assert own == pytest.approx({link: by_hand[link] for link in own})
+            assert len(by_hand) - len(own) == min(k2, 3) + 2  # into the stack, the sum, and the quotient
+        assert tg.draw(window, gradients=True) == tg.draw(window, gradients=True, horizon=window.horizon)
+        picture = tg.draw(window, "svg", names=cell, backward=True)
+        assert sum(edges_in(picture, "cut").values()) == (window.reach > 0)
+        window.backward()
+        with pytest.raises(GraphError, match=r"draw: Window\(.*\) has no history; .* a window that is over"):
+            tg.draw(window)
+
+
 def test_norms_are_those_of_single_uses() -> None:
     """Of a weight that is used in every step too, though backward merges its uses: against the closed form."""
     u = tg.tensor([[0.5]], dtype="float64", requires_grad=True)

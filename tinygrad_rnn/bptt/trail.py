@@ -56,6 +56,10 @@ class Window:
         """The mean of the losses."""
         return self.losses.mean()
 
+    def roots(self, weight: float = 1.0) -> list[tuple[Node | Leaf, Any]]:
+        """Where backward begins: the losses within reach, with weight / steps for each; none once it is over."""
+        return [(node, filled_like(array, weight / self.steps)) for node, array in self._roots]
+
     def backward(self, weight: float = 1.0) -> None:
         """Add the gradient of weight * loss to ``.grad``, as far as it comes from steps within reach.
 
@@ -72,9 +76,7 @@ class Window:
                 f"backward: no loss within the reach of {self!r} has a history; does the step use parameters that "
                 "require a gradient, outside of no_grad?"
             )
-        scale = weight / self.steps
-        roots = [(node, filled_like(array, scale)) for node, array in self._roots]
-        accumulate(walk(roots, horizon=self.horizon, retain=self._retain))
+        accumulate(walk(self.roots(weight), horizon=self.horizon, retain=self._retain))
         self.close("was sent back before; a second time would count its gradient twice")
 
     def close(self, why: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..tensor import Tensor
 from .html import html
-from .sketch import sketch
+from .sketch import Rooted, sketch
 from .svg import svg
 from .text import dot, text
 
@@ -31,7 +31,7 @@ class Drawing(str):
 
 
 def draw(
-    output: Tensor,
+    output: Tensor | Rooted,
     style: str = "text",
     *,
     names: Any = None,
@@ -42,8 +42,9 @@ def draw(
     moving: bool = False,
     steps: bool = False,
 ) -> Drawing:
-    """Draw the graph behind a tensor, before backward frees it: time from left to right, depth from top to bottom.
+    """Draw the graph behind an output, before backward frees it: time from left to right, depth from top to bottom.
 
+    output: a tensor, or a window of ``bptt.truncated``, of which its losses and its horizon are drawn.
     style: "svg", a standalone image; "html", a page that plays the backward pass link by link, or one time step after
         another; "dot", for Graphviz; "text", one line for each operation.
     names: a module, or names and tensors as from ``named_parameters()``, to label the boxes.
@@ -76,5 +77,6 @@ def draw(
         raise ValueError(f"draw: fold is how many time steps to keep at either end, or None for all, not {fold}")
     if moving and not (backward and style == "svg"):
         raise ValueError("draw: what can move is the way back in SVG, draw(output, 'svg', backward=True, moving=True)")
+    horizon = getattr(output, "horizon", 0) if horizon is None else horizon
     write = partial(svg, moving=True) if moving else _STYLES[style]
-    return Drawing(write(sketch(output, names, fold, horizon or 0, gradients, steps), backward))
+    return Drawing(write(sketch(output, names, fold, horizon, gradients, steps), backward))

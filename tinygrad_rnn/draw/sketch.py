@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
-from typing import Any
+from typing import Any, Protocol
 
 from .. import backend
 from ..backend import signature
@@ -64,15 +64,34 @@ class Sketch:
         return self.leaves + [item for band in self.bands for item in band.items]
 
 
-def nodes_of(output: Tensor, horizon: int = 0) -> list[Node | Leaf]:
-    """All nodes that lead to a tensor, oldest first; GraphError if there is none, or if backward has freed them.
+class Rooted(Protocol):
+    """What backward begins at several places of, such as a window of ``bptt.truncated``."""
+
+    horizon: int
+
+    def roots(self) -> list[tuple[Node | Leaf, Any]]:
+        """The nodes and their cotangents."""
+
+
+def _roots(output: Tensor | Rooted, gradients: bool) -> list[tuple[Node | Leaf, Any]]:
+    """Where backward begins, with the cotangents if gradients are wanted."""
+    if hasattr(output, "roots"):
+        roots = output.roots()
+    else:
+        check_tensor("draw", output)
+        roots = [(output.node, seed(output, None, False) if gradients else None)] if output.node is not None else []
+    if not roots:
+        causes = "no input of it requires a gradient, or it was detached, or it is a window that is over"
+        raise GraphError(f"draw: {output!r} has no history; {causes}")
+    return roots
+
+
+def nodes_of(output: Tensor | Rooted, horizon: int = 0) -> list[Node | Leaf]:
+    """All nodes that lead to an output, oldest first; GraphError if there is none, or if backward has freed them.
 
     Beyond the horizon, freed ones are no obstacle: the drawing ends with them.
     """
-    check_tensor("draw", output)
-    if output.node is None:
-        raise GraphError(f"draw: {output!r} has no history; no input of it requires a gradient, or it was detached")
-    nodes = reachable([output.node])
+    nodes = reachable(node for node, _ in _roots(output, False))
     for node in nodes:
         if isinstance(node, Node) and not node and not hasattr(node, "again") and node.id >= horizon:
             raise GraphError(
@@ -82,9 +101,11 @@ def nodes_of(output: Tensor, horizon: int = 0) -> list[Node | Leaf]:
     return nodes
 
 
-def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients: bool, steps: bool = False) -> Sketch:
-    """Boxes and links of the graph behind a tensor; see ``draw`` for the arguments."""
-    nodes = nodes_of(output, horizon)
+def sketch(
+    output: Tensor | Rooted, names: Any, fold: int | None, horizon: int, gradients: bool, steps: bool = False
+) -> Sketch:
+    """Boxes and links of the graph behind an output; see ``draw`` for the arguments."""
+    nodes, roots = nodes_of(output, horizon), _roots(output, gradients)
     known = _names(names)
     loops = stretches(nodes)
     hidden = _folded(sorted({step for loop in loops for step in loop.steps}), fold)
@@ -106,11 +127,9 @@ def sketch(output: Tensor, names: Any, fold: int | None, horizon: int, gradients
             if item.step is not None:
                 band.columns.setdefault(item.step, []).append(item)
         bands.append(band)
-    cotangents = {}
-    if gradients:
-        roots = [(nodes[-1], seed(output, None, False))]
-        cotangents = walk(roots, targets=frozenset(nodes), horizon=horizon, retain=True)
-    return Sketch(leaves, bands, list(_links(nodes, boxes, _followed(nodes, horizon), cotangents)), hidden)
+    cotangents = walk(roots, targets=frozenset(nodes), horizon=horizon, retain=True) if gradients else {}
+    followed = _followed(nodes, {node.id for node, _ in roots}, horizon)
+    return Sketch(leaves, bands, list(_links(nodes, boxes, followed, cotangents)), hidden)
 
 
 def _names(names: Any) -> dict[Any, str]:
@@ -189,9 +208,9 @@ def _rules(node: Node | Leaf) -> dict[int, Any]:
     return dict(node.plan.every(node) if node.plan.variadic else node.plan.rules)
 
 
-def _followed(nodes: Sequence[Node | Leaf], horizon: int) -> set[tuple[int, int]]:
-    """The edges that backward follows, as (child's id, place), if it stops at the horizon."""
-    entered, taken = {nodes[-1].id}, set()
+def _followed(nodes: Sequence[Node | Leaf], entered: set[int], horizon: int) -> set[tuple[int, int]]:
+    """The edges that backward follows from the roots on, as (child's id, place), if it stops at the horizon."""
+    taken = set()
     for node in reversed(nodes):
         if node.id in entered:
             rules = _rules(node)
