@@ -1151,3 +1151,19 @@ def test_a_refusal_that_the_step_catches_is_a_refusal() -> None:
         captured(tg.ones(2), 0.5)
     captured = tg.capture(by_number)
     assert [captured(tg.ones(1), s).item() for s in (0.5, 0.5, 0.5, 1.5)] == [3, 3, 3, 7]
+
+
+def test_a_refusal_outside_of_a_recording_is_none_of_the_next_recording() -> None:
+    kept: list[Any] = []
+
+    def keeping(x: Any, s: float) -> Any:
+        kept.append(s)
+        return x * s
+
+    captured, doubled = tg.capture(keeping), tg.capture(lambda x: x * 2)
+    captured(tg.ones(1), 0.5)
+    with pytest.raises(CaptureError, match="changes the length of kept"):
+        captured(tg.ones(1), 0.5)
+    with pytest.raises(CaptureError, match="asks whether a number that may change is true"):
+        bool(kept[-1])
+    assert [doubled(tg.ones(1)).item() for _ in range(3)] == [2, 2, 2]

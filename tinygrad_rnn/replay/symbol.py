@@ -16,7 +16,7 @@ from .. import backend, ops
 from ..backend import Array
 from ..op import registry
 from ..operators import Operators
-from ..tape import CaptureError
+from ..tape import CaptureError, state
 from ..whereabouts import whereabouts
 from .program import Value
 from .views import VIEWS
@@ -35,7 +35,8 @@ def refuse(what: str, kind: type[CaptureError] = CaptureError) -> NoReturn:
         f"capture: the step {what}{whereabouts()}. A recorded step cannot depend on values; compute with operations "
         "(tg.where for a choice), or move this out of the step"
     )
-    refusals.append(error)
+    if state.keep is not None:  # else a symbol or a number has outlived its recording
+        refusals.append(error)
     raise error
 
 
