@@ -136,8 +136,7 @@ def check_features(taker: Any, x: Any, masked: bool) -> None:
 
 def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, Any]]:
     """One step, with the gates as a third result, empty for cells without ``full_step``, or with a newer ``step``."""
-    newest = next(filter(None, (vars(kind).keys() & {"step", "full_step"} for kind in type(cell).__mro__)), None)
-    if hasattr(cell, "full_step") and newest != {"step"}:
+    if _gives_gates(cell):
         output, after, gates = cell.full_step(z, state)
         return output, after, gates
     if callable(getattr(cell, "gates", None)):
@@ -145,6 +144,15 @@ def step_and_gates(cell: Any, z: Any, state: Any) -> tuple[Any, Any, dict[str, A
             f"{type(cell).__name__}: gates are the third result of full_step(z, state); gates() is never called"
         )
     return (*_step(cell, z, state), {})
+
+
+def _gives_gates(cell: Any) -> bool:
+    for kind in type(cell).__mro__:  # plainly, as this runs in each time step
+        if "full_step" in vars(kind):
+            return True
+        if "step" in vars(kind):
+            return False
+    return hasattr(cell, "full_step")
 
 
 def _step(cell: Any, z: Any, state: Any) -> tuple[Any, Any]:
