@@ -344,7 +344,7 @@ def test_a_plain_tuple_or_list_of_arrays_will_do_for_a_state() -> None:
         (lambda: nn.RNNCell(3, 4, recurrent_init="zeros"), "RNNCell: recurrent_init"),
         (lambda: nn.GRUCell(3, 4, reset="never"), "GRUCell: reset"),
         (lambda: nn.LSTMCell(3, 4, proj_size=4), "LSTMCell: proj_size 4"),
-        (lambda: nn.LSTMCell(3, 4, proj_size=-1), "LSTMCell: proj_size -1"),
+        (lambda: nn.LSTMCell(3, 4, proj_size=-1), "LSTMCell: proj_size is a whole number, at least 0, not -1"),
         (lambda: nn.LSTMCell(3, 4, bias=False, forget_bias=1.0), r"LSTMCell: forget_bias=1\.0 needs bias=True"),
         (lambda: nn.RHNCell(3, 4, depth=0), "RHNCell: depth is"),
         (lambda: nn.RHNCell(3, 4, bias=False, transform_bias=-1.0), "RHNCell: transform_bias"),

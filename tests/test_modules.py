@@ -458,6 +458,8 @@ def test_what_is_no_layer_is_refused_at_once() -> None:
             (lambda n: nn.LSTM(n, 2), "LSTMCell: input_size"),
             (lambda n: nn.LSTM(2, n), "LSTMCell: hidden_size"),
             (lambda n: nn.LSTM(2, 2, n), "LSTM: num_layers"),
+            (lambda n: nn.LSTM(2, 2, proj_size=n), "LSTMCell: proj_size"),
+            (lambda n: nn.LSTMCell(2, n, proj_size=1), "LSTMCell: hidden_size"),
             (lambda n: nn.GRUCell(2, n), "GRUCell: hidden_size"),
             (lambda n: nn.Conv1d(1, 2, n), "Conv1d: kernel_size"),
             (lambda n: nn.Conv1d(n, 2, 3), "Conv1d: in_channels"),

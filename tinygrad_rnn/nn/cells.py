@@ -220,7 +220,9 @@ class LSTMCell(WeightedCell):
         forget_bias: float = 0.0,
         proj_size: int = 0,
     ):
-        if proj_size and not 0 < proj_size < hidden_size:
+        check_sizes(self, 0, proj_size=proj_size)
+        check_sizes(self, 1, hidden_size=hidden_size)
+        if proj_size >= hidden_size:
             raise ValueError(f"LSTMCell: proj_size {proj_size} must be less than hidden_size {hidden_size}")
         super().__init__(input_size, hidden_size, bias, dtype, backend, output_size=proj_size or hidden_size)
         self.weight_hr = self.drawn((proj_size, hidden_size)) if proj_size else None
