@@ -97,9 +97,12 @@ def test_max_pool2d(leading: Any, size: Any, stride: Any, padded: bool) -> None:
 
 
 def test_groups_that_do_not_divide_are_refused() -> None:
-    for channels, out, groups in ((3, 4, 2), (4, 3, 2), (4, 4, 0)):
+    for channels, out, groups in ((3, 4, 2), (4, 3, 2)):
         with pytest.raises(ValueError, match=f"{channels} channels in and {out} out must both divide into {groups}"):
             nn.Conv2d(channels, out, 3, groups=groups)
+    for groups, kind in ((0, ValueError), (-2, ValueError), (2.0, TypeError)):
+        with pytest.raises(kind, match=f"Conv2d: groups is a whole number, at least 1, not {groups}"):
+            nn.Conv2d(4, 4, 3, groups=groups)
     with pytest.raises(tg.ShapeError, match="channels / 2 groups"):
         tg.conv2d(tg.ones(1, 4, 5, 5), tg.ones(4, 4, 2, 2), groups=2)
 

@@ -17,8 +17,9 @@ from .module import Module, parameter
 
 def _part(layer: Any, in_channels: int, out_channels: int, groups: int) -> int:
     """The number of input channels that a kernel sees."""
-    check_sizes(layer, 0, in_channels=in_channels, out_channels=out_channels, groups=groups)
-    if groups < 1 or in_channels % groups or out_channels % groups:
+    check_sizes(layer, 0, in_channels=in_channels, out_channels=out_channels)
+    check_sizes(layer, 1, groups=groups)
+    if in_channels % groups or out_channels % groups:
         raise ValueError(
             f"{type(layer).__name__}: {in_channels} channels in and {out_channels} out must both divide into {groups} "
             "groups"
