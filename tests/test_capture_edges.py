@@ -1167,3 +1167,19 @@ def test_a_refusal_outside_of_a_recording_is_none_of_the_next_recording() -> Non
     with pytest.raises(CaptureError, match="asks whether a number that may change is true"):
         bool(kept[-1])
     assert [doubled(tg.ones(1)).item() for _ in range(3)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_list_of_numbers_may_be_stacked_with_a_tensor(exact: bool) -> None:
+    w, numbers = tg.tensor([2.0, 3.0], requires_grad=True), [5.0, 6.0]
+
+    def step(x: Any) -> Any:
+        w.grad = None
+        (tg.stack([w * x, numbers]) ** 2).sum().backward()
+        return tg.stack([x, numbers]), w.grad
+
+    captured = tg.capture(step, exact=exact)
+    for k in range(5):
+        numbers[0] = 5.0 + k // 3
+        x = tg.full(2, float(k))
+        assert _bare(captured(x)) == _bare(step(x))

@@ -140,12 +140,11 @@ class Layout:
             return
         if joined not in self.place:
             self._put(joined, Block(joined))
-        for piece, slot in slots(line, self.place[joined]):
-            source = piece
+        for source, slot in slots(line, self.place[joined]):
+            if not isinstance(source, Value):  # a number, or a list of numbers
+                continue
             while source in self.base and source.line is not None and source.line.function in (reshape, expand_dims):
                 source = self.base[source]  # all of it, in another shape
-            if not isinstance(source, Value):  # a number
-                continue
             place = slot.reshape(source.shape)
             if np.may_share_memory(place, slot) and self._may_lie_in(source, place):
                 self._put(source, self.block[joined], place)
