@@ -47,7 +47,7 @@ _buffers: dict[int, Any] = {}  # arrays that belong to captured steps, by id; we
 
 
 def committed(old: Array, new: Array, alone: bool) -> Array:
-    """The array of a parameter after a recording. One that captured steps share, alone, is written in place."""
+    """The array of a parameter after a recording: the old one, if captured steps share it and no other port does."""
     known = _buffers.get(id(old))
     if alone and known is not None and known() is old and is_like(new, old):
         old[...] = new
