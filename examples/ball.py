@@ -92,7 +92,7 @@ def draw(args: argparse.Namespace, model: Watcher, rng: np.random.Generator) -> 
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(800, 400, "training steps")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(800, 320, "training steps")))
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def draw(args: argparse.Namespace, melodies: dict[str, list[Note]]) -> None:
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(300, 200, "training steps")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(300, 130, "training steps")))
 
 
 if __name__ == "__main__":

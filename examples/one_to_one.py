@@ -105,7 +105,7 @@ def draw(args: argparse.Namespace, models: dict[str, nn.Module]) -> None:
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 600, "training steps")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 400, "training steps")))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(2000, 800, "training steps")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(2000, 500, "training steps")))
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def draw(args: argparse.Namespace, words: np.ndarray, curves: dict[str, np.ndarr
 
 def main(arguments: list[str] | None = None) -> Report:
     """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(3000, 250, "training steps of 32 days")))
+    return checked(run, BAR, parse(__doc__, arguments, steps=(3000, 170, "training steps of 32 days")))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def _method(name: str, *parameters: str) -> Callable[..., StrictArray]:
 
 
 def _attribute(name: str) -> property:
-    return property(lambda self: getattr(self._numbers, name))
+    return property(attrgetter(f"_numbers.{name}"))
 
 
 def _binary(name: str) -> Any:

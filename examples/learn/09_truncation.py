@@ -73,7 +73,7 @@ def main(options: argparse.Namespace) -> None:
     rng, xs = np.random.default_rng(options.seed), tg.randn(30, 8, 1, dtype="float64")
     cell = nn.LSTMCell(1, 6, dtype="float64")
     whole = gradient("whole", cell, xs, rng)
-    draws = np.array([gradient("random", cell, xs, rng) for _ in range(100 if options.quick else 400)])
+    draws = np.array([gradient("random", cell, xs, rng) for _ in range(40 if options.quick else 400)])
     found = {scheme: gradient(scheme, cell, xs, rng) for scheme in ("chunks", "overlapping")}
     found["LSTM of 1997"] = gradient("whole", bptt.GatesDetached(cell), xs, rng)
     found["random, once"], found[f"random, mean of {len(draws)}"] = draws[0], draws.mean(axis=0)

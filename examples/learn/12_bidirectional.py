@@ -61,7 +61,7 @@ def main(options: argparse.Namespace) -> None:
         check(f"row {row} is read both ways within its own {length} steps", apart < 1e-14)
     check("and is 0 in the padding", not outputs[4:, 1].any())
 
-    updates = 120 if options.quick else 300
+    updates = 70 if options.quick else 300
     one_way = train(Tagger(nn.Recurrent(nn.GRUCell(1, 16)), 16), updates)
     both_ways = train(Tagger(nn.Bidirectional(nn.GRUCell(1, 16), nn.GRUCell(1, 16)), 32), updates)
     print(f"the next of a row of random bits: {one_way:.0%} right forwards only, {both_ways:.0%} both ways")
