@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from tinygrad_rnn import GraphError, Tensor, bptt, flow, nn, tape
 from tinygrad_rnn.draw.layout import BOX_HEIGHT, DETAIL_WIDTH, Box, Layout, left_edge
-from tinygrad_rnn.draw.sketch import Item, Sketch, nodes_of, sketch
-from tinygrad_rnn.graph import edges_of
+from tinygrad_rnn.draw.sketch import Item, Sketch, sketch
+from tinygrad_rnn.graph import edges_of, reachable
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -83,7 +83,7 @@ def output(request: pytest.FixtureRequest) -> Any:
 
 
 def test_every_node_and_every_edge_is_there_once(output: Tensor) -> None:
-    nodes = nodes_of(output)
+    nodes = reachable([output.node])
     edges = Counter((edge.parent.id, node.id) for node in nodes for edge in edges_of(node))
     picture = tg.draw(output, "svg", fold=None, backward=True)
     assert boxes_in(picture) == Counter(node.id for node in nodes)
@@ -292,11 +292,11 @@ def test_what_a_horizon_cuts_is_dashed() -> None:
     loss = h.sum()
     picture = tg.draw(loss, "svg", horizon=marks[2], backward=True)
     cut, back = edges_in(picture, "cut"), edges_in(picture, "backward")
-    ids = [node.id for node in nodes_of(loss) if isinstance(node, tape.Node)]
+    ids = [node.id for node in reachable([loss.node]) if isinstance(node, tape.Node)]
     assert {b for _, b in back} >= {id for id in ids[:-1] if id >= marks[2]}
     assert all(a >= marks[2] and (b >= marks[2] or b not in ids) for a, b in back)
     assert {b for a, b in cut if a in ids and a < marks[2] <= b}  # the state's own edge
-    assert sum(cut.values()) + sum(back.values()) == sum(len(edges_of(node)) for node in nodes_of(loss))
+    assert sum(cut.values()) + sum(back.values()) == sum(len(edges_of(node)) for node in reachable([loss.node]))
     assert "(cut)" in tg.draw(loss, horizon=marks[2])
     assert "style=dashed" in tg.draw(loss, "dot", horizon=marks[2])
     assert not edges_in(tg.draw(loss, "svg"), "cut")
@@ -447,7 +447,7 @@ def test_moving_links_light_up_in_the_order_of_the_walk() -> None:
     found = [p for p in ET.fromstring(picture).iter(f"{SVG}path") if p.get("class") == "backward"]
     turns = {int(p.get("data-from", "")): int(p.get("style", "").removeprefix("--turn:")) for p in found}
     newest_first = [id for id, _ in sorted(turns.items(), key=lambda turn: turn[1])]
-    assert newest_first[0] == nodes_of(loss)[-1].id
+    assert newest_first[0] == reachable([loss.node])[-1].id
     folded = newest_first.index(min(turns))  # what stands for many steps has an id below 0
     assert [id for id in newest_first if id > 0] == sorted((id for id in turns if id > 0), reverse=True)
     assert min(turns) < 0 < folded < len(newest_first) - 1

@@ -86,12 +86,12 @@ def _roots(output: Tensor | Rooted, gradients: bool) -> list[tuple[Node | Leaf, 
     return roots
 
 
-def nodes_of(output: Tensor | Rooted, horizon: int = 0) -> list[Node | Leaf]:
-    """All nodes that lead to an output, oldest first; GraphError if there is none, or if backward has freed them.
+def _behind(roots: Sequence[tuple[Node | Leaf, Any]], horizon: int) -> list[Node | Leaf]:
+    """The roots and all nodes that lead to them, oldest first; GraphError if backward has freed any.
 
     Beyond the horizon, freed ones are no obstacle: the drawing ends with them.
     """
-    nodes = reachable(node for node, _ in _roots(output, False))
+    nodes = reachable(node for node, _ in roots)
     for node in nodes:
         if isinstance(node, Node) and not node and not hasattr(node, "again") and node.id >= horizon:
             raise GraphError(
@@ -105,7 +105,8 @@ def sketch(
     output: Tensor | Rooted, names: Any, fold: int | None, horizon: int, gradients: bool, steps: bool = False
 ) -> Sketch:
     """Boxes and links of the graph behind an output; see ``draw`` for the arguments."""
-    nodes, roots = nodes_of(output, horizon), _roots(output, gradients)
+    roots = _roots(output, gradients)
+    nodes = _behind(roots, horizon)
     known = _names(names)
     loops = stretches(nodes)
     hidden = _folded(sorted({step for loop in loops for step in loop.steps}), fold)
