@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peaks import peak_memory
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, cotangents, nn, optim
@@ -80,14 +81,12 @@ def gradient(p: Tensor) -> np.ndarray:
 def peak(step: Callable[[], Any]) -> int:
     """The most bytes that a step holds, beyond what is there before."""
     step()
-    tracemalloc.start()
-    step()
-    before, _ = tracemalloc.get_traced_memory()
-    tracemalloc.reset_peak()
-    step()
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return most - before
+    with peak_memory() as most:
+        step()
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        step()
+        return most() - before
 
 
 DEEP, WIDE = (64, 16, 100), (256, 32, 60)  # hidden size, batch, steps

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import tracemalloc
-from array import array
 from collections.abc import Callable
 from itertools import accumulate, pairwise
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_cells import Tokens
+from peaks import peak_memory
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, nn, tape
@@ -291,12 +290,10 @@ def test_a_whole_layer() -> None:
     found, peaks = [], []
     for run in (bptt.unroll, bptt.checkpointed):
         tg.manual_seed(4)
-        gc.collect()  # what other tests left is not of these peaks
-        tracemalloc.start()
-        outputs, state = layer.unrolled_by(run)(data, lengths=[100, 4, 0])
-        gradients = tg.grad((outputs * outputs).sum() + state.c.sum(), list(layer.parameters()))
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        with peak_memory() as peak:
+            outputs, state = layer.unrolled_by(run)(data, lengths=[100, 4, 0])
+            gradients = tg.grad((outputs * outputs).sum() + state.c.sum(), list(layer.parameters()))
+            peaks.append(peak())
         found.append([outputs, *state, *gradients])
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-14)
@@ -394,14 +391,9 @@ def test_other_threads_may_record_meanwhile() -> None:
 
 
 def peak(run: Callable[[], Any]) -> int:
-    gc.collect()
-    tape.state.marks, tape.state.steps = array("q"), array("q")  # or their growth would be measured along
-    tracemalloc.start()
-    kept = run()
-    most = tracemalloc.get_traced_memory()[1]
-    del kept
-    tracemalloc.stop()
-    return most
+    with peak_memory() as most:
+        run()
+        return most()
 
 
 @pytest.mark.parametrize("cell", [nn.LSTMCell(32, 64), nn.GRUCell(32, 64), nn.LayerNormLSTMCell(32, 64)], ids=repr)

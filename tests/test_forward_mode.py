@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peaks import peak_memory
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, nn, optim, tape
@@ -167,14 +167,10 @@ def test_memory_does_not_grow_with_time() -> None:
     cell, xs, state, step = problem("rnn", 1, 2, 4)
 
     def peak(steps: int) -> int:
-        gc.collect()
-        del tape.state.marks[:], tape.state.steps[:]  # which grow by 16 bytes for each mark
-        tracemalloc.start()
-        for _ in bptt.real_time(step, (xs[0] for _ in range(steps)), state, cell.parameters()):
-            gc.collect()  # which empties the interpreter's free lists
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
+        with peak_memory() as most:
+            for _ in bptt.real_time(step, (xs[0] for _ in range(steps)), state, cell.parameters()):
+                gc.collect()  # which empties the interpreter's free lists
+            return most()
 
     gc.freeze()  # what other tests and packages left need not be looked through in each step
     try:
