@@ -1,4 +1,4 @@
-"""What all tests share: the GPU's absence stated, a fresh seed for each test, a stand-in GPU."""
+"""What all tests share: what is left out and why, a fresh seed for each test, a stand-in GPU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,32 @@ import strict
 import tinygrad_rnn as tg
 from tinygrad_rnn import backend
 
+SLOW = {  # more than five seconds each, for little that others do not cover
+    "test_a_rung_holds[08_clipping-strict]",
+    "test_a_rung_holds[12_bidirectional-strict]",
+    "test_a_rung_holds[15_own_cell-strict]",
+    "test_tests_that_take_too_long_are_interrupted_and_the_failures_until_then_are_shown",
+    "test_the_quick_form_reaches_its_bar[captions]",
+    "test_the_quick_form_reaches_its_bar[cells_compared]",
+    "test_the_quick_form_reaches_its_bar[exons]",
+    "test_the_quick_form_reaches_its_bar[speech]",
+    "test_the_quick_form_reaches_its_bars[adding]",
+}
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    gpu = "cupy" in tg.available_backends()
     for item in items:
-        if item.get_closest_marker("gpu") and not gpu:  # keywords would hold the names of folders too
-            item.add_marker(pytest.mark.skip(reason="no CUDA GPU with CuPy on this machine"))
+        if item.name in SLOW:
+            item.add_marker("slow")
+    left_out = {}
+    if "cupy" not in tg.available_backends():
+        left_out["gpu"] = "no CUDA GPU with CuPy on this machine"
+    if not config.option.markexpr:
+        left_out["slow"] = "takes long; run it with -m slow"
+    for item in items:
+        for marker, reason in left_out.items():
+            if item.get_closest_marker(marker):  # keywords would hold the names of folders too
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

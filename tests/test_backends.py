@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,18 +25,11 @@ CALLS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def strict_backend() -> Iterator[None]:
-    with strict.registered():
-        yield
-
-
-@pytest.fixture(params=["strict", pytest.param("cupy", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest, strict_backend: None, monkeypatch: pytest.MonkeyPatch) -> Backend:
+@pytest.fixture
+def device(device: Backend, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """A backend for devices, with NumPy's random numbers."""
-    home = backend.get(request.param)
-    monkeypatch.setattr(home, "uniform", lambda shape: home.from_host(HOST.uniform(shape)))
-    return home
+    monkeypatch.setattr(device, "uniform", lambda shape: device.from_host(HOST.uniform(shape)))
+    return device
 
 
 def put(home: Backend, x: np.ndarray) -> Any:

@@ -13,7 +13,6 @@ from typing import Any
 import char_rnn
 import numpy as np
 import pytest
-from test_backends import strict_backend  # noqa: F401  (a fixture)
 from test_io import same
 
 import tinygrad_rnn as tg
@@ -100,7 +99,7 @@ def test_a_second_interrupt_while_saving_leaves_the_file_of_before(
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
-@pytest.mark.usefixtures("strict_backend")
+@pytest.mark.usefixtures("strict_device")
 def test_it_runs_and_resumes_on_a_device(trained: Path, tmp_path: Path) -> None:
     """On an array module that refuses what CuPy refuses; the numbers are NumPy's."""
     options = char_rnn.parse([*TINY, "--epochs", "1", "--out", str(tmp_path)])

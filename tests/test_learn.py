@@ -8,7 +8,6 @@ from pathlib import Path
 
 import ladder
 import pytest
-from test_backends import strict_backend  # noqa: F401  (a fixture)
 
 import tinygrad_rnn as tg
 
@@ -23,7 +22,7 @@ def climb(monkeypatch: pytest.MonkeyPatch, rung: Path, *options: str) -> None:
 
 @pytest.mark.parametrize("backend", ["numpy", "strict", pytest.param("cupy", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.stem)
-@pytest.mark.usefixtures("strict_backend")
+@pytest.mark.usefixtures("strict_device")
 def test_a_rung_holds(
     rung: Path, backend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
