@@ -2,8 +2,8 @@
 
 python docs/make_pages.py [PAGE ...]
 
-A block of Python may be followed by a block of text, which is what it printed, or by a picture, which is its
-``figure``: of matplotlib, or a drawing in SVG. A block marked ``py`` is code for another library, and is
+A block of Python may be followed by a block of text, which is what it printed, or by a picture or a link to one, which
+is its ``figure``: of matplotlib, or a drawing in SVG or HTML. A block marked ``py`` is code for another library, and is
 left alone.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from tinygrad_rnn.op import registry
 
 DOCS = Path(__file__).parent
-BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n(?:```text\n(.*?)```|!\[[^\]]*\]\((.*?)\)))?", re.S)
+BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n(?:```text\n(.*?)```|!?\[[^\]]*\]\((\S*images/\S*)\)))?", re.S)
 
 
 class Block(NamedTuple):
@@ -55,7 +55,7 @@ def run(page: Path) -> Iterator[Block]:
 def save(figure: Any, path: Path) -> None:
     """Write a picture, and say how large it is."""
     if isinstance(figure, str):
-        path.write_text(figure + "\n", encoding="utf-8")
+        path.write_text(figure.rstrip("\n") + "\n", encoding="utf-8")
     else:
         figure.savefig(path, dpi=100)
     print(f"{path.relative_to(DOCS)}: {path.stat().st_size / 1000:.0f} kB")
