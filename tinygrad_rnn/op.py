@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn, Protocol, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, overload
 
 from . import backend, tape
 from .backend import Array, signature
@@ -30,6 +30,9 @@ from .hints import ARGUMENTS
 from .plan import Plan, Rule
 from .shortage import explained
 from .whereabouts import ShapeError, whereabouts
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
 
 
 class Op:
@@ -156,8 +159,14 @@ class Operation(Protocol):
 
     op: Op
 
+    @overload
+    def __call__(self, x: Tensor, /, *args: Any, **attributes: Any) -> Tensor: ...
+    @overload
     def __call__(self, *args: Any, **attributes: Any) -> Any:
         """For bare arrays, the kernel's result; with Tensors among the inputs, a Tensor with history."""
+
+    def __get__(self, x: Any, owner: Any = None) -> Callable[..., Tensor]:
+        """As a class's attribute, a method, as any function is."""
 
     def vjp(self, **rules: Rule | None) -> Operation:
         """Set the rule of each input by name; None says that the input has no gradient."""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from . import ops
 
+if TYPE_CHECKING:
+    from .tensor import Tensor
 
-def _swapped(operation: Any) -> Any:
+
+def _swapped(operation: Any) -> Callable[..., Tensor]:
     """The operator for an object on the right-hand side."""
     return lambda self, other: operation(other, self)
+
+
+def _method(function: Any) -> Callable[..., Tensor]:
+    """The function itself; as a method it gets a Tensor, and gives one."""
+    return function
 
 
 class Operators:
@@ -25,7 +34,7 @@ class Operators:
     __floordiv__ = floor_divide = ops.floor_divide
     __mod__ = remainder = ops.remainder
     __pow__ = power = ops.power
-    __matmul__ = matmul = ops.matmul
+    __matmul__ = matmul = _method(ops.matmul)
     __rsub__, __rtruediv__, __rfloordiv__ = map(_swapped, (ops.subtract, ops.divide, ops.floor_divide))
     __rmod__, __rpow__, __rmatmul__ = map(_swapped, (ops.remainder, ops.power, ops.matmul))
     __neg__ = negative = ops.negative
@@ -41,23 +50,23 @@ class Operators:
     __xor__ = __rxor__ = bitwise_xor = ops.bitwise_xor
     __invert__ = invert = ops.invert
     __round__ = round = ops.round
-    __getitem__ = ops.index
+    __getitem__ = _method(ops.index)
     exp, log, sqrt, sin, cos, tanh = ops.exp, ops.log, ops.sqrt, ops.sin, ops.cos, ops.tanh
     expm1, log1p, square, reciprocal = ops.expm1, ops.log1p, ops.square, ops.reciprocal
     sigmoid, relu, softplus, sign = ops.sigmoid, ops.relu, ops.softplus, ops.sign
     floor, ceil, isnan, isinf, isfinite = ops.floor, ops.ceil, ops.isnan, ops.isinf, ops.isfinite
-    maximum, minimum, clip, astype = ops.maximum, ops.minimum, ops.clip, ops.astype
+    maximum, minimum, clip, logaddexp = ops.maximum, ops.minimum, ops.clip, ops.logaddexp
     sum, prod, mean, max, min, var = ops.sum, ops.prod, ops.mean, ops.max, ops.min, ops.var
     logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
-    any, all, logaddexp = ops.any, ops.all, ops.logaddexp
-    sort, argsort, roll, repeat = ops.sort, ops.argsort, ops.roll, ops.repeat
-    tile, tril, triu, swapaxes = ops.tile, ops.tril, ops.triu, ops.swapaxes
+    any, all, argsort = ops.any, ops.all, ops.argsort
     broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
     softmax, log_softmax, take_along_axis = ops.softmax, ops.log_softmax, ops.take_along_axis
     linear, normalize, cross_entropy, embedding = ops.linear, ops.normalize, ops.cross_entropy, ops.embedding
-    conv2d, max_pool2d = ops.conv2d, ops.max_pool2d
-    std, split, flatten, outer = ops.std, ops.split, ops.flatten, ops.outer
-    layer_norm, dropout = ops.layer_norm, ops.dropout
+    layer_norm, max_pool2d, split = ops.layer_norm, ops.max_pool2d, ops.split
+    sort, roll, repeat, tile = map(_method, (ops.sort, ops.roll, ops.repeat, ops.tile))
+    tril, triu, swapaxes, flatten = map(_method, (ops.tril, ops.triu, ops.swapaxes, ops.flatten))
+    std, astype, outer = map(_method, (ops.std, ops.astype, ops.outer))
+    conv2d, dropout = map(_method, (ops.conv2d, ops.dropout))
 
     def __divmod__(self, other: Any) -> tuple[Any, Any]:
         return self // other, self % other
@@ -65,25 +74,25 @@ class Operators:
     def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
         return other // self, other % self
 
-    def where(self, condition: Any, other: Any) -> Any:
+    def where(self, condition: Any, other: Any) -> Tensor:
         """Elements of self where the condition holds, and of other elsewhere."""
         return ops.where(condition, self, other)
 
-    def reshape(self, *numbers: Any, **shape: Any) -> Any:
+    def reshape(self, *numbers: Any, **shape: Any) -> Tensor:
         """The same elements in another shape, given as numbers or as a tuple."""
         return ops.reshape(self, *([one_tuple(numbers)] if numbers else []), **shape)
 
-    def transpose(self, *numbers: Any, **axes: Any) -> Any:
+    def transpose(self, *numbers: Any, **axes: Any) -> Tensor:
         """Axes in another order, given as numbers or as a tuple; reversed if none are given."""
         return ops.transpose(self, *([one_tuple(numbers)] if numbers else []), **axes)
 
     @property
-    def T(self) -> Any:
+    def T(self) -> Tensor:
         """Axes in reverse order."""
         return ops.transpose(self)
 
     @property
-    def mT(self) -> Any:
+    def mT(self) -> Tensor:
         """The last two axes swapped."""
         return ops.swapaxes(self, -1, -2)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
+
+Tree = TypeVar("Tree")  # where the result has the structure of the argument
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:

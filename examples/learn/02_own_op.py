@@ -56,7 +56,7 @@ def main(options: argparse.Namespace) -> None:
 
     v = tg.tensor([-2.0, 0.5, 3.0], dtype="float64", requires_grad=True)
     y = hardly(v, 1.5)  # 1.5 is no Tensor: nothing is kept for its rule
-    print(f"{y!r} keeps {sorted(y.node.saved)}")
+    print(f"{y!r} keeps {sorted(y.node.saved)}")  # type: ignore[union-attr]
     slope = tg.grad(y.sum(), v)
     check("its gradient is 1.5 / (1 + |x|)", np.allclose(slope.numpy(), 1.5 / (1 + abs(v.numpy())), rtol=1e-15))
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from ..nn.fit import outline
 from ..tensor import Tensor
-from ..tree import tree_map
+from ..tree import Tree, tree_map
 from ..whereabouts import ShapeError
 
 
-def detach(state: Any) -> Any:
+def detach(state: Tree) -> Tree:
     """The same state without history: the cut at the end of a window of truncated BPTT.
 
     Raises TypeError for other kinds of objects in it, as Tensors in them would keep their history.

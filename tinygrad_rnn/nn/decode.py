@@ -23,7 +23,7 @@ import numpy as np
 from .. import backend, ops, tape
 from ..grad_mode import no_grad
 from ..tape import bare_array, host_array
-from ..tree import tree_leaves, tree_map
+from ..tree import Tree, tree_leaves, tree_map
 from ..whereabouts import ShapeError
 from .recurrent import Unrolled
 
@@ -224,12 +224,12 @@ def beam_search(
     return Beams(*(a[..., rows, order] for a in (written, lengths, scores)))
 
 
-def take_rows(state: Any, rows: Any) -> Any:
+def take_rows(state: Tree, rows: Any) -> Tree:
     """Select rows of a state, in this order; its leaves are (..., B, H) or (B,)."""
     return tree_map(lambda leaf: ops.index(leaf, rows if leaf.ndim == 1 else (..., rows, slice(None))), state)
 
 
-def repeat_rows(state: Any, times: int) -> Any:
+def repeat_rows(state: Tree, times: int) -> Tree:
     """Repeat each row of a state, with the copies side by side; its leaves are (..., B, H) or (B,).
 
     >>> from tinygrad_rnn import tensor

@@ -16,7 +16,7 @@ from ..backend import signature
 from ..ops import where
 from ..tape import bare_array
 from ..tensor import Tensor
-from ..tree import tree_map
+from ..tree import Tree, tree_map
 from ..whereabouts import ShapeError
 
 
@@ -170,7 +170,7 @@ def outlives_reset(leaf: Any, initial: Any) -> bool:
     return bool(leaf.dtype.kind == "b" and initial is None)
 
 
-def reset(state: Any, rows: Any, initial: Any = None) -> Any:
+def reset(state: Tree, rows: Any, initial: Any = None) -> Tree:
     """Reset some rows of a carried state; the other rows go on, and so do their gradients.
 
     state: nested leaves (..., B, H), of a cell or a layer; None, for a state that has not begun, stays None.

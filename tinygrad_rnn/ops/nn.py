@@ -59,7 +59,9 @@ def log_softmax(xp: Any, x: Array, *, axis: int = -1, out: Array = None) -> Arra
 
 
 log_softmax.op.overwrites = True
-log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=_along(y, axis), keepdims=True))
+log_softmax.vjp(
+    x=lambda g, y, axis: g - exp(y) * sum(g, axis=_along(y, axis), keepdims=True)  # type: ignore[has-type]
+)
 
 
 @op
@@ -93,7 +95,7 @@ def nll(xp: Any, x: Array, targets: Array) -> Array:
 
 nll.vjp(
     x=lambda g, targets, x_shape: add_along_axis(
-        -expand_dims(g, axis=-1), expand_dims(targets, axis=-1), shape=x_shape, axis=-1
+        expand_dims(-g, axis=-1), expand_dims(targets, axis=-1), shape=x_shape, axis=-1
     ),
     targets=None,
 )

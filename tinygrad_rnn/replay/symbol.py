@@ -91,7 +91,7 @@ class Symbol(Operators):
     def __len__(self) -> int:
         return len(self.array)
 
-    def __iter__(self) -> Iterator[Symbol]:
+    def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
 
     def copy(self) -> Symbol:
