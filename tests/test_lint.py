@@ -351,6 +351,8 @@ def test_float64_among_float32() -> None:
     assert not tg.lint(x.astype("float64").sum())
     double = tg.ones(3, dtype="float64", requires_grad=True)
     assert not tg.lint((double * np.ones(3)).sum())
+    (found,) = tg.lint((double * x).sum())
+    assert found.cure == "x.astype('float32') for the data, nn.parameter(data, 'float32')"
 
 
 def test_losses_that_backward_cannot_start_from() -> None:

@@ -178,17 +178,17 @@ def _behind(node: Node) -> Node | None:
 
 
 def double(case: Case) -> Iterator[Finding]:
-    """The first operation that makes float64 from only float32 and constants."""
+    """The first operation that makes float64 from float32 and a constant or parameter."""
     for node in case.operations:
         wide = node.dtype.itemsize
-        parents = [edge.parent for edge in edges_of(node)]
-        if node.plan.op.name != "astype" and all(p.dtype.itemsize < wide for p in parents):
+        narrow = [edge.parent.dtype for edge in edges_of(node) if edge.parent.dtype.itemsize < wide]
+        if node.plan.op.name != "astype" and narrow:
             yield Finding(
-                f"{parents[0].dtype} becomes {node.dtype}",
+                f"{narrow[0]} becomes {node.dtype}",
                 where_made(node),
-                "a constant of the wider type came in, such as a NumPy array without a dtype; all that follows takes "
-                "twice the time and the memory",
-                f"x.astype({str(parents[0].dtype)!r}) for the data",
+                "a constant or parameter of the wider type came in, such as a NumPy array without a dtype; all that "
+                "follows takes twice the time and the memory",
+                f"x.astype('{narrow[0]}') for the data, nn.parameter(data, '{narrow[0]}')",
                 note=True,
             )
             return
