@@ -68,6 +68,7 @@ def test_floats_among_the_arguments_may_change() -> None:
     for scale in (0.5, 0.25, 3.0, 7.5):
         assert captured(tg.tensor(X), scale).item() == pytest.approx((X * scale + (1 - scale)).sum(), rel=1e-5)
     assert len(captured._replays) == 1
+    assert repr(captured).endswith("<lambda>, recordings: 1)")
 
 
 def test_a_float_that_decides_something_has_a_recording_for_each_value() -> None:

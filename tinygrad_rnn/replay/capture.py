@@ -81,6 +81,9 @@ class Captured(Generic[P, R]):
                 vars(instance)[key] = known
         return known  # type: ignore[no-any-return]
 
+    def __repr__(self) -> str:
+        return f"Captured({self._name}, recordings: {len(self._replays)})"
+
     def __reduce__(self) -> Any:
         return Captured, (self.step, self.without)  # a copy makes its own recordings
 
