@@ -448,6 +448,7 @@ def test_a_list_of_tensors_says_what_to_do() -> None:
         (lambda: tg.cat, "instead: concatenate"),
         (lambda: tg.nn.ReLU, "instead: tg.relu"),
         (lambda: tg.nn.Linear(2, 2).register_buffer, "a module has no attribute.*an attribute that holds a Tensor"),
+        (lambda: tg.nn.GRU(2, 2).weight_hh_l0, r"instead: layers\[0\].cell.weight_hh"),
         (lambda: tg.nn.SequenceLayer().input_size, "defines no input_size"),
     ],
 )

@@ -179,18 +179,23 @@ OPTIMISERS = {
 MODULES = {
     "add_module": "an attribute that holds the module",
     "apply": "for module in model.modules()",
+    "bias_hh_l0": "layers[0].cell.bias, one vector for both",
+    "bias_ih_l0": "layers[0].cell.bias, one vector for both",
     "children": "modules()",
     "cpu": "to('numpy')",
     "cuda": "to('cupy')",
     "double": "to('float64')",
     "flatten_parameters": "nothing is needed",
     "float": "to('float32')",
+    "half": "to('float16')",
     "named_children": "modules()",
     "named_modules": "modules()",
     "register_buffer": "an attribute that holds a Tensor without a gradient: it is saved and moved like a parameter",
     "register_forward_hook": "tg.watching(watcher) sees every operation, and record=True the gates and states",
     "register_parameter": "an attribute that holds nn.parameter(...)",
     "requires_grad_": "for p in known: p.requires_grad = False, with known = list(model.parameters())",
+    "weight_hh_l0": "layers[0].cell.weight_hh",
+    "weight_ih_l0": "layers[0].cell.weight_ih",
 }
 
 
