@@ -158,7 +158,7 @@ hinted(Module, MODULES, "a module")
 
 
 def parameter(data: Any, dtype: DTypeLike = None, backend: str | None = None) -> Tensor:
-    """A trainable Tensor for a Module, on the default backend unless one is given."""
+    """A trainable Tensor for a Module, of the data's own dtype and on the default backend unless told otherwise."""
     return tensor(data, dtype, backend or default().name, requires_grad=True)
 
 
