@@ -47,8 +47,9 @@ def page(source: str) -> str:
 
 
 def read(app: Any, name: str, content: list[str]) -> None:
-    """Put such a text in front of what its page in docs says."""
+    """Put such a text in front of what its page in docs says; links to it lead to that page."""
     for source, place in ELSEWHERE.items():
+        content[0] = content[0].replace(f"](../{source})", f"]({place})")
         if f"{name}.md" == place:
             content[0] = page(source) + "\n" + content[0]
 

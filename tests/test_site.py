@@ -53,6 +53,12 @@ def test_the_readme_is_a_page_with_its_links_put_right() -> None:
     assert "](docs/" not in page
 
 
+def test_links_to_the_benchmarks_lead_to_their_page() -> None:
+    content = ["[figures](../benchmarks/README.md)"]
+    conf.read(None, "results", content)
+    assert content == ["[figures](benchmarks.md)"]
+
+
 @pytest.mark.parametrize(
     ("docstring", "rst"),
     [
