@@ -49,9 +49,7 @@ class Cell(Module):
 
     def input_projection(self, x: Any) -> Any:
         """The contribution of the inputs, for one step (B, F) or all steps (T, B, F)."""
-        raise NotImplementedError(
-            f"{type(self).__name__} defines no input_projection(x): what step needs of x; x itself will do"
-        )
+        raise NotImplementedError(f"{type(self).__name__} defines no input_projection(x); it may return x itself")
 
     def step(self, z: Any, state: Any) -> tuple[Any, Any]:
         """One step from a projected input and a state: (output, next state)."""
