@@ -384,6 +384,13 @@ def test_drawing_gradients_leaves_no_trace() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_the_title_of_a_link_says_which_way_it_leads() -> None:
+    w = tg.ones(2, requires_grad=True)
+    picture = re.sub(r"#\d+", "", tg.draw(w.tanh().sum(), "svg", names={"w": w}, backward=True))
+    titles = set(re.findall(r'<path class="(\w+)"[^>]*><title>(.*?)</title>', picture))
+    assert {("forward", "w \u2192 tanh (x)"), ("backward", "tanh (x) \u2192 w")} <= titles
+
+
 def test_backward_in_words_goes_from_new_to_old() -> None:
     w = tg.ones(2, requires_grad=True)
     *_, backward, third, second, first = tg.draw((w.tanh() * w).sum(), names={"w": w}, backward=True).splitlines()

@@ -86,17 +86,18 @@ def _stripe(stripe: Stripe, hidden: Sequence[int]) -> str:
 
 def _lines(wire: Wire, width: float | None, backward: bool, turn: int | None) -> Iterator[str]:
     link = wire.link
-    told = f"{link.parent.label} \u2192 {link.child.label} ({link.input})"
-    if link.norm is not None:
-        told += f", gradient {link.norm:.3g}"
+    parent, child = link.parent.label, f"{link.child.label} ({link.input})"
+    norm = "" if link.norm is None else f", gradient {link.norm:.3g}"
     between_steps = None not in (link.parent.step, link.child.step) and link.parent.step != link.child.step
     kind = "cut" if not link.followed else "state" if between_steps else "forward"
     plain = 1.9 if kind == "state" else 1.2
     width = plain if width is None else width
+    told = f"{parent} \u2192 {child}{norm}"
     yield _path(wire.points, kind, plain if backward else width, told, link.parent.id, link.child.id)
     if backward and link.followed:
         points = [(x + 4, y + 4) for x, y in reversed(wire.points)]
         points[0], points[-1] = (points[0][0], wire.points[-1][1]), (points[-1][0], wire.points[0][1])
+        told = f"{child} \u2192 {parent}{norm}"
         yield _path(points, "backward", width, told, link.child.id, link.parent.id, f' style="--turn:{turn}"')
 
 
