@@ -218,6 +218,17 @@ def test_paths_are_those_of_a_cell_that_has_recurrent_weights() -> None:
     with pytest.raises(TypeError, match=r"the step of Spelled makes no use of self\.recur.*write self\.recur\(h, z\)"):
         flow.gradient_paths(cubes, Spelled(F, H, dtype="float64"), XS)
 
+    class Nameless(nn.RNNCell):
+        def full_step(self, z: Any, state: Any) -> Any:
+            h, _, gates = super().full_step(z, state[0])
+            return h, (h, h), gates
+
+        def initial_state(self, z: Any) -> Any:
+            return super().initial_state(z), super().initial_state(z)
+
+    with pytest.raises(TypeError, match="gradient_paths: a state c or h is needed, a field of a NamedTuple, not 0, 1"):
+        flow.gradient_paths(cubes, Nameless(F, H, dtype="float64"), XS)
+
 
 def test_measuring_disturbs_nothing() -> None:
     cell = rnn()

@@ -65,7 +65,7 @@ def gradient_paths(loss: Callable[[Any], Tensor], cell: Any, xs: Any, state: Any
     Their sum is dL/dc_t, or dL/dh_t in a cell without a c. What the loss makes of a step's own output is direct, and
     peepholes are no recurrent weights. The cell runs twice, once with its recurrent products detached from the states.
 
-    Raises TypeError for a wrapper, and for a cell whose step makes no use of ``self.recur``.
+    Raises TypeError for a wrapper, a cell whose step makes no use of ``self.recur``, and a state without c or h.
     (Hochreiter and Schmidhuber 1997)
 
     >>> from tinygrad_rnn import nn, ones
@@ -83,4 +83,6 @@ def gradient_paths(loss: Callable[[Any], Tensor], cell: Any, xs: Any, state: Any
         parts.append(found)
     total, direct = parts
     name = "c" if "c" in total else "h"
+    if name not in total:
+        raise TypeError(f"gradient_paths: a state c or h is needed, a field of a NamedTuple, not {', '.join(total)}")
     return GradientPaths(name, direct[name], total[name] - direct[name])
