@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Result, checked, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -90,10 +90,5 @@ def draw(args: argparse.Namespace, model: Watcher, rng: np.random.Generator) -> 
             axes[row, 0].set_ylabel(names[truth], fontsize="medium")
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(800, 320, "training steps")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(800, 320, "training steps")))

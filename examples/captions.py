@@ -14,7 +14,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import Bar, Report, Result, checked, columns, parse, picture, put, train
+from common import Bar, Result, checked, columns, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -121,10 +121,5 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     return Result(true, of_bag)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(2000, 450, "training steps")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(2000, 450, "training steps")))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Result, checked, parse, picture, put, share_right, train
 
 from tinygrad_rnn import Tensor, nn
 
@@ -116,11 +116,6 @@ def draw(args: argparse.Namespace, curves: dict[str, list[float]]) -> None:
             axes.legend(fontsize=6)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    own = {"steps": (400, 100, "training steps of each cell"), "lag": (50, 20, "steps to remember over")}
-    return checked(run, BAR, parse(__doc__, arguments, **own))
-
-
 if __name__ == "__main__":
-    main().exit()
+    own = {"steps": (400, 100, "training steps of each cell"), "lag": (50, 20, "steps to remember over")}
+    checked(run, BAR, parse(__doc__, **own))

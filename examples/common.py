@@ -12,11 +12,8 @@ A program states the bar that it has to reach, and how to run once; ``checked`` 
                 axes.plot(...)
         return Result(accuracy, baseline=0.5)
 
-    def main(arguments: list[str] | None = None) -> Report:
-        return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 200, "training steps")))
-
     if __name__ == "__main__":
-        main().exit()
+        checked(run, BAR, parse(__doc__, steps=(1000, 200, "training steps")))
 
 A program's own options are given as name=(value, value for --quick, help). Errors are reported in one sentence.
 """
@@ -88,39 +85,11 @@ class Row(NamedTuple):
 
 
 class Finished(SystemExit):
-    """The end of a program, with its rows for the table; the exit status is 1 if it did not pass."""
+    """The end of a program, with its rows for the table; the exit status is 1 if one of them did not pass."""
 
-    def __init__(self, passed: bool, rows: list[Row]):
-        super().__init__(int(not passed))
+    def __init__(self, rows: list[Row]):
+        super().__init__(int(not all(row.passed for row in rows)))
         self.rows = rows
-
-
-class Report(NamedTuple):
-    """The results of a program over all of its seeds."""
-
-    bar: Bar
-    quick: bool
-    results: list[Result]
-    seconds: float
-
-    @property
-    def met(self) -> int:
-        """How many seeds reached the bar."""
-        return sum(self.bar.met(result, self.quick) for result in self.results)
-
-    @property
-    def passed(self) -> bool:
-        """Whether all seeds did."""
-        return self.met == len(self.results)
-
-    def exit(self) -> None:
-        """End the program, with status 1 if a seed missed the bar; its row shows the worst seed."""
-        bar = self.bar
-        worst = min(self.results, key=lambda result: bar.score(result.value))
-        result, baseline = f"{bar.what}: {worst.value:.4g}", f"{worst.baseline:.4g} ({bar.baseline})"
-        seeds = f"{self.met} of {len(self.results)}"
-        row = Row("", result, baseline, bar.text(self.quick), seeds, f"{self.seconds:.1f}", self.passed)
-        raise Finished(self.passed, [row])
 
 
 class Parser(argparse.ArgumentParser):
@@ -152,7 +121,7 @@ def running(program: str, backend: str | None = None) -> Iterator[None]:
         raise SystemExit(f"{program}: {error}") from None
 
 
-def parse(doc: str | None, arguments: list[str] | None, **own: tuple[Any, Any, str]) -> argparse.Namespace:
+def parse(doc: str | None, **own: tuple[Any, Any, str]) -> argparse.Namespace:
     """The options that all programs have, and those of this one."""
     parser = Parser(doc)
     parser.add_argument("--seeds", type=whole(1), metavar="N", help="how many seeds to try (3; 1 with --quick)")
@@ -161,7 +130,9 @@ def parse(doc: str | None, arguments: list[str] | None, **own: tuple[Any, Any, s
         kind, letter = (str, "FILE") if full is None else (whole(1), "N")
         several = "" if full is None else f" ({full}; {quick} with --quick)"
         parser.add_argument(f"--{name}", type=kind, metavar=letter, help=words + several)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args()
+    args.program = Path(parser.prog).stem
+    args.out = args.out or Path("runs") / args.program
     for name, (full, quick, _) in {**own, "seeds": (3, 1, "")}.items():
         if getattr(args, name) is None:
             setattr(args, name, quick if args.quick else full)
@@ -179,10 +150,8 @@ def whole(lowest: int) -> Callable[[str], int]:
     return read
 
 
-def checked(run: Callable[[argparse.Namespace, int], Result], bar: Bar, args: argparse.Namespace) -> Report:
-    """Run a program with each seed, and print the results and whether they reached the bar."""
-    args.program = Path(run.__code__.co_filename).stem
-    args.out = args.out or Path("runs") / args.program
+def checked(run: Callable[[argparse.Namespace, int], Result], bar: Bar, args: argparse.Namespace) -> NoReturn:
+    """Run a program with each seed, print the results, and end it; its row for the table shows the worst seed."""
     begun, results = time.perf_counter(), []
     with running(f"{args.program}.py", args.backend):
         import_extra("matplotlib", "this program")  # fail now, not after the training
@@ -194,9 +163,13 @@ def checked(run: Callable[[argparse.Namespace, int], Result], bar: Bar, args: ar
             verdict = f"bar {'reached' if bar.met(result, args.quick) else 'MISSED'}: {bar.text(args.quick)}"
             numbers = f"{bar.what}: {result.value:.4g} ({bar.baseline}: {result.baseline:.4g})"
             print(f"seed {seed}: {numbers}, {verdict}{result.note and f'; {result.note}'}", flush=True)
-    report = Report(bar, args.quick, results, time.perf_counter() - begun)
-    print(f"{args.program}: {report.met} of {args.seeds} seeds reached the bar, in {report.seconds:.1f} s")
-    return report
+    seconds = f"{time.perf_counter() - begun:.1f}"
+    met = sum(bar.met(result, args.quick) for result in results)
+    print(f"{args.program}: {met} of {args.seeds} seeds reached the bar, in {seconds} s")
+    worst = min(results, key=lambda result: bar.score(result.value))
+    told, baseline = f"{bar.what}: {worst.value:.4g}", f"{worst.baseline:.4g} ({bar.baseline})"
+    seeds = f"{met} of {args.seeds}"
+    raise Finished([Row("", told, baseline, bar.text(args.quick), seeds, seconds, met == args.seeds)])
 
 
 def progress(steps: int, title: str) -> Iterator[int]:

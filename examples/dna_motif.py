@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Result, checked, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -111,11 +111,6 @@ def draw(args: argparse.Namespace, model: nn.Module, rng: np.random.Generator) -
             panel.tick_params(length=0)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    own = {"steps": (300, 120, "training steps"), "length": (60, 40, "letters of a stretch")}
-    return checked(run, BAR, parse(__doc__, arguments, **own))
-
-
 if __name__ == "__main__":
-    main().exit()
+    own = {"steps": (300, 120, "training steps"), "length": (60, 40, "letters of a stretch")}
+    checked(run, BAR, parse(__doc__, **own))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, columns, parse, picture, put, train
+from common import Bar, Result, checked, columns, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -121,10 +121,5 @@ def draw(args: argparse.Namespace, shown: list[tuple[list[str], np.ndarray, np.n
                 axes.text(x, y, f"{p:.2f}", ha="center", va="center", color="w" if p > 0.5 else "k", fontsize=8)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(3000, 150, "training steps of 32 sentences")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(3000, 150, "training steps of 32 sentences")))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, train
+from common import Bar, Result, checked, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -112,10 +112,5 @@ def draw(args: argparse.Namespace, bases: np.ndarray, *tracks: np.ndarray) -> No
         plots[-1].tick_params(length=0)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(800, 200, "training steps of 16 genes")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(800, 200, "training steps of 16 genes")))

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterable
 
 import numpy as np
-from common import Bar, Report, Result, checked, columns, out_file, parse, picture, put, train
+from common import Bar, Result, checked, columns, out_file, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -126,10 +126,5 @@ def draw(args: argparse.Namespace, melodies: dict[str, list[Note]]) -> None:
             panel.set(xticks=[], yticks=range(60, 78, 12), yticklabels=["C4", "C5"], ylim=(59, 78))
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(300, 130, "training steps")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(300, 130, "training steps")))

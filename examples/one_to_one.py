@@ -14,7 +14,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Result, checked, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, nn
@@ -103,10 +103,5 @@ def draw(args: argparse.Namespace, models: dict[str, nn.Module]) -> None:
             panel.set(title=name, xticks=[], yticks=[])
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 400, "training steps")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(1000, 400, "training steps")))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Result, checked, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -77,10 +77,5 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     return Result(right[-1], right_of_bag[-1])
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(2000, 500, "training steps")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(2000, 500, "training steps")))

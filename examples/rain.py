@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, train
+from common import Bar, Result, checked, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -117,10 +117,5 @@ def draw(args: argparse.Namespace, words: np.ndarray, curves: dict[str, np.ndarr
         axes.legend(fontsize="small", loc="upper right")
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(3000, 170, "training steps of 32 days")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(3000, 170, "training steps of 32 days")))

@@ -14,7 +14,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import Bar, Report, Result, checked, columns, parse, picture, put, share_right, train
+from common import Bar, Result, checked, columns, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -125,10 +125,5 @@ def draw(args: argparse.Namespace, model: Any) -> None:
             axes[1, column].set_xticks(range(len(sentence)), sentence, rotation=60)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(300, 100, "training steps")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(300, 100, "training steps")))

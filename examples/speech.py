@@ -14,7 +14,7 @@ import argparse
 from itertools import permutations
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, train
+from common import Bar, Result, checked, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -124,10 +124,5 @@ def draw(args: argparse.Namespace, frames: np.ndarray, p: np.ndarray, word: str)
         plots[1].legend(fontsize="small", ncols=5, loc="center right")
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(1200, 250, "training steps of 16 recordings")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(1200, 250, "training steps of 16 recordings")))

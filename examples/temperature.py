@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, parse, picture, put, train
+from common import Bar, Result, checked, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -130,14 +130,6 @@ def draw(args: argparse.Namespace, truth: np.ndarray, found: dict[str, np.ndarra
         axes.legend(fontsize="small")
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    args = parse(
-        __doc__, arguments, steps=(3000, 400, "training steps of 64 windows"), file=(None, None, "one number a line")
-    )
-    bar = BAR._replace(full=np.inf, quick=np.inf) if args.file else BAR
-    return checked(run, bar, args)
-
-
 if __name__ == "__main__":
-    main().exit()
+    args = parse(__doc__, steps=(3000, 400, "training steps of 64 windows"), file=(None, None, "one number a line"))
+    checked(run, BAR._replace(full=np.inf, quick=np.inf) if args.file else BAR, args)

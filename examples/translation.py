@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import Bar, Report, Result, checked, columns, parse, picture, put, train
+from common import Bar, Result, checked, columns, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -148,10 +148,5 @@ def draw(args: argparse.Namespace, model: Translator, number: int) -> None:
         axes.set_yticks(range(len(targets)), [FRENCH[k] for k in targets[:, 0]])
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return checked(run, BAR, parse(__doc__, arguments, steps=(1000, 140, "training steps of 32 numbers")))
-
-
 if __name__ == "__main__":
-    main().exit()
+    checked(run, BAR, parse(__doc__, steps=(1000, 140, "training steps of 32 numbers")))

@@ -26,7 +26,7 @@ def test_the_quick_form_reaches_its_bar(name: str, tmp_path: Path, monkeypatch: 
     assert all(row.passed for row in rows), rows
 
 
-GALLERY = [name for name, path in PROGRAMS.items() if "return checked(" in path.read_text(encoding="utf-8")]
+GALLERY = [name for name, path in PROGRAMS.items() if "    checked(run, " in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("name", GALLERY)
@@ -72,10 +72,8 @@ def run(args, seed):
     if args.steps == 7:
         raise ValueError("seven is too many")
     return Result(args.steps / 10, 0.1)
-def main():
-    return checked(run, Bar("goodness", 0.5, 0.3, "nothing"), parse("A program.", None, steps=(6, 4, "steps")))
 if __name__ == "__main__":
-    main().exit()
+    checked(run, Bar("goodness", 0.5, 0.3, "nothing"), parse("A program.", steps=(6, 4, "steps")))
 """
 
 
@@ -109,7 +107,7 @@ def trial(rng, quick):
     return Outcome(drawn > 0.6, f"drew {drawn:.2f}")
 if __name__ == "__main__":
     bars = Bar("needed", "above 0.6", trial, 1), Bar("other", "above 0.6", trial, 2, needed=False)
-    measured("program.py", "A program.", bars).exit()
+    measured("A program.", bars)
 """
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from functools import partial
 
 import numpy as np
-from harness import BATCH, Bar, Outcome, Reader, Report, as_in_1997, descend, keep_for, measured, progress, put
+from harness import BATCH, Bar, Outcome, Reader, as_in_1997, descend, keep_for, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim, tasks
@@ -73,10 +73,5 @@ BARS = (
 )
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return measured(__file__, __doc__, BARS, arguments)
-
-
 if __name__ == "__main__":
-    main().exit()
+    measured(__doc__, BARS)

@@ -12,7 +12,7 @@ strings are one batch, for Adam. What is said is the highest n up to which all s
 from __future__ import annotations
 
 import numpy as np
-from harness import Bar, Outcome, Reader, Report, descend, measured, progress, put
+from harness import Bar, Outcome, Reader, descend, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim, tasks
@@ -65,10 +65,5 @@ def trial(rng: np.random.Generator, quick: bool) -> Outcome:
 BARS = (Bar("anbn", "peephole LSTM: all right up to n = 100", trial, seeds=5),)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return measured(__file__, __doc__, BARS, arguments)
-
-
 if __name__ == "__main__":
-    main().exit()
+    measured(__doc__, BARS)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from harness import Bar, Outcome, Reader, Report, descend, measured, progress, put
+from harness import Bar, Outcome, Reader, descend, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim, tasks
@@ -56,10 +56,5 @@ def trial(rng: np.random.Generator, quick: bool) -> Outcome:
 BARS = (Bar("copy", "linear RNN, T = 50: 99.9 % of the symbols right", trial, seeds=5),)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return measured(__file__, __doc__, BARS, arguments)
-
-
 if __name__ == "__main__":
-    main().exit()
+    measured(__doc__, BARS)

@@ -12,7 +12,7 @@ not. Success is at most 1 % wrong in 2560 fresh sequences.
 from __future__ import annotations
 
 import numpy as np
-from harness import Bar, Outcome, Reader, Report, descend, keep_for, measured, progress, put
+from harness import Bar, Outcome, Reader, descend, keep_for, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import flow, nn, optim, tasks
@@ -75,10 +75,5 @@ BARS = (
 )
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return measured(__file__, __doc__, BARS, arguments)
-
-
 if __name__ == "__main__":
-    main().exit()
+    measured(__doc__, BARS)

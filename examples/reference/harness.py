@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -44,46 +44,6 @@ class Bar(NamedTuple):
     trial: Callable[[np.random.Generator, bool], Outcome]
     seeds: int = 3
     needed: bool = True  # whether the program fails where a seed does; no, where failing is a part of the picture
-
-
-class Record(NamedTuple):
-    """What came of a bar."""
-
-    bar: Bar
-    quick: bool
-    trials: list[dict[str, Any]]  # of each seed: "seed", whether it is "met", what is "said", and "seconds"
-
-    @property
-    def met(self) -> int:
-        """By how many seeds it was."""
-        return sum(trial["met"] for trial in self.trials)
-
-    @property
-    def passed(self) -> bool:
-        """Whether all that are needed met it."""
-        return self.met == len(self.trials) or not self.bar.needed
-
-    def row(self) -> Row:
-        """In the table is what was said of the first seed, or of the first that missed."""
-        told = min(self.trials, key=lambda trial: trial["met"])["said"]
-        text = "a quick check" if self.quick else self.bar.text
-        seconds = f"{sum(trial['seconds'] for trial in self.trials):.1f}"
-        return Row(self.bar.name, told, "", text, f"{self.met} of {len(self.trials)}", seconds, self.passed)
-
-
-class Report(NamedTuple):
-    """What came of the bars."""
-
-    records: list[Record]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every bar passed."""
-        return all(record.passed for record in self.records)
-
-    def exit(self) -> None:
-        """End the program, with status 1 if it did not pass."""
-        raise Finished(self.passed, [record.row() for record in self.records])
 
 
 class Reader(nn.Module):
@@ -145,38 +105,45 @@ def as_in_1997(
     return Outcome(wrong <= allowed, f"{seen:,} sequences, {wrong} wrong in 2560")
 
 
-def measured(file: str, doc: str | None, bars: Sequence[Bar], arguments: list[str] | None = None) -> Report:
-    """Run the trials that the options ask for, and write down what came of them."""
-    program = Path(file).stem
+def measured(doc: str | None, bars: Sequence[Bar]) -> NoReturn:
+    """Run the trials that the options ask for, write down what came of them, and end the program."""
     parser = Parser(doc)
     most = max(bar.seeds for bar in bars)
     parser.add_argument("--seeds", type=whole(1), metavar="N", help=f"how many seeds to try ({most}; 1 with --quick)")
     parser.add_argument("--only", choices=[bar.name for bar in bars], help="one of the bars")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for a record of the results")
-    options = parser.parse_args(arguments)
-    bars = [bar for bar in bars if options.only in (None, bar.name)]
-    with running(f"{program}.py", options.backend):
+    options = parser.parse_args()
+    program = Path(parser.prog).stem
+    with running(parser.prog, options.backend):
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)  # now, and not when all is learned
-        report = Report([_seeds(bar, options) for bar in bars])
-    print(f"{program}: met by seeds: {', '.join(f'{r.bar.name} {r.met} of {len(r.trials)}' for r in report.records)}")
+        found = [tried(bar, options) for bar in bars if options.only in (None, bar.name)]
+    rows, records = [row for row, _ in found], [record for _, record in found]
+    print(f"{program}: met by seeds: {', '.join(f'{row.task} {row.seeds}' for row in rows)}")
     if options.out:
-        found = [{"bar": bar.name, "text": bar.text, "quick": quick, "trials": t} for bar, quick, t in report.records]
-        (options.out / f"{program}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return report
+        (options.out / f"{program}.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    raise Finished(rows)
 
 
-def _seeds(bar: Bar, options: argparse.Namespace) -> Record:
-    """The trials of one bar, told as they end."""
+def tried(bar: Bar, options: argparse.Namespace) -> tuple[Row, dict[str, Any]]:
+    """The trials of one bar, told as they end: their row for the table, and their record.
+
+    The row says what was said of the first seed, or of the first that missed.
+    """
     count = options.seeds or (1 if options.quick else bar.seeds)
-    record = Record(bar, options.quick, [])
-    print(f"{bar.name}: {'a quick check' if options.quick else bar.text}", flush=True)
+    trials: list[dict[str, Any]] = []
+    text = "a quick check" if options.quick else bar.text
+    print(f"{bar.name}: {text}", flush=True)
     for seed in range(options.seed, options.seed + count):
         tg.manual_seed(seed)
         begun = time.perf_counter()
         met, said = bar.trial(np.random.default_rng(seed), options.quick)
         seconds = time.perf_counter() - begun
         print(f"  seed {seed}: {'met' if met else 'not met'}; {said}; {seconds:.0f} s", flush=True)
-        record.trials.append({"seed": seed, "met": bool(met), "said": said, "seconds": round(seconds, 1)})
-    print(f"  met by {record.met} of {count} seeds", flush=True)
-    return record
+        trials.append({"seed": seed, "met": bool(met), "said": said, "seconds": round(seconds, 1)})
+    seeds = f"{sum(trial['met'] for trial in trials)} of {count}"
+    print(f"  met by {seeds} seeds", flush=True)
+    first = min(trials, key=lambda trial: trial["met"])
+    took = f"{sum(trial['seconds'] for trial in trials):.1f}"
+    row = Row(bar.name, first["said"], "", text, seeds, took, first["met"] or not bar.needed)
+    return row, {"bar": bar.name, "text": bar.text, "quick": options.quick, "trials": trials}

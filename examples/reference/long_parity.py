@@ -12,7 +12,7 @@ Schmidhuber 1997 note that guessing weights solves it); no figure is published f
 from __future__ import annotations
 
 import numpy as np
-from harness import Bar, Outcome, Reader, Report, descend, measured, progress, put
+from harness import Bar, Outcome, Reader, descend, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim, tasks
@@ -50,10 +50,5 @@ def trial(rng: np.random.Generator, quick: bool) -> Outcome:
 BARS = (Bar("parity", "LSTM: 100 % at 50 bits; 100 and 500 bits are shown", trial, seeds=5),)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return measured(__file__, __doc__, BARS, arguments)
-
-
 if __name__ == "__main__":
-    main().exit()
+    measured(__doc__, BARS)

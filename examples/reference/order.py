@@ -12,7 +12,7 @@ learns from batches of 20, of which every sequence counts.
 from __future__ import annotations
 
 import numpy as np
-from harness import BATCH, Bar, Outcome, Reader, Report, as_in_1997, keep_for, measured, put
+from harness import BATCH, Bar, Outcome, Reader, as_in_1997, keep_for, measured, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, tasks
@@ -36,10 +36,5 @@ def experiment_6a(rng: np.random.Generator, quick: bool) -> Outcome:
 BARS = (Bar("6a", "LSTM, T = 100 to 110: within 40,000 sequences, at most 3 wrong in 2560", experiment_6a, seeds=5),)
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return measured(__file__, __doc__, BARS, arguments)
-
-
 if __name__ == "__main__":
-    main().exit()
+    measured(__doc__, BARS)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from harness import Bar, Outcome, Reader, Report, descend, measured, progress, put
+from harness import Bar, Outcome, Reader, descend, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import flow, nn, optim, tasks
@@ -85,10 +85,5 @@ BARS = tuple(
 )
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return measured(__file__, __doc__, BARS, arguments)
-
-
 if __name__ == "__main__":
-    main().exit()
+    measured(__doc__, BARS)

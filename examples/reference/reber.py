@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from harness import Bar, Outcome, Reader, Report, columns, descend, measured, progress, put
+from harness import Bar, Outcome, Reader, columns, descend, measured, progress, put
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, optim, tasks
@@ -90,10 +90,5 @@ BARS = (
 )
 
 
-def main(arguments: list[str] | None = None) -> Report:
-    """Run the program."""
-    return measured(__file__, __doc__, BARS, arguments)
-
-
 if __name__ == "__main__":
-    main().exit()
+    measured(__doc__, BARS)
