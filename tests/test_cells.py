@@ -399,11 +399,15 @@ def test_a_cell_that_says_nothing_of_sizes_goes_on_from_a_given_state() -> None:
 @pytest.mark.parametrize(
     "wrong", [nn.GRU(2, 3), lambda x, h: (x, h), nn.Linear(2, 2)], ids=["layer", "function", "map"]
 )
-@pytest.mark.parametrize("unroll", [nn.unroll, bptt.checkpointed])
-def test_what_is_no_cell_is_refused(unroll: Any, wrong: Any) -> None:
-    told = rf"{unroll.__name__}: a cell is an object with input_projection\(x\) and step\(z, state\)"
-    with pytest.raises(TypeError, match=told):
+@pytest.mark.parametrize(
+    ("unroll", "call"),
+    [(nn.unroll, "layer(xs)"), (bptt.checkpointed, "layer.unrolled_by(bptt.checkpointed)(xs)")],
+)
+def test_what_is_no_cell_is_refused(unroll: Any, call: str, wrong: Any) -> None:
+    with pytest.raises(TypeError) as error:
         unroll(wrong, tg.ones(4, 1, 2))
+    told = f"{unroll.__name__}: a cell is an object with input_projection(x) and step(z, state), but {wrong!r} is none"
+    assert str(error.value) == f"{told}; a layer goes over the sequence by itself, {call}"
 
 
 def test_a_cell_defines_a_step_or_a_full_step() -> None:

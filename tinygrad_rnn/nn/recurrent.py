@@ -62,9 +62,10 @@ def unroll(
 def check_cell(who: str, cell: Any) -> None:
     """Raise TypeError for anything but a cell."""
     if not (hasattr(cell, "input_projection") and hasattr(cell, "step")):
+        cure = "layer.unrolled_by(bptt.checkpointed)(xs)" if who == "checkpointed" else "layer(xs)"
         raise TypeError(
             f"{who}: a cell is an object with input_projection(x) and step(z, state), but {cell!r} is none; a layer "
-            "goes over the sequence by itself, layer(xs), or layer.unrolled_by(bptt.checkpointed)(xs)"
+            f"goes over the sequence by itself, {cure}"
         )
 
 
