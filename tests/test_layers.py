@@ -273,6 +273,15 @@ def test_repr_tells_what_differs_from_the_usual() -> None:
     assert repr(nn.Recurrent(nn.RNNCell(3, 5), reverse=True)) == "Recurrent(RNNCell(3, 5), reverse=True)"
 
 
+def test_a_cell_of_ones_own_tells_its_sizes_and_parts() -> None:
+    cell = nn.Cell()
+    assert repr(cell) == "Cell()"
+    cell.input_size, cell.hidden_size = 3, 5
+    assert repr(nn.Recurrent(cell)) == "Recurrent(Cell(3, 5))"
+    cell.inner = nn.Linear(3, 5)
+    assert repr(cell) == "Cell(3, 5, inner: Linear(3, 5))"
+
+
 def test_a_layer_tells_its_sizes() -> None:
     layer = nn.LSTM(3, 5, num_layers=2, bidirectional=True, proj_size=4)
     assert (layer.input_size, layer.hidden_size, layer.output_size) == (3, 5, 8)

@@ -179,6 +179,7 @@ def test_train_and_eval_reach_every_module() -> None:
 def test_reprs_read_like_the_call() -> None:
     assert repr(nn.LSTMCell(2, 3)) == "LSTMCell(2, 3)"
     assert repr(nn.Linear(2, 3)) == "Linear(2, 3)"
+    assert repr(type("Own", (nn.Linear,), {})(2, 3)) == "Own(2, 3)"
     assert repr(Model()) == (
         "Model(zeta: Linear(2, 3), layers.0: Linear(3, 3), layers.1.0: Linear(3, 3, bias=False), "
         "layers.1.1: Dropout(0.5), heads.b: Linear(3, 1))"

@@ -2,11 +2,11 @@
 
 from . import init
 from .attention import AdditiveAttention, Attention
-from .cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, WeightedCell
+from .cells import Cell, LSTMCell, LSTMState, RNNCell, WeightedCell
 from .convolution import Conv1d, Conv2d, MaxPool2d
 from .ctc import ctc_greedy_decode, ctc_loss
 from .decode import Beams, Written, beam_search, greedy, repeat_rows, roll_out, sample, take_rows, teacher_forced
-from .gated import CoupledLSTMCell, IndRNNCell, LeakyRNNCell, MGUCell, PeepholeLSTMCell, RHNCell
+from .gated import CoupledLSTMCell, GRUCell, IndRNNCell, LeakyRNNCell, MGUCell, PeepholeLSTMCell, RHNCell
 from .interop import load_torch_state_dict, torch_state_dict
 from .layers import Dropout, Embedding, LayerNorm, Linear, ModuleList, Sequential
 from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss, nll_loss

@@ -15,7 +15,7 @@ import numpy as np
 from .. import ops
 from ..backend import DTypeLike
 from ..create import zeros_beside
-from ..ops import broadcast_to, concatenate, linear, sigmoid, split, tanh
+from ..ops import linear, sigmoid, split, tanh
 from ..tensor import Tensor
 from ..tree import tree_leaves
 from . import init
@@ -82,6 +82,10 @@ class Cell(Module):
         z = self.input_projection(x)
         return self.step(z, begin(self, z, state))
 
+    def extra_repr(self) -> str:
+        """input_size and hidden_size, where the cell has them."""
+        return ", ".join(str(getattr(self, size)) for size in ("input_size", "hidden_size") if hasattr(self, size))
+
 
 class WeightedCell(Cell):
     """The base class of cells with input and recurrent weights: ``blocks`` gates of hidden_size rows each, stacked.
@@ -132,12 +136,13 @@ class WeightedCell(Cell):
         """W_hh h + z, or only the given rows of W_hh: the only path from the previous output to the gates."""
         return linear(h, self.weight_hh if rows is None else self.weight_hh[rows], z)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{self.unusual})"
+    def extra_repr(self) -> str:
+        """The sizes, and the settings that differ from the usual."""
+        return super().extra_repr() + self.unusual
 
     @property
     def unusual(self) -> str:
-        """The settings that repr shows."""
+        """Those settings, each after a comma."""
         held = {name: (getattr(self, name), usual) for name, usual in self.usual.items()}
         told = {name: value for name, (value, usual) in held.items() if usual is None or value != usual}
         told |= {"bias": False} if self.bias is None else {}
@@ -247,68 +252,3 @@ class LSTMCell(WeightedCell):
         """Zeros, with the batch size of z, the projected input of one step."""
         h = super().initial_state(z)
         return LSTMState(h, h if self.weight_hr is None else zeros_beside(z, (*z.shape[:-1], self.hidden_size)))
-
-
-class GRUCell(WeightedCell):
-    """Gated recurrent unit, with the reset gate after the recurrent product (cuDNN, PyTorch) or before it.
-
-    r, z = sigmoid(W_ih x_t + W_hh h_{t-1} + b), the first two of three blocks of rows: r, z, n
-    reset="after":   n = tanh(W_in x_t + b_n + r * (W_hn h_{t-1} + b_hn))
-    reset="before":  n = tanh(W_in x_t + b_n + W_hn (r * h_{t-1}))  (Cho et al. 2014)
-    h_t = (1 - z) * n + z * h_{t-1}
-
-    Where z is 1, the state is kept. With "after", n has two biases that cannot be merged, because r multiplies only
-    b_hn. It is the block of n in PyTorch's ``bias_hh``, and the parameter ``bias_hn`` here.
-
-    >>> from tinygrad_rnn import nn, ones
-    >>> output, h = nn.GRUCell(3, 5)(ones(2, 3))
-    >>> h.shape
-    (2, 5)
-    """
-
-    blocks = 3
-    gate_names = ("r", "z", "n")
-    keeps = {"z": 1}
-    usual = {"reset": "after"}
-    resets: tuple[str, ...] = ("after", "before")
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        dtype: DTypeLike = None,
-        backend: str | None = None,
-        *,
-        reset: str = "after",
-    ):
-        if reset not in self.resets:
-            known = " or ".join(map(repr, self.resets))
-            raise ValueError(f"{type(self).__name__}: reset is {known} the product, not {reset!r}")
-        super().__init__(input_size, hidden_size, bias, dtype, backend)
-        self.reset = reset
-        self.bias_hn = self.drawn((hidden_size,)) if bias and reset == "after" else None
-
-    def input_projection(self, x: Any) -> tuple[Tensor, Tensor]:
-        """W_ih x + b, for one step or all steps, split as by ``apart``."""
-        return self.apart(super().input_projection(x))
-
-    def apart(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Split z into the part to add to W_hh h_{t-1}, for "after" with b_hn in n's place, and the block of n."""
-        gates, new = split(z, (2 * self.hidden_size,), axis=-1)
-        if self.reset == "before":
-            return gates, new
-        bias = zeros_beside(new, (1,)) if self.bias_hn is None else self.bias_hn
-        return concatenate([gates, broadcast_to(bias, shape=new.shape)], axis=-1), new
-
-    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
-        h, (gates, new), two = state, z, 2 * self.hidden_size
-        if self.reset == "before":
-            r, keep = split(sigmoid(self.recur(h, gates, slice(two))), 2, axis=-1)
-            n = self.activation(self.recur(r * h, new, slice(two, None)))
-        else:
-            r, keep, n = split(self.recur(h, gates), 3, axis=-1)
-            r, keep = sigmoid(r), sigmoid(keep)
-            n = self.activation(new + r * n)
-        h = n + keep * (h - n)
-        return h, h, {"r": r, "z": keep, "n": n}

@@ -46,8 +46,7 @@ def _told(layer: Any, size: Any) -> str:
     more = f", dilation={layer.dilation}" if layer.dilation not in (1, (1, 1)) else ""
     more += f", groups={layer.groups}" if layer.groups > 1 else ""
     more += ", bias=False" if layer.bias is None else ""
-    name = type(layer).__name__
-    return f"{name}({channels * layer.groups}, {out}, {size}, stride={layer.stride}, padding={layer.padding}{more})"
+    return f"{channels * layer.groups}, {out}, {size}, stride={layer.stride}, padding={layer.padding}{more}"
 
 
 class Conv1d(Module):
@@ -105,7 +104,7 @@ class Conv1d(Module):
         )
         return ops.squeeze(y, axis=2)
 
-    def __repr__(self) -> str:
+    def extra_repr(self) -> str:
         return _told(self, self.weight.shape[2])
 
 
@@ -154,7 +153,7 @@ class Conv2d(Module):
             )
         return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def __repr__(self) -> str:
+    def extra_repr(self) -> str:
         return _told(self, self.weight.shape[2:])
 
 
@@ -187,5 +186,5 @@ class MaxPool2d(Module):
             x = ops.pad(x, widths=widths, value=-float("inf"))
         return ops.max_pool2d(x, self.kernel_size, self.stride)
 
-    def __repr__(self) -> str:
-        return f"MaxPool2d({self.kernel_size}, stride={self.stride}, padding={self.padding})"
+    def extra_repr(self) -> str:
+        return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}"

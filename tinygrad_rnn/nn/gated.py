@@ -1,4 +1,4 @@
-"""More cells: variants of the LSTM and the GRU, leaky and independent RNN units, and recurrent highways."""
+"""More cells: the GRU, variants of it and of the LSTM, leaky and independent RNN units, and recurrent highways."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ops import linear, sigmoid, split, tanh
+from ..backend import DTypeLike
+from ..create import zeros_beside
+from ..ops import broadcast_to, concatenate, linear, sigmoid, split, tanh
 from ..tensor import Tensor, tensor
 from . import init
 from .cells import Gates, LSTMCell, LSTMState, RNNCell, WeightedCell
@@ -70,6 +72,71 @@ class PeepholeLSTMCell(LSTMCell):
         o = sigmoid(o + self.peephole_o * c)
         h = self.project(o * tanh(c))
         return h, LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
+
+
+class GRUCell(WeightedCell):
+    """Gated recurrent unit, with the reset gate after the recurrent product (cuDNN, PyTorch) or before it.
+
+    r, z = sigmoid(W_ih x_t + W_hh h_{t-1} + b), the first two of three blocks of rows: r, z, n
+    reset="after":   n = tanh(W_in x_t + b_n + r * (W_hn h_{t-1} + b_hn))
+    reset="before":  n = tanh(W_in x_t + b_n + W_hn (r * h_{t-1}))  (Cho et al. 2014)
+    h_t = (1 - z) * n + z * h_{t-1}
+
+    Where z is 1, the state is kept. With "after", n has two biases that cannot be merged, because r multiplies only
+    b_hn. It is the block of n in PyTorch's ``bias_hh``, and the parameter ``bias_hn`` here.
+
+    >>> from tinygrad_rnn import nn, ones
+    >>> output, h = nn.GRUCell(3, 5)(ones(2, 3))
+    >>> h.shape
+    (2, 5)
+    """
+
+    blocks = 3
+    gate_names = ("r", "z", "n")
+    keeps = {"z": 1}
+    usual = {"reset": "after"}
+    resets: tuple[str, ...] = ("after", "before")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        dtype: DTypeLike = None,
+        backend: str | None = None,
+        *,
+        reset: str = "after",
+    ):
+        if reset not in self.resets:
+            known = " or ".join(map(repr, self.resets))
+            raise ValueError(f"{type(self).__name__}: reset is {known} the product, not {reset!r}")
+        super().__init__(input_size, hidden_size, bias, dtype, backend)
+        self.reset = reset
+        self.bias_hn = self.drawn((hidden_size,)) if bias and reset == "after" else None
+
+    def input_projection(self, x: Any) -> tuple[Tensor, Tensor]:
+        """W_ih x + b, for one step or all steps, split as by ``apart``."""
+        return self.apart(super().input_projection(x))
+
+    def apart(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Split z into the part to add to W_hh h_{t-1}, for "after" with b_hn in n's place, and the block of n."""
+        gates, new = split(z, (2 * self.hidden_size,), axis=-1)
+        if self.reset == "before":
+            return gates, new
+        bias = zeros_beside(new, (1,)) if self.bias_hn is None else self.bias_hn
+        return concatenate([gates, broadcast_to(bias, shape=new.shape)], axis=-1), new
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
+        h, (gates, new), two = state, z, 2 * self.hidden_size
+        if self.reset == "before":
+            r, keep = split(sigmoid(self.recur(h, gates, slice(two))), 2, axis=-1)
+            n = self.activation(self.recur(r * h, new, slice(two, None)))
+        else:
+            r, keep, n = split(self.recur(h, gates), 3, axis=-1)
+            r, keep = sigmoid(r), sigmoid(keep)
+            n = self.activation(new + r * n)
+        h = n + keep * (h - n)
+        return h, h, {"r": r, "z": keep, "n": n}
 
 
 class MGUCell(WeightedCell):

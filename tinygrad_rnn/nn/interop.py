@@ -16,7 +16,8 @@ from ..backend import signature
 from ..tape import host_array
 from ..tensor import Tensor
 from ..whereabouts import ShapeError
-from .cells import GRUCell, LSTMCell, RNNCell, WeightedCell
+from .cells import LSTMCell, RNNCell, WeightedCell
+from .gated import GRUCell
 from .layers import Sequential
 from .module import Module, _parts
 from .rnn import DeepLayer

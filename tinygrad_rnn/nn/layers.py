@@ -41,8 +41,8 @@ class Linear(Module):
     def forward(self, x: Any) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
 
-    def __repr__(self) -> str:
-        return f"Linear({self.weight.shape[1]}, {self.weight.shape[0]}{', bias=False' * (self.bias is None)})"
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}{', bias=False' * (self.bias is None)}"
 
 
 class Embedding(Module):
@@ -84,9 +84,9 @@ class Embedding(Module):
         padding = ops.equal(as_tensor(indices), self.padding_idx)
         return ops.where(padding[..., None], vectors.detach(), vectors)
 
-    def __repr__(self) -> str:
+    def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"Embedding({self.weight.shape[0]}, {self.weight.shape[1]}{padding})"
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}{padding}"
 
 
 class Dropout(Module):
@@ -103,8 +103,8 @@ class Dropout(Module):
     def forward(self, x: Any) -> Any:
         return ops.dropout(x, self.p, self.training)
 
-    def __repr__(self) -> str:
-        return f"Dropout({self.p})"
+    def extra_repr(self) -> str:
+        return str(self.p)
 
 
 class LayerNorm(Module):
@@ -145,8 +145,8 @@ class LayerNorm(Module):
         flat = ops.reshape(x, shape=(*x.shape[: -len(shape)], math.prod(shape)))
         return ops.reshape(ops.normalize(flat, eps=self.eps), shape=x.shape) * self.weight + self.bias
 
-    def __repr__(self) -> str:
-        return f"LayerNorm({self.normalized_shape[0] if len(self.normalized_shape) == 1 else self.normalized_shape})"
+    def extra_repr(self) -> str:
+        return str(self.normalized_shape[0] if len(self.normalized_shape) == 1 else self.normalized_shape)
 
 
 class Sequential(Module):

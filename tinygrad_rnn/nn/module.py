@@ -148,10 +148,14 @@ class Module:
         for name, array in arrays.items():
             _replace(own[name], array)
 
+    def extra_repr(self) -> str:
+        """What repr shows before the modules within, such as sizes."""
+        return ""
+
     @recursive_repr()  # a part may refer to the whole
     def __repr__(self) -> str:
-        inner = ", ".join(f"{name}: {part!r}" for name, part in _parts(self, "") if isinstance(part, Module))
-        return f"{type(self).__name__}({inner})"
+        inner = [f"{name}: {part!r}" for name, part in _parts(self, "") if isinstance(part, Module)]
+        return f"{type(self).__name__}({', '.join(filter(None, [self.extra_repr(), *inner]))})"
 
 
 hinted(Module, MODULES, "a module")

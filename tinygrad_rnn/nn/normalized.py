@@ -12,7 +12,9 @@ from typing import Any
 from ..ops import concatenate, layer_norm, linear, normalize, sigmoid, split, tanh
 from ..tensor import Tensor
 from . import init
-from .cells import Gates, GRUCell, LSTMCell, LSTMState, WeightedCell, check_input
+from .cells import Gates, LSTMCell, LSTMState, WeightedCell
+from .fit import check_input
+from .gated import GRUCell
 
 
 class NormalizedCell(WeightedCell):

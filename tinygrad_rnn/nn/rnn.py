@@ -11,8 +11,9 @@ from ..backend import DTypeLike
 from ..ops import stack
 from ..tree import tree_map
 from ..whereabouts import ShapeError
-from .cells import GRUCell, LSTMCell, RNNCell, WeightedCell
+from .cells import LSTMCell, RNNCell, WeightedCell
 from .fit import check_sizes
+from .gated import GRUCell
 from .recurrent import Recorded
 from .stacks import Bidirectional, Recurrent, SequenceLayer, Stacked
 
