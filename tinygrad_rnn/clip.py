@@ -239,12 +239,12 @@ def _clip(
     found = _with_gradients(parameters)
     if not found:
         return ClipReport(lambda: (0.0, 0.0, 0.0, ()))
-    names, holders, gradients = (list(column) for column in zip(*found, strict=True))
+    names, gradients = tuple(found.values()), [p.grad for p in found]
     before = norms(*gradients, dtype=np.float64)
     if on_nonfinite == "raise":
-        before = refuse_nonfinite(before, caller=caller, names=tuple(names))
+        before = refuse_nonfinite(before, caller=caller, names=names)
     if on_nonfinite == "skip" and (bad := _nonfinite(before.tolist(), names)):
-        for p in holders:
+        for p in found:
             p.grad = None
         return ClipReport(lambda: (math.nan, math.nan, math.nan, bad))
     usable = before
@@ -252,7 +252,7 @@ def _clip(
         sound = less(max(before), math.inf)
         gradients, usable = [where(sound, g, 0.0) for g in gradients], where(sound, before, 0.0)
     clipped, measured = change(gradients, usable)
-    for p, g in zip(holders, clipped, strict=True):
+    for p, g in zip(found, clipped, strict=True):
         if p.grad.requires_grad:  # its graph needs the old values
             p.grad = g
         else:
@@ -260,31 +260,26 @@ def _clip(
     return ClipReport(partial(_numbers, names, measure), before, *measured)
 
 
-def _with_gradients(parameters: Parameters) -> list[tuple[str, Any, Tensor]]:
-    """(name, parameter, gradient) of every parameter with a gradient; tied parameters count once."""
-    if isinstance(parameters, (str, dict)) or not isinstance(parameters, (Tensor, Iterable)):
-        raise _no_parameters(parameters)
-    entries = [parameters] if isinstance(parameters, Tensor) else parameters
-    names: dict[Tensor, str] = {}
-    for i, entry in enumerate(entries):
+def _with_gradients(parameters: Parameters) -> dict[Any, str]:
+    """The parameters with a gradient, each once, and their names."""
+    several = isinstance(parameters, Iterable) and not isinstance(parameters, (Tensor, str, dict))
+    names: dict[Any, str] = {}
+    for i, entry in enumerate(parameters if several else [parameters]):
         match entry:
             case Tensor():
                 names.setdefault(entry, f"parameter {i} {list(entry.shape)}")
             case (str(name), Tensor() as p):
                 names.setdefault(p, name)
             case _:  # two parameters of one layer in a list of their own are no name and parameter
-                raise _no_parameters(entry)
+                raise TypeError(
+                    "clip: parameters are Tensors, or pairs of name and Tensor, such as model.parameters(), not a "
+                    f"{type(entry).__name__}; those of two modules are one list, [*encoder.parameters(), "
+                    "*decoder.parameters()]"
+                )
     if not names and isinstance(parameters, Iterator):
         told = "nothing is clipped: the iterator of parameters is empty (a generator can be read only once)"
         warnings.warn(f"clip: {told}", stacklevel=5)
-    return [(name, p, p.grad) for p, name in names.items() if p.grad is not None]
-
-
-def _no_parameters(given: Any) -> TypeError:
-    return TypeError(
-        "clip: parameters are Tensors, or pairs of name and Tensor, such as model.parameters(), not a "
-        f"{type(given).__name__}; those of two modules are one list, [*encoder.parameters(), *decoder.parameters()]"
-    )
+    return {p: name for p, name in names.items() if p.grad is not None}
 
 
 def _nonfinite(sizes: list[float], names: Sequence[str]) -> tuple[str, ...]:
