@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import ops
@@ -13,18 +14,6 @@ from ..whereabouts import misfit
 from . import init
 from .fit import check_sizes
 from .module import Module, parameter
-
-
-def _part(layer: Any, in_channels: int, out_channels: int, groups: int) -> int:
-    """The number of input channels that a kernel sees."""
-    check_sizes(layer, 0, in_channels=in_channels, out_channels=out_channels)
-    check_sizes(layer, 1, groups=groups)
-    if in_channels % groups or out_channels % groups:
-        raise ValueError(
-            f"{type(layer).__name__}: {in_channels} channels in and {out_channels} out must both divide into {groups} "
-            "groups"
-        )
-    return in_channels // groups
 
 
 def _pairs(layer: Any, **settings: int | Pair) -> list[Pair]:
@@ -41,15 +30,34 @@ def _pairs(layer: Any, **settings: int | Pair) -> list[Pair]:
     return pairs
 
 
-def _told(layer: Any, size: Any) -> str:
-    out, channels = layer.weight.shape[:2]
-    more = f", dilation={layer.dilation}" if layer.dilation not in (1, (1, 1)) else ""
-    more += f", groups={layer.groups}" if layer.groups > 1 else ""
-    more += ", bias=False" if layer.bias is None else ""
-    return f"{channels * layer.groups}, {out}, {size}, stride={layer.stride}, padding={layer.padding}{more}"
+class Convolution(Module):
+    """The base class of convolutions: kernels (out_channels, in_channels / groups, *window), and biases."""
+
+    stride: Any
+    padding: Any
+    dilation: Any
+
+    def __init__(self, in_channels: int, out_channels: int, window: Any, groups: int, bias: bool, **where: Any):
+        check_sizes(self, 0, in_channels=in_channels, out_channels=out_channels)
+        check_sizes(self, 1, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            told = f"{in_channels} channels in and {out_channels} out must both divide into {groups} groups"
+            raise ValueError(f"{type(self).__name__}: {told}")
+        self.groups, channels = groups, in_channels // groups
+        fan_in = channels * math.prod(window)
+        self.weight = parameter(init.fan_in_uniform((out_channels, channels, *window), fan_in), **where)
+        self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), **where) if bias else None
+
+    def extra_repr(self) -> str:
+        out, channels, *window = self.weight.shape
+        size: Any = tuple(window) if len(window) > 1 else window[0]
+        more = f", dilation={self.dilation}" if self.dilation not in (1, (1, 1)) else ""
+        more += f", groups={self.groups}" if self.groups > 1 else ""
+        more += ", bias=False" if self.bias is None else ""
+        return f"{channels * self.groups}, {out}, {size}, stride={self.stride}, padding={self.padding}{more}"
 
 
-class Conv1d(Module):
+class Conv1d(Convolution):
     """Cross-correlation of sequences (B, C, L) with learned kernels: (B, out_channels, L').
 
     y[b, o, t] = bias[o] + sum over c and k of weight[o, c, k] x[b, c, t stride + k dilation - padding], 0 outside of x
@@ -82,11 +90,8 @@ class Conv1d(Module):
     ):
         check_sizes(self, 1, kernel_size=kernel_size, stride=stride, dilation=dilation)
         check_sizes(self, 0, padding=padding)
-        channels = _part(self, in_channels, out_channels, groups)
-        fan_in = channels * kernel_size
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.weight = parameter(init.fan_in_uniform((out_channels, channels, kernel_size), fan_in), dtype, backend)
-        self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        super().__init__(in_channels, out_channels, (kernel_size,), groups, bias, dtype=dtype, backend=backend)
 
     def forward(self, x: Any) -> Tensor:
         check_arrays("Conv1d", x=x)
@@ -104,11 +109,8 @@ class Conv1d(Module):
         )
         return ops.squeeze(y, axis=2)
 
-    def extra_repr(self) -> str:
-        return _told(self, self.weight.shape[2])
 
-
-class Conv2d(Module):
+class Conv2d(Convolution):
     """Cross-correlation of images (B, C, H, W) with learned kernels: (B, out_channels, H', W').
 
     H' = (H + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1, and likewise W'; pairs are for H and W.
@@ -134,13 +136,10 @@ class Conv2d(Module):
         dtype: DTypeLike = None,
         backend: str | None = None,
     ):
-        (high, wide), self.stride, self.padding, self.dilation = _pairs(
+        window, self.stride, self.padding, self.dilation = _pairs(
             self, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
         )
-        self.groups, channels = groups, _part(self, in_channels, out_channels, groups)
-        fan_in = channels * high * wide
-        self.weight = parameter(init.fan_in_uniform((out_channels, channels, high, wide), fan_in), dtype, backend)
-        self.bias = parameter(init.fan_in_uniform((out_channels,), fan_in), dtype, backend) if bias else None
+        super().__init__(in_channels, out_channels, window, groups, bias, dtype=dtype, backend=backend)
 
     def forward(self, x: Any) -> Tensor:
         check_arrays("Conv2d", x=x)
@@ -152,9 +151,6 @@ class Conv2d(Module):
                 f"and width of at least {least}"
             )
         return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def extra_repr(self) -> str:
-        return _told(self, self.weight.shape[2:])
 
 
 class MaxPool2d(Module):
