@@ -113,8 +113,7 @@ def ctc_greedy_decode(scores: Any, lengths: Any = None, *, blank: int = 0) -> li
 def _three_axes(scores: Any) -> tuple[int, int, int]:
     if scores.ndim != 3 or not scores.shape[0]:
         raise misfit(f"ctc: scores of shape {scores.shape} must be (time, batch, classes), with at least one time step")
-    steps, batch, classes = scores.shape
-    return steps, batch, classes
+    return scores.shape
 
 
 def _beside(scores: Tensor, x: Any) -> Tensor | None:
