@@ -8,10 +8,8 @@ single frame, the same CNN included, guesses. All of the information is between 
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from common import Bar, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Options, Result, checked, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -52,7 +50,7 @@ def videos(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray
     return video + rng.normal(0, 0.1, video.shape), direction
 
 
-def learn(args: argparse.Namespace, seed: int, frames: slice, name: str) -> tuple[Watcher, float]:
+def learn(args: Options, seed: int, frames: slice) -> tuple[Watcher, float]:
     """Train on these frames of each video; returns the network, and how often it is right about new videos."""
     rng, model = np.random.default_rng(seed), Watcher()
 
@@ -60,22 +58,22 @@ def learn(args: argparse.Namespace, seed: int, frames: slice, name: str) -> tupl
         video, direction = videos(rng, 64)
         return nn.cross_entropy(model(put(video[frames])), put(direction))
 
-    train(model, loss, args.steps, lr=5e-3, title=f"seed {seed}, {name}")
+    train(model, loss, args.steps, lr=5e-3)
     video, direction = videos(rng, 500)
     with tg.no_grad():
         return model, share_right(model(put(video[frames])), direction)
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Learn from whole videos, and from their last frame."""
-    model, right = learn(args, seed, slice(None), "videos")
-    _, guessed = learn(args, seed, slice(FRAMES - 1, None), "one frame")
+    model, right = learn(args, seed, slice(None))
+    _, guessed = learn(args, seed, slice(FRAMES - 1, None))
     if seed == args.seed:
         draw(args, model, np.random.default_rng(seed + 1))
     return Result(right, guessed)
 
 
-def draw(args: argparse.Namespace, model: Watcher, rng: np.random.Generator) -> None:
+def draw(args: Options, model: Watcher, rng: np.random.Generator) -> None:
     """The frames of three videos, one below the other, and what the network says after each frame."""
     video, direction = videos(rng, 3)
     names = list(DIRECTIONS)

@@ -10,11 +10,10 @@ what a convolution can tell near an edge.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
-from common import Bar, Result, checked, columns, parse, picture, put, train
+from common import Bar, Options, Result, checked, columns, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -89,7 +88,7 @@ def write(model: Captioner, pictures: np.ndarray) -> list[str]:
     return [" ".join([*(WORDS[k] for k in row[:n]), "."]) for row, n in zip(tokens.T, lengths, strict=True)]
 
 
-def learn(args: argparse.Namespace, seed: int, bag: bool) -> tuple[Captioner, float]:
+def learn(args: Options, seed: int, bag: bool) -> tuple[Captioner, float]:
     """A trained model, and the share of new pictures that it captions without an error."""
     rng, model = np.random.default_rng(seed), Captioner(bag)
 
@@ -100,12 +99,12 @@ def learn(args: argparse.Namespace, seed: int, bag: bool) -> tuple[Captioner, fl
         logits = nn.teacher_forced(model.step, state, start, put(targets)).outputs
         return nn.cross_entropy(logits, put(targets))
 
-    train(model, loss, args.steps, lr=5e-3, title=f"seed {seed}{', bag' * bag}")
+    train(model, loss, args.steps, lr=5e-3)
     pictures, captions = scenes(rng, 500)
     return model, float(np.mean(np.array(write(model, pictures)) == captions))
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Learn with and without knowing places."""
     model, true = learn(args, seed, bag=False)
     _, of_bag = learn(args, seed, bag=True)

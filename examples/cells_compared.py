@@ -10,12 +10,11 @@ The bar is on the share of right answers of the gated cells; the baseline is the
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
 import numpy as np
-from common import Bar, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Options, Result, checked, parse, picture, put, share_right, train
 
 from tinygrad_rnn import Tensor, nn
 
@@ -76,7 +75,7 @@ def batch(rng: np.random.Generator, lag: int, count: int) -> np.ndarray:
     return steps
 
 
-def learned(name: str, args: argparse.Namespace, seed: int) -> tuple[float, list[float], float]:
+def learned(name: str, args: Options, seed: int) -> tuple[float, list[float], float]:
     """A cell's share of right answers after training, its losses, and its milliseconds per training step."""
     rng, model = np.random.default_rng(seed), Reader((GATED | OTHER)[name](float(np.log(args.lag))))
 
@@ -91,7 +90,7 @@ def learned(name: str, args: argparse.Namespace, seed: int) -> tuple[float, list
     return share_right(model(test), test[0]), losses, 1000 * took
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Train every cell, and print the table."""
     found = {name: learned(name, args, seed) for name in GATED | OTHER}
     print(f"{'cell':<22}{'right':>7}{'last loss':>11}{'ms a step':>11}")
@@ -102,7 +101,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     return Result(float(np.mean([found[name][0] for name in GATED])), found["simple RNN"][0])
 
 
-def draw(args: argparse.Namespace, curves: dict[str, list[float]]) -> None:
+def draw(args: Options, curves: dict[str, list[float]]) -> None:
     """Learning curves, smoothed, of the gated cells and of the others."""
     with picture(
         args, f"Loss while learning to recall a symbol over {args.lag} steps", columns=2, size=(8, 3.5)

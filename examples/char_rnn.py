@@ -17,16 +17,14 @@ import os
 # OpenBLAS's threads spin while they wait for each other: beside a busy process, two take 20 times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy
 
-import argparse
-import contextlib
 import hashlib
-import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
+from common import Options, Parser, at_least
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, optim
@@ -60,16 +58,15 @@ class CharLSTM(nn.Module):
 @tg.no_grad()
 def generate(model: CharLSTM, vocabulary: Vocabulary, prime: str, length: int, temperature: float, seed: int) -> str:
     """What comes after the prime: each character is drawn from softmax(logits / temperature); 0 takes the likeliest."""
-    rng, where = np.random.default_rng(seed), model.head.weight.backend
-    written: list[int] = []
-    unread, state = vocabulary.encode(prime), None
-    for _ in range(length):
-        logits, state = model(tg.tensor(unread[:, None], backend=where), state)
-        # With Gumbel noise added to the logits, the index of the largest is distributed as their softmax.
-        noise = temperature * rng.gumbel(size=len(vocabulary))
-        unread = np.argmax(logits[-1, 0].numpy() + noise, keepdims=True)
-        written.append(int(unread[0]))
-    return vocabulary.decode(written)
+
+    def step(characters: Any, state: Any) -> tuple[Any, Any]:
+        logits, state = model(characters[None], state)
+        return logits[0], state
+
+    read = tg.tensor(vocabulary.encode(prime)[:, None], backend=model.head.weight.backend)
+    state = model(read[:-1]).state if len(read) > 1 else None
+    written = nn.sample(step, state, read[-1], length, temperature, generator=np.random.default_rng(seed))
+    return vocabulary.decode(written.tokens[:, 0])
 
 
 def prepare(settings: dict[str, Any], prime: str, replay: str, saved: Any = None) -> tuple[Training, dict[str, Any]]:
@@ -139,7 +136,7 @@ def read_run(path: Path) -> Any:
     return saved
 
 
-def sample(options: argparse.Namespace) -> None:
+def sample(options: Options) -> None:
     """Write with the best model of a run."""
     saved = read_run(options.out / "best.safetensors")
     vocabulary = Vocabulary(saved["characters"])
@@ -149,43 +146,22 @@ def sample(options: argparse.Namespace) -> None:
     print(prime + generate(model, vocabulary, prime, options.sample or 600, options.temperature, options.seed or 0))
 
 
-class Parser(argparse.ArgumentParser):
-    """Says in one sentence what is wrong with the arguments."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def at_least(lowest: int, kind: type[int] | type[float]) -> Any:
-    """A type for argparse: a number of at least ``lowest``."""
-
-    def read(word: str) -> float:
-        with contextlib.suppress(ValueError):
-            if lowest <= (value := kind(word)) < math.inf:
-                return value
-        raise argparse.ArgumentTypeError(f"{word!r} is not a {'whole ' * (kind is int)}number of at least {lowest}")
-
-    return read
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> Options:
     """Parse the options; those of the recipe are None if they are not given."""
-    parser = Parser(prog="char_rnn.py", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to learn from (Python's documentation)")
     for name, kind, meaning in (
-        ("epochs", at_least(1, int), "passes over the text"),
-        ("hidden", at_least(1, int), "units of each layer"),
-        ("layers", at_least(1, int), "LSTM cells on top of each other"),
-        ("batch", at_least(1, int), "streams of text side by side"),
-        ("steps", at_least(1, int), "characters that the gradient goes back"),
+        ("epochs", at_least(1), "passes over the text"),
+        ("hidden", at_least(1), "units of each layer"),
+        ("layers", at_least(1), "LSTM cells on top of each other"),
+        ("batch", at_least(1), "streams of text side by side"),
+        ("steps", at_least(1), "characters that the gradient goes back"),
         ("lr", at_least(0, float), "learning rate"),
-        ("seed", at_least(0, int), "of parameters and samples"),
     ):
         parser.add_argument(f"--{name}", type=kind, help=f"{meaning} ({DEFAULTS[name]})")
-    parser.add_argument("--backend", choices=("numpy", "cupy"), help="where to compute")
     parser.add_argument("--out", type=Path, default=Path("runs/char_rnn"), help="folder of the run (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--sample", type=at_least(1, int), metavar="N", help="do not train, write N characters")
+    parser.add_argument("--sample", type=at_least(1), metavar="N", help="do not train, write N characters")
     parser.add_argument("--temperature", type=at_least(0, float), default=0.7, help="0 dares nothing (%(default)s)")
     parser.add_argument("--prime", default="", help="how the sample begins")
     ways = parser.add_mutually_exclusive_group()
@@ -193,12 +169,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     ways.add_argument(
         "--fast", dest="replay", action="store_const", const="fast", help="replay with last bits that may differ"
     )
-    parser.set_defaults(replay="exact")
-    parser.add_argument("--quick", action="store_true", help="a tiny run, to see that everything works")
+    parser.set_defaults(replay="exact", seed=None)
     return parser.parse_args(arguments)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Train, or go on training, and sample; or only sample."""
     if options.backend:
         tg.set_backend(options.backend)

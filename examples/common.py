@@ -4,7 +4,7 @@ A program states the bar that it has to reach, and how to run once; ``checked`` 
 
     BAR = Bar("strings of 500 bits judged right", full=0.99, quick=0.9, baseline="guessing")
 
-    def run(args: argparse.Namespace, seed: int) -> Result:
+    def run(args: Options, seed: int) -> Result:
         model = Model()                                  # parameters are drawn anew for each seed
         train(model, lambda step: loss_of_a_batch(model), args.steps, lr=1e-2)
         if seed == args.seed:                            # one picture, of the first seed
@@ -21,9 +21,10 @@ A program's own options are given as name=(value, value for --quick, help). Erro
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -33,6 +34,8 @@ import numpy as np
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim
 from tinygrad_rnn.extras import import_extra
+
+Options = argparse.Namespace  # of the command line, an attribute for each
 
 
 class Result(NamedTuple):
@@ -99,7 +102,7 @@ class Parser(argparse.ArgumentParser):
         kind = argparse.RawDescriptionHelpFormatter
         super().__init__(description=doc, formatter_class=kind, allow_abbrev=False)
         self.add_argument("--backend", metavar="NAME", help="where to compute: numpy (the default) or cupy")
-        self.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the first seed, or the only one (0)")
+        self.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="the first seed, or only one (0)")
         self.add_argument("--quick", action="store_true", help="a short form, to see in seconds that everything works")
 
     def error(self, message: str) -> NoReturn:
@@ -121,13 +124,13 @@ def running(program: str, backend: str | None = None) -> Iterator[None]:
         raise SystemExit(f"{program}: {error}") from None
 
 
-def parse(doc: str | None, **own: tuple[Any, Any, str]) -> argparse.Namespace:
+def parse(doc: str | None, **own: tuple[Any, Any, str]) -> Options:
     """The options that all programs have, and those of this one."""
     parser = Parser(doc)
-    parser.add_argument("--seeds", type=whole(1), metavar="N", help="how many seeds to try (3; 1 with --quick)")
+    parser.add_argument("--seeds", type=at_least(1), metavar="N", help="how many seeds to try (3; 1 with --quick)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for pictures and the like (runs/<program>)")
     for name, (full, quick, words) in own.items():
-        kind, letter = (str, "FILE") if full is None else (whole(1), "N")
+        kind, letter = (str, "FILE") if full is None else (at_least(1), "N")
         several = "" if full is None else f" ({full}; {quick} with --quick)"
         parser.add_argument(f"--{name}", type=kind, metavar=letter, help=words + several)
     args = parser.parse_args()
@@ -139,18 +142,19 @@ def parse(doc: str | None, **own: tuple[Any, Any, str]) -> argparse.Namespace:
     return args
 
 
-def whole(lowest: int) -> Callable[[str], int]:
-    """A type for argparse: a whole number of at least ``lowest``."""
+def at_least(lowest: int, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """A type for argparse: a number of at least ``lowest``."""
 
-    def read(word: str) -> int:
-        if not word.isdecimal() or int(word) < lowest:
-            raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least {lowest}")
-        return int(word)
+    def read(word: str) -> float:
+        with suppress(ValueError):
+            if lowest <= (value := kind(word)) < math.inf:
+                return value
+        raise argparse.ArgumentTypeError(f"{word!r} is not a {'whole ' * (kind is int)}number of at least {lowest}")
 
     return read
 
 
-def checked(run: Callable[[argparse.Namespace, int], Result], bar: Bar, args: argparse.Namespace) -> NoReturn:
+def checked(run: Callable[[Options, int], Result], bar: Bar, args: Options) -> NoReturn:
     """Run a program with each seed, print the results, and end it; its row for the table shows the worst seed."""
     begun, results = time.perf_counter(), []
     with running(f"{args.program}.py", args.backend):
@@ -182,13 +186,13 @@ def progress(steps: int, title: str) -> Iterator[int]:
 
 
 def train(
-    model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, lr: float = 1e-2, title: str = "training"
+    model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, lr: float = 1e-2, title: str = ""
 ) -> list[float]:
     """Train with Adam, clipping by norm, and a learning rate that falls to 0 as half a cosine; returns all losses."""
     optimizer = optim.Adam(model.parameters(), lr=lr)
     schedule, losses = optim.CosineAnnealingLR(optimizer, steps), []
     model.train()
-    for step in progress(steps, title):
+    for step in progress(steps, title or type(model).__name__):
         loss = loss_of(step)
         optimizer.zero_grad()
         loss.backward()
@@ -219,7 +223,7 @@ def share_right(logits: Tensor, targets: np.ndarray) -> float:
 
 @contextmanager
 def picture(
-    args: argparse.Namespace, title: str = "", rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.5)
+    args: Options, title: str = "", rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.5)
 ) -> Iterator[Any]:
     """Axes to draw on, one or an array of them; the picture is then written as gallery_<program>.png into --out."""
     figure = import_extra("matplotlib.figure", "the picture").Figure(size, layout="constrained")
@@ -228,7 +232,7 @@ def picture(
     figure.savefig(out_file(args, f"gallery_{args.program}.png"), dpi=80)
 
 
-def out_file(args: argparse.Namespace, name: str) -> Path:
+def out_file(args: Options, name: str) -> Path:
     """The path of a file to write in --out, which is also printed."""
     print(f"wrote {args.out / name}")
     return Path(args.out / name)

@@ -9,10 +9,8 @@ learns on 60 letters, and is then tested on 300 as well.
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from common import Bar, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Options, Result, checked, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -65,7 +63,7 @@ def stretches(rng: np.random.Generator, length: int, count: int) -> tuple[np.nda
     return letters, wanted, begins
 
 
-def learn(model: nn.Module, args: argparse.Namespace, rng: np.random.Generator, title: str) -> tuple[float, float]:
+def learn(model: nn.Module, args: Options, rng: np.random.Generator) -> tuple[float, float]:
     """Train on stretches of up to --length letters, short ones first.
 
     Returns the shares of new stretches that it judges right, of that length and five times as long.
@@ -79,24 +77,24 @@ def learn(model: nn.Module, args: argparse.Namespace, rng: np.random.Generator, 
         letters, wanted, _ = stretches(rng, length, 1000)
         return share_right(model(put(letters))[-1], wanted)
 
-    train(model, loss, args.steps, title=title)
+    train(model, loss, args.steps)
     with tg.no_grad():
         return right(args.length), right(5 * args.length)
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Learn with the GRU and with the bag of letters."""
     if args.length < 10:
         raise ValueError(f"--length {args.length} leaves no room around a motif; at least 10 letters are needed")
     rng, gru, bag = np.random.default_rng(seed), Reader(), Bag()
-    right, right_on_long = learn(gru, args, rng, f"seed {seed}, GRU")
-    right_of_bag, _ = learn(bag, args, rng, f"seed {seed}, bag")
+    right, right_on_long = learn(gru, args, rng)
+    right_of_bag, _ = learn(bag, args, rng)
     if seed == args.seed:
         draw(args, gru, np.random.default_rng(seed))
     return Result(right, right_of_bag, f"{right_on_long:.4g} on {5 * args.length} letters")
 
 
-def draw(args: argparse.Namespace, model: nn.Module, rng: np.random.Generator) -> None:
+def draw(args: Options, model: nn.Module, rng: np.random.Generator) -> None:
     """What the network thinks after each letter of two stretches, one with a motif, one without."""
     letters, wanted, begins = stretches(rng, args.length, 2)
     with tg.no_grad():

@@ -10,10 +10,8 @@ rule and of unequal length (``lengths``); those of the test are drawn separately
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from common import Bar, Result, checked, columns, parse, picture, put, train
+from common import Bar, Options, Result, checked, columns, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -85,7 +83,7 @@ def learned(both_ways: bool, steps: int, seed: int, test: Sentences) -> np.ndarr
         real = nn.length_mask(lengths, len(words))
         return nn.binary_cross_entropy_with_logits(model(put(words), lengths), put(names), mask=put(real))
 
-    train(model, loss, steps, title="both ways" if both_ways else "forward")
+    train(model, loss, steps)
     with tg.no_grad():
         return tg.sigmoid(model(put(test[0]), test[2])).numpy()
 
@@ -95,7 +93,7 @@ def f1(found: np.ndarray, names: np.ndarray) -> float:
     return float(2 * (found & names).sum() / (found.sum() + names.sum()))
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Train both taggers, and compare them on new sentences."""
     test = words, names, lengths = sentences(np.random.default_rng((seed, 1)), 1000)
     both, forward = (learned(way, args.steps, seed, test) for way in (True, False))
@@ -109,7 +107,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     return Result(f1(both[either] > 0.5, names[either]), f1(forward[either] > 0.5, names[either]), note)
 
 
-def draw(args: argparse.Namespace, shown: list[tuple[list[str], np.ndarray, np.ndarray]]) -> None:
+def draw(args: Options, shown: list[tuple[list[str], np.ndarray, np.ndarray]]) -> None:
     """Two sentences that begin alike, as both taggers see them."""
     with picture(args, "P(the word is in a name)", rows=len(shown), size=(9, 3.2)) as plots:
         for axes, (words, *found) in zip(plots, shown, strict=True):

@@ -10,10 +10,8 @@ next two bases tell, so the network has to read both ways.
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from common import Bar, Result, checked, parse, picture, put, train
+from common import Bar, Options, Result, checked, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -82,12 +80,12 @@ def learned(model: nn.Module, steps: int, seed: int, bases: np.ndarray) -> np.nd
         dna, exon = genes(rng, 16)
         return nn.binary_cross_entropy_with_logits(model(put(dna)), put(exon))
 
-    train(model, loss, steps, lr=2e-2, title=type(model).__name__)
+    train(model, loss, steps, lr=2e-2)
     with tg.no_grad():
         return tg.sigmoid(model(put(bases))).numpy()
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Train both models, and compare them on new genes."""
     bases, exon = genes(np.random.default_rng((seed, 1)), 300)
     gru, mlp = (learned(model, args.steps, seed, bases) for model in (Splicer(), Window()))
@@ -101,7 +99,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     )
 
 
-def draw(args: argparse.Namespace, bases: np.ndarray, *tracks: np.ndarray) -> None:
+def draw(args: Options, bases: np.ndarray, *tracks: np.ndarray) -> None:
     """One gene: the truth, and what both models say."""
     with picture(args, "P(the base is in an exon)", rows=3, size=(9, 3.4)) as plots:
         for axes, track, name in zip(plots, tracks, ("rule", "GRU", "MLP"), strict=True):

@@ -10,13 +10,12 @@ the network does not recite but varies: the last track of the file is such a mel
 
 from __future__ import annotations
 
-import argparse
 import re
 import struct
 from collections.abc import Iterable
 
 import numpy as np
-from common import Bar, Result, checked, columns, out_file, parse, picture, put, train
+from common import Bar, Options, Result, checked, columns, out_file, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -69,7 +68,7 @@ def markov(songs: np.ndarray, notes: int) -> np.ndarray:
     return np.array(written[1:])
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Learn the tunes, and grow each from its first note."""
     tunes = [read(tune) for tune in TUNES.values()]
     notes = [END, *sorted({note for tune in tunes for note in tune} - {END})]
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
         logits = nn.teacher_forced(model, nothing, put(songs[0]), put(songs[1:])).outputs
         return nn.cross_entropy(logits, put(songs[1:]), mask=real)
 
-    train(model, loss, args.steps, title=f"seed {seed}")
+    train(model, loss, args.steps)
     grown = nn.greedy(model, nothing, songs[0], len(songs) - 1).tokens
 
     def right(written: np.ndarray) -> float:
@@ -115,7 +114,7 @@ def delta(ticks: int) -> bytes:
     return (bytes([ticks >> 7 | 0x80]) if ticks > 127 else b"") + bytes([ticks & 0x7F])
 
 
-def draw(args: argparse.Namespace, melodies: dict[str, list[Note]]) -> None:
+def draw(args: Options, melodies: dict[str, list[Note]]) -> None:
     """Melodies as a piano roll: time to the right, pitch up; the given note is orange."""
     with picture(args, "Each melody grew from its orange note", rows=4, columns=2, size=(9, 6)) as axes:
         for panel, (name, melody) in zip(axes.ravel(), melodies.items(), strict=True):

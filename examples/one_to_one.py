@@ -10,11 +10,10 @@ matters: with nothing new to read, it thinks longer.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
-from common import Bar, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Options, Result, checked, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, nn
@@ -58,7 +57,7 @@ def spirals(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarra
     return 2 * points, which
 
 
-def learn(model: Any, args: argparse.Namespace, seed: int) -> float:
+def learn(model: Any, args: Options, seed: int) -> float:
     """Train on points that are the same for all models of a seed; returns the share of new ones that it tells apart."""
     rng = np.random.default_rng(seed)
 
@@ -66,13 +65,13 @@ def learn(model: Any, args: argparse.Namespace, seed: int) -> float:
         points, which = spirals(rng, 128)
         return nn.cross_entropy(model(put(points)), put(which))
 
-    train(model, loss, args.steps, title=f"seed {seed}, {type(model).__name__}")
+    train(model, loss, args.steps)
     points, which = spirals(rng, 2000)
     with tg.no_grad():
         return share_right(model(put(points)), which)
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Learn with one step, with the feed-forward twin, with a linear model, and with several steps."""
     one, several = Recurrent(), Recurrent(steps=4)
     twin, before = FeedForward(one), one.cell.weight_hh.numpy()
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     return Result(right, linear, note)
 
 
-def draw(args: argparse.Namespace, models: dict[str, nn.Module]) -> None:
+def draw(args: Options, models: dict[str, nn.Module]) -> None:
     """Which points each model assigns to which spiral."""
     side = np.linspace(-2.2, 2.2, 60)
     grid = put(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))

@@ -9,10 +9,8 @@ enough for strings of any length, and a network that has found them does not car
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from common import Bar, Result, checked, parse, picture, put, share_right, train
+from common import Bar, Options, Result, checked, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -49,7 +47,7 @@ def strings(rng: np.random.Generator, length: int, count: int) -> tuple[Tensor, 
     return put(bits.astype(np.float32)), 1 - bits.sum(axis=0) % 2
 
 
-def learn(model: nn.Module, args: argparse.Namespace, rng: np.random.Generator, title: str) -> list[float]:
+def learn(model: nn.Module, args: Options, rng: np.random.Generator) -> list[float]:
     """Train on strings of up to 20 bits, short ones first; returns the shares judged right of each of LENGTHS."""
 
     def loss(step: int) -> Tensor:
@@ -57,16 +55,16 @@ def learn(model: nn.Module, args: argparse.Namespace, rng: np.random.Generator, 
         bits, even = strings(rng, rng.integers(1, longest + 1), 64)
         return nn.cross_entropy(model(bits), put(even))
 
-    train(model, loss, args.steps, title=title)
+    train(model, loss, args.steps)
     with tg.no_grad():
         return [share_right(model(bits), even) for bits, even in (strings(rng, n, 500) for n in LENGTHS)]
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Learn with the LSTM and with the bag of bits."""
     rng, lstm, bag = np.random.default_rng(seed), Reader(), Bag()
-    right = learn(lstm, args, rng, f"seed {seed}, LSTM")
-    right_of_bag = learn(bag, args, rng, f"seed {seed}, bag")
+    right = learn(lstm, args, rng)
+    right_of_bag = learn(bag, args, rng)
     if seed == args.seed:
         with picture(args, "Is the number of ones even?") as axes:
             axes.semilogx(LENGTHS, right, "o-", label="LSTM")

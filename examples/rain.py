@@ -10,10 +10,8 @@ whether it rained. The measure is how many nats per word its cross-entropy lies 
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from common import Bar, Result, checked, parse, picture, put, train
+from common import Bar, Options, Result, checked, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -89,12 +87,12 @@ def learned(memory: bool, steps: int, seed: int, words: np.ndarray) -> np.ndarra
         heard, rain = overheard(rng, days=32)
         return nn.binary_cross_entropy_with_logits(model(put(heard)), put(rain))
 
-    train(model, loss, steps, title="GRU" if memory else "MLP")
+    train(model, loss, steps)
     with tg.no_grad():
         return tg.sigmoid(model(put(words))).numpy().astype(float)
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Train both listeners, and compare them with Bayes' filter on new words."""
     words, rain = overheard(np.random.default_rng((seed, 1)), days=1000)
     best = bayes(words)
@@ -106,7 +104,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     return Result(surprise(gru, rain) - floor, surprise(mlp, rain) - floor, note)
 
 
-def draw(args: argparse.Namespace, words: np.ndarray, curves: dict[str, np.ndarray], rain: np.ndarray) -> None:
+def draw(args: Options, words: np.ndarray, curves: dict[str, np.ndarray], rain: np.ndarray) -> None:
     """The probabilities of one day, with the words that were heard."""
     with picture(args, "P(rain | the words so far)", size=(8, 3.6)) as axes:
         axes.fill_between(range(HOURS), rain, step="mid", alpha=0.15, label="it rained")

@@ -10,11 +10,10 @@ its last state, and from the mean of all its states.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
-from common import Bar, Result, checked, columns, parse, picture, put, share_right, train
+from common import Bar, Options, Result, checked, columns, parse, picture, put, share_right, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -86,7 +85,7 @@ def batch(rng: np.random.Generator, pairs: int) -> tuple[np.ndarray, np.ndarray]
     return encode([sentence for pair in both for sentence in pair]), np.arange(4 * pairs) % 2
 
 
-def learn(model: nn.Module, args: argparse.Namespace, seed: int, name: str) -> float:
+def learn(model: nn.Module, args: Options, seed: int) -> float:
     """Train a model on clauses and twins; returns the share of new twins that it judges right."""
     rng = np.random.default_rng(seed)
 
@@ -94,22 +93,22 @@ def learn(model: nn.Module, args: argparse.Namespace, seed: int, name: str) -> f
         words, good = batch(rng, 8)
         return nn.cross_entropy(model(put(words)), put(good))
 
-    train(model, loss, args.steps, title=f"seed {seed}, {name}")
+    train(model, loss, args.steps)
     sentences = encode([sentence for _ in range(500) for sentence in twins(rng)])
     with tg.no_grad():
         return share_right(model(put(sentences)), np.arange(1000) % 2)
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Learn in both ways of answering, and with the bag."""
     models: dict[str, nn.Module] = {"last": Reader("last"), "mean": Reader("mean"), "bag": Bag()}
-    right = {name: learn(model, args, seed, name) for name, model in models.items()}
+    right = {name: learn(model, args, seed) for name, model in models.items()}
     if seed == args.seed:
         draw(args, models["last"])
     return Result(right["last"], right["bag"], f"{right['mean']:.4g} from the mean of the states")
 
 
-def draw(args: argparse.Namespace, model: Any) -> None:
+def draw(args: Options, model: Any) -> None:
     """What the network thinks after each word, and its memory c, unit by unit."""
     sentences = [EXAMPLE.split(), ["the", "plot", "is", "not", "dull", "but", "the", "music", "is", "boring"]]
     with picture(args, "After each word: the belief, and the memory", 2, 2, size=(8, 4)) as axes, tg.no_grad():

@@ -10,11 +10,10 @@ tones, but not which came first. Errors are the letters to insert, delete or cha
 
 from __future__ import annotations
 
-import argparse
 from itertools import permutations
 
 import numpy as np
-from common import Bar, Result, checked, parse, picture, put, train
+from common import Bar, Options, Result, checked, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -74,7 +73,7 @@ def learned(memory: bool, steps: int, seed: int) -> Listener:
         letters = np.array([CLASSES.index(letter) for letter in "".join(words)])
         return nn.ctc_loss(model(put(frames)), put(letters), lengths, np.array([len(word) for word in words]))
 
-    train(model, loss, steps, lr=2e-2, title="GRU" if memory else "frame by frame")
+    train(model, loss, steps, lr=2e-2)
     return model
 
 
@@ -88,7 +87,7 @@ def edits(a: str, b: str) -> int:
     return row[-1]
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Train both listeners, and count their errors on new recordings."""
     frames, lengths, words = recordings(np.random.default_rng((seed, 1)), 300)
     errors, note = [], ""
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     return Result(errors[0], errors[1], note)
 
 
-def draw(args: argparse.Namespace, frames: np.ndarray, p: np.ndarray, word: str) -> None:
+def draw(args: Options, frames: np.ndarray, p: np.ndarray, word: str) -> None:
     """One recording, and the letters that are heard in it."""
     with picture(args, f'"{word}": spectrogram, and the probability of each letter', rows=2, size=(7, 4)) as plots:
         plots[0].imshow(

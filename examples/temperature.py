@@ -11,10 +11,8 @@ rule: a year, weather that swings back after some days, and rounding to whole de
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from common import Bar, Result, checked, parse, picture, put, train
+from common import Bar, Options, Result, checked, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -85,10 +83,10 @@ def fit(model: nn.Module, windows: np.ndarray, steps: int, seed: int) -> None:
         batch = windows[:, rng.integers(windows.shape[1], size=64)]
         return nn.mse_loss(model(put(batch[:-1])), put(batch[-1]))
 
-    train(model, loss, steps, title=type(model).__name__)
+    train(model, loss, steps)
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Train all models on the first four fifths of the series, and compare them on the rest."""
     series = read(args.file) if args.file else degrees(np.random.default_rng(seed), 4000)
     split = len(series) * 4 // 5
@@ -120,7 +118,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     return Result(off["RNN"], off["MLP, shuffled"], ", ".join(f"{name} {value:.3f}" for name, value in off.items()))
 
 
-def draw(args: argparse.Namespace, truth: np.ndarray, found: dict[str, np.ndarray]) -> None:
+def draw(args: Options, truth: np.ndarray, found: dict[str, np.ndarray]) -> None:
     """Two months of the test."""
     with picture(args, "Each day's temperature, predicted from the days before", size=(8, 3.3)) as axes:
         axes.plot(truth, "k.-", lw=0.8, label="measured")

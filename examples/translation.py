@@ -10,10 +10,8 @@ and four hundred three are the same. Whether the teacher or the model gives the 
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from common import Bar, Result, checked, columns, parse, picture, put, train
+from common import Bar, Options, Result, checked, columns, parse, picture, put, train
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn
@@ -95,7 +93,7 @@ class Translator(nn.Module):
         return step
 
 
-def learned(recurrent: bool, args: argparse.Namespace, seed: int, numbers: np.ndarray) -> Translator:
+def learned(recurrent: bool, args: Options, seed: int, numbers: np.ndarray) -> Translator:
     """A translator, trained with one word in ten from itself instead of the teacher."""
     rng, model = np.random.default_rng(seed), Translator(recurrent)
 
@@ -106,7 +104,7 @@ def learned(recurrent: bool, args: argparse.Namespace, seed: int, numbers: np.nd
         logits = nn.teacher_forced(decoder, state, put(start), put(targets), ratio=0.9).outputs
         return nn.cross_entropy(logits, put(targets))
 
-    train(model, loss, args.steps, title="encoder" if recurrent else "bag of words")
+    train(model, loss, args.steps)
     return model
 
 
@@ -125,7 +123,7 @@ def translated(model: Translator, numbers: np.ndarray, width: int = 1) -> float:
     return float((written == targets).all(axis=0).mean())
 
 
-def run(args: argparse.Namespace, seed: int) -> Result:
+def run(args: Options, seed: int) -> Result:
     """Train both translators, and ask both for numbers that they have not seen."""
     numbers = np.random.default_rng(seed).permutation(10_000)
     models = [learned(recurrent, args, seed, numbers[:2000]) for recurrent in (True, False)]
@@ -135,7 +133,7 @@ def run(args: argparse.Namespace, seed: int) -> Result:
     return Result(right, baseline, f"with 4 beams {translated(models[0], numbers[-500:], width=4):.4g}")
 
 
-def draw(args: argparse.Namespace, model: Translator, number: int) -> None:
+def draw(args: Options, model: Translator, number: int) -> None:
     """Where the decoder looks as it writes each word."""
     words, lengths, targets = batch(np.array([number]))
     given = np.concatenate([np.zeros((1, 1), int), targets[:-1]])

@@ -8,11 +8,10 @@ end to the beginning meets a number only after everything made from it has sent 
 
 from __future__ import annotations
 
-import argparse
 import math
 from typing import Any
 
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 
@@ -52,7 +51,7 @@ def memory(steps: int, w: Any, h: Any, x: Any) -> Any:
     return h
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """Differentiate the memory by the tape above, by finite differences, and by the package."""
     names, values, steps = ("w", "h_0", "x"), (0.9, 0.5, 0.1), 5
 

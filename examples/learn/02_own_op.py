@@ -8,11 +8,10 @@ that turns the gradient g of the output into that of the input: g times the deri
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 
@@ -39,7 +38,7 @@ def wrong(xp: Any, x: Any) -> Any:
 wrong.vjp(x=lambda g, x: g * x)
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """Check one rule that is right and one that is wrong, and use the right one as if it had always been there."""
     rng = np.random.default_rng(options.seed)
     x, scale = rng.standard_normal((4, 3)), rng.uniform(1, 2, 3)

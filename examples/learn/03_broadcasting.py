@@ -8,10 +8,8 @@ occurs twice in a formula, a weight that serves every time step, and a batch tha
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor
@@ -23,7 +21,7 @@ def gradient(x: Tensor) -> np.ndarray:
     return x.grad.numpy()
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """One claim after another, each with the arrays that show it."""
     rows = tg.randn(4, 3, dtype="float64")
     bias = tg.zeros(3, dtype="float64", requires_grad=True)

@@ -9,10 +9,8 @@ In the backward pass the gradient of h_t has two parts: what the loss sends to h
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn
@@ -43,7 +41,7 @@ def by_hand(x: np.ndarray, w_ih: np.ndarray, w_hh: np.ndarray, b: np.ndarray) ->
     return loss, dw_ih, dw_hh, da.sum(axis=(0, 1)), one_by_one
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """Compare, to the last bit where both do the same additions in the same order."""
     steps, batch, features, hidden = 30, 8, 5, 16
     cell, x = nn.RNNCell(features, hidden, dtype="float64"), tg.randn(steps, batch, features, dtype="float64")

@@ -9,16 +9,14 @@ what its T uses send back, as for anything else that is used more than once.
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, tape
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """Draw the graph, take it apart by time step, and walk back through a very long one."""
     cell, x = nn.RNNCell(2, 3, dtype="float64"), tg.randn(4, 1, 2, dtype="float64")
     _, h = bptt.unroll(cell, x)

@@ -8,11 +8,10 @@ a program without a tape: rules and graph have become lines in order, the latest
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, tape
@@ -21,7 +20,7 @@ from tinygrad_rnn.op import registry
 STEPS = 3
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """Record a step, read its lines, and run them as ordinary Python."""
     w = nn.parameter(tg.randn(4, 4, dtype="float64") / 2)
 

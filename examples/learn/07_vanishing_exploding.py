@@ -9,10 +9,8 @@ If that shortens it a little in every step, it vanishes exponentially; if it len
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, flow, nn
@@ -34,7 +32,7 @@ def show(name: str, found: np.ndarray) -> None:
         print(f"  step {t:2d}  {found[t]:9.2e}  {'#' * max(0, min(length, 60))}")
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """Scaled rotations, for which the answer is known, and then networks with tanh."""
     xs = 0.1 * tg.randn(STEPS, 4, 8, dtype="float64")
     lags = np.arange(STEPS)[::-1]  # how many steps lie between h_t and the last state

@@ -9,10 +9,8 @@ is far away, so its direction is kept, and its length is limited. (Pascanu, Miko
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, optim
@@ -49,7 +47,7 @@ def descend(max_norm: float, updates: int) -> tuple[float, float, float]:
     return min(losses[-updates // 3 :]), longest, farthest
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """The same descent with and without a limit; and what clipping leaves unchanged."""
     print("without clipping")
     free, longest, farthest = descend(np.inf, 300)

@@ -11,12 +11,11 @@ A map has a row for the loss of each step t and a column for the use of the weig
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, nn
@@ -61,7 +60,7 @@ def gradient(scheme: str, cell: nn.Cell, xs: Tensor, rng: np.random.Generator) -
     return np.concatenate([p.grad.numpy().ravel() for p in cell.parameters() if p.grad is not None])
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """The maps, and how far each scheme is from the whole gradient of an LSTM."""
     t, s = np.indices((T, T))
     for scheme, (windows, reached) in SCHEMES.items():

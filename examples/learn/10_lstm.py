@@ -12,11 +12,10 @@ The memory is not multiplied by a matrix from step to step, only by its forget g
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, flow, nn
@@ -31,7 +30,7 @@ def by_equation(cell: nn.LSTMCell, x: Tensor, h: Any, c: Any) -> tuple[Tensor, T
     return tg.sigmoid(o) * tg.tanh(c), c
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """The equations, the highway, and what is left of a gradient after 100 steps."""
     xs = tg.randn(STEPS, 8, 4, dtype="float64")
     lstm = nn.LSTMCell(4, 16, dtype="float64")

@@ -12,11 +12,10 @@ Which way z points differs from paper to paper. Here, as in the first one, a z o
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, flow, nn
@@ -33,7 +32,7 @@ def by_equation(cell: nn.GRUCell, x: Tensor, h: Any) -> Tensor:
     return (1 - z) * n + z * h
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """The equations of both forms, what z = 1 does, and how the two forms are related."""
     xs = tg.randn(50, 8, 4, dtype="float64")
     for reset in ("after", "before"):

@@ -9,10 +9,8 @@ A sequence that is shorter than others in its batch is read backwards from its o
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim
@@ -47,7 +45,7 @@ def train(model: Tagger, updates: int) -> float:
     return float(((model(bits)[:-1].numpy() > 0) == (bits[1:].numpy() > 0.5)).mean())
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """What a bidirectional layer computes, and what it can learn that a forward one cannot."""
     forwards, backwards = nn.GRUCell(3, 5, dtype="float64"), nn.GRUCell(3, 5, dtype="float64")
     layer = nn.Bidirectional(forwards, backwards)

@@ -9,11 +9,10 @@ steps back and layers down: there are (lag + depth over depth) of them, as on a 
 
 from __future__ import annotations
 
-import argparse
 from math import comb
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, flow, nn
@@ -21,7 +20,7 @@ from tinygrad_rnn import bptt, flow, nn
 T, B, F, H, LAYERS = 8, 4, 3, 6, 3
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """A stack by hand against the layer, the layout of the state, and the gradient in every layer and step."""
     net, x = nn.LSTM(F, H, num_layers=LAYERS), tg.randn(T, B, F)
     outputs, (h, c) = net(x)

@@ -8,17 +8,16 @@ That gives curvature through time, and losses on gradients, such as "do not vani
 
 from __future__ import annotations
 
-import argparse
 from math import factorial
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, nn, optim
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """A closed form, a Hessian, a product with it, and a loss on a gradient."""
     steps = 20
     w = tg.tensor(1.5, dtype="float64", requires_grad=True)

@@ -13,11 +13,10 @@ networks: Arjovsky, Shah and Bengio 2016)
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, flow, nn, optim
@@ -63,7 +62,7 @@ def remember(cell: nn.Cell, updates: int) -> float:
     return float(((head(layer(x).outputs[-1]).numpy() > 0) == (began.numpy() > 0)).mean())
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """Its derivative, its gradient over a thousand steps, its use with other layers, and what it is good for."""
     cell = TurnCell(3, 4, dtype="float64")
     z, state = cell.input_projection(tg.randn(2, 3, dtype="float64")), tg.randn(2, 8, dtype="float64")

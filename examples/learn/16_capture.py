@@ -9,13 +9,12 @@ that is laid out beforehand. The code of the step need not change for that.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, bptt, nn, optim
@@ -52,7 +51,7 @@ def train(step: Callable, x: Tensor, hidden: int, updates: int) -> tuple[np.ndar
     return np.array(losses), statistics.median(taken[5:])
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """The same training three times: as it is, replayed bit for bit, and replayed with everything that helps."""
     hidden, updates = (16, 20) if options.quick else (64, 60)
     x = tg.randn(4, 25, 16, 8)  # windows, time, batch, features

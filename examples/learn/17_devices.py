@@ -8,11 +8,10 @@ differs in the last digits, as the two add up in different orders. (CuPy: pip in
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import numpy as np
-from ladder import check, climb
+from ladder import Options, check, climb
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -40,7 +39,7 @@ def train(backend: str, seed: int, hidden: int, updates: int) -> tuple[list[floa
     return losses, seconds
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """The same training on every backend that works here."""
     hidden, updates = (32, 15) if options.quick else (128, 40)
     found = {}

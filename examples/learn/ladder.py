@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the gallery's common part lies one folder up
-from common import Parser, running
+from common import Options, Parser, running
 
 import tinygrad_rnn as tg
 
 
-def climb(rung: Callable[[argparse.Namespace], None]) -> None:
+def climb(rung: Callable[[Options], None]) -> None:
     """Run a rung's function with the options ``backend``, ``seed`` and ``quick``; an error is one sentence."""
     parser = Parser(sys.modules[rung.__module__].__doc__)
     options = parser.parse_args()

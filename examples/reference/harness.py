@@ -6,7 +6,6 @@ met by a seed, and a seed decides nothing: what is printed at the end is by how 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -18,10 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the gallery's common part lies one folder up
-from common import Finished, Parser, Row, running, whole
-from common import columns as columns
-from common import progress as progress
-from common import put as put
+from common import Finished, Options, Parser, Row, at_least, columns, progress, put, running  # noqa: F401
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim
@@ -56,8 +52,7 @@ class Reader(nn.Module):
     def forward(self, xs: Any, end: bool = False) -> Tensor:
         """Of each step, (T, B, outputs), or of the ``end`` alone, (B, outputs)."""
         outputs, _ = nn.unroll(self.cell, xs)
-        said: Tensor = self.head(outputs[-1] if end else outputs)
-        return said
+        return self.head(outputs[-1] if end else outputs)
 
 
 def keep_for(cell: nn.LSTMCell | nn.GRUCell, steps: int, rng: np.random.Generator) -> None:
@@ -109,7 +104,7 @@ def measured(doc: str | None, bars: Sequence[Bar]) -> NoReturn:
     """Run the trials that the options ask for, write down what came of them, and end the program."""
     parser = Parser(doc)
     most = max(bar.seeds for bar in bars)
-    parser.add_argument("--seeds", type=whole(1), metavar="N", help=f"how many seeds to try ({most}; 1 with --quick)")
+    parser.add_argument("--seeds", type=at_least(1), metavar="N", help=f"how many seeds ({most}; 1 with --quick)")
     parser.add_argument("--only", choices=[bar.name for bar in bars], help="one of the bars")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for a record of the results")
     options = parser.parse_args()
@@ -125,7 +120,7 @@ def measured(doc: str | None, bars: Sequence[Bar]) -> NoReturn:
     raise Finished(rows)
 
 
-def tried(bar: Bar, options: argparse.Namespace) -> tuple[Row, dict[str, Any]]:
+def tried(bar: Bar, options: Options) -> tuple[Row, dict[str, Any]]:
     """The trials of one bar, told as they end: their row for the table, and their record.
 
     The row says what was said of the first seed, or of the first that missed.
