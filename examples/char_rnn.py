@@ -18,13 +18,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy
 
 import hashlib
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Options, Parser, at_least
+from common import Options, Parser, at_least, running
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, optim
@@ -173,36 +172,22 @@ def parse(arguments: list[str] | None) -> Options:
     return parser.parse_args(arguments)
 
 
-def run(options: Options) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, and sample; or only sample."""
-    if options.backend:
-        tg.set_backend(options.backend)
-    if not options.sample:
-        settings, saved = (QUICK if options.quick else DEFAULTS), None
-        given = {name: value for name, value in vars(options).items() if name in DEFAULTS and value is not None}
-        if options.resume:
-            saved = read_run(options.out / "state.safetensors")
-            settings = saved["settings"]
-            for name, value in given.items():
-                if name != "epochs" and value != settings[name]:
-                    raise ValueError(f"--{name} cannot change with --resume: this run has {settings[name]}")
-        train({**settings, **given}, options.out, options.prime, options.replay, saved)
-    sample(options)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the program and return its exit status; errors are reported in one sentence."""
     options = parse(arguments)
-    try:
-        run(options)
-    except KeyboardInterrupt as stop:
-        print(f"char_rnn.py: {str(stop) or 'stopped at once; what was saved before is intact'}", file=sys.stderr)
-        return 130
-    except (ValueError, ArithmeticError, OSError, ImportError, MemoryError, tg.BackendError) as error:
-        print(f"char_rnn.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    with running("char_rnn.py", options.backend):
+        if not options.sample:
+            settings, saved = (QUICK if options.quick else DEFAULTS), None
+            given = {name: value for name, value in vars(options).items() if name in DEFAULTS and value is not None}
+            if options.resume:
+                saved = read_run(options.out / "state.safetensors")
+                settings = saved["settings"]
+                for name, value in given.items():
+                    if name != "epochs" and value != settings[name]:
+                        raise ValueError(f"--{name} cannot change with --resume: this run has {settings[name]}")
+            train({**settings, **given}, options.out, options.prime, options.replay, saved)
+        sample(options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -115,7 +116,8 @@ def running(program: str, backend: str | None = None) -> Iterator[None]:
     try:
         with tg.use_backend(backend) if backend else nullcontext():
             yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        print(f"{program}: {str(stop) or 'stopped at once; what was saved before is intact'}", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
         told = f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -28,11 +28,23 @@ def called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["char_rnn.py"])
 
 
+def run(*arguments: str) -> Any:
+    """The program's exit status; what a shell would show of it is printed."""
+    try:
+        char_rnn.main([*arguments])
+    except SystemExit as stop:
+        if not isinstance(stop.code, str):
+            return stop.code
+        print(stop.code, file=sys.stderr)
+        return 1
+    return 0
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing interrupted."""
     out = tmp_path_factory.mktemp("trained")
-    assert char_rnn.main([*TINY, "--out", str(out)]) == 0
+    assert run(*TINY, "--out", str(out)) == 0
     return out
 
 
@@ -57,7 +69,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(step, patch)
-        assert char_rnn.main([*TINY, "--out", str(tmp_path)]) == 130
+        assert run(*TINY, "--out", str(tmp_path)) == 130
     epoch, position = divmod(step - 1, WINDOWS)
     told = capsys.readouterr().err
     assert told == (
@@ -65,14 +77,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         "to go on, add --resume\n"
     )
     tg.manual_seed(99)  # as another process would have it
-    assert char_rnn.main(["--resume", "--out", str(tmp_path)]) == 0
+    assert run("--resume", "--out", str(tmp_path)) == 0
     for name in ("state.safetensors", "best.safetensors"):
         assert same(tg.load(tmp_path / name), tg.load(trained / name)), name
 
 
 def test_more_epochs_can_be_added(trained: Path, tmp_path: Path) -> None:
-    assert char_rnn.main([*TINY, "--epochs", "1", "--out", str(tmp_path)]) == 0
-    assert char_rnn.main(["--resume", "--epochs", "2", "--out", str(tmp_path)]) == 0
+    assert run(*TINY, "--epochs", "1", "--out", str(tmp_path)) == 0
+    assert run("--resume", "--epochs", "2", "--out", str(tmp_path)) == 0
     resumed, whole = (tg.load(out / "state.safetensors") for out in (tmp_path, trained))
     assert same(resumed["training"], whole["training"])
 
@@ -94,12 +106,12 @@ def test_it_learns_and_draws(trained: Path) -> None:
 def test_a_second_interrupt_while_saving_leaves_the_file_of_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert char_rnn.main([*TINY, "--epochs", "1", "--out", str(tmp_path)]) == 0
+    assert run(*TINY, "--epochs", "1", "--out", str(tmp_path)) == 0
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
     interrupt_at(3, monkeypatch)
     monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
     capsys.readouterr()
-    assert char_rnn.main(["--resume", "--epochs", "2", "--out", str(tmp_path)]) == 130
+    assert run("--resume", "--epochs", "2", "--out", str(tmp_path)) == 130
     assert capsys.readouterr().err == "char_rnn.py: stopped at once; what was saved before is intact\n"
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
@@ -107,11 +119,8 @@ def test_a_second_interrupt_while_saving_leaves_the_file_of_before(
 @pytest.mark.usefixtures("strict_device")
 def test_it_runs_and_resumes_on_a_device(trained: Path, tmp_path: Path) -> None:
     """On an array module that refuses what CuPy refuses; the numbers are NumPy's."""
-    options = char_rnn.parse([*TINY, "--epochs", "1", "--out", str(tmp_path)])
-    with tg.use_backend("strict"):
-        char_rnn.run(options)
-        options.resume, options.epochs = True, 2
-        char_rnn.run(options)
+    for options in ([*TINY, "--epochs", "1"], ["--resume", "--epochs", "2"]):
+        assert run(*options, "--out", str(tmp_path), "--backend", "strict") == 0
     found, expected = (tg.load(out / "state.safetensors")["training"]["curves"] for out in (tmp_path, trained))
     np.testing.assert_allclose(found["train"]["loss"], expected["train"]["loss"], rtol=1e-4)
     np.testing.assert_allclose(found["validation"]["loss"], expected["validation"]["loss"], rtol=1e-4)
@@ -122,7 +131,7 @@ def test_it_runs_and_resumes_on_a_device(trained: Path, tmp_path: Path) -> None:
 
 def test_sampling_needs_no_training_and_follows_the_seed(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def sample(*options: str) -> str:
-        assert char_rnn.main(["--sample", "40", "--out", str(trained), *options]) == 0
+        assert run("--sample", "40", "--out", str(trained), *options) == 0
         return capsys.readouterr().out
 
     assert len(sample()) == len("The ") + 40 + len("\n")
@@ -199,10 +208,7 @@ def test_errors_are_one_sentence(
             else:
                 Path(name, file).write_bytes((trained / file).read_bytes()[:-100])
     capsys.readouterr()
-    try:
-        status: Any = char_rnn.main(arguments.replace("TRAINED", str(trained)).split())
-    except SystemExit as stop:  # argparse
-        status = stop.code
+    status = run(*arguments.replace("TRAINED", str(trained)).split())
     told = capsys.readouterr().err
     assert status in (1, 2)
     assert words in told
@@ -215,7 +221,7 @@ def test_what_is_not_installed_is_told_before_training(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    assert char_rnn.main([*TINY, "--out", str(tmp_path / "out")]) == 1
+    assert run(*TINY, "--out", str(tmp_path / "out")) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"char_rnn.py: this program needs {name}, which is not installed: pip install ")
     assert not (tmp_path / "out").exists()
