@@ -128,8 +128,7 @@ def running(program: str, backend: str | None = None) -> Iterator[None]:
 
 def parse(doc: str | None, **own: tuple[Any, Any, str]) -> Options:
     """The options that all programs have, and those of this one."""
-    parser = Parser(doc)
-    parser.add_argument("--seeds", type=at_least(1), metavar="N", help="how many seeds to try (3; 1 with --quick)")
+    parser, own = Parser(doc), {"seeds": (3, 1, "how many seeds to try"), **own}
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for pictures and the like (runs/<program>)")
     for name, (full, quick, words) in own.items():
         kind, letter = (str, "FILE") if full is None else (at_least(1), "N")
@@ -138,7 +137,7 @@ def parse(doc: str | None, **own: tuple[Any, Any, str]) -> Options:
     args = parser.parse_args()
     args.program = Path(parser.prog).stem
     args.out = args.out or Path("runs") / args.program
-    for name, (full, quick, _) in {**own, "seeds": (3, 1, "")}.items():
+    for name, (full, quick, _) in own.items():
         if getattr(args, name) is None:
             setattr(args, name, quick if args.quick else full)
     return args
