@@ -107,7 +107,7 @@ def advance(
     if not record:
         return Unrolled(stacked, state)
     gates = {name: _in_time([gates[name] for gates, _ in seen], real, reverse) for name in seen[0][0]}
-    states = {name: _in_time([named[name] for _, named in seen], None, reverse) for name in seen[0][1]}
+    states = {name: _in_time([held[name] for _, held in seen], None, reverse) for name in seen[0][1]}
     return Recorded(stacked, state, gates | states)
 
 
