@@ -186,6 +186,14 @@ def progress(steps: int, title: str) -> Iterator[int]:
     return iter(tqdm(range(steps), desc=title, leave=False, disable=None))
 
 
+def descend(model: nn.Module, optimizer: optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:
+    """One step of training, with gradients clipped by their norm."""
+    optimizer.zero_grad()
+    loss.backward()
+    tg.clip_grad_norm_(model.named_parameters(), max_norm)
+    optimizer.step()
+
+
 def train(
     model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, lr: float = 1e-2, title: str = ""
 ) -> list[float]:
@@ -195,10 +203,7 @@ def train(
     model.train()
     for step in progress(steps, title or type(model).__name__):
         loss = loss_of(step)
-        optimizer.zero_grad()
-        loss.backward()
-        tg.clip_grad_norm_(model.named_parameters(), max_norm=1.0)
-        optimizer.step()
+        descend(model, optimizer, loss)
         schedule.step()
         losses.append(loss.item())
     model.eval()

@@ -50,7 +50,7 @@ def form_of_2015(rng: np.random.Generator, quick: bool) -> Outcome:
     for update in progress(most, "adding 2015"):
         xs, targets = draw()
         loss = nn.mse_loss(model(put(xs), end=True)[:, 0], put(targets))
-        descend(optimizer, loss)
+        descend(model, optimizer, loss)
         losses.append(loss.item())
         if (update + 1) % 100 == 0 and not quick:
             print(f"    {(update + 1) * batch:,} sequences: {np.mean(losses):.5f}", flush=True)

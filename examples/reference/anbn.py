@@ -52,7 +52,7 @@ def trial(rng: np.random.Generator, quick: bool) -> Outcome:
     @tg.capture  # the batch is always the same, so the step can be recorded once, and replayed
     def step() -> Tensor:
         loss = nn.binary_cross_entropy_with_logits(model(inputs), allowed, mask=real)
-        descend(optimizer, loss)
+        descend(model, optimizer, loss)
         return loss
 
     for _ in progress(updates, "a^n b^n"):

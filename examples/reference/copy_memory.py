@@ -43,7 +43,7 @@ def trial(rng: np.random.Generator, quick: bool) -> Outcome:
     said = ""
     for update in progress(most, "copy memory"):
         symbols, targets = tasks.copy_memory(delay, 50, rng, items)
-        descend(optimizer, nn.cross_entropy(model(put(tasks.one_hot(symbols, 10))), put(targets)))
+        descend(model, optimizer, nn.cross_entropy(model(put(tasks.one_hot(symbols, 10))), put(targets)))
         schedule.step()
         if (update + 1) % 100 == 0:
             loss, right = examine(model, rng, delay, items)

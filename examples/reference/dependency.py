@@ -27,7 +27,7 @@ def learn(model: Reader, optimizer: optim.Optimizer, steps: int, most: int, rng:
         right = right + 1 if ((logits.numpy() > 0) == classes).all() else 0
         if right == 40:
             break
-        descend(optimizer, nn.binary_cross_entropy_with_logits(logits, put(classes)))
+        descend(model, optimizer, nn.binary_cross_entropy_with_logits(logits, put(classes)))
         seen += 20
     xs, classes = tasks.first_symbol(steps, 2560, rng)
     with tg.no_grad():

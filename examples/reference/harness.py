@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the gallery's common part lies one folder up
-from common import Finished, Options, Parser, Row, at_least, columns, progress, put, running  # noqa: F401
+from common import Finished, Options, Parser, Row, at_least, columns, descend, progress, put, running  # noqa: F401
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim
@@ -62,14 +62,6 @@ def keep_for(cell: nn.LSTMCell | nn.GRUCell, steps: int, rng: np.random.Generato
     nn.init.chrono_(cell, steps, rng)
 
 
-def descend(optimizer: optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:
-    """One step of training."""
-    optimizer.zero_grad()
-    loss.backward()
-    tg.clip_grad_norm_(optimizer.parameters, max_norm)
-    optimizer.step()
-
-
 def as_in_1997(
     model: nn.Module,
     judged: Callable[[], tuple[Tensor, np.ndarray]],
@@ -92,7 +84,7 @@ def as_in_1997(
         errors.extend(found.tolist())
         if len(errors) == recent and max(errors) < wrong_from and np.mean(errors) < mean_below:
             break
-        descend(optimizer, loss)
+        descend(model, optimizer, loss)
         seen += BATCH
         optimizer.lr = 0.01 * (1 - 0.9 * seen / most)
     with tg.no_grad():

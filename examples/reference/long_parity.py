@@ -35,7 +35,7 @@ def trial(rng: np.random.Generator, quick: bool) -> Outcome:
     for update in progress(most, "parity"):
         bits, odd = tasks.parity(int(rng.integers(1, longest + 1)), batch, rng)
         logits = model(put(tasks.one_hot(bits, 2)), end=True)[:, 0]
-        descend(optimizer, nn.binary_cross_entropy_with_logits(logits, put(odd[-1])))
+        descend(model, optimizer, nn.binary_cross_entropy_with_logits(logits, put(odd[-1])))
         if ((logits.numpy() > 0) == odd[-1]).all():
             longest = min(longest + 1, full)
         if not mastered and update % 50 == 0 and longest == full and right(model, full, 1000, rng) == 1:

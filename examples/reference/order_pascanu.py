@@ -59,7 +59,7 @@ def learn(clip: float, alpha: float, steps: int, most: int, rng: np.random.Gener
         loss = nn.cross_entropy(model.head(run.outputs[-1]), put(classes))
         if alpha:
             loss = loss + alpha * flow.omega(loss, run, immediate=[model.cell.weight_hh])
-        descend(optimizer, loss, clip)
+        descend(model, optimizer, loss, clip)
         updates += 1
         optimizer.lr = RATE * (1 - updates / most)
     error = wrong(model, steps, 10_000, rng)

@@ -55,7 +55,7 @@ def presentations(cell: nn.Cell, rng: np.random.Generator, most: int) -> tuple[i
             if counts == (256, 256):
                 break
         string = encode(learnt[rng.integers(256)])[:, None]
-        descend(optimizer, nn.cross_entropy(model(put(tasks.one_hot(string[:-1], 7))), put(string[1:])))
+        descend(model, optimizer, nn.cross_entropy(model(put(tasks.one_hot(string[:-1], 7))), put(string[1:])))
         optimizer.lr = 0.01 * (1 - 0.9 * seen / most)
     return seen, *counts
 
