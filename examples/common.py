@@ -1,4 +1,4 @@
-"""The common part of the gallery's programs: options, seeds, a training loop, the check of a result, a picture.
+"""What the gallery's programs share: options, seeds, a training loop, the check of a result, a picture.
 
 A program states the bar that it has to reach, and how to run once; ``checked`` does the rest:
 
@@ -170,10 +170,10 @@ def checked(run: Callable[[Options, int], Result], bar: Bar, args: Options) -> N
             print(f"seed {seed}: {numbers}, {verdict}{result.note and f'; {result.note}'}", flush=True)
     seconds = f"{time.perf_counter() - begun:.1f}"
     met = sum(bar.met(result, args.quick) for result in results)
-    print(f"{args.program}: {met} of {args.seeds} seeds reached the bar, in {seconds} s")
+    seeds = f"{met} of {args.seeds}"
+    print(f"{args.program}: {seeds} seeds reached the bar, in {seconds} s")
     worst = min(results, key=lambda result: bar.score(result.value))
     told, baseline = f"{bar.what}: {worst.value:.4g}", f"{worst.baseline:.4g} ({bar.baseline})"
-    seeds = f"{met} of {args.seeds}"
     raise Finished([Row("", told, baseline, bar.text(args.quick), seeds, seconds, met == args.seeds)])
 
 

@@ -1,4 +1,4 @@
-"""What the programs in this folder share: options, seeds one after the other, the step of training, and the record.
+"""What the programs in this folder share: options, bars, seeds one after the other, and the record.
 
 A program has one or more bars. A bar says what is to be reached and how one trial with one seed is made; it counts as
 met by a seed, and a seed decides nothing: what is printed at the end is by how many of them it was met.
