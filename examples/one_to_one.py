@@ -40,10 +40,9 @@ class FeedForward(nn.Module):
     def __init__(self, twin: Recurrent):
         self.hidden = nn.Linear(2, UNITS)
         self.head = nn.Linear(UNITS, 2)
-        weights = {name.replace("cell.", "hidden."): value for name, value in twin.state_dict().items()}
-        weights["hidden.weight"] = weights.pop("hidden.weight_ih")
-        del weights["hidden.weight_hh"]
-        self.load_state_dict(weights)
+        given = twin.cell.state_dict()
+        self.hidden.load_state_dict({"weight": given["weight_ih"], "bias": given["bias"]})
+        self.head.load_state_dict(twin.head.state_dict())
 
     def forward(self, points: Tensor) -> Tensor:
         return self.head(tg.tanh(self.hidden(points)))

@@ -108,13 +108,8 @@ def run(args: Options, seed: int) -> Result:
 def draw(args: Options, frames: np.ndarray, p: np.ndarray, word: str) -> None:
     """One recording, and the letters that are heard in it."""
     with picture(args, f'"{word}": spectrogram, and the probability of each letter', rows=2, size=(7, 4)) as plots:
-        plots[0].imshow(
-            frames.T,
-            origin="lower",
-            aspect="auto",
-            extent=(0, len(frames), 0, BINS * RATE / FRAME),
-            interpolation="nearest",
-        )
+        extent = (0, len(frames), 0, BINS * RATE / FRAME)
+        plots[0].imshow(frames.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
         plots[0].set(ylabel="Hz")
         for k, letter in enumerate(CLASSES):
             name, style = letter if letter in word else None, "k:" if letter == BLANK else "-"

@@ -3,22 +3,12 @@
 from .base import Groups, Optimizer
 from .optimizers import SGD, Adagrad, Adam, AdamW, GravesRMSprop, RMSprop
 from .plateau import ReduceLROnPlateau
-from .schedules import (
-    CosineAnnealingLR,
-    ExponentialLR,
-    LambdaLR,
-    LinearLR,
-    MultiStepLR,
-    Schedule,
-    SequentialLR,
-    StepLR,
-)
+from .schedules import CosineAnnealingLR, ExponentialLR, LambdaLR, LinearLR, MultiStepLR, Schedule, SequentialLR, StepLR
 
 # fmt: off
 __all__ = [
     "SGD", "Adagrad", "Adam", "AdamW", "CosineAnnealingLR", "ExponentialLR", "GravesRMSprop", "Groups", "LambdaLR",
-    "LinearLR", "MultiStepLR", "Optimizer", "RMSprop", "ReduceLROnPlateau", "Schedule", "SequentialLR",
-    "StepLR",
+    "LinearLR", "MultiStepLR", "Optimizer", "RMSprop", "ReduceLROnPlateau", "Schedule", "SequentialLR", "StepLR",
 ]
 # fmt: on
 
