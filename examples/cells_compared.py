@@ -103,9 +103,8 @@ def run(args: Options, seed: int) -> Result:
 
 def draw(args: Options, curves: dict[str, list[float]]) -> None:
     """Learning curves, smoothed, of the gated cells and of the others."""
-    with picture(
-        args, f"Loss while learning to recall a symbol over {args.lag} steps", columns=2, size=(8, 3.5)
-    ) as plots:
+    title = f"Loss while learning to recall a symbol over {args.lag} steps"
+    with picture(args, title, columns=2, size=(8, 3.5)) as plots:
         for axes, names in zip(plots, (GATED, OTHER), strict=True):
             for k, name in enumerate(names):
                 width = max(1, args.steps // 15)

@@ -93,10 +93,9 @@ def run(args: Options, seed: int) -> Result:
         shown = int(abs(exon.mean(axis=0) - 0.5).argmin())
         draw(args, bases[:, shown], exon[:, shown], gru[:, shown], mlp[:, shown])
     whole = ((gru > 0.5) == exon).all(axis=0).mean()
-    right = [float(((p > 0.5) == exon).mean()) for p in (gru, mlp)]
-    return Result(
-        right[0], right[1], f"{100 * whole:.1f} % of whole genes without an error; {exon.mean():.2f} are exons"
-    )
+    right, baseline = (float(((p > 0.5) == exon).mean()) for p in (gru, mlp))
+    note = f"{100 * whole:.1f} % of whole genes without an error; {exon.mean():.2f} are exons"
+    return Result(right, baseline, note)
 
 
 def draw(args: Options, bases: np.ndarray, *tracks: np.ndarray) -> None:

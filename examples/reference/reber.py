@@ -43,8 +43,8 @@ def all_right(model: Reader, strings: list[str]) -> int:
     return right
 
 
-def presentations(cell: nn.Cell, rng: np.random.Generator, most: int) -> tuple[int, int, int]:
-    """How many strings were presented until all were right, and how many are, of 256 learnt from and 256 others."""
+def presentations(cell: nn.Cell, rng: np.random.Generator, most: int) -> tuple[int, str]:
+    """Present strings until all are right; returns how many are, of 256 learnt from or of 256 others, and a line."""
     learnt, others = ([tasks.embedded_reber(rng) for _ in range(256)] for _ in range(2))
     model = Reader(cell, 7)
     optimizer = optim.Adam(model.parameters(), lr=0.01)
@@ -57,16 +57,13 @@ def presentations(cell: nn.Cell, rng: np.random.Generator, most: int) -> tuple[i
         string = encode(learnt[rng.integers(256)])[:, None]
         descend(model, optimizer, nn.cross_entropy(model(put(tasks.one_hot(string[:-1], 7))), put(string[1:])))
         optimizer.lr = 0.01 * (1 - 0.9 * seen / most)
-    return seen, *counts
+    return min(counts), f"{seen:,} presentations, {counts[0]} of 256 learnt and {counts[1]} of 256 others"
 
 
 def lstm(rng: np.random.Generator, quick: bool) -> Outcome:
     """An LSTM within 25,000 presentations."""
-    seen, *counts = presentations(nn.LSTMCell(7, 12), rng, 1501 if quick else 25_001)
-    bar = 100 if quick else 256
-    return Outcome(
-        min(counts) >= bar, f"{seen:,} presentations, {counts[0]} of 256 learnt and {counts[1]} of 256 others"
-    )
+    right, said = presentations(nn.LSTMCell(7, 12), rng, 1501 if quick else 25_001)
+    return Outcome(right >= (100 if quick else 256), said)
 
 
 class ElmanCell(nn.RNNCell):
@@ -78,9 +75,8 @@ class ElmanCell(nn.RNNCell):
 
 def simple(kind: type[nn.RNNCell], rng: np.random.Generator, quick: bool) -> Outcome:
     """A simple network of 15 tanh units."""
-    seen, *counts = presentations(kind(7, 15), rng, 251 if quick else 25_001)
-    said = f"{seen:,} presentations, {counts[0]} of 256 learnt and {counts[1]} of 256 others"
-    return Outcome((min(counts) < 256) == (kind is ElmanCell or quick), said)
+    right, said = presentations(kind(7, 15), rng, 251 if quick else 25_001)
+    return Outcome((right < 256) == (kind is ElmanCell or quick), said)
 
 
 BARS = (
