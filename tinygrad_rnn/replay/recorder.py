@@ -163,15 +163,16 @@ class Recorder(Watcher):
         """Run a kernel on this run's arrays, and record the call."""
         if attributes.pop("out", None) is not None:
             refuse(f"gives {op.name} an array to write to")
-        if op is ops.getitem.op and any(_is_computed(x) and x.dtype == bool for x in _flat(attributes["key"])):
-            refuse("picks elements by a boolean array, and so as many as its values say")
         if op is ops.where.op and isinstance(inputs[0], Scalar):
             refuse("chooses by a number that may change", NumberError)
         for name, value in attributes.items():
             if isinstance(value, Scalar):
                 refuse(f"gives {op.name} a number that may change as its {name}", NumberError)
-        for x in _shaping(op, attributes):
-            self.seen[id(owner_of(x))] = x
+        for x in _deciding(op, attributes):
+            if not isinstance(x, Symbol) or x.value.constant is not None:
+                self.see(bare(x))
+            elif op is ops.getitem.op:
+                refuse("picks elements by a boolean array, and so as many as its values say")
         array = op.kernel(self.home.xp, *map(bare, inputs), **{name: bare(x) for name, x in attributes.items()})
         if not backend.is_array(array):
             array = self.home.xp.asarray(array)  # NumPy returns scalars for 0-d results
@@ -208,6 +209,11 @@ class Recorder(Watcher):
         """What a graph saves of a bare array: a symbol, so that rules read it anew in each replay, as lines do."""
         return array if isinstance(array, Symbol) else self.symbol(array, self.constant(array))
 
+    def see(self, array: Array) -> None:
+        """Note a bare array that the recording thread reads now and a replay would not read again."""
+        if _active.recorder is self:
+            self.seen[id(owner_of(array))] = array
+
     def check_constants(self) -> None:
         """Raise if the step has written into an array after an operation read it."""
         for value, _ in list(self.constants.values()):
@@ -230,21 +236,13 @@ def bare(tree: Any) -> Any:
     return tree.number if isinstance(tree, Scalar) else tree
 
 
-def _shaping(op: Op, attributes: dict[str, Any]) -> list[Array]:
-    """Bare arrays that may decide a shape: boolean indices, and attributes of the engine's other operations."""
-    index = op is ops.getitem.op
-    parts = _flat(attributes["key"]) if index else attributes.values() if is_ours(op.kernel.__module__) else ()
-    arrays = [bare(x) for x in parts if backend.is_array(x) and not _is_computed(x)]
-    return [x for x in arrays if x.dtype == bool or not index]
-
-
-def _is_computed(x: Any) -> bool:
-    """Whether a replay may find other numbers in an array that it, or its caller, has made since."""
-    return isinstance(x, Symbol) and x.value.constant is None
-
-
-def _flat(key: Any) -> Any:
-    return key if isinstance(key, tuple) else (key,)
+def _deciding(op: Op, attributes: dict[str, Any]) -> list[Any]:
+    """Arrays that may decide a shape: boolean indices, and attributes of the engine's other operations."""
+    if op is ops.getitem.op:
+        key = attributes["key"]
+        parts = key if isinstance(key, tuple) else (key,)
+        return [x for x in parts if backend.is_array(x) and x.dtype == bool]
+    return list(filter(backend.is_array, attributes.values())) if is_ours(op.kernel.__module__) else []
 
 
 def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
@@ -254,7 +252,7 @@ def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
         return _current().call(op, *inputs, **attributes)
     if _active.recorder is not None:
         for x in filter(backend.is_array, tree_leaves(arguments)):
-            _seen(_active.recorder, x)
+            _active.recorder.see(x)
     return op.kernel(xp, *inputs, **attributes)
 
 
@@ -267,7 +265,7 @@ def recording(home: Backend) -> Iterator[Recorder]:
             _active.recorder, tape.state.keep = recorder, recorder.keep
             for source in recorder.sources:  # a dropout mask for a constant array is random too
                 vars(home)[source] = functools.partial(_drawn, recorder, source)
-            vars(home.host)["reading"] = functools.partial(_seen, recorder)
+            vars(home.host)["reading"] = recorder.see
             with tape.watching(recorder):
                 yield recorder
         finally:
@@ -286,12 +284,6 @@ def is_recording() -> bool:
 def _drawn(recorder: Recorder, source: str, *how: Any) -> Any:
     """Random numbers, recorded if the recording thread draws them."""
     return recorder.draw(source, *how) if _active.recorder is recorder else recorder.sources[source](*how)
-
-
-def _seen(recorder: Recorder, array: Array) -> None:
-    """Note a bare array that the recording thread reads now and a replay would not read again."""
-    if _active.recorder is recorder:
-        recorder.seen[id(owner_of(array))] = array
 
 
 def _way(drawn: Symbol) -> tuple[str, Any]:

@@ -186,22 +186,15 @@ class Scalar:
     __float__ = __int__ = __index__ = __round__ = refused("makes a constant of a number that may change", NumberError)
 
 
-_OF_ARRAYS = {
-    operator.add: ops.add,
-    operator.sub: ops.subtract,
-    operator.mul: ops.multiply,
-    operator.truediv: ops.divide,
-    operator.floordiv: ops.floor_divide,
-    operator.mod: ops.remainder,
-    operator.pow: ops.power,
-}
+def _arithmetic(name: str, swapped: bool = False) -> Callable[..., Any]:
+    """The method for one of Python's operators; with an array, it is an operation."""
+    function = getattr(operator, name)
 
-
-def _arithmetic(function: Callable[..., Any], swapped: bool = False) -> Callable[..., Any]:
     def method(self: Scalar, *others: Any) -> Any:
         operands = (*others, self) if swapped else (self, *others)
         if any(not isinstance(other, (int, float, Scalar)) for other in others):
-            return _OF_ARRAYS[function](*operands) if all(map(backend.is_array, others)) else NotImplemented
+            arrays = all(map(backend.is_array, others))
+            return getattr(Operators, f"__{name}__")(*operands) if arrays else NotImplemented
 
         def run() -> float:
             return function(*[x.run() if isinstance(x, Scalar) else x for x in operands])
@@ -213,7 +206,7 @@ def _arithmetic(function: Callable[..., Any], swapped: bool = False) -> Callable
 
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-    setattr(Scalar, f"__{_name}__", _arithmetic(getattr(operator, _name)))
-    setattr(Scalar, f"__r{_name}__", _arithmetic(getattr(operator, _name), swapped=True))
+    setattr(Scalar, f"__{_name}__", _arithmetic(_name))
+    setattr(Scalar, f"__r{_name}__", _arithmetic(_name, swapped=True))
 for _name in ("neg", "pos", "abs"):
-    setattr(Scalar, f"__{_name}__", _arithmetic(getattr(operator, _name)))
+    setattr(Scalar, f"__{_name}__", _arithmetic(_name))

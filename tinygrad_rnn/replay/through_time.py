@@ -6,6 +6,7 @@ does not recur: its T small calls can become a few large ones, on inputs that ar
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -65,32 +66,26 @@ def _late_and_early(
 
 def batch(program: Program) -> None:
     """Make one call for many steps instead of one for each, for elementwise lines that do not recur."""
-    _join_classes(program, _elementwise, _joined_elementwise)
+    _join_classes(program, "ufunc", BLOCK, _joined_elementwise)
 
 
 def hoist(program: Program) -> None:
     """Make one product for all steps instead of one for each, where a product's input does not recur."""
-    _join_classes(program, _products, _joined_product)
+    _join_classes(program, "dot", sys.maxsize, _joined_product)
 
 
-def _elementwise(line: Line) -> int:
-    """How many lines of a class to join at most: as many as fit in the cache together."""
-    return BLOCK // max(1, line.result.size) if line.kind == "ufunc" else 0
-
-
-def _products(line: Line) -> int:
-    return 1 << 30 if line.kind == "dot" else 0
-
-
-def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable[..., list[Line]]) -> None:
+def _join_classes(program: Program, kind: str, most: int, join: Callable[..., list[Line]]) -> None:
+    """Join the lines of classes of a kind; the results of those joined to one have ``most`` elements, at most."""
     classes = Classes(program)
     position = {line: i for i, line in enumerate(program.lines)}
     after: dict[int, set[int]] = {}  # by chosen class: the chosen classes that it depends on
     columns = Columns(classes)
     chosen: list[tuple[int, list[Line]]] = []
     for number, members in enumerate(classes.members):
-        at_once = limit(members[0])
-        runs = columns.runs(members) if at_once > 1 and not classes.recurs(number) else []
+        if members[0].kind != kind or classes.recurs(number):
+            continue
+        at_once = most // max(1, members[0].result.size)
+        runs = columns.runs(members) if at_once > 1 else []
         if not runs:
             continue
         behind = columns.behind([line for run in runs for line in run])
@@ -99,8 +94,6 @@ def _join_classes(program: Program, limit: Callable[[Line], int], join: Callable
             continue
         after[number] = before
         chosen.append((at_once, [line for run in runs for line in run]))
-    if not chosen:
-        return
     for at_once, candidates in chosen:
         # Inputs that have just been joined lie in blocks of steps, and runs end where these do.
         for run in columns.runs(candidates):
