@@ -31,7 +31,9 @@ def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Arr
     return backend.of(x).mean(x, axis, keepdims)
 
 
-mean.vjp(x=lambda g, x_shape, axis, keepdims: spread(g * _share(x_shape, axis), x_shape, axis, keepdims))
+mean.vjp(  # in float16, the number of elements itself may be out of range
+    x=lambda g, x_shape, axis, keepdims: spread(g * (1 / (_count(x_shape, axis) or 1)), x_shape, axis, keepdims)
+)
 
 
 @op
@@ -128,11 +130,6 @@ def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
 def _count(shape: tuple[int, ...], axis: Axis) -> int:
     """How many elements are reduced to one."""
     return math.prod(shape[a] for a in _axes(len(shape), axis))
-
-
-def _share(shape: tuple[int, ...], axis: Axis) -> float:
-    """1 / (how many elements are reduced to one): in float16, the number itself may be out of range."""
-    return 1 / (_count(shape, axis) or 1)
 
 
 def spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:

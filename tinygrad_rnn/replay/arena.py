@@ -127,8 +127,7 @@ def _sweep(blocks: list[Block], top: int) -> int:
         block = blocks[number]
         size = aligned(block.nbytes)
         if not begins:
-            insort(free, (block.offset, size))
-            _merge(free, block.offset)
+            _release(free, block.offset, size)
             continue
         fits = [(length, offset) for offset, length in free if length >= size]
         if fits:
@@ -144,10 +143,9 @@ def _sweep(blocks: list[Block], top: int) -> int:
     return top
 
 
-def _merge(free: list[tuple[int, int]], offset: int) -> None:
-    """Merge the gap at an offset with those that it touches."""
-    i = next(k for k, gap in enumerate(free) if gap[0] == offset)
-    if i + 1 < len(free) and sum(free[i]) == free[i + 1][0]:
-        free[i : i + 2] = [(free[i][0], free[i][1] + free[i + 1][1])]
-    if i and sum(free[i - 1]) == free[i][0]:
-        free[i - 1 : i + 1] = [(free[i - 1][0], free[i - 1][1] + free[i][1])]
+def _release(free: list[tuple[int, int]], offset: int, size: int) -> None:
+    """Add a gap to the others, in one with those that it touches."""
+    touched = [gap for gap in free if sum(gap) == offset or gap[0] == offset + size]
+    for gap in touched:
+        free.remove(gap)
+    insort(free, (min([offset, *(start for start, _ in touched)]), size + sum(length for _, length in touched)))

@@ -14,7 +14,6 @@ from ..backend import Array
 from .program import Value
 
 _ALIGNMENT = 64  # bytes, of a cache line
-_FEW = 8  # so few values are searched faster than sorted
 
 address = backend.host.address  # layouts are made in NumPy's memory, for any device
 
@@ -82,38 +81,28 @@ class Region:
     """Values sorted by address, to find those that may overlap a range."""
 
     def __init__(self, values: list[Value], extents: dict[Value, Extent]) -> None:
-        self._values = values
-        self._lows: list[int] = []
-        if len(values) > _FEW:
-            self._values = sorted(values, key=lambda value: extents[value].low)
-            self._lows = [extents[value].low for value in self._values]
-            self._highs = list(accumulate((extents[value].high for value in self._values), max))  # running maximum
+        self._values = sorted(values, key=lambda value: extents[value].low)
+        self._lows = [extents[value].low for value in self._values]
+        self._highs = list(accumulate((extents[value].high for value in self._values), max))  # running maximum
 
     def near(self, low: int, high: int) -> list[Value]:
-        """The values that may overlap the bytes between two addresses; simply all, if they are few."""
-        if not self._lows:
-            return self._values
+        """The values that may overlap the bytes between two addresses."""
         return self._values[bisect_right(self._highs, low) : bisect_left(self._lows, high)]
 
 
-class Outside:
-    """Blocks for arrays that exist already.
+def outside(array: Array, stand_ins: dict[int, np.ndarray]) -> Block:
+    """The block of an array that exists already.
 
     While the layout is made, host arrays with the same relative positions stand in for device arrays.
+    stand_ins: those so far, by address on the device.
     """
-
-    def __init__(self) -> None:
-        self._memory: dict[int, np.ndarray] = {}  # by address on the device
-
-    def block(self, array: Array) -> Block:
-        """The block of an array."""
-        if isinstance(array, np.ndarray):
-            return Block(array, outside=array)
-        home = backend.of(array)
-        start, nbytes = home.extent(array)
-        memory = self._memory.setdefault(start, np.empty(max(1, nbytes), np.uint8))
-        offset = home.address(array) - start if array.size else 0
-        return Block(np.ndarray(array.shape, array.dtype, memory, offset, array.strides), outside=array)
+    if isinstance(array, np.ndarray):
+        return Block(array, outside=array)
+    home = backend.of(array)
+    start, nbytes = home.extent(array)
+    memory = stand_ins.setdefault(start, np.empty(max(1, nbytes), np.uint8))
+    offset = home.address(array) - start if array.size else 0
+    return Block(np.ndarray(array.shape, array.dtype, memory, offset, array.strides), outside=array)
 
 
 def aligned(nbytes: int) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Collection
 import numpy as np
 
 from ..backend import Array
-from .blocks import Block, Extent, Outside, Region, address
+from .blocks import Block, Extent, Region, address, outside
 from .joins import gather, in_order, is_join, joined_in_place, slots
 from .program import Line, Program, Value
 from .views import VIEWS, expand_dims, reshape
@@ -48,11 +48,11 @@ class Layout:
                 self.base[line.result] = line.reads[0]
                 self.views.setdefault(line.reads[0], []).append(line)
         constants = {x: x.constant for x in self.readers if x.constant is not None}
-        outside = Outside()
+        stand_ins: dict[int, np.ndarray] = {}
         for value, array in [*ports.items(), *constants.items()]:
-            self._put(value, outside.block(array))
+            self._put(value, outside(array, stand_ins))
         for value, (array, port) in kept.items():
-            block = outside.block(array)
+            block = outside(array, stand_ins)
             if self._may_lie_in(value, block.whole) and (port is None or self._may_replace(value, port, block.whole)):
                 self._put(value, block)
                 if port is None:

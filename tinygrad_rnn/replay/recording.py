@@ -115,9 +115,8 @@ class Recording:
                 "capture: the step drew random numbers from a generator of its own, which a replay would not do; draw "
                 "them outside and pass them in, or use tg.randn, tg.rand or tg.dropout"
             )
-        known = set(self.reach.tensors)
         for tensor, path in after.tensors.items():
-            if tensor not in known and isinstance(tensor.array, Symbol):
+            if tensor not in self.reach.tensors and isinstance(tensor.array, Symbol):
                 raise CaptureError(
                     f"capture: the step keeps a result in {path}; return it, and pass it in the next time"
                 )

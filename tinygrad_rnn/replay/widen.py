@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ class _Widening:
                 signature = self._signature(line, part, base)
                 if signature is not None:
                     groups.setdefault(signature, {}).setdefault(part, line)
-        whole = slices[0].start == 0 and slices[-1].stop == base.shape[-1] and _touching(slices)
+        whole = sum(part.stop - part.start for part in slices) == base.shape[-1]  # they do not overlap
         made = []
         for (function, dtype, *operands), lines in groups.items():
             most = len(lines) > 1 and 2 * sum(part.stop - part.start for part in lines) > base.shape[-1]
@@ -132,10 +131,6 @@ class _Widening:
             array = np.ascontiguousarray(np.broadcast_to(row, shape))
             self.constants[key] = Value(shape, dtype, "each_gate", array)
         return self.constants[key]
-
-
-def _touching(slices: list[Slice]) -> bool:
-    return all(a.stop == b.start for a, b in pairwise(slices))
 
 
 def _runs(slices: Iterable[Slice]) -> list[list[Slice]]:
