@@ -21,7 +21,6 @@ from .symbol import Scalar
 
 # NumPy 2.4.6 reads or writes the wrong elements if the output has gaps; for ``negative``, if the input has some too.
 _WRONG_ACROSS_GAPS = {np.negative, np.isfinite, np.isinf, np.isnan}
-_CALLS = 64  # that become one function, at least
 
 
 class Player:
@@ -39,21 +38,12 @@ class Player:
         self.plan = [(line, self._calls(line)) for line in lanes.lines if line in lanes.of]
         self.calls = [(line, call) for line, calls in self.plan for call in calls]
         self._put = home.setter([array for array, _ in self._numbers.values()])
-        self._play = straight(self._parts())
+        by_step = groupby(self.calls, lambda pair: (pair[0].phase, pair[0].step))
+        self._play = straight([call for _, call in step] for _, step in by_step)
 
     def __call__(self) -> None:
         self.set_numbers()
         self._play()
-
-    def _parts(self) -> Iterator[list[partial[Any]]]:
-        """The calls of whole time steps, some dozens at a time."""
-        part: list[partial[Any]] = []
-        for _, step in groupby(self.calls, lambda pair: (pair[0].phase, pair[0].step)):
-            part += [call for _, call in step]
-            if len(part) >= _CALLS:
-                yield part
-                part = []
-        yield part
 
     def set_numbers(self) -> None:
         """Update the numbers that may change between replays."""
