@@ -208,8 +208,8 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
 
     places = [*reach.fixed, *((place, place.get()) for place in reach.ports)]
     places = [(place, value) for place, value in places if place.is_open() or isinstance(place, Attribute)]
-    containers = [container for container, *_ in reach.sizes] + [place.holder for place, _ in places]
-    snapshots = [_snapshot(container) for container in {id(c): c for c in containers}.values()]
+    containers = [x for x, *_ in (*reach.sizes, *reach.sizes_of_ports)] + [place.holder for place, _ in places]
+    contents = [(x, x.copy()) for x in {id(x): x for x in containers}.values() if _can_be_refilled(x)]
     with ExitStack() as stack:
         for leaf in reach.leaves:  # a frozen parameter keeps its own
             stack.callback(partial(setattr, leaf, "grad", leaf.grad))
@@ -221,8 +221,8 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
                 stack.callback(_put_back, place, value)
             if is_array(value):
                 place.put(there(value))
-        for restore in snapshots:
-            stack.callback(restore)
+        for container, content in contents:
+            stack.callback(_refill, container, content)
         stack.enter_context(_same_random_numbers(home, reach.generators))
         yield
 
@@ -266,20 +266,9 @@ def _can_be_refilled(container: Any) -> bool:
     return "__name__" not in container if isinstance(container, dict) else isinstance(container, (list, set, deque))
 
 
-def _snapshot(container: Any) -> Callable[[], None]:
-    """A function that restores the present content of a container and of containers in it."""
-    if not _can_be_refilled(container):
-        return lambda: None
-    before: Any = container.copy()
-    inner = [_snapshot(child) for child in (before.values() if isinstance(before, dict) else before)]
-
-    def restore() -> None:
-        container.clear()
-        (container.update if isinstance(container, (dict, set)) else container.extend)(before)
-        for child in inner:
-            child()
-
-    return restore
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    (container.update if isinstance(container, (dict, set)) else container.extend)(content)
 
 
 def _rewinder(generator: Any) -> Callable[[], None]:
