@@ -12,7 +12,7 @@ from ..backend import Array
 from ..tape import CaptureError, Node, Taped
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
-from .program import Value, alike
+from .program import Value, key_of
 from .recorder import Recorder, bare
 from .symbol import Scalar, Symbol
 
@@ -39,8 +39,8 @@ def signature_of(tree: Any, arrays: dict[int, tuple[int, Array]], floats: list[f
         floats.append(tree)
         return float
     if isinstance(tree, (set, frozenset)):
-        return type(tree), frozenset(map(alike, tree))
-    return alike(tree) if isinstance(tree, _BY_VALUE) else (type(tree), id(tree))  # the recording keeps it alive
+        return type(tree), frozenset(map(key_of, tree))
+    return key_of(tree) if isinstance(tree, _BY_VALUE) else (type(tree), id(tree))  # the recording keeps it alive
 
 
 class Arguments:

@@ -7,7 +7,7 @@ from operator import or_
 from typing import Any, NamedTuple
 
 from .joins import gather_line
-from .program import Line, Program, Value, alike
+from .program import Line, Program, Value, key_of
 from .views import getitem, slice_line
 
 
@@ -41,7 +41,7 @@ class Classes:
         inputs: list[Any] = []
         for x in line.inputs:
             if type(x) is not Value:
-                inputs.append(alike(x))
+                inputs.append(key_of(x))
             elif x.line is None or x.line.step != line.step:
                 inputs.append((x.shape, x.dtype))
             else:
@@ -58,7 +58,7 @@ def _attributes(line: Line) -> Any:
     """A line's attributes, to tell classes apart; which item of a stack it takes does not count."""
     if line.function is getitem and type(line.attributes["key"]) is int:
         return "item"
-    return alike(line.attributes)
+    return key_of(line.attributes)
 
 
 class Item(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from .. import ops
 from ..backend import Array
 from ..formula import ArrayOperators
-from .program import Line, Program, Value, alike
+from .program import Line, Program, Value, key_of
 from .views import reshape
 
 
@@ -133,8 +133,8 @@ def lower(program: Program) -> None:
         if line.kind != "op" or Value in map(type, line.attributes.values()):
             lines.append(line)
             continue
-        shapes = [(x.shape, x.dtype) if type(x) is Value else alike(x) for x in line.inputs]
-        key = line.function, alike(line.attributes), *shapes
+        shapes = [(x.shape, x.dtype) if type(x) is Value else key_of(x) for x in line.inputs]
+        key = line.function, key_of(line.attributes), *shapes
         if key not in known:
             known[key] = _lowered(line)
         template = known[key]

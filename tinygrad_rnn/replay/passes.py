@@ -8,7 +8,7 @@ from typing import Any
 from ..backend import Backend
 from .fuse import fuse, narrow
 from .lower import lower
-from .program import Line, Program, Value, alike
+from .program import Line, Program, Value, key_of
 from .sums import sum_over_time
 from .through_time import batch, hoist, reassociate
 from .views import VIEWS
@@ -27,7 +27,7 @@ def share(program: Program) -> None:
     for line in program.lines:
         line.replace(new)
         is_view = line.function in VIEWS and all(x.line is None for x in line.reads)
-        key = line.function, 0 if is_view else line.rerun, alike(line.inputs), alike(line.attributes)
+        key = line.function, 0 if is_view else line.rerun, key_of(line.inputs), key_of(line.attributes)
         known = line if line.kind == "random" else first.setdefault(key, line)
         if known is line:
             kept.append(line)

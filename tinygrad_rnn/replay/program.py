@@ -191,15 +191,15 @@ def substitute(tree: Any, new: dict[Value, Value]) -> Any:
     return mapped(lambda x: substitute(x, new), tree) if isinstance(tree, (tuple, list, dict)) else tree
 
 
-def alike(tree: Any) -> Any:
+def key_of(tree: Any) -> Any:
     """A hashable key, equal for arguments of lines that are the same. 0.0 and -0.0 have different keys.
 
     Numbers that may change have different keys too, even if they are equal while recording.
     """
     if isinstance(tree, (tuple, list)):
-        return type(tree), *map(alike, tree)
+        return type(tree), *map(key_of, tree)
     if isinstance(tree, dict):
-        return dict, *map(alike, tree.items())
+        return dict, *map(key_of, tree.items())
     if isinstance(tree, slice):
         return slice, tree.start, tree.stop, tree.step
     kind = type(tree)  # not isinstance, which takes a Scalar for a float

@@ -57,16 +57,6 @@ def _shows_port(value: Value) -> bool:
     return root is not value and root.line is None
 
 
-def _recorded(self: Any, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-    """NumPy calls this for a ufunc with a symbol among its operands: run the engine's operation of that name."""
-    name = {"true_divide": "divide"}.get(ufunc.__name__, ufunc.__name__)
-    if kwargs.pop("out", None) is not None:
-        refuse(f"writes into an array by numpy.{ufunc.__name__}")
-    if method != "__call__" or kwargs or name not in registry:
-        refuse(f"calls numpy.{ufunc.__name__} on an array, which the engine cannot see; use an operation of tg")
-    return registry[name].function(*inputs)
-
-
 class Symbol(Operators):
     """An array in a step that is being recorded."""
 
@@ -116,7 +106,13 @@ class Symbol(Operators):
         """Product of vectors or matrices."""
         return ops.matmul(self, other)
 
-    __array_ufunc__ = _recorded
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """NumPy calls this for a ufunc with a symbol among its operands: run the engine's operation of that name."""
+        if kwargs.pop("out", None) is not None:
+            refuse(f"writes into an array by numpy.{ufunc.__name__}")
+        if method != "__call__" or kwargs or ufunc.__name__ not in registry:
+            refuse(f"calls numpy.{ufunc.__name__} on an array, which the engine cannot see; use an operation of tg")
+        return registry[ufunc.__name__].function(*inputs)
 
     def become(self, result: Symbol) -> Symbol:
         """Stand for another value from now on, wherever this symbol is held: what ``x += y`` does to an array."""
