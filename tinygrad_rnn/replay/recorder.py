@@ -107,7 +107,7 @@ class Recorder(Watcher):
         self.seen: dict[int, Array] = {}  # bare arrays whose values became constants, by id of the owner
         self.constants: dict[int, tuple[Value, Any]] = {}  # with checksums, by id of the array, which the value keeps
         self.rerun = 0  # of the lines to come
-        self.draws: list[Symbol] = []  # random numbers
+        self.draws: list[tuple[Symbol, Line]] = []  # random numbers
         self.drawn = 0  # how many are used so far; set back when steps are repeated with the same numbers
         self.states: dict[int, Any] = {}  # of the generators, by the number of draws before
         self.start = backend.host.random_state()
@@ -126,28 +126,30 @@ class Recorder(Watcher):
     def draw(self, source: str, *how: Any) -> Symbol:
         """Random numbers, drawn anew in each replay."""
         self.check_draws()
-        if self.drawn < len(self.draws) and _way(self.draws[self.drawn]) != (source, how):
-            self._take_back()
+        if self.drawn < len(self.draws):
+            _, line = self.draws[self.drawn]
+            if (line.name, line.inputs) != (source, how):
+                self._take_back()
         if self.drawn == len(self.draws):
             array = self.sources[source](*how)
             self._drawn = repr(backend.host.random_state())
-            self.draws.append(self._write("random", source, self.sources[source], how, {}, array))
+            symbol = self._write("random", source, self.sources[source], how, {}, array)
+            self.draws.append((symbol, self.lines[-1]))
+        symbol, _ = self.draws[self.drawn]
         self.drawn += 1
-        return self.draws[self.drawn - 1]
+        return symbol
 
     def _take_back(self) -> None:
         """Undo the draws of a trial, which an eager step would not count: mark them TRIED, and reset the generators."""
-        for symbol in self.draws[self.drawn :]:
-            assert symbol.value.line is not None
-            symbol.value.line.name = TRIED
+        for _, line in self.draws[self.drawn :]:
+            line.name = TRIED
         del self.draws[self.drawn :]
         start = max(drawn for drawn in self.states if drawn <= self.drawn)
         of_home, of_host = self.states[start]
         self.home.set_random_state(of_home)
         backend.host.set_random_state(of_host)
-        for symbol in self.draws[start:]:
-            source, how = _way(symbol)
-            self.sources[source](*how)
+        for _, line in self.draws[start:]:
+            self.sources[line.name](*line.inputs)
 
     def run_again(self, drawn: int) -> None:
         """Start a rerun, from the point where ``drawn`` random draws had been made."""
@@ -284,10 +286,3 @@ def is_recording() -> bool:
 def _drawn(recorder: Recorder, source: str, *how: Any) -> Any:
     """Random numbers, recorded if the recording thread draws them."""
     return recorder.draw(source, *how) if _active.recorder is recorder else recorder.sources[source](*how)
-
-
-def _way(drawn: Symbol) -> tuple[str, Any]:
-    """The source and the arguments of a random draw."""
-    line = drawn.value.line
-    assert line is not None
-    return line.name, line.inputs

@@ -135,7 +135,7 @@ class Recording:
         """Raise if a result is kept anywhere but in the return value and in places that replays write to."""
         own = {*self.reach.tensors, *(leaf.grad for leaf in self.reach.leaves), *self.grads_before.values()}
         places = [place.get() for place in [*(port.place for port in self.ports), *after.ports]]
-        kept = [*own, *leaves(output), *places, *recorder.draws]
+        kept = [*own, *leaves(output), *places, *(symbol for symbol, _ in recorder.draws)]
         accounted = {*map(id, map(bare_array, kept)), *(id(symbol) for symbol, _ in self.inputs)}
         del places, kept
         others = not accounted.issuperset(id(x) for x in (ref() for ref in recorder.made) if x is not None)
