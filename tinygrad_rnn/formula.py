@@ -186,7 +186,7 @@ class Formula(ArrayOperators):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         if method != "__call__" or kwargs or ufunc.__name__ not in EXPRESSIONS:
             return NotImplemented
-        *taken, given = _dtypes(ufunc, inputs)
+        *taken, given = dtypes_of(ufunc, inputs)
         if not _is_written(ufunc.__name__, taken[0], given):
             return NotImplemented
         operands = dict(zip("ab", map(self.text.operand, inputs, taken), strict=False))
@@ -217,7 +217,7 @@ def _is_written(name: str, taken: np.dtype[Any], given: np.dtype[Any]) -> bool:
     return taken.kind == "f" or name in _ALSO_OF_INTEGERS or (given.kind == "b" and name in _WRITTEN_BETWEEN)
 
 
-def _dtypes(ufunc: Any, inputs: Sequence[Any]) -> Any:
+def dtypes_of(ufunc: Any, inputs: Sequence[Any]) -> Any:
     """The dtypes to which a ufunc converts its inputs, and that of its result. Python numbers follow the others."""
     kinds = [x.dtype if hasattr(x, "dtype") else np.dtype(bool) if isinstance(x, bool) else type(x) for x in inputs]
     return ufunc.resolve_dtypes((*kinds, None))
@@ -245,7 +245,7 @@ class _Functions:
 
     @staticmethod
     def where(condition: Formula, a: Any, b: Any) -> Formula:
-        text, kinds = condition.text, (np.dtype(bool), *_dtypes(np.add, (a, b))[:2])
+        text, kinds = condition.text, (np.dtype(bool), *dtypes_of(np.add, (a, b))[:2])
         operands = map(text.operand, (condition, a, b), kinds)
         return text.note(f"where({', '.join(operands)})", kinds[1])
 

@@ -145,8 +145,7 @@ class Backend:
         """The same without reading values on the host: each array is first divided by its largest element."""
         xp = self.xp
         flat = [x.reshape(-1).astype(np.float64) if x.size else xp.zeros(1) for x in arrays]
-        largest = row(xp, [xp.abs(x).max() for x in flat])
-        unit = self.run(_unit, largest)
+        unit = self.run(_unit, row(xp, [xp.abs(x).max() for x in flat]))
         flat = [x / unit[k] for k, x in enumerate(flat)]
         return unit * xp.sqrt(row(xp, [x.dot(x) for x in flat]))
 

@@ -123,10 +123,10 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
     return tuple([getitem(x, key=cut) for cut in cuts])
 
 
-def _bare(key: Any, x: Any, own: Any = None) -> Any:
+def _bare(key: Any, x: Any, copy: Any = None) -> Any:
     """A part of a key for x: indices as an array on x's backend, integers as Python's, anything else unchanged.
 
-    own: copies an array for the tape, which does that itself for a key that is an array, but looks into no tuple.
+    copy: copies an array for the tape, which does that itself for a key that is an array, but looks into no tuple.
     """
     if isinstance(key, (int, slice)):  # nearly always
         return key
@@ -137,8 +137,8 @@ def _bare(key: Any, x: Any, own: Any = None) -> Any:
     if isinstance(array, np.ndarray) and home.name != "numpy":
         backend.host.reading(array)
         return home.from_host(array)
-    if own and backend.is_array(key) and getattr(x, "node", None) is not None:
-        return own(key)
+    if copy and backend.is_array(key) and getattr(x, "node", None) is not None:
+        return copy(key)
     return int(array) if isinstance(array, np.integer) else array
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..backend import Array
-from ..formula import ArrayOperators
+from ..formula import ArrayOperators, dtypes_of
 from .program import Line, Program, Value, key_of
 from .views import reshape
 
@@ -17,12 +17,12 @@ from .views import reshape
 class _Traced(ArrayOperators):
     """Stands in for an array inside a kernel. It notes the NumPy functions called on it, and supports little else."""
 
-    def __init__(self, lowering: _Lowering, array: Array, value: Value) -> None:
+    def __init__(self, lowering: _Lowering, array: Array, value: Value, is_input: bool = False) -> None:
         self._lowering = lowering
         self._array = array
         self._value = value
         self._family = [self]  # aliases: an array and its views
-        self._is_input = self._stale = False
+        self._is_input, self._stale = is_input, False
         self.shape, self.dtype, self.ndim, self.size = array.shape, array.dtype, array.ndim, array.size
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
@@ -89,11 +89,7 @@ class _Lowering:
 
     def trace(self, x: Any) -> Any:
         """The stand-in for an input of the kernel. Only shape and dtype count, so all elements are 0."""
-        if not isinstance(x, Value):
-            return x
-        traced = _Traced(self, np.broadcast_to(np.zeros((), x.dtype), x.shape), x)
-        traced._is_input = True
-        return traced
+        return _Traced(self, _zeros(x.shape, x.dtype), x, is_input=True) if isinstance(x, Value) else x
 
     def note(self, kind: str, function: Callable[..., Any], inputs: tuple[Any, ...], **attributes: Any) -> _Traced:
         """Note a call, and make a stand-in for its result."""
@@ -103,21 +99,19 @@ class _Lowering:
         if kind == "op":
             array = function(np, *arrays, **attributes)
         elif kind == "dot":
-            array = np.broadcast_to(np.zeros((), np.result_type(*arrays)), (arrays[0].shape[0], arrays[1].shape[1]))
+            array = _zeros((arrays[0].shape[0], arrays[1].shape[1]), np.result_type(*arrays))
         else:
-            array = self._broadcast(function, arrays)
+            array = _zeros(np.broadcast_shapes(*map(np.shape, arrays)), dtypes_of(function, arrays)[-1])
         values = tuple(x._value if type(x) is _Traced else x for x in inputs)
         result = Value(array.shape, array.dtype)
         line = Line(kind, function.__name__, function, values, attributes, result, like=self.line)
         self.lines.append(line)
         return _Traced(self, array, line.result)
 
-    @staticmethod
-    def _broadcast(function: Any, arrays: list[Any]) -> Array:
-        small = [np.zeros((1,) * min(1, x.ndim), x.dtype) if hasattr(x, "dtype") else x for x in arrays]
-        with np.errstate(all="ignore"):
-            dtype = function(*small).dtype
-        return np.broadcast_to(np.zeros((), dtype), np.broadcast_shapes(*(np.shape(x) for x in arrays)))
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array that takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def lower(program: Program) -> None:

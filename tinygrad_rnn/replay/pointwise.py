@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,25 +30,11 @@ def is_pointwise(line: Line) -> bool:
 
 
 def _can_be_written(line: Line) -> bool:
-    text = Text()
     try:
-        result = _write(line, lambda x: _formula(text, x))
-        text.kernel([result])
+        alone, inputs = kernel([line], [line.result])
     except Exception:  # it does more than a formula can follow
         return False
-    return bool(text.computed) and bool(text.inputs) and result.dtype == line.result.dtype
-
-
-def _write(line: Line, formula: Callable[[Any], Any]) -> Formula:
-    module = [functions] if line.kind == "op" else []
-    return line.function(*module, *map(formula, line.inputs), **line.attributes)
-
-
-def _formula(text: Text, x: Any) -> Any:
-    """The stand-in for an input of a line; a constant stands for itself."""
-    if isinstance(x, Scalar):
-        return Formula(text, float, x)  # it is a float in every run
-    return Formula(text, x.dtype, x) if isinstance(x, Value) else x
+    return bool(inputs) and alone.outputs == (line.result.dtype.name,)
 
 
 def kernel(lines: list[Line], outputs: list[Value]) -> tuple[Pointwise, list[Any]]:
@@ -59,11 +44,12 @@ def kernel(lines: list[Line], outputs: list[Value]) -> tuple[Pointwise, list[Any
 
     def formula(x: Any) -> Any:
         if not isinstance(x, (Value, Scalar)):
-            return x
+            return x  # a constant stands for itself
         if id(x) not in formulas:
-            formulas[id(x)] = _formula(text, x)
+            formulas[id(x)] = Formula(text, float if isinstance(x, Scalar) else x.dtype, x)  # in every run a float
         return formulas[id(x)]
 
     for line in lines:
-        formulas[id(line.result)] = _write(line, formula)
+        module = [functions] if line.kind == "op" else []
+        formulas[id(line.result)] = line.function(*module, *map(formula, line.inputs), **line.attributes)
     return text.kernel([formulas[id(value)] for value in outputs]), text.inputs

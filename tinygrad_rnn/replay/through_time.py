@@ -88,12 +88,13 @@ def _join_classes(program: Program, kind: str, most: int, join: Callable[..., li
         runs = columns.runs(members) if at_once > 1 else []
         if not runs:
             continue
-        behind = columns.behind([line for run in runs for line in run])
+        candidates = [line for run in runs for line in run]
+        behind = columns.behind(candidates)
         before = {other for other in after if behind >> other & 1}
         if behind >> number & 1 or any(_leads_to(after, other, number, classes) for other in before):
             continue
         after[number] = before
-        chosen.append((at_once, [line for run in runs for line in run]))
+        chosen.append((at_once, candidates))
     for at_once, candidates in chosen:
         # Inputs that have just been joined lie in blocks of steps, and runs end where these do.
         for run in columns.runs(candidates):
