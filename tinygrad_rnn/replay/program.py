@@ -178,17 +178,17 @@ def _gather(tree: Iterable[Any], found: list[Value]) -> None:
 
 
 def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """A container with a function applied to its items; the container itself if none changes, the usual case."""
+    """A tree with a function applied to each leaf; containers in which none changes, the usual case, stay the same."""
+    if not isinstance(tree, (tuple, list, dict)):
+        return function(tree)
     old = tree.values() if isinstance(tree, dict) else tree
-    new = [function(child) for child in old]
+    new = [mapped(function, child) for child in old]
     return tree if all(map(operator.is_, new, old)) else rebuild(tree, new)
 
 
 def substitute(tree: Any, new: dict[Value, Value]) -> Any:
     """A tree with some of its values replaced."""
-    if type(tree) is Value:
-        return new.get(tree, tree)
-    return mapped(lambda x: substitute(x, new), tree) if isinstance(tree, (tuple, list, dict)) else tree
+    return mapped(lambda x: new.get(x, x) if type(x) is Value else x, tree)
 
 
 def key_of(tree: Any) -> Any:

@@ -175,11 +175,11 @@ class Recorder(Watcher):
                 self.see(bare(x))
             elif op is ops.getitem.op:
                 refuse("picks elements by a boolean array, and so as many as its values say")
-        array = op.kernel(self.home.xp, *map(bare, inputs), **{name: bare(x) for name, x in attributes.items()})
+        array = op.kernel(self.home.xp, *bare(inputs), **bare(attributes))
         if not backend.is_array(array):
             array = self.home.xp.asarray(array)  # NumPy returns scalars for 0-d results
-        attributes = {name: self._read(x) for name, x in attributes.items()}
-        return self._write("op", op.name, op.kernel, tuple(map(self._read, inputs)), attributes, array)
+        attributes, inputs = mapped(self._read, attributes), mapped(self._read, inputs)
+        return self._write("op", op.name, op.kernel, inputs, attributes, array)
 
     def _write(self, kind: str, name: str, function: Any, inputs: Any, attributes: Any, array: Array) -> Symbol:
         line = Line(kind, name, function, inputs, attributes, Value(array.shape, array.dtype))
@@ -188,13 +188,11 @@ class Recorder(Watcher):
         self.lines.append(line)
         return self.symbol(array, line.result)
 
-    def _read(self, tree: Any) -> Any:
-        """Arguments as a line holds them, with values in place of symbols and constant arrays."""
-        if isinstance(tree, Symbol):
-            return tree.value
-        if isinstance(tree, (tuple, list, dict)):
-            return mapped(self._read, tree)
-        return self.constant(tree) if backend.is_array(tree) else tree
+    def _read(self, x: Any) -> Any:
+        """An argument as a line holds it: the value of a symbol or of a constant array; anything else unchanged."""
+        if isinstance(x, Symbol):
+            return x.value
+        return self.constant(x) if backend.is_array(x) else x
 
     def constant(self, array: Array) -> Value:
         """The value of an array that no line computes and no port holds."""
@@ -231,11 +229,7 @@ class Recorder(Watcher):
 
 def bare(tree: Any) -> Any:
     """A tree with this run's arrays and numbers in place of symbols."""
-    if isinstance(tree, Symbol):
-        return tree.array
-    if isinstance(tree, (tuple, list, dict)):
-        return mapped(bare, tree)
-    return tree.number if isinstance(tree, Scalar) else tree
+    return mapped(lambda x: x.array if isinstance(x, Symbol) else x.number if isinstance(x, Scalar) else x, tree)
 
 
 def _deciding(op: Op, attributes: dict[str, Any]) -> list[Any]:
@@ -250,7 +244,7 @@ def _deciding(op: Op, attributes: dict[str, Any]) -> list[Any]:
 def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
     """Run a kernel, through the recorder if symbols are among its arguments."""
     arguments = (*inputs, *attributes.values())
-    if any(bare(x) is not x for x in arguments):
+    if bare(arguments) is not arguments:
         return _current().call(op, *inputs, **attributes)
     if _active.recorder is not None:
         for x in filter(backend.is_array, tree_leaves(arguments)):
