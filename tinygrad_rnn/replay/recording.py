@@ -9,7 +9,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -41,8 +40,7 @@ class Recording:
     def __init__(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], floats_change: bool
     ) -> None:
-        reach = partial(Reach, function, (args, kwargs))
-        self.reach = reach()
+        self.reach = Reach(function, (args, kwargs))
         self.grads_before = {leaf: leaf.grad for leaf in self.reach.leaves}
         self._first = self._first_with_gradient()
         drawn, held = _random_states(self.reach), _contents(self.reach)
@@ -70,8 +68,9 @@ class Recording:
                 check_output(output)
                 for place, iterator in iterators:
                     place.put(iterator)
-                self._check(reach(), drawn, held, recorder, output)
-            self._settle(reach, output)
+                after = Reach(function, (args, kwargs))
+                self._check(after, drawn, held, recorder, output)
+            self._settle(after, output)
         self.unreached = _tensors_of(recorder.constants)
         # Bare arrays whose numbers made constants; and all small ones, since NumPy may have read them unseen.
         self.seen = [
@@ -151,7 +150,7 @@ class Recording:
                     "return it, or, if it belongs to a model, pass the model in as an argument"
                 )
 
-    def _settle(self, reach: Callable[[], Reach], output: Any) -> None:
+    def _settle(self, after: Reach, output: Any) -> None:
         """Find out what the run left behind, and replace symbols by arrays and numbers.
 
         All arrays are copies: later replays must not write into what a step returned, nor may gradients share an array.
@@ -167,7 +166,7 @@ class Recording:
             place.put(bare(place.get()))
         self._settle_gradients(left, sources, arrays)
         known = {(id(place.holder), place.key) for place in self.reach.ports}
-        new_places = [place for place in reach().ports if (id(place.holder), place.key) not in known]
+        new_places = [place for place in after.ports if (id(place.holder), place.key) not in known]
         for place in new_places:
             place.put(bare(place.get()))
         # False for an optimiser's first step, which makes its buffers, and for one that gives them another dtype.
