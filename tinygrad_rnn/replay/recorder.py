@@ -55,7 +55,8 @@ class _SymbolBackend(Backend):
         return recorder.drawn
 
     def set_random_state(self, state: int) -> None:
-        _current().run_again(state)
+        _current().rerun += 1
+        _current().drawn = state
 
     def at_border(self) -> None:
         _current().rerun += 1
@@ -123,8 +124,10 @@ class Recorder(Watcher):
         self.made.append(weakref.ref(symbol))
         return symbol
 
-    def draw(self, source: str, *how: Any) -> Symbol:
-        """Random numbers, drawn anew in each replay."""
+    def draw(self, source: str, *how: Any) -> Any:
+        """Random numbers, drawn anew in each replay if the recording thread draws them."""
+        if _active.recorder is not self:
+            return self.sources[source](*how)
         self.check_draws()
         if self.drawn < len(self.draws):
             _, line = self.draws[self.drawn]
@@ -150,11 +153,6 @@ class Recorder(Watcher):
         backend.host.set_random_state(of_host)
         for _, line in self.draws[start:]:
             self.sources[line.name](*line.inputs)
-
-    def run_again(self, drawn: int) -> None:
-        """Start a rerun, from the point where ``drawn`` random draws had been made."""
-        self.rerun += 1
-        self.drawn = drawn
 
     def check_draws(self) -> None:
         """Raise if the step drew numbers that a replay would not draw."""
@@ -260,7 +258,7 @@ def recording(home: Backend) -> Iterator[Recorder]:
         try:
             _active.recorder, tape.state.keep = recorder, recorder.keep
             for source in recorder.sources:  # a dropout mask for a constant array is random too
-                vars(home)[source] = functools.partial(_drawn, recorder, source)
+                vars(home)[source] = functools.partial(recorder.draw, source)
             vars(home.host)["reading"] = recorder.see
             with tape.watching(recorder):
                 yield recorder
@@ -275,8 +273,3 @@ def recording(home: Backend) -> Iterator[Recorder]:
 def is_recording() -> bool:
     """Whether this thread is recording a step."""
     return _active.recorder is not None
-
-
-def _drawn(recorder: Recorder, source: str, *how: Any) -> Any:
-    """Random numbers, recorded if the recording thread draws them."""
-    return recorder.draw(source, *how) if _active.recorder is recorder else recorder.sources[source](*how)
