@@ -191,7 +191,8 @@ class CupyBackend(Backend):
         self._variants[owner] += 1
         too_many = self._variants[owner] > _VARIANTS
         # A function that reads a global or closed-over number would freeze its present value in the text.
-        settled = not too_many and all(map(is_settled, _functions(owner)))
+        behind = [rule.function for _, rule in owner.rules] if hasattr(owner, "rules") else [owner]
+        settled = not too_many and all(map(is_settled, behind))
         if settled and all(type(x) is own or type(x) in _PLAIN for x in values):
             written = write(call, values, own)
             if written is not None:
@@ -226,11 +227,6 @@ class CupyBackend(Backend):
 def _marked(xp: Any, values: Array, indices: Array, *, lowest: int, size: int) -> Array:
     """The values, with NaN where an index is out of range."""
     return xp.where((indices >= lowest) & (indices < size), values, np.nan)
-
-
-def _functions(owner: Any) -> list[Callable[..., Any]]:
-    """The functions behind an owner: a kernel, or a plan's rules."""
-    return [rule.function for _, rule in owner.rules] if hasattr(owner, "rules") else [owner]
 
 
 def _called(kernel: Callable[..., Array], count: int, names: tuple[str, ...], given: Sequence[Any]) -> list[Array]:
