@@ -66,7 +66,7 @@ class _SymbolBackend(Backend):
         if getattr(symbol.array, "base", None) is None and sys.getrefcount(symbol.array) <= 2:
             return False
         memory = _current().home.extent(symbol.array)
-        others = [x for x in (ref() for ref in _current().made) if x is not None and x.value is not symbol.value]
+        others = (x for x in _current().alive() if x.value is not symbol.value)
         return any(_current().home.extent(x.array) == memory for x in others)
 
     def checksum(self, array: Array) -> int:
@@ -123,6 +123,10 @@ class Recorder(Watcher):
         symbol = self.kind(array, value)
         self.made.append(weakref.ref(symbol))
         return symbol
+
+    def alive(self) -> list[Symbol]:
+        """The symbols that something refers to."""
+        return [x for x in (ref() for ref in self.made) if x is not None]
 
     def draw(self, source: str, *how: Any) -> Any:
         """Random numbers, drawn anew in each replay if the recording thread draws them."""

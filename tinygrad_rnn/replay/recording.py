@@ -137,13 +137,13 @@ class Recording:
         kept = [*own, *leaves(output), *places, *(symbol for symbol, _ in recorder.draws)]
         accounted = {*map(id, map(bare_array, kept)), *(id(symbol) for symbol, _ in self.inputs)}
         del places, kept
-        others = not accounted.issuperset(id(x) for x in (ref() for ref in recorder.made) if x is not None)
+        others = not accounted.issuperset(map(id, recorder.alive()))
         # A returned array may be kept elsewhere too: then not only the returned tensor refers to it.
         shared = any(sys.getrefcount(x.array) > 2 for x in leaves(output) if isinstance(x, Taped))
         if others or shared:  # slow: it looks at every object
             gc.collect()  # it may only live on in a cycle
             found: list[Any] = [x for x in _symbolic() if x not in own]
-            found += [x for x in (ref() for ref in recorder.made) if x is not None and id(x) not in accounted]
+            found += [x for x in recorder.alive() if id(x) not in accounted]
             if found:
                 raise CaptureError(
                     f"capture: the step keeps a result, {found[0]!r}, in an object that a replay would not reach; "
