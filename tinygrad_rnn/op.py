@@ -75,7 +75,7 @@ class Op:
         """The names of a call's inputs; those of ``*xs``, ``count`` of them, are numbered."""
         return [f"{self.inputs[0]}[{k}]" for k in range(count)] if self.variadic else self.inputs
 
-    def define(self, kind: str, table: dict[str, Any], /, **rules: Any) -> Operation:
+    def define(self, kind: str, table: dict[str, Any], rules: dict[str, Any]) -> None:
         """Add rules or merges, after checking the names in them."""
         known = {*self.known} - {*self.parents, *([] if self.variadic else ["k"])}
         for name, rule in rules.items():
@@ -92,7 +92,6 @@ class Op:
         table.update(rules)
         self.plans.clear()
         forget(self)
-        return self.function  # type: ignore[no-any-return]
 
     def plan(self, needs: int) -> Plan:
         """Make and store the plan for a set of inputs, given as bits."""
@@ -216,13 +215,19 @@ def _operation(kernel: Callable[..., Array], name: str) -> Operation:
     for known in ("__doc__", "__module__", "__qualname__"):
         setattr(function, known, getattr(kernel, known))
 
+    def vjp(**rules: Rule | None) -> Operation:
+        record.define("vjp", record.rules, rules)
+        return function
+
+    def merge(**merges: Rule) -> Operation:
+        record.define("merge", record.merges, merges)
+        return function
+
     def explain(told_by: Callable[..., str | None]) -> Callable[..., str | None]:
         record.explain = told_by
         return told_by
 
-    function.op, function.explain = record, explain
-    function.vjp = partial(record.define, "vjp", record.rules)
-    function.merge = partial(record.define, "merge", record.merges)
+    function.op, function.vjp, function.merge, function.explain = record, vjp, merge, explain
     return function
 
 
