@@ -121,9 +121,9 @@ SAMPLES: dict[str, list[Sample]] = {
         *(of((2, 3), (2, 3), (2, 3), axis=axis) for axis in (0, 1, -1)),
         *(of((), ()), of((3,)), of((0, 2), (0, 2)), S(normal(2, 3).T, normal(6, 4)[::-2, ::2])),
     ],
-    "pad": [
-        *(of((2, 3), widths=w) for w in (np.int64(1), (1, 2), ((0, 1), (2, 0)), ((1,), (2,)), ((0, 0), (0, 0)))),
-        *(S(x, widths=2, value=1.5) for x in (normal(), normal(3), normal(0, 2), normal(4, 3).T)),
+    "surround": [
+        *(of((2, 3), pairs=pairs, value=1.5) for pairs in (((0, 1), (2, 0)), ((0, 0), (0, 0)))),
+        *(S(x, pairs=((2, 2),) * x.ndim, value=0.0) for x in (normal(), normal(3), normal(0, 2), normal(4, 3).T)),
     ],
     **each("sum mean", reductions),
     "prod": [
@@ -284,6 +284,10 @@ COMPOSITES: dict[str, list[Sample]] = {
     "concatenate": [
         *(S([normal(2, 3), normal(1, 3)]), S((normal(2, 3), normal(2, 1), normal(2, 0)), axis=-1)),
         *(S([normal(3)]), S([normal(0, 2), normal(2, 2).T]), S([normal(3, 2).T, normal()], axis=None)),
+    ],
+    "pad": [
+        *(of((2, 3), widths=w) for w in (np.int64(1), (1, 2), ((0, 1), [2, 0]), ((1,), (2,)), ((0, 0), (0, 0)))),
+        *(S(x, widths=2, value=1.5) for x in (normal(), normal(3), normal(0, 2), normal(4, 3).T)),
     ],
     "std": [of((3, 4)), of((3, 4), axis=0), of((2, 3, 4), axis=(0, -1), keepdims=True, ddof=1)],
     "outer": [of((3,), (4,)), of((0,), (2,)), S(normal(6)[::-2], normal(3))],

@@ -91,6 +91,14 @@ def test_a_list_counts_as_the_array_that_it_makes_at_the_time_of_the_call() -> N
     assert x.grad.tolist() == [1 + 1 + 1, 2 + 2 * 3 + 2]
 
 
+def test_widths_that_are_changed_before_backward_change_no_gradient() -> None:
+    x, widths = tg.ones(2, 2, requires_grad=True), ((0, 1), [2, 0])
+    y = x.pad(widths)
+    widths[1][:] = 0, 2
+    (y * y).sum().backward()
+    assert x.grad.tolist() == [[2.0, 2.0], [2.0, 2.0]]
+
+
 def test_complex_numbers_are_refused_and_not_made_real() -> None:
     x = tg.ones(2, requires_grad=True)
     calls: list[Callable[[], Any]] = [

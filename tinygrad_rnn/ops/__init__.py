@@ -81,6 +81,7 @@ from .shape import (
     rows,
     squeeze,
     stack,
+    surround,
     swapaxes,
     transpose,
 )

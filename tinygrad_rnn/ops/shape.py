@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
 from ..backend import Array, refuse_complex, signature
 from ..op import check_arrays, op
 from ..tape import bare_array
@@ -165,37 +166,45 @@ def stack(xp: Any, *xs: Array, axis: int = 0, out: Array = None) -> Array:
 stack.vjp(xs=lambda g, k, axis: g[(slice(None),) * (axis % g.ndim) + (k,)])
 
 
-@op
-def pad(xp: Any, x: Array, *, widths: Any, value: float = 0.0) -> Array:
-    """x with ``value`` around it; widths are (before, after) for each axis, as in ``numpy.pad``."""
+@op(name="pad")
+def surround(xp: Any, x: Array, *, pairs: tuple[Shape, ...], value: float) -> Array:
+    """The kernel of ``pad``, with (before, after) for each axis."""
     refuse_complex(value)
-    pairs = _pairs(x.ndim, widths)
     y = xp.full(tuple(n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True)), value, x.dtype)
-    y[_inner(x.shape, widths)] = x
+    y[_inner(x.shape, pairs)] = x
     return y
 
 
-pad.vjp(x=lambda g, x_shape, widths: g[_inner(x_shape, widths)])
+surround.vjp(x=lambda g, x_shape, pairs: g[_inner(x_shape, pairs)])
 
 
-def _pairs(ndim: int, widths: Any) -> list[tuple[int, int]]:
-    """(before, after) for each axis, from a number, one pair, or a pair for each axis."""
-    if isinstance(widths, (int, np.integer)):
-        widths = (widths, widths)
-    if isinstance(widths[0], (int, np.integer)):
-        widths = (widths,)
-    pairs = [(pair[0], pair[-1]) for pair in widths]
-    if len(pairs) not in (1, ndim):
-        raise ValueError(f"{len(pairs)} pairs of widths were given for {ndim} axes")
-    if any(width < 0 for pair in pairs for width in pair):
-        raise ValueError(f"widths must not be negative, as in {pairs}; x[1:] leaves elements away")
-    return pairs * ndim if len(pairs) == 1 else pairs
-
-
-def _inner(shape: Shape, widths: Any) -> tuple[slice, ...]:
+def _inner(shape: Shape, pairs: tuple[Shape, ...]) -> tuple[slice, ...]:
     """Where the padded array holds the original."""
-    pairs = _pairs(len(shape), widths)
     return tuple(slice(before, before + n) for n, (before, _) in zip(shape, pairs, strict=True))
+
+
+def pad(x: Any, widths: Any, value: float = 0.0) -> Any:
+    """x with ``value`` around it; widths are (before, after) for each axis, as in ``numpy.pad``.
+
+    >>> pad(np.ones(2), (1, 2))
+    array([0., 1., 1., 0., 0.])
+    """
+    check_arrays("pad", x=x)
+    if backend.is_array(widths):
+        backend.host.reading(widths)
+    given = list(widths) if np.iterable(widths) else [widths]
+    needed = "widths are whole numbers: one, (before, after), or such a pair for each axis"
+    rows = [wholes(row, f"pad: {needed}", widths) for row in (given if all(map(np.iterable, given)) else [given])]
+    if any(len(row) not in (1, 2) for row in rows):
+        told = f"{needed}, not {widths!r}"
+    elif len(rows) not in (1, x.ndim):
+        told = f"{len(rows)} pairs of widths were given for {x.ndim} axes"
+    elif any(width < 0 for row in rows for width in row):
+        told = f"widths must not be negative, as in {widths!r}; x[1:] leaves elements away"
+    else:
+        pairs = tuple([(row[0], row[-1]) for row in rows])
+        return surround(x, pairs=pairs * x.ndim if len(pairs) == 1 else pairs, value=value)
+    raise misfit(f"pad: x {signature(x)}: {told}")
 
 
 def broadcasts(shape: Shape, to: Shape) -> bool:

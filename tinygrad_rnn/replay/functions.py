@@ -52,6 +52,7 @@ _BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | 
     "concatenate": ops.concatenate,
     "dot": ops.matmul,
     "matmul": ops.matmul,
+    "pad": ops.pad,
     "std": ops.std,
     "swapaxes": ops.swapaxes,
 }
