@@ -137,6 +137,10 @@ SAMPLES: dict[str, list[Sample]] = {
     ),
     **each("any all", lambda: [*reductions(mask), *reductions(distinct)]),
     "var": [*reductions(), of((3, 4), axis=0, ddof=1), of((3, 4), ddof=2, keepdims=True)],
+    "std": [
+        *(of((3, 4)), of((3, 4), axis=0), of((2, 3, 4), axis=(0, -1), keepdims=True, ddof=1), of((3, 4), ddof=2)),
+        *(S(normal(4, 3, 2).T, axis=1), S(normal(6, 8)[::-2, 1::3], axis=0)),
+    ],
     "logsumexp": [*reductions(), S(300 * normal(3, 4), axis=0)],
     "cumsum": [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), of((3,)), of((2, 0)), S(normal(4, 3).T)],
     **each(
@@ -289,7 +293,6 @@ COMPOSITES: dict[str, list[Sample]] = {
         *(of((2, 3), widths=w) for w in (np.int64(1), (1, 2), ((0, 1), [2, 0]), ((1,), (2,)), ((0, 0), (0, 0)))),
         *(S(x, widths=2, value=1.5) for x in (normal(), normal(3), normal(0, 2), normal(4, 3).T)),
     ],
-    "std": [of((3, 4)), of((3, 4), axis=0), of((2, 3, 4), axis=(0, -1), keepdims=True, ddof=1)],
     "outer": [of((3,), (4,)), of((0,), (2,)), S(normal(6)[::-2], normal(3))],
     "flatten": [of((2, 3, 4), **dims) for dims in ({}, {"start_dim": 1}, {"end_dim": -2})] + [of(()), of((0, 3))],
     "swapaxes": [of((2, 3, 4), a=a, b=b) for a, b in ((0, 1), (-1, -2), (0, -1), (1, 1))],

@@ -36,7 +36,7 @@ def sort(x: Any, axis: int | None = -1) -> Any:
     check_arrays("sort", x=x)
     if axis is None:
         return sort(flatten(x))
-    return take_along_axis(x, argsort(x, axis), axis)
+    return take_along_axis(x, argsort(x, axis_of("sort", x, axis)), axis)
 
 
 def roll(x: Any, shift: int, axis: int | None = None) -> Any:
@@ -71,7 +71,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
         return repeat(flatten(x), repeats, 0)
     shape, axis = list(x.shape), axis_of("repeat", x, axis)
     counts = host_array(repeats)
-    if counts.shape not in ((), (shape[axis],)) or counts.dtype.kind not in "iu":
+    if counts.shape not in ((), (shape[axis],)) or counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
         needed = f"{shape[axis]} whole numbers along axis {axis}, or one"
         raise misfit(f"repeat: x {signature(x)} needs {needed}, not {counts}")
     if counts.ndim:
@@ -92,6 +92,8 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
     check_arrays("tile", x=x)
     needed = "tile: reps must be a whole number, or one for each axis"
     times = wholes(reps if np.iterable(reps) else [reps], needed, reps)
+    if min(times, default=0) < 0:
+        raise misfit(f"{needed}, not {reps!r}")
     ndim = max(len(times), x.ndim)
     pairs = list(zip((1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape, strict=True))
     apart = reshape(x, tuple(n for _, length in pairs for n in (1, length)))

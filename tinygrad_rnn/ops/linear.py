@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, of, signature
-from ..op import op
+from ..op import check_arrays, op
 from ..whereabouts import misfit, whereabouts
 from .elementwise import multiply
 from .reduce import sum
@@ -128,6 +128,7 @@ def _no_map(x: Array, weight: Array, bias: Array | None) -> str | None:
 
 def outer(a: Any, b: Any) -> Any:
     """Outer product of vectors, y_ij = a_i b_j."""
+    check_arrays("outer", a=a, b=b)
     return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 

@@ -9,7 +9,7 @@ from .. import backend
 from ..backend import Array
 from ..op import op
 from .arrange import roll
-from .elementwise import sqrt, where
+from .elementwise import where
 from .shape import broadcast_to, expand_dims, flip, reshape
 from .ufunc import method
 
@@ -91,18 +91,26 @@ def var(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, ddof: i
     return x.var(axis=axis, keepdims=keepdims, ddof=ddof, out=out)
 
 
-var.vjp(
-    x=lambda g, x, axis, keepdims, ddof: (
-        spread(g / ((_count(x.shape, axis) - ddof) / 2), x.shape, axis, keepdims)
-        * (x - x.mean(axis=axis, keepdims=True))
+def _from_mean(g: Array, x: Array, axis: Axis, keepdims: bool, ddof: int) -> Array:
+    """The rule of ``var``."""
+    share = g / ((_count(x.shape, axis) - ddof) / 2)
+    return spread(share, x.shape, axis, keepdims) * (x - x.mean(axis=axis, keepdims=True))
+
+
+var.vjp(x=_from_mean)
+
+
+@op
+def std(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False, ddof: int = 0, out: Array = None) -> Array:
+    """Standard deviation, the square root of ``var``; where all elements are equal, the gradient is 0."""
+    return x.std(axis=axis, keepdims=keepdims, ddof=ddof, out=out)
+
+
+std.vjp(
+    x=lambda g, x, y, axis, keepdims, ddof: _from_mean(
+        where(y == 0, 0, g / where(y == 0, 1, 2 * y)), x, axis, keepdims, ddof
     )
 )
-
-
-def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Any:
-    """Standard deviation, the square root of ``var``; where all elements are equal, the gradient is 0."""
-    square = var(x, axis=axis, keepdims=keepdims, ddof=ddof)
-    return where(square == 0, 0, sqrt(where(square == 0, 1, square)))
 
 
 @op

@@ -53,7 +53,6 @@ _BY_NAME: dict[str, Any] = {op.name: op.function for op in registry.values()} | 
     "dot": ops.matmul,
     "matmul": ops.matmul,
     "pad": ops.pad,
-    "std": ops.std,
     "swapaxes": ops.swapaxes,
 }
 _MAKERS = ("ones_like", "full_like", "empty_like", "zeros", "ones", "full", "empty", "arange", "eye")
