@@ -94,6 +94,7 @@ def line() -> int:
         (lambda m: tg.outer(m, [1.0]), TypeError, ["outer: make a tensor of the list 'b', tg.tensor(b)"]),
         (lambda m: m.pad((1, 2, 3)), ShapeError, ["pad: x f32[2,3]: widths are whole numbers: one, (before, after), "]),
         (lambda m: m.pad(1.0), TypeError, ["pad: widths are whole numbers: one, (before, after), ", "axis, not 1.0"]),
+        (lambda m: tg.stack([m, m], 0, 1), TypeError, ["stack: after the list of arrays comes axis, not [0, 1]"]),
         (lambda m: m.clip(tg.ones(3), 2.0), TypeError, ["clip: min is a Tensor", "min.data"]),
         (lambda m: m @ nn.LSTMState(m, m), TypeError, ["matmul: b is a LSTMState, of which one field is meant: h, c"]),
         (lambda m: tg.stack([m] * 9 + [m[0]]), ShapeError, ["xs[2] f32[2,3], ..., xs[9] f32[3]: "]),

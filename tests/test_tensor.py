@@ -91,6 +91,17 @@ def test_a_list_counts_as_the_array_that_it_makes_at_the_time_of_the_call() -> N
     assert x.grad.tolist() == [1 + 1 + 1, 2 + 2 * 3 + 2]
 
 
+def test_a_list_of_arrays_may_hold_lists_and_begin_with_one() -> None:
+    x = tg.tensor([2.0, 3.0], requires_grad=True)
+    assert tg.stack([[1.0, 4.0], x], 1).tolist() == tg.stack(map(tg.tensor, [[1.0, 4.0], [2.0, 3.0]]), 1).tolist()
+    assert tg.stack([[1.0], [2.0]]).tolist() == tg.stack(x for x in [[1.0], [2.0]]).tolist() == [[1.0], [2.0]]
+    y = tg.concatenate([[1.0], x, [4.0, 5.0], []])
+    assert y.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0] == tg.concatenate([[[1.0]], x, [4.0, 5.0]], axis=None).tolist()
+    y[:3].sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0]
+    assert tg.concatenate([[1, 2], (3,)]).tolist() == [1, 2, 3]
+
+
 def test_widths_that_are_changed_before_backward_change_no_gradient() -> None:
     x, widths = tg.ones(2, 2, requires_grad=True), ((0, 1), [2, 0])
     y = x.pad(widths)

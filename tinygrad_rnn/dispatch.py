@@ -12,7 +12,7 @@ import linecache
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
+from types import FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from .backend import CHANGEABLE, PLAIN, Array, modules, namespace, plain
 from .tape import Node, Taped, clock, state
 from .tree import tree_map
+from .whereabouts import whereabouts
 from .writes import own
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ _UNWRAP = """
                 _bare |= {bit}"""
 
 _UNWRAP_ALL = """
+    if {x} and _isinstance({x}[0], _series):
+        {changed} = _in_one(_op, {x}, {attributes})
     if not {x}:
         raise _TypeError("{name}: at least one array is needed")
-    if _isinstance({x}[0], _sequence):  # one sequence of arrays, then perhaps attributes by position
-        return _op.function(*{x}[0], **({attributes} | _by_position({x}[1:])), out=out)
     _cls, _needs, _bare, _parents, {x} = _unwrap({x})"""
 
 _SEVERAL = "a kernel gives one array, not several; stack them, and take that apart"
@@ -97,7 +98,6 @@ def dispatcher(op: Op) -> Any:
     space: dict[str, Any] = {
         "_op": op,
         "_plans": op.plans,
-        "_by_position": lambda values: dict(zip(op.attributes, values, strict=False)),
         **_kernels(op),
         # The rest is the same for all.
         "_Exception": Exception,
@@ -107,6 +107,7 @@ def dispatcher(op: Op) -> Any:
         "_changeable": CHANGEABLE,
         "_clock": clock,
         "_deliver": _deliver,
+        "_in_one": _in_one,
         "_isinstance": isinstance,
         "_kept": _kept,
         "_modules": modules,
@@ -116,6 +117,7 @@ def dispatcher(op: Op) -> Any:
         "_plain": plain,
         "_plain_types": PLAIN - {list, tuple},
         "_sequence": (list, tuple),
+        "_series": (list, tuple, map, GeneratorType),
         "_several": _SEVERAL,
         "_shape_of": _shape,
         "_shapes": _shapes,
@@ -213,7 +215,7 @@ def _source(op: Op, signature: inspect.Signature) -> str:
     if op.variadic:
         (x,) = names
         inputs, call, first = x, f"*{x}", f"{x}[0]"
-        unwrap = _UNWRAP_ALL.format(x=x, name=op.name, attributes=as_dict)
+        unwrap = _UNWRAP_ALL.format(x=x, name=op.name, attributes=as_dict, changed=", ".join([x, *attributes, ""]))
         parents = []
     else:
         inputs, call, first = f"({', '.join(names)},)", ", ".join(names), names[0]
@@ -277,6 +279,15 @@ def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tu
     needs = any(value.node is not None for value in taped)
     bare = sum(1 << i for i, x in enumerate(values) if x.__class__ in modules or isinstance(x, (list, tuple)))
     return type(taped[0]), int(needs), bare, parents, arrays
+
+
+def _in_one(op: Op, values: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Any, ...]:
+    """The arrays and attributes of a call with all arrays in one sequence, then perhaps attributes by position."""
+    arrays, *given = values
+    if len(given) > len(attributes):
+        known = ", ".join(attributes) or "nothing"
+        raise TypeError(f"{op.name}: after the list of arrays comes {known}, not {given}{whereabouts()}")
+    return tuple(arrays), *given, *[*attributes.values()][len(given) :]
 
 
 def _kept(value: Any) -> Any:

@@ -150,6 +150,8 @@ def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
     except (AttributeError, TypeError, ValueError) as error:  # a list of numbers, or an array for an axis
         if getattr(axis, "ndim", 0):
             raise misfit("concatenate: arrays go in as one list, concatenate([a, b])") from error
+        if any(type(x) in (list, tuple) for x in xs):
+            return concatenate([np.asarray(x) if type(x) in (list, tuple) else x for x in xs], axis)
         join.op.fail(error, xs, {"axis": axis})
     if len(xs) == 1:
         axis_of("concatenate", xs[0], axis)
