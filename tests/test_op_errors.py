@@ -95,6 +95,8 @@ def line() -> int:
         (lambda m: m.pad((1, 2, 3)), ShapeError, ["pad: x f32[2,3]: widths are whole numbers: one, (before, after), "]),
         (lambda m: m.pad(1.0), TypeError, ["pad: widths are whole numbers: one, (before, after), ", "axis, not 1.0"]),
         (lambda m: tg.stack([m, m], 0, 1), TypeError, ["stack: after the list of arrays comes axis, not [0, 1]"]),
+        (lambda m: m * np.array([1, 2, 3], object), TypeError, ["multiply: a f32[2,3], b object[3]", "not object"]),
+        (lambda m: tg.concatenate([m[0], np.array(["a"])]), TypeError, ["concatenate: ", "real numbers", "not str"]),
         (lambda m: m.clip(tg.ones(3), 2.0), TypeError, ["clip: min is a Tensor", "min.data"]),
         (lambda m: m @ nn.LSTMState(m, m), TypeError, ["matmul: b is a LSTMState, of which one field is meant: h, c"]),
         (lambda m: tg.stack([m] * 9 + [m[0]]), ShapeError, ["xs[2] f32[2,3], ..., xs[9] f32[3]: "]),

@@ -68,8 +68,8 @@ def {name}{signature}:
         if _isinstance(_array, _sequence):
             raise _TypeError("{name}: " + _several)
         _array = _xp.asarray(_array)  # NumPy makes scalars of 0-d results
-    if _bare and _array.dtype.kind == "c":
-        _op.fail(_TypeError("tensors hold real numbers or booleans, not complex ones"), {inputs}, {attributes})
+    if _bare and _array.dtype.kind not in "fiub":
+        _op.fail(_TypeError("tensors hold real numbers or booleans, not " + _array.dtype.name), {inputs}, {attributes})
     _result = _new(_cls)
     _result.array = _array
     _result.node = None
