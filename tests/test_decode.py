@@ -295,6 +295,8 @@ def test_beams_stop_when_all_have_ended() -> None:
         (lambda d, s: nn.roll_out(d, s, [0, 1], 0, lambda y, t: y), "roll_out: at least one step"),
         (lambda d, s: nn.greedy(d, s, [0, 1], 0), "at least one step"),
         (lambda d, s: nn.sample(d, s, [0, 1], 3, temperature=-1.0), "temperature must not be negative"),
+        (lambda d, s: nn.sample(d, s, [0, 1], 3, temperature=np.nan), "temperature must not be negative or infinite"),
+        (lambda d, s: nn.sample(d, s, [0, 1], 3, temperature=np.inf), "temperature must not be negative or infinite"),
         (lambda d, s: nn.beam_search(d, s, [0, 1], 3, width=0), "width must be at least 1"),
         (lambda d, s: nn.beam_search(d, s, [0, 1], 0), "beam_search: at least one step"),
         (lambda d, s: nn.beam_search(d, s, [[0, 1]], 3), r"beam_search: start holds a token for each row"),

@@ -138,8 +138,8 @@ def sample(
     start: (B,) tokens. steps: the maximum number of tokens. end: the token that ends a row, if any.
     temperature: below 1 favours likely tokens, 0 takes the most likely one. generator: as in ``teacher_forced``.
 
-    Raises ValueError for a negative temperature, for fewer than one step, and for an end that is not a token;
-    FloatingPointError if the logits of a row contain NaN or are all -inf.
+    Raises ValueError for a temperature that is negative or infinite, for fewer than one step, and for an end that is
+    not a token; FloatingPointError if the logits of a row contain NaN or are all -inf.
 
     >>> from tinygrad_rnn import zeros
     >>> sample(lambda tokens, state: (zeros(2, 5), state), None, [0, 0], 7).tokens.shape
@@ -147,8 +147,8 @@ def sample(
     """
     who = "sample" if temperature else "greedy"
     home, tokens = _begun(who, state, start, steps)
-    if temperature < 0:
-        raise ValueError(f"sample: the temperature must not be negative, as {temperature} is")
+    if not 0 <= temperature < np.inf:
+        raise ValueError(f"sample: the temperature must not be negative or infinite, as {temperature} is")
     rng = generator or backend.host.generator
     ended, lengths, written = np.zeros(len(tokens), bool), np.zeros(len(tokens), int), []
     with no_grad():
