@@ -73,6 +73,7 @@ def line() -> int:
         (lambda m: tg.concatenate(m, m), ShapeError, ["concatenate: arrays go in as one list, concatenate([a, b])"]),
         (lambda m: tg.split(m, 2, axis=1), ValueError, ["split: ", "length 3", "2 equal parts"]),
         (lambda m: tg.einsum("ij,jk->ik", m, m), ShapeError, ["einsum: ", "f32[2,3]"]),
+        (lambda m: tg.einsum("iij->j", m), ShapeError, ["einsum: 'iij' does not name the axes of f32[2,3], a letter"]),
         (lambda m: tg.einsum(m, [0, 1]), TypeError, ["einsum: subscripts such as 'ij,jk->ik' come first, not Tensor("]),
         (lambda m: m @ 3, TypeError, ["matmul: a f32[2,3], b 3: b must be an array, such as tg.tensor(b)"]),
         (lambda m: tg.embedding(2, m), TypeError, ["embedding: indices 2, weight f32[2,3]: indices must be an array"]),

@@ -220,6 +220,8 @@ def _diagonal(x: Any, term: str) -> tuple[Any, str]:
     """An operand and its term without repeated letters: the diagonal of x along axes that share one."""
     for c in term:
         while term.count(c) > 1:
+            if len(term) != x.ndim:
+                raise misfit(f"einsum: {term!r} does not name the axes of {signature(x)}, a letter for each")
             i = term.index(c)
             j = term.index(c, i + 1)
             order = [*(a for a in range(x.ndim) if a not in (i, j)), i, j]
