@@ -88,6 +88,7 @@ def line() -> int:
         (lambda m: m.tile((2, 1.0)), TypeError, ["tile: reps must be a whole number, or one for each axis, not (2, 1"]),
         (lambda m: m.repeat(2.0), ShapeError, ["repeat: x f32[6] needs 6 whole numbers along axis 0, or one, not 2.0"]),
         (lambda m: m.repeat(-1), ShapeError, ["repeat: x f32[6] needs 6 whole numbers along axis 0, or one, not -1"]),
+        (lambda m: nn.repeat_rows(m, 1.5), ShapeError, ["repeat: x f32[2,3] needs 2 whole numbers along axis 0"]),
         (lambda m: m.tile((2, -1)), ShapeError, ["tile: reps must be a whole number, or one for each axis, not (2, -"]),
         (lambda m: m.sort(axis=2), IndexError, ["sort: x f32[2,3] has no axis 2"]),
         (lambda m: m.std(axis=2), IndexError, ["std: x f32[2,3]: axis 2 is out of bounds"]),

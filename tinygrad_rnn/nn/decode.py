@@ -236,7 +236,7 @@ def repeat_rows(state: Tree, times: int) -> Tree:
     >>> repeat_rows(tensor([[1.0], [2.0]]), 2).tolist()
     [[1.0], [1.0], [2.0], [2.0]]
     """
-    return tree_map(lambda leaf: take_rows(leaf, np.repeat(np.arange(leaf.shape[-2:][0]), times)), state)
+    return tree_map(lambda leaf: ops.repeat(leaf, times, 0 if leaf.ndim == 1 else -2), state)
 
 
 def _check_steps(who: str, steps: int) -> None:
