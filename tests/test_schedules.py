@@ -263,8 +263,11 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing(name: str) -> No
     for other in [{}, *others]:
         with pytest.raises(KeyError, match="belongs to a schedule of another kind"):
             schedule.load_state_dict(other)
-    with pytest.raises(ValueError, match="the state is of 2 groups, not of 1"):
-        schedule.load_state_dict({**before, "lrs": [9.0, 9.0], "steps": 3})
+    for which in ("lrs", "base_lrs"):
+        with pytest.raises(ValueError, match="the state is of 2 groups, not of 1"):
+            schedule.load_state_dict({**before, which: [9.0, 9.0], "steps": 3})
+        with pytest.raises(ValueError, match="lr must not be negative, but it is nan"):
+            schedule.load_state_dict({**before, which: [math.nan], "steps": 3})
     assert schedule.state_dict() == before
     assert [opt.lr] == before["lrs"]
 
@@ -326,6 +329,16 @@ def test_a_sequence_takes_no_state_of_another_length() -> None:
 def test_a_plateau_without_a_metric_says_so() -> None:
     with pytest.raises(TypeError, match="step needs the metric"):
         optim.ReduceLROnPlateau(optimizer()).step()
+
+
+def test_a_step_whose_rate_makes_no_sense_does_not_count() -> None:
+    opt = optimizer()
+    schedule = optim.LambdaLR(opt, lambda step: 1.0 - step)
+    schedule.step()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the learning rate after 2 steps would be -"):
+            schedule.step()
+    assert (schedule.steps, opt.lr) == (1, 0.0)
 
 
 def test_a_step_of_a_sequence_that_lacks_its_metric_does_not_count() -> None:

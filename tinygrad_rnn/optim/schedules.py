@@ -56,7 +56,7 @@ class Schedule:
     def begin(self, base_lrs: list[float]) -> None:
         """Set the rates of step 0."""
         self.base_lrs = base_lrs
-        self._apply()
+        self._go_to(self.steps)
 
     def rate(self, step: int, base_lr: float) -> float:
         """The learning rate, after ``step`` steps, of a group that starts with base_lr."""
@@ -67,15 +67,14 @@ class Schedule:
 
         metric: the model's current quality, for schedules that need it; a number, or a Tensor with one element.
         """
-        self.steps += 1
-        self._apply()
+        self._go_to(self.steps + 1)
 
-    def _apply(self) -> None:
-        rates = [self.rate(self.steps, base_lr) for base_lr in self.base_lrs]
+    def _go_to(self, steps: int) -> None:
+        rates = [self.rate(steps, base_lr) for base_lr in self.base_lrs]
         for rate in rates:
             if not rate >= 0:
-                self.refuse(f"the learning rate after {self.steps} steps would be {rate}")
-        self.lrs = rates
+                self.refuse(f"the learning rate after {steps} steps would be {rate}")
+        self.lrs, self.steps = rates, steps
 
     def state_dict(self) -> dict[str, Any]:
         """The schedule's progress and the current rates, without the constructor's settings."""
@@ -95,8 +94,11 @@ class Schedule:
                 f"{type(self).__name__}: the state holds {list(state)}, but {list(own)} are needed; it belongs to a "
                 f"schedule of another kind, {state.get('kind', 'which it does not tell')}"
             )
-        if len(state["lrs"]) != len(self.lrs):
-            self.refuse(f"the state is of {len(state['lrs'])} groups, not of {len(self.lrs)}")
+        for rates in (state["lrs"], state["base_lrs"]):
+            if len(rates) != len(self.lrs):
+                self.refuse(f"the state is of {len(rates)} groups, not of {len(self.lrs)}")
+            for group, rate in zip(self.optimizer.groups, rates, strict=True):
+                group._check("lr", rate)
 
     def refuse(self, what: str) -> None:
         """Raise ValueError for an invalid setting."""
