@@ -186,6 +186,10 @@ def test_what_cannot_be_had_is_said() -> None:
         next(bptt.real_time(step, xs, state, [tg.tensor(1.0)]))
     with pytest.raises(tg.ShapeError, match="the loss of a step must be a scalar"):
         next(bptt.real_time(cell, xs, state, cell.parameters()))
+    with pytest.raises(TypeError, match="real_time: the loss of step 0 is a float"):
+        next(bptt.real_time(lambda x, h: (0.0, h), xs, state, cell.parameters()))  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError, match=r"real_time: step 0 must return \(loss, state\), not ndarray"):
+        next(bptt.real_time(lambda x, h: x, xs, state, cell.parameters()))
     with pytest.raises(ValueError, match="a parameter was given twice"):
         next(bptt.real_time(step, xs, state, [*cell.parameters()] * 2))
 

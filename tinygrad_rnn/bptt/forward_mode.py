@@ -16,6 +16,7 @@ from ..tensor import Tensor, accumulate
 from ..tree import tree_leaves, tree_map
 from ..whereabouts import ShapeError
 from .state import detach
+from .trail import checked
 
 
 class Moment(NamedTuple):
@@ -57,8 +58,8 @@ def real_time(
     That is why BPTT is used wherever the past can be stored. Rows of a batch may depend on one another; if they do not,
     a call for each row costs B times less.
 
-    Raises GraphError for parameters that require no gradient, ValueError if one is given twice, ShapeError if a loss is
-    not a scalar.
+    Raises GraphError for parameters that require no gradient, ValueError if one is given twice, TypeError or ShapeError
+    if a step does not return a scalar loss and a state.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell = nn.RNNCell(2, 3)
@@ -82,7 +83,7 @@ def real_time(
             mark(t)
             state = tree_map(_begun_anew, state)
             before = _carried(state)
-            loss, after = step(x, state)
+            loss, after = checked("real_time", step(x, state), t)
             if loss.size != 1:
                 raise ShapeError(f"real_time: the loss of a step must be a scalar, not {loss!r}")
             sources = [*before, *learned]

@@ -131,7 +131,10 @@ class Trail:
         self.moments.append(moment)
         self.states.append(before)
         self._let_go()
-        loss, state = _checked(self.step(x, before), self.time)
+        loss, state = checked("truncated", self.step(x, before), self.time)
+        if loss.array.shape != ():
+            cure = "make it a scalar with .mean() or .sum() (and return the loss first, then the state)"
+            raise ValueError(f"truncated: the loss of step {self.time} has shape {loss.shape}; {cure}")
         check_successor(before, state, self.time)
         if not trusted:
             _refuse_strangers([loss, state], before, moment, self.time)
@@ -146,17 +149,14 @@ class Trail:
                 node.clear()
 
 
-def _checked(result: Any, time: int) -> tuple[Tensor, Any]:
-    """What a step returned, checked to be a scalar loss and a state."""
+def checked(who: str, result: Any, time: int) -> tuple[Tensor, Any]:
+    """What a step returned, checked to be a loss and a state."""
     if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(f"truncated: step {time} must return (loss, state), not {type(result).__name__}")
+        raise TypeError(f"{who}: step {time} must return (loss, state), not {type(result).__name__}")
     loss, state = result
     if not isinstance(loss, Tensor):
         cure = "return (loss, state), in this order, the loss a Tensor; tg.zeros(()) where a step has none"
-        raise TypeError(f"truncated: the loss of step {time} is a {type(loss).__name__}; {cure}")
-    if loss.array.shape != ():
-        cure = "make it a scalar with .mean() or .sum() (and return the loss first, then the state)"
-        raise ValueError(f"truncated: the loss of step {time} has shape {loss.shape}; {cure}")
+        raise TypeError(f"{who}: the loss of step {time} is a {type(loss).__name__}; {cure}")
     return loss, state
 
 
