@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import ChainMap, UserDict, deque
 from collections.abc import Iterator
 from enum import Enum
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from itertools import cycle
-from queue import SimpleQueue
+from queue import Queue, SimpleQueue
 from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -325,7 +326,17 @@ def test_an_iterator_that_the_step_draws_from_is_refused() -> None:
     trainer = Source()
     trainer.drawn = endless()  # type: ignore[misc]
     batches_drawn = cycle([batch(1), batch(2)]).__next__
+    several_batches, slots.scale = (endless(), endless()), endless()
+    next_of_batches = partial(next, endless())
+
+    def by_default(drawn: Any = endless()) -> Any:  # noqa: B008
+        return next(drawn).sum()
+
     for step in (
+        lambda: next(several_batches[1]).sum(),
+        lambda: next_of_batches().sum(),
+        by_default,
+        lambda: batches.send(None).sum(),
         lambda: batches_drawn().sum(),
         lambda: next(batches).sum(),
         lambda: next(held["batches"]).sum(),
@@ -335,9 +346,39 @@ def test_an_iterator_that_the_step_draws_from_is_refused() -> None:
         captured = tg.capture(step)
         captured()
         held["batches"] = iter([batch(1), batch(2), batch(3)])
-        with pytest.raises(tg.CaptureError, match=r"draws from .*(batches|drawn).*test_capture_reach\.py.*argument"):
+        with pytest.raises(
+            tg.CaptureError, match=r"draws from .*(batches|drawn|default).*test_capture_reach\.py.*argument"
+        ):
             captured()
         step()
+    for step, drawn in (
+        (next, endless()),
+        (lambda pair: next(pair[0]), (endless(), 1)),
+        (lambda s: next(s.scale), slots),
+    ):
+        captured = tg.capture(step)
+        captured(drawn)
+        with pytest.raises(
+            tg.CaptureError, match=r"draws from (an argument|argument 0\.scale),.* test_capture_reach\.py"
+        ):
+            captured(drawn)
+
+
+def test_what_a_weak_proxy_stands_for_is_no_iterator() -> None:
+    proxy = weakref.proxy(settings)
+    captured = tg.capture(lambda x: x * proxy.scale)
+    for _ in range(3):
+        equal(captured(tg.ones(3)), tg.ones(3) * settings.scale)
+
+
+def test_a_queue_that_the_step_draws_from_is_refused() -> None:
+    batches: Queue[Any] = Queue()
+    for k in range(3):
+        batches.put(batch(k))
+    captured = tg.capture(lambda: batches.get().sum())
+    captured()
+    with pytest.raises(tg.CaptureError, match=r"the step changes .*batches\.queue"):
+        captured()
 
 
 RECENT: deque[Any] = deque(maxlen=3)

@@ -19,7 +19,7 @@ from .check import CheckError
 from .op import Op
 from .plan import BoundRule
 from .record import Watcher
-from .replay.places import ABSENT, Attribute, Place
+from .replay.places import ABSENT, Place
 from .replay.reach import Reach
 from .tape import Leaf, Node, Taped, bare_array, host_array
 from .tree import tree_items, tree_map
@@ -207,7 +207,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
         return as_array(array, backend=home.name)
 
     places = [*reach.fixed, *((place, place.get()) for place in reach.ports)]
-    places = [(place, value) for place, value in places if place.is_open() or isinstance(place, Attribute)]
+    places = [(place, value) for place, value in places if place.is_open()]
     containers = [x for x, *_ in (*reach.sizes, *reach.sizes_of_ports)] + [place.holder for place, _ in places]
     contents = [(x, x.copy()) for x in {id(x): x for x in containers}.values() if _can_be_refilled(x)]
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from ..backend import Array
 from ..tape import CaptureError, Node, Taped
 from ..tensor import Tensor
 from ..tree import rebuild, tree_leaves, tree_map
+from .iterators import closed
 from .program import Value, key_of
 from .recorder import Recorder, bare
 from .symbol import Scalar, Symbol
@@ -81,7 +82,7 @@ class Arguments:
             symbol = self._recorder.port(tree, f"argument_{len(self.inputs)}")
             self.inputs.append((symbol, symbol.value))
             return symbol
-        return tree
+        return closed(tree, "an argument")
 
     def close(self) -> None:
         """Release the arguments; raise if the step has changed one, which a replay would not repeat."""

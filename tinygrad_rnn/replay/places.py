@@ -60,7 +60,7 @@ class Place:
 
     def is_open(self) -> bool:
         """Whether another value can be put there."""
-        return isinstance(self.holder, (dict, list, deque, CellType))
+        return isinstance(self.holder, (dict, list, deque))
 
 
 class Attribute(Place):
@@ -71,6 +71,9 @@ class Attribute(Place):
 
     def put(self, value: Any) -> None:
         setattr(self.holder, self.key, value)
+
+    def is_open(self) -> bool:
+        return True
 
 
 class ArrayOfGradient(Place):

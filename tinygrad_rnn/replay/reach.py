@@ -20,7 +20,6 @@ from types import (
     MappingProxyType,
     MemberDescriptorType,
     MethodType,
-    MethodWrapperType,
     ModuleType,
 )
 from typing import Any
@@ -32,6 +31,7 @@ from ..surroundings import is_installed, is_ours, is_users, names_in
 from ..tape import Leaf
 from ..tensor import Tensor, leaf_of
 from ..tree import tree_items
+from .iterators import closed
 from .places import ABSENT, PLAIN, Attribute, Place
 
 _OPAQUE = (CodeType, np.dtype, np.generic)
@@ -40,7 +40,7 @@ _PARTS = ("__self__", "__func__", "func", "args", "keywords", "fget")  # of thos
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # methods that the engine calls on any object
 _ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may use any attribute
-_HOLDERS = {"ChainMap", "Namespace", "SimpleNamespace", "UserDict", "UserList"}  # Python's own, for users' objects
+_HOLDERS = {"ChainMap", "Namespace", "Queue", "SimpleNamespace", "UserDict", "UserList"}  # Python's, for users' objects
 _MAKING = {"__init__", "__new__", "__post_init__"}
 _UNUSED = {"__del__", "__repr__", "__str__"}
 
@@ -64,7 +64,7 @@ class Reach:
         self.tensors: dict[Tensor, str] = {}  # with a path to each
         self.leaves: dict[Leaf, str] = {}
         self.generators: list[Any] = []  # of random numbers
-        self.iterators: list[Place] = []
+        self.iterators: list[tuple[Place, Any, Any]] = []  # with stand-ins that refuse to be drawn from
         self.ports: list[Place] = []  # arrays and numbers that change from call to call
         self.fixed: list[tuple[Place, Any]] = []  # all other places, with their values
         self.arrays: dict[int, tuple[str, Any]] = {}  # that no tensor holds, by id, with a path to each
@@ -106,9 +106,9 @@ class Reach:
             self.ports.append(place)
             return
         self.fixed.append((place, value))
-        source = value.__self__ if type(value) is MethodWrapperType else value  # of draw = iter(batches).__next__
-        if hasattr(type(source), "__next__") and not hasattr(source, "write") and place.is_open():  # as files do
-            self.iterators.append(place)
+        stand_in = closed(value, place.path)
+        if stand_in is not value and place.is_open():
+            self.iterators.append((place, value, stand_in))
         self._ahead.append((value, place.path, is_port))
 
     def _visit(self, x: Any, path: str, is_port: bool) -> None:
@@ -147,7 +147,7 @@ class Reach:
         elif not is_installed(type(x).__module__):
             self._object(x, path)
         elif type(x).__name__ in _HOLDERS:
-            self._namespace(vars(x), path, ("data", "maps"))
+            self._namespace(vars(x), path, ("data", "maps", "queue"))
         if isinstance(x, _CONTAINERS) and (hasattr(x, "__dict__") or is_users(type(x).__module__)):
             self._object(x, path)  # of a class of its own, such as ModuleList
 
@@ -210,7 +210,7 @@ class Reach:
                     self._look(Place(f.__globals__, name, name))
             self._namespace(vars(f), path)
             for name in ("__code__", "__defaults__", "__kwdefaults__"):  # reloading code in a notebook replaces them
-                self._look(Attribute(f, name, f"{path}.{name}"))
+                self._look(Attribute(f, name, f"{path}.{name}".lstrip(".")))
 
 
 def state_of(generator: Any) -> Any:

@@ -9,7 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from ..backend import Array, Backend
 from ..tape import CaptureError, Leaf, Taped, bare_array, collector_resting
 from ..tensor import Tensor
 from ..tree import tree_leaves
-from ..whereabouts import whereabouts
 from .arguments import Arguments, apart, check_output, copied, in_output, leaves, without_symbols
 from .places import ArrayOfGradient, Attribute, Place
 from .ports import Gradient, Port, committed, is_like
@@ -45,7 +44,7 @@ class Recording:
         self._first = self._first_with_gradient()
         drawn, held = _random_states(self.reach), _contents(self.reach)
         arrays, numbers = self._places()
-        iterators = [(place, place.get()) for place in self.reach.iterators]
+        iterators = [(place, iterator) for place, iterator, _ in self.reach.iterators]
         before = [(place, place.get()) for place in (*[place for place, _ in arrays], *numbers)]
         home = self.home = _home([value for _, value in before], (args, kwargs))
         with collector_resting(lasting=True), recording(home) as recorder:
@@ -57,8 +56,8 @@ class Recording:
                 self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in arrays]
                 for place, scalar in self.numbers:
                     place.put(scalar)
-                for place, _ in iterators:
-                    place.put(_Closed(place.path))
+                for place, _, stand_in in self.reach.iterators:
+                    place.put(stand_in)
                 output = in_output(apart, function(*arguments.args, **arguments.kwargs))
                 if refusals:
                     raise refusals[0]
@@ -227,21 +226,6 @@ class Recording:
         found = [port.after for port in self.ports if port.updated] + [g.source for g in self.grads]
         found += map(bare_array, leaves(self.output))
         return [x.value for x in found if isinstance(x, Symbol)]
-
-
-class _Closed:
-    """Stands in for an iterator while a step is recorded, and refuses to be read."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __iter__(self) -> NoReturn:
-        raise CaptureError(
-            f"capture: the step draws from {self._path}, which a replay would not do{whereabouts()}; draw before the "
-            "step, and pass in what is drawn as an argument"
-        )
-
-    __next__ = __call__ = __iter__
 
 
 def _symbolic() -> list[Tensor]:
