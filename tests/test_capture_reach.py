@@ -7,7 +7,7 @@ import weakref
 from collections import ChainMap, UserDict, deque
 from collections.abc import Iterator
 from enum import Enum
-from functools import partial, update_wrapper
+from functools import cached_property, partial, partialmethod, singledispatch, singledispatchmethod, update_wrapper
 from itertools import cycle
 from queue import Queue, SimpleQueue
 from types import MappingProxyType, ModuleType, SimpleNamespace
@@ -138,11 +138,91 @@ def _importing(x: Any) -> Any:
     return x * a_module_of_the_user.factor
 
 
+@singledispatch
+def _scaled(scale: Any, x: Any) -> Any:
+    return x
+
+
+@_scaled.register
+def _(scale: int, x: Any) -> Any:
+    return x * SCALE
+
+
+class Kind(type):
+    @property
+    def scale(cls) -> float:
+        return SCALE
+
+
+class OfKind(metaclass=Kind):
+    pass
+
+
+class Behind:
+    """Python's own classes for methods."""
+
+    def times(self, x: Any, factor: float) -> Any:
+        return x * factor * SCALE
+
+    doubled = partialmethod(times, factor=2.0)
+
+    @singledispatchmethod
+    def scaled(self, scale: Any, x: Any) -> Any:
+        return x
+
+    @scaled.register
+    def _(self, scale: int, x: Any) -> Any:
+        return x * SCALE
+
+    @cached_property
+    def scale(self) -> float:
+        return SCALE
+
+    def _put(self, found: list[float]) -> None:
+        found.append(SCALE)
+
+    put = property(None, _put)
+
+
+def _by_setter(x: Any) -> Any:
+    found: list[float] = []
+    behind.put = found
+    return x * found[0]
+
+
+def _if_defined(x: Any) -> Any:
+    try:
+        return x * DEFINED  # type: ignore[name-defined]
+    except NameError:
+        return x
+
+
+def _define(value: float) -> None:
+    globals().pop("DEFINED", None)
+    if value == 3.0:
+        globals()["DEFINED"] = value
+
+
+def _put_or_delete(holder: Any, name: str, value: Any, there: bool) -> None:
+    if there:
+        setattr(holder, name, value)
+    elif name in vars(holder):
+        delattr(holder, name)
+
+
+class Doubling(nn.Linear):
+    """Gets a ``forward`` of its own later."""
+
+
 pair, wrapping = Pair(2.0), Wrapping(lambda x: x + 1.0)
 settings, instance, slots, with_property = Settings(), Settings(), Slots(), WithProperty()
 derived, namespace, mode = Derived(), SimpleNamespace(scale=2.0), {2.0}
 inner = {"scale": 2.0}
 proxy, user_dict, chain = MappingProxyType(inner), UserDict(inner), ChainMap(inner)
+behind, doubling, bare_object = Behind(), Doubling(3, 3), SimpleNamespace()
+values, items, counted = inner.values(), inner.items(), [0]
+length = counted.__len__
+module.__getattr__ = lambda name: SCALE  # type: ignore[method-assign]
 
 
 def _set_mode(value: float) -> None:
@@ -183,6 +263,25 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "in an object that wraps a function": (lambda x: wrapping(x), lambda v: setattr(wrapping, "scale", v)),
     "an attribute of a function": (lambda x: _counted(x), lambda v: setattr(_counted, "scale", v)),
     "in a module that the step imports": (lambda x: _importing(x), lambda v: setattr(module, "factor", v)),
+    "a function for a type": (lambda x: _scaled(1, x), _set_global),
+    "a method for a type": (lambda x: behind.scaled(1, x), _set_global),
+    "a method with arguments given": (lambda x: behind.doubled(x), _set_global),
+    "a property that is cached": (lambda x: x * Behind().scale, _set_global),
+    "in a setter": (_by_setter, _set_global),
+    "a property of a class": (lambda x: x * OfKind.scale, _set_global),
+    "what a module has by __getattr__": (lambda x: x * module.anything, _set_global),
+    "the values of a dictionary": (lambda x: x * sum(values), lambda v: inner.__setitem__("scale", v)),
+    "the items of a dictionary": (lambda x: x * next(iter(items))[1], lambda v: inner.__setitem__("scale", v)),
+    "a method of a list": (lambda x: x * length(), lambda v: counted.__setitem__(slice(None), [0] * int(v))),
+    "a global that is defined later": (_if_defined, _define),
+    "an attribute that is there later": (
+        lambda x: x * 2.0 if hasattr(bare_object, "scale") else x,
+        lambda v: _put_or_delete(bare_object, "scale", v, v == 3.0),
+    ),
+    "a method that a class gets later": (
+        lambda x: doubling(x),
+        lambda v: _put_or_delete(Doubling, "forward", lambda self, x: x * 2.0, v == 3.0),
+    ),
     "by name": (lambda x: x * getattr(settings, "sca" + "le"), lambda v: setattr(Settings, "scale", v)),
 }
 

@@ -11,7 +11,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cached_property, partial, partialmethod, singledispatchmethod
 from itertools import accumulate, repeat
 from types import (
     BuiltinFunctionType,
@@ -20,6 +20,7 @@ from types import (
     MappingProxyType,
     MemberDescriptorType,
     MethodType,
+    MethodWrapperType,
     ModuleType,
 )
 from typing import Any
@@ -35,8 +36,10 @@ from .iterators import closed
 from .places import ABSENT, PLAIN, Attribute, Place
 
 _OPAQUE = (CodeType, np.dtype, np.generic)
-_WRAPPED = (BuiltinFunctionType, MethodType, partial, staticmethod, classmethod, property)
-_PARTS = ("__self__", "__func__", "func", "args", "keywords", "fget")  # of those that hold others
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_METHODS = (MethodType, MethodWrapperType, BuiltinFunctionType, staticmethod, classmethod, property)
+_WRAPPED = (*_METHODS, partial, partialmethod, singledispatchmethod, cached_property, *_VIEWS)
+_PARTS = ("__self__", "__func__", "func", "args", "keywords", "dispatcher", "fget", "fset", "mapping")  # of these
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # methods that the engine calls on any object
 _ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may use any attribute
@@ -139,11 +142,12 @@ class Reach:
             self._function(x, path)
         elif isinstance(x, ModuleType):
             if is_users(x.__name__):
-                self._namespace(vars(x), path)
+                self._namespace(vars(x), path, ("__getattr__",))
         elif "__wrapped__" in getattr(x, "__dict__", {}) and not is_users(type(x).__module__):
             self._ahead.append((x.__wrapped__, path, False))  # another captured step
         elif isinstance(x, type):
             self._inherited(x, x, path, [])
+            self._ahead.append((type(x), path, False))
         elif not is_installed(type(x).__module__):
             self._object(x, path)
         elif type(x).__name__ in _HOLDERS:
@@ -159,6 +163,8 @@ class Reach:
     def _namespace(self, names: Any, path: str, also: Any = ()) -> list[str]:
         """Look at the mentioned attributes of an object, a class or a module."""
         every = not _ANY.isdisjoint(self._mentioned)
+        if every:  # one more may be found by hasattr
+            self.sizes.append((names, len(names), path))
         found = [name for name in list(names) if every or name in self._mentioned or name in also]
         for name in found:
             self._look(Place(names, name, f"{path}.{name}".lstrip(".")))
@@ -180,6 +186,8 @@ class Reach:
         hooks = {name for c in kind.__mro__ if is_ours(c.__module__) for name in vars(c)}  # the engine may call them
         unused = _UNUSED if x is kind else _UNUSED | _MAKING  # the code may make instances of a class
         for c in (c for c in kind.__mro__ if is_users(c.__module__)):
+            if hooks:
+                self.sizes.append((vars(c), len(vars(c)), c.__name__))
             special = {name for name in vars(c) if name.startswith("__") and callable(vars(c)[name])}
             for name in self._namespace(vars(c), path, (hooks | special) - unused):
                 if x is not kind and isinstance(vars(c)[name], MemberDescriptorType):
@@ -205,10 +213,9 @@ class Reach:
                 self._ahead += [(module, name, False) for module in found if module is not None]
             for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
                 self._look(Attribute(cell, "cell_contents", name))
-            for name in read:
-                if name in f.__globals__:
-                    self._look(Place(f.__globals__, name, name))
-            self._namespace(vars(f), path)
+            for name in read:  # also one that is not there: a global may hide a builtin later
+                self._look(Place(f.__globals__, name, name))
+            self._namespace(vars(f), path, ("registry",))  # of functools.singledispatch
             for name in ("__code__", "__defaults__", "__kwdefaults__"):  # reloading code in a notebook replaces them
                 self._look(Attribute(f, name, f"{path}.{name}".lstrip(".")))
 
