@@ -26,6 +26,10 @@ class NumberError(CaptureError):
     """A step does more than arithmetic with a number that may change."""
 
 
+class MissingError(CaptureError, AttributeError):
+    """A step asks an array for something that its stand-in does not have."""
+
+
 refusals: list[CaptureError] = []  # all of a recording, as the step may catch one and go on
 
 
@@ -76,7 +80,9 @@ class Symbol(Operators):
         return f"Symbol({backend.signature(self.array)})"
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"capture: while a step is recorded, arrays have no {name!r}; use operations of tg")
+        if callable(getattr(np.ndarray, name, None)) and not name.startswith("__"):
+            refuse(f"calls {name} of an array, which is no operation", MissingError)
+        raise MissingError(f"capture: while a step is recorded, arrays have no {name!r}{whereabouts()}")
 
     def __len__(self) -> int:
         return len(self.array)
@@ -88,7 +94,10 @@ class Symbol(Operators):
         """Another symbol for the present value."""
         return type(self)(self.array, self.value)
 
-    __pos__ = copy
+    __pos__ = __copy__ = copy
+
+    def __deepcopy__(self, memo: Any) -> Symbol:
+        return self.copy()
 
     def astype(self, dtype: Any, copy: bool = True) -> Any:
         """In another dtype."""
@@ -114,6 +123,13 @@ class Symbol(Operators):
             refuse(f"calls numpy.{ufunc.__name__} on an array, which the engine cannot see; use an operation of tg")
         return registry[ufunc.__name__].function(*inputs)
 
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """NumPy calls this for its other functions: some only call a method of the array."""
+        try:
+            return function._implementation(*args, **kwargs)
+        except (TypeError, AttributeError):
+            refuse(f"calls numpy.{function.__name__} on an array, which the engine cannot see; use an operation of tg")
+
     def become(self, result: Symbol) -> Symbol:
         """Stand for another value from now on, wherever this symbol is held: what ``x += y`` does to an array."""
         if result.shape != self.shape or _shows_port(self.value):
@@ -129,6 +145,7 @@ class Symbol(Operators):
     item = tolist = refused("reads an array's numbers")
     __array__ = refused("hands an array to NumPy")
     __setitem__ = fill = sort = refused("writes into an array")
+    argsort = refused("sorts an array as NumPy does, in any order of equal elements")  # type: ignore[assignment]
 
 
 class DeviceSymbol(Symbol):
