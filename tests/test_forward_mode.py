@@ -194,6 +194,18 @@ def test_what_cannot_be_had_is_said() -> None:
         next(bptt.real_time(step, xs, state, [*cell.parameters()] * 2))
 
 
+def test_a_captured_step_is_told_that_it_cannot_be_recorded() -> None:
+    cell, xs, state, step = problem("rnn", 2, 2, 5)
+
+    @tg.capture
+    def captured() -> list[Tensor]:
+        return [moment.loss for moment in bptt.real_time(step, xs, state, cell.parameters())]
+
+    captured()
+    with pytest.raises(tg.CaptureError, match=r"the step calls real_time, .* row by row,.* test_forward_mode\.py:\d"):
+        captured()
+
+
 def test_what_a_moment_holds_stays_as_it_is() -> None:
     cell, xs, state, step = problem("rnn", 3, 2, 5)
     moments = list(bptt.real_time(step, xs, state, cell.parameters()))

@@ -11,6 +11,8 @@ import numpy as np
 from .. import backend, tape
 from ..grad import grad
 from ..grad_mode import enable_grad
+from ..replay.recorder import is_recording
+from ..replay.symbol import refuse
 from ..tape import GraphError
 from ..tensor import Tensor, accumulate
 from ..tree import tree_leaves, tree_map
@@ -59,7 +61,7 @@ def real_time(
     a call for each row costs B times less.
 
     Raises GraphError for parameters that require no gradient, ValueError if one is given twice, TypeError or ShapeError
-    if a step does not return a scalar loss and a state.
+    if a step does not return a scalar loss and a state, CaptureError in a captured step.
 
     >>> from tinygrad_rnn import nn, ones
     >>> cell = nn.RNNCell(2, 3)
@@ -76,6 +78,8 @@ def real_time(
         raise GraphError("real_time: the parameters must be leaves that require a gradient, one or more")
     if len(set(learned)) < len(learned):
         raise ValueError("real_time: a parameter was given twice, and its gradient would count twice")
+    if is_recording():
+        refuse("calls real_time, which writes its derivatives row by row")
     influence = _rows(_carried(state), learned)
     for t, x in enumerate(xs):
         birth = tape.clock()
