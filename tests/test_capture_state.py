@@ -11,6 +11,7 @@ from test_capture import arrays_of, equal
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import bptt, nn, optim
+from tinygrad_rnn.replay import recording
 
 X = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 
@@ -342,6 +343,48 @@ def test_an_optimizer_can_go_on_from_a_state_or_start_anew() -> None:
         return run
 
     alike(make, 14)
+
+
+def test_a_refused_first_step_of_an_optimizer_leaves_no_slots() -> None:
+    s = Small(optim.Adam)
+
+    @tg.capture
+    def step(x: tg.Tensor, update: bool) -> float:
+        return s.step(x).item() if update else s.gather(x).item()
+
+    step(batch(), False)
+    before = [p.numpy() for p in s.parameters]
+    with pytest.raises(tg.CaptureError, match="reads an array's numbers"):
+        step(batch(), True)
+    assert s.optimizer.slots == [{}, {}]
+    equal(s.parameters, before)
+    s.step(batch())
+    assert [slots["step"] for slots in s.optimizer.slots] == [1, 1]
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_an_interrupt_while_a_recording_is_finished_leaves_no_symbols(
+    after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s, copied = Small(optim.Adam), recording.copied
+    count = iter(range(100))
+
+    def interrupted(x: Any) -> Any:
+        if next(count) == after:
+            raise KeyboardInterrupt
+        return copied(x)
+
+    step = tg.capture(s.step)
+    step(batch())
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "copied", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            step(batch())
+    again = Small(optim.Adam)
+    again.step(batch())
+    for k in range(3):
+        equal(step(batch(k)), again.step(batch(k)), exact=False)
+    equal(s.parameters, again.parameters, exact=False)
 
 
 def test_an_optimizer_follows_a_model_to_another_dtype() -> None:

@@ -46,13 +46,14 @@ class Recording:
         arrays, numbers = self._places()
         iterators = [(place, iterator) for place, iterator, _ in self.reach.iterators]
         before = [(place, place.get()) for place in (*[place for place, _ in arrays], *numbers)]
+        filled = [(container, container.copy()) for container, *_ in self.reach.sizes_of_ports]
         home = self.home = _home([value for _, value in before], (args, kwargs))
         with collector_resting(lasting=True), recording(home) as recorder:
             self.lines = recorder.lines
             self.numbers: list[tuple[Place, Any]] = [(p, Scalar(p.get(), p.get)) for p in numbers]
             arguments = Arguments(recorder, args, kwargs, floats_change)
             self.inputs, self.floats = arguments.inputs, arguments.floats
-            with self._undone_if_refused(recorder, [*before, *iterators]):
+            with self._undone_if_refused(recorder, [*before, *iterators], filled):
                 self.ports = [Port(place, recorder.port(place.get(), place.path), later) for place, later in arrays]
                 for place, scalar in self.numbers:
                     place.put(scalar)
@@ -69,7 +70,7 @@ class Recording:
                     place.put(iterator)
                 after = Reach(function, (args, kwargs))
                 self._check(after, drawn, held, recorder, output)
-            self._settle(after, output)
+                self._settle(after, output)
         self.unreached = _tensors_of(recorder.constants)
         # Bare arrays whose numbers made constants; and all small ones, since NumPy may have read them unseen.
         self.seen = [
@@ -91,8 +92,8 @@ class Recording:
         return arrays, [place for place in self.reach.ports if not backend.is_array(place.get())]
 
     @contextmanager
-    def _undone_if_refused(self, recorder: Recorder, before: list[tuple[Place, Any]]) -> Iterator[None]:
-        """If anything in the block fails, restore all places, gradients and tensors."""
+    def _undone_if_refused(self, recorder: Recorder, before: list[tuple[Place, Any]], filled: Any) -> Iterator[None]:
+        """If anything in the block fails, restore all places, gradients and tensors, and what containers hold."""
         try:
             yield
         except BaseException as error:
@@ -100,6 +101,9 @@ class Recording:
                 backend.host.set_random_state(recorder.start)
             for leaf, g in self.grads_before.items():
                 leaf.grad = g
+            for container, held in filled:  # an optimiser's first step adds slots
+                container.clear()
+                (container.update if isinstance(container, dict) else container.extend)(held)
             for place, value in before:
                 place.put(value)
             for tensor in _symbolic():
