@@ -83,6 +83,11 @@ SAMPLES: dict[str, list[Sample]] = {
         *(of(shape, ()) for shape in ((3, 4), (), (0, 2))),
         *(S(normal(4, 3).T, np.array(0.7)), S(normal(3), np.array(1.0))),
     ],
+    "lengths_within": [S(x, longest=3) for x in (np.array([0, 3, 2]), np.arange(4)[::-2], np.zeros(0, int))],
+    "labels_among": [
+        S(np.array([[1, 2], [2, 0]]).T, np.array([2, 1]), classes=3, blank=0),
+        S(np.zeros((0, 2), int), np.zeros(0, int), classes=3, blank=1),
+    ],
     "at_most": [S(x, 9.0) for x in (normal(), normal(3, 4).T, normal(0, 3), normal(5)[::-2])],
     "refuse_nonfinite": [
         *(S(x, caller="clip", names=tuple("abcdef")) for x in (normal(6), normal(12)[::-2])),

@@ -335,6 +335,24 @@ def test_errors_inside_a_replay_come_before_anything_changes() -> None:
     assert (embedding.weight.numpy() != before).any()
 
 
+def test_lengths_and_labels_out_of_range_are_refused_in_replays_too() -> None:
+    model = nn.GRU(3, 4)
+    scores = tg.log_softmax(tg.zeros(5, 2, 3))
+    outputs = tg.capture(lambda lengths: model(tg.ones(5, 2, 3), lengths=lengths).outputs)
+    loss = tg.capture(lambda labels, lengths: nn.ctc_loss(scores, labels, lengths, lengths))
+    labels, lengths = np.array([[1, 2], [1, 1]]), np.array([2, 1])
+    for _ in range(3):
+        outputs(lengths)
+        loss(labels, lengths)
+    with pytest.raises(ValueError, match="row 1 has length 6, but lengths run from 0 to 5"):
+        outputs(np.array([2, 6]))
+    with pytest.raises(ValueError, match="label 3 is not among 3 classes"):
+        loss(labels + 1, lengths)
+    with pytest.raises(ValueError, match="row 0 has length 3, but target_lengths run from 0 to 2"):
+        loss(labels, lengths + 1)
+    assert sum(outputs._recorded.values()) == sum(loss._recorded.values()) == 1
+
+
 def test_older_graphs_notice_that_a_replay_wrote_to_their_parameters() -> None:
     model, optimizer = pair()
 

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from .. import backend, ops
+from ..backend import Array
+from ..op import op
 from ..tape import bare_array, host_array
 from ..tensor import Tensor, owned, tensor
 from ..whereabouts import ShapeError, misfit
 from .losses import reduced
 from .paths import NEVER, path_sums
+from .sequences import lengths_within
 
 
 def ctc_loss(
@@ -65,7 +68,9 @@ def ctc_loss(
     rows = _rows(given, counts, batch)
     labels = _lengths("target_lengths", counts, scores, rows.shape[1])
     inputs = _lengths("input_lengths", _beside(scores, input_lengths), scores, steps)
-    _check_labels(rows, labels, classes, blank)
+    if not 0 <= blank < classes:
+        raise ValueError(f"ctc_loss: blank {blank} is not among {classes} classes")
+    rows = labels_among(rows, labels, classes=classes, blank=blank)
     symbols = _symbols(rows, labels, blank)
 
     # Path sums by the symbol reached, for the whole batch. Impossible paths have the log NEVER.
@@ -134,10 +139,7 @@ def _lengths(name: str, lengths: Tensor | None, scores: Tensor, longest: int) ->
         return tensor(np.full(batch, longest), backend=scores.backend)
     if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
         raise ShapeError(f"ctc: {name} must be {batch} integers, not {lengths.dtype} of shape {lengths.shape}")
-    values = lengths.array
-    if isinstance(values, np.ndarray) and batch and not 0 <= values.min() <= values.max() <= longest:
-        raise ValueError(f"ctc: {name} must be between 0 and {longest}, but they are {values.tolist()}")
-    return lengths.astype(np.int64)
+    return lengths_within(lengths, longest=longest, name=name).astype(np.int64)  # type: ignore[no-any-return]
 
 
 def _rows(targets: Tensor | None, lengths: Tensor | None, batch: int) -> Tensor:
@@ -159,15 +161,18 @@ def _rows(targets: Tensor | None, lengths: Tensor | None, batch: int) -> Tensor:
     return tensor(rows, backend=targets.backend)
 
 
-def _check_labels(rows: Tensor, lengths: Tensor, classes: int, blank: int) -> None:
-    if not 0 <= blank < classes:
-        raise ValueError(f"ctc_loss: blank {blank} is not among {classes} classes")
-    labels = rows.array
-    if isinstance(labels, np.ndarray):
-        real = np.arange(labels.shape[1]) < lengths.array[:, None]
-        wrong = labels[real & ((labels < 0) | (labels >= classes) | (labels == blank))]
+@op(name="ctc_loss")
+def labels_among(xp: Any, rows: Array, lengths: Array, *, classes: int, blank: int) -> Array:
+    """Labels as they are; ValueError unless all within their lengths are classes. A device does not look."""
+    if isinstance(rows, np.ndarray):
+        real = np.arange(rows.shape[1]) < lengths[:, None]
+        wrong = rows[real & ((rows < 0) | (rows >= classes) | (rows == blank))]
         if wrong.size:
-            raise ValueError(f"ctc_loss: label {wrong[0]} is not among {classes} classes, or it is the blank, {blank}")
+            raise ValueError(f"label {wrong[0]} is not among {classes} classes, or it is the blank, {blank}")
+    return rows
+
+
+labels_among.vjp(rows=None, lengths=None)
 
 
 def _symbols(rows: Tensor, lengths: Tensor, blank: int) -> Tensor:

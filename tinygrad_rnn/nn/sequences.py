@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .. import backend, ops
-from ..backend import signature
+from ..backend import Array, signature
+from ..op import op
 from ..ops import where
 from ..tape import bare_array
 from ..tensor import Tensor
@@ -48,8 +49,7 @@ def length_mask(lengths: Any, steps: int) -> Any:
     lengths: (B,) integers from 0 to steps, as a list, an array or a Tensor.
 
     Raises TypeError if they are not integers, ValueError if they are not of shape (B,) or out of range. The range is
-    not checked on a device, where the host would have to wait, nor in replays of a captured step; a length beyond the
-    end then means all steps.
+    not checked on a device, where the host would have to wait; a length beyond the end then means all steps.
 
     >>> length_mask([2, 0, 1], 2).tolist()
     [[True, False, True], [True, False, False]]
@@ -63,12 +63,19 @@ def length_mask(lengths: Any, steps: int) -> Any:
         raise TypeError(f"lengths: integers are needed, one for each row, not {signature(bare)}{cure}")
     if bare.ndim != 1:
         raise ValueError(f"lengths: one for each row is needed, shape (B,), not {signature(bare)}")
-    if isinstance(bare, np.ndarray) and bare.size and not 0 <= bare.min() <= bare.max() <= steps:
-        row = int(np.argmax((bare < 0) | (bare > steps)))
-        raise ValueError(
-            f"lengths: row {row} has length {bare[row]}, but lengths run from 0 to {steps}, the steps given"
-        )
-    return ops.less(backend.of(bare).xp.arange(steps)[:, None], lengths)
+    return ops.less(backend.of(bare).xp.arange(steps)[:, None], lengths_within(lengths, longest=steps))
+
+
+@op(name="lengths")
+def lengths_within(xp: Any, lengths: Array, *, longest: int, name: str = "lengths") -> Array:
+    """Lengths as they are; ValueError unless all run from 0 to ``longest``. A device does not look: it would wait."""
+    if isinstance(lengths, np.ndarray) and lengths.size and not 0 <= lengths.min() <= lengths.max() <= longest:
+        row = int(np.argmax((lengths < 0) | (lengths > longest)))
+        raise ValueError(f"row {row} has length {lengths[row]}, but {name} run from 0 to {longest}")
+    return lengths
+
+
+lengths_within.vjp(lengths=None)
 
 
 def time_major(who: str, x: Any, lengths: Any = None, mask: Any = None, batch_first: bool = False) -> tuple[Any, Any]:
