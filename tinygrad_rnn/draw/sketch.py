@@ -109,7 +109,8 @@ def sketch(
     nodes = _behind(roots, horizon)
     known = _names(names)
     loops = stretches(nodes)
-    hidden = _folded(sorted({step for loop in loops for step in loop.steps}), fold)
+    every = sorted({step for loop in loops for step in loop.steps})
+    hidden = () if fold is None or len(every) < 2 * fold + 2 else tuple(every[fold : len(every) - fold])
     boxes: dict[int, Item] = {n.id: _leaf(n, known.get(n, "")) for n in nodes if isinstance(n, Leaf)}
     leaves, bands = list(boxes.values()), []
     for k, loop in enumerate(loops):
@@ -148,13 +149,6 @@ def _names(names: Any) -> dict[Any, str]:
         raise TypeError("draw: names are a module, or names and tensors, as from named_parameters()") from None
 
 
-def _folded(steps: Sequence[int], fold: int | None) -> tuple[int, ...]:
-    """The steps to leave out, if there are at least two."""
-    if fold is None or len(steps) < 2 * fold + 2:
-        return ()
-    return tuple(steps[fold : len(steps) - fold])
-
-
 def _leaf(node: Leaf, name: str) -> Item:
     return Item(node.id, name or repr(node), signature(node), "leaf", name or repr(node))
 
@@ -171,11 +165,10 @@ def _operation(node: Node, step: int | None, name: str) -> Item:
         for input, parent in zip(op.names(len(node.parents)), node.parents, strict=bool(node))  # a hollow node has none
         if parent is None and input not in op.optional
     ]
-    label = f"{node!r} {name}".rstrip()
     key = node.saved.get("key") if op.name == "getitem" else None
     title = _SIGNS.get(op.name, op.name) if key is None else _index(key)
-    detail = (name or signature(node)) + ", run again" * hasattr(node, "again")
-    return Item(node.id, title, detail, kind, label, step, constants)
+    detail = signature(node) + ", run again" * hasattr(node, "again")
+    return Item(node.id, f"{title} {name}".rstrip(), detail, kind, f"{node!r} {name}".rstrip(), step, constants)
 
 
 def _index(key: Any) -> str:
@@ -202,10 +195,8 @@ def _step(members: Sequence[Node], step: int, known: Mapping[Any, str]) -> Item:
     return Item(last, title or "step", f"{len(members)} operations", "step", f"{title or 'step'}#{last}", step)
 
 
-def _rules(node: Node | Leaf) -> dict[int, Any]:
+def _rules(node: Node) -> dict[int, Any]:
     """The gradient rules of a node, by the place of the input among its items."""
-    if isinstance(node, Leaf):
-        return {}
     return dict(node.plan.every(node) if node.plan.variadic else node.plan.rules)
 
 
@@ -213,7 +204,7 @@ def _followed(nodes: Sequence[Node | Leaf], entered: set[int], horizon: int) -> 
     """The edges that backward follows from the roots on, as (child's id, place), if it stops at the horizon."""
     taken = set()
     for node in reversed(nodes):
-        if node.id in entered:
+        if isinstance(node, Node) and node.id in entered:
             rules = _rules(node)
             for edge in edges_of(node):
                 if edge.place in rules and (isinstance(edge.parent, Leaf) or edge.parent.id >= horizon):
