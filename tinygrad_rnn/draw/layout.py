@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import add
 
 from .sketch import Band, Item, Link, Sketch
 
@@ -26,9 +28,9 @@ class Box:
     """The place of an item. ``column`` is None outside time steps; a ``wide`` box spans all time steps."""
 
     item: Item
-    row: int
-    column: int | None
+    column: int | None = None
     wide: bool = False
+    row: int = 0
     lane: float = 0.5  # where in its row, from 0 to 1
     x: float = 0.0
     y: float = 0.0
@@ -75,14 +77,13 @@ class Layout:
         self.pitch = pitch
         self.steps = sorted({step for band in sketch.bands for step in band.columns})
         self.rows: list[list[Box]] = []
-        self.timed: list[bool] = []  # for each row: whether it lies within time steps, so that gutters pass it
         self.spans: list[tuple[Band, int, int]] = []  # the rows of each loop over time
         self.boxes: dict[Item, Box] = {}
         self.inputs: dict[Item, list[Link]] = defaultdict(list)
         for link in sketch.links:
             self.inputs[link.child].append(link)
         for k in range(0, len(sketch.leaves), LEAVES_IN_A_ROW):
-            self._add_row([Box(item, 0, None) for item in sketch.leaves[k : k + LEAVES_IN_A_ROW]], timed=False)
+            self._add_row([Box(item) for item in sketch.leaves[k : k + LEAVES_IN_A_ROW]])
         self.wide = _wide(sketch)
         for band in sketch.bands:
             self._add_band(band)
@@ -97,7 +98,7 @@ class Layout:
 
     # ---- which row and which column ----
 
-    def _add_row(self, row: list[Box], timed: bool) -> None:
+    def _add_row(self, row: list[Box]) -> None:
         for box in row:
             box.row = len(self.rows)
             item, letter = box.item, 6.8 if box.item.kind == "leaf" else TITLE_WIDTH
@@ -105,7 +106,6 @@ class Layout:
             box.width = max(letter * len(item.title), DETAIL_WIDTH * len(item.detail), 10.0 * ports) + 14
             self.boxes[box.item] = box
         self.rows.append(row)
-        self.timed.append(timed)
 
     def _add_band(self, band: Band) -> None:
         first = len(self.rows)
@@ -113,11 +113,11 @@ class Layout:
             for level in self._levels(band.items, None):
                 narrow = [box for box in level if not box.wide]
                 for row in ([narrow] if narrow else []) + [[box] for box in level if box.wide]:
-                    self._add_row(row, timed=False)
+                    self._add_row(row)
             return
         cells = [self._levels(items, self.steps.index(step)) for step, items in band.columns.items()]
         for k in range(max(map(len, cells))):
-            self._add_row([box for levels in cells if k < len(levels) for box in levels[k]], timed=True)
+            self._add_row([box for levels in cells if k < len(levels) for box in levels[k]])
         self.spans.append((band, first, len(self.rows) - 1))
 
     def _levels(self, items: list[Item], column: int | None) -> list[list[Box]]:
@@ -128,7 +128,7 @@ class Layout:
         for item in items:  # in order of creation, so parents come first
             depth[item] = max((depth[k.parent] + 1 for k in self.inputs[item] if k.parent in depth), default=0)
             levels += [[] for _ in range(depth[item] + 1 - len(levels))]
-            levels[depth[item]].append(Box(item, 0, column, item in self.wide))
+            levels[depth[item]].append(Box(item, column, item in self.wide))
         for level in levels:
             for box in level:
                 above = [lanes[k.parent] for k in self.inputs[box.item] if k.parent in lanes]
@@ -143,7 +143,7 @@ class Layout:
         (above, below), parent, child = sorted(wire.gaps), wire.parent, wire.child
         if above == below:
             return None
-        if not all(self.timed[above + 1 : below + 1]):
+        if any(row[0].column is None for row in self.rows[above + 1 : below + 1]):  # these have no gutters inside
             last = len(self.steps)
             side = parent.lane if parent.column is None else (parent.column + 0.5) / last
             return 0 if parent.item.kind == "leaf" or side < 0.5 else last
@@ -165,23 +165,20 @@ class Layout:
         for (_, column), cell in cells.items():
             if column is not None:
                 widths[column] = max(widths[column], _breadth(cell))
-        spans: dict[int, dict[Item, list[float]]] = defaultdict(dict)
+        spans: dict[int, dict[Item, list[float]]] = defaultdict(lambda: defaultdict(list))
         for wire in self.wires:
             if wire.gutter is not None:
-                spans[wire.gutter].setdefault(wire.parent.item, []).extend(wire.gaps)
+                spans[wire.gutter][wire.parent.item] += wire.gaps
         tracks = {gutter: left_edge(nets) for gutter, nets in spans.items()}
         gutters = [20 + self.pitch * _count(tracks.get(k, {})) for k in range(len(self.steps) + 1)]
         outside = max((_breadth(cell) for (_, column), cell in cells.items() if column is None), default=0.0)
-        inner = max(outside, sum(widths) + sum(gutters[1:-1]))
+        within = sum(widths) + sum(gutters[1:-1])
+        inner = max(outside, within)
         left = MARGIN + gutters[0]
         self.width = left + inner + gutters[-1] + MARGIN
-        x = left + (inner - sum(widths) - sum(gutters[1:-1])) / 2
-        self.lefts, self.widths = [], widths
-        starts = [MARGIN]
-        for width, gutter in zip(widths, gutters[1:], strict=False):
-            self.lefts.append(x)
-            starts.append(x + width)
-            x += width + gutter
+        self.lefts = [*accumulate(map(add, widths, gutters[1:]), initial=left + (inner - within) / 2)][:-1]
+        self.widths = widths
+        starts = [MARGIN, *map(add, self.lefts, widths)]
         starts[-1] = left + inner
         self.gutter_x = {
             (k, item): starts[k] + 10 + self.pitch * (track + 0.5)
@@ -227,11 +224,11 @@ class Layout:
     # ---- from top to bottom ----
 
     def _place_rows(self) -> None:
-        spans: dict[int, dict[Item, list[float]]] = defaultdict(dict)
+        spans: dict[int, dict[Item, list[float]]] = defaultdict(lambda: defaultdict(list))
         for wire in self.wires:
             for gap, ends in self._sideways(wire):
                 if ends[0] != ends[1]:
-                    spans[gap].setdefault(wire.parent.item, []).extend(ends)
+                    spans[gap][wire.parent.item] += ends
         self.tracks = {gap: left_edge(nets, apart=6) for gap, nets in spans.items()}
         self.last_rows = {last for _, _, last in self.spans}
         y, self.tops = MARGIN, []
