@@ -185,7 +185,7 @@ def test_captured_steps_that_are_dropped_do_not_pile_up() -> None:
         return len(gc.get_objects())
 
     gc.collect()
-    counts = [trial() for _ in range(64)]
+    counts = [trial() for _ in range(40)]
     each = median(b - a for a, b in pairwise(counts))
     assert each > 500
     assert max(counts) - min(counts) < 32 * each
