@@ -15,8 +15,6 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import CaptureError, bptt, nn, optim, tape
 from tinygrad_rnn.op import registry
 
-Setting = tuple[Callable[..., Any], Callable[[], Any]]  # a step, and what to look at after each call
-
 
 def _bare(x: Any) -> Any:
     if isinstance(x, (tuple, list)):
@@ -24,114 +22,186 @@ def _bare(x: Any) -> Any:
     return x.tolist() if hasattr(x, "tolist") else x
 
 
-def told(make: Callable[[], Setting], wrap: Any, calls: int = 6) -> list[Any]:
-    step, look = make()
-    run = wrap(step)
-    return [_bare((run(tg.full(2, k + 1.0)), look())) for k in range(calls)]
+def _leaves() -> list[tg.Tensor]:
+    return [tg.tensor(x, requires_grad=True) for x in ([1.0, 2.0], [1.0, 3.0], [2.0, 5.0])]
 
 
-# ---- gradients that are replaced ----
+def _told(run: Any, leaves: Any, outside: Any = (), calls: int = 8) -> list[Any]:
+    """What a step returns, all leaves and their gradients, with something done outside before some calls."""
+    outside, found = dict(outside), []
+    for k in range(calls):
+        if k in outside:
+            outside[k](*leaves)
+        result = run(tg.full(2, k + 1.0))
+        found.append(_bare((result, [leaf if leaf.grad is None else (leaf, leaf.grad) for leaf in leaves])))
+    return found
 
 
-def _leaves() -> tuple[tg.Tensor, tg.Tensor]:
-    return tg.tensor([1.0, 2.0], requires_grad=True), tg.tensor([1.0, 3.0], requires_grad=True)
+# ---- gradients and arrays that are replaced and exchanged, inside and outside ----
 
 
-def _grads(*leaves: tg.Tensor) -> Callable[[], Any]:
-    return lambda: [leaf if leaf.grad is None else (leaf, leaf.grad) for leaf in leaves]
+def zeroed_after_use(a: Any, b: Any, c: Any, x: Any) -> Any:
+    (b * b * x).sum().backward()
+    g = b.grad
+    b.grad = b.grad * 0
+    b.data = b.data - 0.01 * g.data
+    return g
 
 
-def zeroed_after_use() -> Setting:
-    b, _ = _leaves()
-
-    def step(x: Any) -> Any:
-        (b * b * x).sum().backward()
-        g = b.grad
-        b.grad = b.grad * 0
-        b.data = b.data - 0.01 * g.data
-        return g
-
-    return step, _grads(b)
+def replaced_by_a_constant(a: Any, b: Any, c: Any, x: Any) -> Any:
+    (b * b * x).sum().backward()
+    g, b.grad = b.grad, tg.zeros(2)
+    return g
 
 
-def replaced_by_a_constant() -> Setting:
-    b, _ = _leaves()
-
-    def step(x: Any) -> Any:
-        (b * b * x).sum().backward()
-        g, b.grad = b.grad, tg.zeros(2)
-        return g
-
-    return step, _grads(b)
+def twice_from_none(a: Any, b: Any, c: Any, x: Any) -> Any:
+    (b * b * x).sum().backward()
+    g, b.grad = b.grad, None
+    (b * x).sum().backward()
+    return g
 
 
-def twice_from_none() -> Setting:
-    b, _ = _leaves()
-
-    def step(x: Any) -> Any:
-        (b * b * x).sum().backward()
-        g, b.grad = b.grad, None
-        (b * x).sum().backward()
-        return g
-
-    return step, _grads(b)
+def shrunk(a: Any, b: Any, c: Any, x: Any) -> Any:
+    (b * b * x).sum().backward()
+    b.grad = b.grad * 0.5
+    return b.grad
 
 
-def shrunk() -> Setting:
-    b, _ = _leaves()
-
-    def step(x: Any) -> Any:
-        (b * b * x).sum().backward()
-        b.grad = b.grad * 0.5
-        return b.grad
-
-    return step, _grads(b)
+def given_to_another(a: Any, b: Any, c: Any, x: Any) -> Any:
+    a.grad = None
+    (a * a * x).sum().backward()
+    b.grad = a.grad
+    return a.grad
 
 
-def given_to_another() -> Setting:
-    a, b = _leaves()
-
-    def step(x: Any) -> Any:
-        a.grad = None
-        (a * a * x).sum().backward()
-        b.grad = a.grad
-        return a.grad
-
-    return step, _grads(a, b)
+def given_and_replaced(a: Any, b: Any, c: Any, x: Any) -> Any:
+    (a * a * x).sum().backward()
+    b.grad, a.grad = a.grad, a.grad * 2
+    return b.grad + a.grad
 
 
-def given_and_replaced() -> Setting:
-    a, b = _leaves()
+def old_gradient_written_to(a: Any, b: Any, c: Any, x: Any) -> Any:
+    g = c.grad.data if c.grad is not None else None
+    c.grad = None
+    (c * c * x).sum().backward()
+    if g is None:
+        return x.data
+    g *= 0.5
+    return g
 
-    def step(x: Any) -> Any:
-        (a * a * x).sum().backward()
-        b.grad, a.grad = a.grad, a.grad * 2
-        return b.grad + a.grad
 
-    return step, _grads(a, b)
+def lent_before_it_grows(a: Any, b: Any, c: Any, x: Any) -> Any:
+    if c.grad is not None:
+        a.grad = c.grad.detach()
+    (c * c * x).sum().backward()
+    return x * 1
+
+
+def taken_from_one_who_keeps_it(a: Any, b: Any, c: Any, x: Any) -> Any:
+    (a * a * x).sum().backward()
+    a.grad = b.grad
+    return x * 1
+
+
+def plain(a: Any, b: Any, c: Any, x: Any) -> Any:
+    ((a * a + 2 * b + 3 * c) * x).sum().backward()
+    return x * 1
+
+
+def moved(a: Any, b: Any, c: Any, x: Any) -> Any:
+    a.data = a.data + b.data * x.data
+    return x * 1
+
+
+def made_anew(a: Any, b: Any, c: Any, x: Any) -> Any:
+    a.grad = None
+    ((a * a + b + 2 * c) * x).sum().backward()
+    return x * 1
+
+
+def one_made_anew(a: Any, b: Any, c: Any, x: Any) -> Any:
+    c.grad = None
+    (a * b * c * x).sum().backward()
+    return x * 1
+
+
+def _grown(a: Any, b: Any, c: Any) -> None:
+    b.grad = tg.full(2, 100.0)
+
+
+def _lend(a: Any, b: Any, c: Any) -> None:
+    c.grad = a.grad
+
+
+def _swap(name: str) -> Callable[..., None]:
+    def swap(a: Any, b: Any, c: Any) -> None:
+        first, second = getattr(b, name), getattr(a, name)
+        setattr(a, name, first)
+        setattr(b, name, second)
+
+    return swap
+
+
+def _share(a: Any, b: Any, c: Any) -> None:
+    c.grad = b.grad
+
+
+def _share_back(a: Any, b: Any, c: Any) -> None:
+    a.grad = b.grad = c.grad
+
+
+def _share_otherwise(a: Any, b: Any, c: Any) -> None:
+    c.grad = tg.zeros(2)
+    b.grad = a.grad
 
 
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize(
-    "make",
-    [zeroed_after_use, replaced_by_a_constant, twice_from_none, shrunk, given_to_another, given_and_replaced],
+    ("step", "outside"),
+    [
+        (zeroed_after_use, {}),
+        (replaced_by_a_constant, {}),
+        (twice_from_none, {}),
+        (shrunk, {}),
+        (given_to_another, {}),
+        (given_to_another, {4: _grown}),
+        (given_and_replaced, {}),
+        (old_gradient_written_to, {}),
+        (lent_before_it_grows, {}),
+        (taken_from_one_who_keeps_it, {0: _grown}),
+        (plain, {2: _share, 5: _share_otherwise}),
+        (plain, {4: _swap("grad"), 6: _swap("grad")}),
+        (plain, {4: _swap("data"), 6: _swap("data")}),
+        (moved, {4: _swap("data"), 6: _swap("data")}),
+        (made_anew, {4: _swap("grad"), 6: _lend}),
+        (made_anew, {3: _lend, 4: _lend}),
+        (one_made_anew, {1: _share_back, 4: _share_back, 6: _share_back}),
+    ],
 )
-def test_gradients_that_are_replaced(make: Callable[[], Setting], exact: bool) -> None:
-    assert told(make, tg.capture(exact=exact)) == told(make, lambda step: step)
-
-
-def test_a_shared_gradient_that_is_parted_outside_is_noticed() -> None:
+def test_gradients_and_arrays_that_change_places(step: Any, outside: Any, exact: bool) -> None:
     def run(wrap: Any) -> list[Any]:
-        step, look = given_to_another()
-        step, found = wrap(step), []
-        b = look()[1][0] if isinstance(look()[1], tuple) else look()[1]
-        for k in range(7):
-            if k == 4:
-                b.grad = tg.full(2, 100.0)
-            found.append(_bare((step(tg.full(2, k + 1.0)), look())))
-        return found
+        a, b, c = _leaves()
+        return _told(wrap(lambda x: step(a, b, c, x)), (a, b, c), outside)
 
-    assert run(tg.capture) == run(lambda step: step)
+    assert run(tg.capture(exact=exact)) == run(lambda step: step)
+
+
+def test_gradients_that_clipping_left_as_they_were_can_be_written_to() -> None:
+    def run(wrap: Any) -> list[Any]:
+        a, b, c = _leaves()
+        opt = optim.SGD([a, b], lr=0.01)
+
+        def step(x: Any) -> Any:
+            (a * a * b * x).sum().backward()
+            tg.clip_grad_norm_([a, b], 1e9)
+            for p in (a, b):
+                p.grad.data *= 0.5  # type: ignore[union-attr]
+            opt.step()
+            return x * 1
+
+        return _told(wrap(step), (a, b, c), calls=5)
+
+    assert run(tg.capture(exact=True)) == run(lambda step: step)
 
 
 # ---- arguments ----
@@ -268,7 +338,7 @@ def test_a_learning_rate_that_is_assigned_in_the_step_is_checked_before_anything
 
 
 def test_numbers_that_are_returned_are_those_of_this_step() -> None:
-    def adam() -> Setting:
+    def run(wrap: Any) -> list[Any]:
         w = tg.ones(2, requires_grad=True)
         opt = optim.Adam([w])
 
@@ -279,9 +349,10 @@ def test_numbers_that_are_returned_are_those_of_this_step() -> None:
             before, opt.lr = opt.lr, opt.lr * 0.5
             return opt.slots[0]["step"], before
 
-        return step, lambda: opt.lr
+        step = wrap(step)
+        return [_bare((step(tg.full(2, k + 1.0)), opt.lr)) for k in range(6)]
 
-    assert told(adam, tg.capture) == told(adam, lambda step: step)
+    assert run(tg.capture) == run(lambda step: step)
 
 
 def test_constants_that_are_returned_belong_to_the_caller() -> None:
@@ -321,7 +392,7 @@ def test_writing_into_what_is_held_elsewhere_is_refused(name: str) -> None:
 
 
 def test_a_copy_taken_before_writing_is_what_it_was() -> None:
-    def make() -> Setting:
+    def run(wrap: Any) -> list[Any]:
         w = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
 
         def step(x: Any) -> Any:
@@ -329,9 +400,9 @@ def test_a_copy_taken_before_writing_is_what_it_was() -> None:
             w.data *= 0.5
             return whole * 1, row, w.data[0] * 1, w.data.cumsum()
 
-        return step, lambda: w
+        return _told(wrap(step), [w], calls=6)
 
-    assert told(make, tg.capture) == told(make, lambda step: step)
+    assert run(tg.capture) == run(lambda step: step)
 
 
 def test_elements_picked_by_a_boolean_array_are_refused() -> None:
@@ -359,7 +430,7 @@ class Watched(nn.WeightedCell):
 
 
 def test_a_sum_that_is_read_twice() -> None:
-    def make() -> Setting:
+    def run(wrap: Any) -> list[Any]:
         tg.manual_seed(0)
         cell, rng = Watched(SIZE, SIZE), np.random.default_rng(0)
         opt = optim.Adam(cell.parameters(), lr=0.02)
@@ -371,14 +442,10 @@ def test_a_sum_that_is_read_twice() -> None:
             opt.step()
             return loss
 
-        return step, lambda: tg.tensor(rng.standard_normal((STEPS, 3, SIZE), dtype=np.float32))
+        step = wrap(step)
+        return [step(tg.tensor(rng.standard_normal((STEPS, 3, SIZE), dtype=np.float32))).item() for _ in range(8)]
 
-    found = []
-    for wrap in (lambda step: step, tg.capture):
-        step, draw = make()
-        run = wrap(step)
-        found.append([run(draw()).item() for _ in range(8)])
-    np.testing.assert_allclose(*found, rtol=1e-5)
+    np.testing.assert_allclose(run(tg.capture), run(lambda step: step), rtol=1e-5)
 
 
 @pytest.mark.parametrize("axes", [(0, 1), (1, 0), (-1, -2)])
@@ -490,169 +557,7 @@ def test_a_step_that_hands_a_tensor_to_numpy_is_refused_with_its_line() -> None:
         step(tg.ones(2))
 
 
-# ---- gradients and arrays that are exchanged, inside and outside ----
-
-
-def _run(
-    make: Callable[[], tuple[Any, ...]], wrap: Any, outside: dict[int, Callable[..., None]], calls: int = 8
-) -> Any:
-    """What the step returns, all leaves and their gradients, with something done outside before some calls."""
-    step, *leaves = make()
-    run, found = wrap(step), []
-    for k in range(calls):
-        if k in outside:
-            outside[k](*leaves)
-        found.append(_bare((run(tg.full(2, k + 1.0)), _grads(*leaves)())))
-    return found
-
-
-def _three() -> tuple[tg.Tensor, ...]:
-    return tuple(tg.tensor(x, requires_grad=True) for x in ([1.0, 2.0], [1.0, 3.0], [2.0, 5.0]))
-
-
-def old_gradient_written_to() -> tuple[Any, ...]:
-    a, b, c = _three()
-
-    def step(x: Any) -> Any:
-        g = c.grad.data if c.grad is not None else None
-        c.grad = None
-        (c * c * x).sum().backward()
-        if g is None:
-            return x.data
-        g *= 0.5
-        return g
-
-    return step, a, b, c
-
-
-def lent_before_it_grows() -> tuple[Any, ...]:
-    a, b, c = _three()
-
-    def step(x: Any) -> Any:
-        if c.grad is not None:
-            a.grad = c.grad.detach()
-        (c * c * x).sum().backward()
-        return x * 1
-
-    return step, a, b, c
-
-
-def taken_from_one_who_keeps_it() -> tuple[Any, ...]:
-    a, b, c = _three()
-    b.grad = tg.full(2, 10.0)
-
-    def step(x: Any) -> Any:
-        (a * a * x).sum().backward()
-        a.grad = b.grad
-        return x * 1
-
-    return step, a, b, c
-
-
-def plain() -> tuple[Any, ...]:
-    a, b, c = _three()
-
-    def step(x: Any) -> Any:
-        ((a * a + 2 * b + 3 * c) * x).sum().backward()
-        return x * 1
-
-    return step, a, b, c
-
-
-def moved() -> tuple[Any, ...]:
-    a, b, c = _three()
-
-    def step(x: Any) -> Any:
-        a.data = a.data + b.data * x.data
-        return x * 1
-
-    return step, a, b, c
-
-
-def made_anew() -> tuple[Any, ...]:
-    a, b, c = _three()
-
-    def step(x: Any) -> Any:
-        a.grad = None
-        ((a * a + b + 2 * c) * x).sum().backward()
-        return x * 1
-
-    return step, a, b, c
-
-
-def one_made_anew() -> tuple[Any, ...]:
-    a, b, c = _three()
-
-    def step(x: Any) -> Any:
-        c.grad = None
-        (a * b * c * x).sum().backward()
-        return x * 1
-
-    return step, a, b, c
-
-
-def _lend(a: Any, b: Any, c: Any) -> None:
-    c.grad = a.grad
-
-
-def _swap(name: str) -> Callable[..., None]:
-    def swap(a: Any, b: Any, c: Any) -> None:
-        first, second = getattr(b, name), getattr(a, name)
-        setattr(a, name, first)
-        setattr(b, name, second)
-
-    return swap
-
-
-def _share(a: Any, b: Any, c: Any) -> None:
-    c.grad = b.grad
-
-
-def _share_back(a: Any, b: Any, c: Any) -> None:
-    a.grad = b.grad = c.grad
-
-
-def _share_otherwise(a: Any, b: Any, c: Any) -> None:
-    c.grad = tg.zeros(2)
-    b.grad = a.grad
-
-
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize(
-    ("make", "outside"),
-    [
-        (old_gradient_written_to, {}),
-        (lent_before_it_grows, {}),
-        (taken_from_one_who_keeps_it, {}),
-        (plain, {2: _share, 5: _share_otherwise}),
-        (plain, {4: _swap("grad"), 6: _swap("grad")}),
-        (plain, {4: _swap("data"), 6: _swap("data")}),
-        (moved, {4: _swap("data"), 6: _swap("data")}),
-        (made_anew, {4: _swap("grad"), 6: _lend}),
-        (made_anew, {3: _lend, 4: _lend}),
-        (one_made_anew, {1: _share_back, 4: _share_back, 6: _share_back}),
-    ],
-)
-def test_gradients_and_arrays_that_change_places(make: Any, outside: Any, exact: bool) -> None:
-    assert _run(make, tg.capture(exact=exact), outside) == _run(make, lambda step: step, outside)
-
-
-def test_gradients_that_clipping_left_as_they_were_can_be_written_to() -> None:
-    def make() -> tuple[Any, ...]:
-        a, b, c = _three()
-        opt = optim.SGD([a, b], lr=0.01)
-
-        def step(x: Any) -> Any:
-            (a * a * b * x).sum().backward()
-            tg.clip_grad_norm_([a, b], 1e9)
-            for p in (a, b):
-                p.grad.data *= 0.5
-            opt.step()
-            return x * 1
-
-        return step, a, b, c
-
-    assert _run(make, tg.capture(exact=True), {}, 5) == _run(make, lambda step: step, {}, 5)
+# ---- places ----
 
 
 def test_an_attribute_that_a_class_inherits_may_be_set_on_it_later() -> None:
