@@ -334,12 +334,13 @@ def test_dictionaries_of_two_kinds_are_two_arguments() -> None:
 
 
 def test_parameters_that_only_a_method_names_are_trained() -> None:
-    def make(wrap: Any) -> Any:
+    def run(wrap: Any) -> Any:
         tg.manual_seed(0)
         net = Scaled()
         SHARED.load_state_dict({"weight": np.eye(3, dtype="f4"), "bias": np.zeros(3, "f4")})
         optimizer = optim.SGD([*net.parameters(), *SHARED.parameters()], lr=0.01)
 
+        @wrap
         def step(x: Any) -> Any:
             optimizer.zero_grad()
             loss = (net(x) ** 2).mean()
@@ -347,36 +348,26 @@ def test_parameters_that_only_a_method_names_are_trained() -> None:
             optimizer.step()
             return loss
 
-        step = wrap(step)
-        return lambda k: (step(batch(k + 1)).detach(), [p.numpy() for p in optimizer.parameters])
+        return [(step(batch(k + 1)).detach(), [p.numpy() for p in optimizer.parameters]) for k in range(6)]
 
-    found: list[Any] = []
-    for wrap in (lambda step: step, tg.capture):  # one after the other, as they share a model
-        run = make(wrap)
-        found.append([run(k) for k in range(6)])
-    equal(found[1], found[0], exact=False)
+    eager = run(lambda step: step)
+    equal(run(tg.capture), eager, exact=False)  # one after the other, as they share a model
 
 
-def test_models_may_be_arguments_or_live_in_another_module(monkeypatch: pytest.MonkeyPatch) -> None:
+@alike
+def test_models_may_be_arguments(wrap: Any) -> Iterator[Any]:
+    s, step = Small(), wrap(lambda small, x, scale=1.0: small.step(x * scale))
+    for k in range(8):
+        yield step(s, batch(k + 1), scale=0.5), s.parameters
+
+
+@alike
+def test_models_may_live_in_another_module(wrap: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setitem(sys.modules, "a_module_of_the_user", module)
-
-    def as_argument(wrap: Any) -> Any:
-        s = Small()
-        step = wrap(lambda small, x, scale=1.0: small.step(x * scale))
-        return lambda k: (step(s, batch(k + 1), scale=0.5), s.parameters)
-
-    def in_module(wrap: Any) -> Any:
-        vars(module)["trainer"] = s = Small()
-        step = wrap(lambda x: module.trainer.step(x))
-
-        def run(k: int) -> Any:
-            vars(module)["trainer"] = s
-            return step(batch(k + 1)), s.parameters
-
-        return run
-
-    alike(as_argument)
-    alike(in_module)
+    s, step = Small(), wrap(lambda x: module.trainer.step(x))
+    for k in range(8):
+        vars(module)["trainer"] = s
+        yield step(batch(k + 1)), s.parameters
 
 
 def test_what_the_step_does_not_mention_may_change_at_every_call() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import wraps
+from inspect import Signature, signature
 from typing import Any
 
 import numpy as np
@@ -41,11 +43,16 @@ class Small:
         return loss.detach()
 
 
-def alike(make: Callable[[Callable[[Any], Any]], Callable[[int], Any]], calls: int = 8) -> None:
-    """``make(wrap)`` gives what to do at call k, with its step wrapped: captured, the results are those without."""
-    eager, captured = make(lambda step: step), make(tg.capture)
-    for k in range(calls):
-        equal(captured(k), eager(k), exact=False)
+def alike(results: Callable[..., Iterator[Any]]) -> Callable[..., None]:
+    """A test of what ``results(wrap, ...)`` yields: with its steps captured, it is what it is without."""
+
+    @wraps(results)
+    def test(**given: Any) -> None:
+        for found, expected in zip(results(tg.capture, **given), results(lambda step: step, **given), strict=True):
+            equal(found, expected, exact=False)
+
+    test.__signature__ = Signature([*signature(results).parameters.values()][1:])  # type: ignore[attr-defined]
+    return test
 
 
 # ---- gradients ----
@@ -61,26 +68,21 @@ def alike(make: Callable[[Callable[[Any], Any]], Callable[[int], Any]], calls: i
     ],
     ids=["clipped", "accumulated", "scaled", "replaced"],
 )
-def test_gradients_may_be_changed_between_replays(change: Any) -> None:
-    def make(wrap: Any) -> Any:
-        s = Small()
+@alike
+def test_gradients_may_be_changed_between_replays(wrap: Any, change: Any) -> Iterator[Any]:
+    s = Small()
 
-        def step(x: Any) -> Any:
-            s.optimizer.zero_grad()
-            return s.gather(x)
+    @wrap
+    def step(x: Any) -> Any:
+        s.optimizer.zero_grad()
+        return s.gather(x)
 
-        step = wrap(step)
-
-        def run(k: int) -> Any:
-            loss = step(batch(k + 1))
-            change(s)
-            grads = [p.grad.numpy() for p in s.parameters]
-            s.optimizer.step()
-            return loss, grads, s.parameters
-
-        return run
-
-    alike(make)
+    for k in range(8):
+        loss = step(batch(k + 1))
+        change(s)
+        grads = [p.grad.numpy() for p in s.parameters]
+        s.optimizer.step()
+        yield loss, grads, s.parameters
 
 
 def test_each_gradient_has_an_array_of_its_own() -> None:
@@ -98,63 +100,56 @@ def test_each_gradient_has_an_array_of_its_own() -> None:
     equal([a.grad, b.grad, c.grad], [np.full(2, 3.0), np.full(2, 3.0), np.ones(2)])
 
 
-def test_the_gradient_of_the_call_before_can_be_read() -> None:
-    def make(wrap: Any) -> Any:
-        s = Small()
+@alike
+def test_the_gradient_of_the_call_before_can_be_read(wrap: Any) -> Iterator[Any]:
+    s = Small()
 
-        def step(x: Any) -> Any:
-            before = [p.grad for p in s.parameters]
-            s.optimizer.zero_grad()
-            loss = s.gather(x)
-            for p, g in zip(s.parameters, before, strict=True):
-                p.grad = p.grad + 0.5 * g
-            s.optimizer.step()
-            return loss, before
+    def step(x: Any) -> Any:
+        before = [p.grad for p in s.parameters]
+        s.optimizer.zero_grad()
+        loss = s.gather(x)
+        for p, g in zip(s.parameters, before, strict=True):
+            p.grad = p.grad + 0.5 * g
+        s.optimizer.step()
+        return loss, before
 
-        s.gather(batch())
-        step = wrap(step)
-        return lambda k: (step(batch(k + 1)), s.parameters)
+    s.gather(batch())
+    step = wrap(step)
+    for k in range(8):
+        yield step(batch(k + 1)), s.parameters
 
-    alike(make)
 
+@alike
+def test_a_gradient_that_is_no_result_of_the_step(wrap: Any) -> Iterator[Any]:
+    s = Small()
 
-def test_a_gradient_that_is_no_result_of_the_step() -> None:
-    def make(wrap: Any) -> Any:
-        s = Small()
+    @wrap
+    def step(x: Any) -> Any:
+        s.optimizer.zero_grad()
+        s.parameters[0].grad = tg.ones(2, 3)
+        s.optimizer.step()
+        return s.model(x)
 
-        def step(x: Any) -> Any:
-            s.optimizer.zero_grad()
-            s.parameters[0].grad = tg.ones(2, 3)
-            s.optimizer.step()
-            return s.model(x)
-
-        step = wrap(step)
-        return lambda k: (step(batch(k)), s.parameters)
-
-    alike(make)
+    for k in range(8):
+        yield step(batch(k)), s.parameters
 
 
 # ---- results that are held, and arrays that change places ----
 
 
-def test_results_are_never_overwritten_by_later_calls() -> None:
-    def make(wrap: Any) -> Any:
-        s, held = Small(), []
+@alike
+def test_results_are_never_overwritten_by_later_calls(wrap: Any) -> Iterator[Any]:
+    s, held = Small(), []
 
-        def step(x: Any) -> Any:
-            before = s.model.weight.detach()
-            return s.step(x), before, s.model.weight.detach(), s.model.weight.grad, s.model.weight.data, s.model.bias
+    @wrap
+    def step(x: Any) -> Any:
+        before = s.model.weight.detach()
+        return s.step(x), before, s.model.weight.detach(), s.model.weight.grad, s.model.weight.data, s.model.bias
 
-        step = wrap(step)
-
-        def run(k: int) -> Any:
-            loss, *arrays = step(batch(k + 1))
-            held.append([loss, *arrays[:-1]])
-            return [arrays_of(result) for result in held]
-
-        return run
-
-    alike(make)
+    for k in range(8):
+        loss, *arrays = step(batch(k + 1))
+        held.append([loss, *arrays[:-1]])
+        yield [arrays_of(result) for result in held]
 
 
 def test_what_one_step_returns_is_not_overwritten_by_another_one() -> None:
@@ -169,139 +164,113 @@ def test_what_one_step_returns_is_not_overwritten_by_another_one() -> None:
         equal(held, values)
 
 
-def test_a_copy_that_lags_behind() -> None:
-    def make(wrap: Any) -> Any:
-        s = Small()
-        late = tg.tensor(s.model.weight.data)
+@alike
+def test_a_copy_that_lags_behind(wrap: Any) -> Iterator[Any]:
+    s = Small()
+    late = tg.tensor(s.model.weight.data)
 
-        def step(x: Any) -> Any:
-            late.data = s.model.weight.data
-            return s.step(x)
+    @wrap
+    def step(x: Any) -> Any:
+        late.data = s.model.weight.data
+        return s.step(x)
 
-        step = wrap(step)
-        return lambda k: (step(batch(k + 1)), s.parameters, late)
-
-    alike(make)
+    for k in range(8):
+        yield step(batch(k + 1)), s.parameters, late
 
 
-def test_two_tensors_that_change_places() -> None:
-    def make(wrap: Any) -> Any:
-        a, b = tg.tensor([1.0, 2.0]), tg.tensor([3.0, 4.0])
+@alike
+def test_two_tensors_that_change_places(wrap: Any) -> Iterator[Any]:
+    a, b = tg.tensor([1.0, 2.0]), tg.tensor([3.0, 4.0])
 
-        def step(x: Any) -> Any:
-            a.data, b.data = b.data, a.data
-            return (a * x + b).sum()
+    @wrap
+    def step(x: Any) -> Any:
+        a.data, b.data = b.data, a.data
+        return (a * x + b).sum()
 
-        step = wrap(step)
-        return lambda k: (step(tg.tensor([1.0, k])), a, b)
-
-    alike(make)
+    for k in range(8):
+        yield step(tg.tensor([1.0, k])), a, b
 
 
 @pytest.mark.parametrize("given", [lambda p: p.data, lambda p: p.detach().data, lambda p: p.grad.data])
-def test_a_target_that_is_given_the_weights_again_and_again_keeps_what_it_was_given(given: Any) -> None:
-    def make(wrap: Any) -> Any:
-        s, target = Small(), nn.Linear(3, 2)
-        targets = list(target.parameters())
-        for t in targets:
-            t.requires_grad = False
-        step = wrap(lambda x: (s.step(x), target(x)))
-
-        def run(k: int) -> Any:
-            found = step(batch(k + 1)), [t.numpy() for t in targets]
-            if k % 3:
-                for t, p in zip(targets, s.parameters, strict=True):
-                    t.data = given(p)
-            return found
-
-        return run
-
-    alike(make, 12)
+@alike
+def test_a_target_that_is_given_the_weights_again_and_again_keeps_what_it_was_given(
+    wrap: Any, given: Any
+) -> Iterator[Any]:
+    s, target = Small(), nn.Linear(3, 2)
+    targets = list(target.parameters())
+    for t in targets:
+        t.requires_grad = False
+    step = wrap(lambda x: (s.step(x), target(x)))
+    for k in range(12):
+        found = step(batch(k + 1)), [t.numpy() for t in targets]
+        if k % 3:
+            for t, p in zip(targets, s.parameters, strict=True):
+                t.data = given(p)
+        yield found
 
 
 @pytest.mark.parametrize("given", [lambda p: p.data, lambda p: p.grad.data, lambda p: p.data.T[::-1].T])
 @pytest.mark.parametrize("follows", [True, False])
+@alike
 def test_an_average_that_starts_anew_from_the_weights_where_another_shape_is_recorded(
-    given: Any, follows: bool
-) -> None:
-    def make(wrap: Any) -> Any:
-        s = Small()
-        averages = [tg.tensor(p.data) for p in s.parameters]
+    wrap: Any, given: Any, follows: bool
+) -> Iterator[Any]:
+    s = Small()
+    averages = [tg.tensor(p.data) for p in s.parameters]
 
-        def step(x: Any) -> Any:
-            loss = s.gather(x) + tg.linear(x, *averages).sum()
+    @wrap
+    def step(x: Any) -> Any:
+        loss = s.gather(x) + tg.linear(x, *averages).sum()
+        for average, p in zip(averages, s.parameters, strict=True):
+            p.data = p.data - 0.1 * p.grad.data
+            if follows:
+                average.data = 0.9 * average.data + 0.1 * p.data
+        return loss
+
+    for k in range(8):
+        if k == 4:
             for average, p in zip(averages, s.parameters, strict=True):
-                p.data = p.data - 0.1 * p.grad.data
-                if follows:
-                    average.data = 0.9 * average.data + 0.1 * p.data
-            return loss
-
-        step = wrap(step)
-
-        def run(k: int) -> Any:
-            if k == 4:
-                for average, p in zip(averages, s.parameters, strict=True):
-                    average.data = given(p)
-            return step(tg.tensor(X[: 3 if k < 4 else 4] * k)), s.parameters, [p.grad for p in s.parameters], averages
-
-        return run
-
-    alike(make)
+                average.data = given(p)
+        yield step(tg.tensor(X[: 3 if k < 4 else 4] * k)), s.parameters, [p.grad for p in s.parameters], averages
 
 
 @pytest.mark.parametrize("view", [lambda array: array, lambda array: array[::-1]])
-def test_weights_that_are_assigned_again_later_stay_those_of_the_user(view: Any) -> None:
+@alike
+def test_weights_that_are_assigned_again_later_stay_those_of_the_user(wrap: Any, view: Any) -> Iterator[Any]:
     """Those of a frozen layer too, which replays only read, as after early stopping."""
-
-    def make(wrap: Any) -> Any:
-        s, frozen = Small(), nn.Linear(3, 3)
-        tensors = [*frozen.parameters(), *s.parameters]
-        for p in tensors[:2]:
-            p.requires_grad = False
-        best, step = [p.data.copy() for p in tensors], wrap(lambda x: s.step(frozen(x)))
-
-        def run(k: int) -> Any:
-            if k in (3, 5, 8):
-                for p, array in zip(tensors, best, strict=True):
-                    p.data = view(array)
-            return step(batch(k + 1)), tensors, best
-
-        return run
-
-    alike(make, 10)
+    s, frozen = Small(), nn.Linear(3, 3)
+    tensors = [*frozen.parameters(), *s.parameters]
+    for p in tensors[:2]:
+        p.requires_grad = False
+    best, step = [p.data.copy() for p in tensors], wrap(lambda x: s.step(frozen(x)))
+    for k in range(10):
+        if k in (3, 5, 8):
+            for p, array in zip(tensors, best, strict=True):
+                p.data = view(array)
+        yield step(batch(k + 1)), tensors, best
 
 
 # ---- parameters and optimisers ----
 
 
-def test_parameters_can_be_frozen_and_thawed() -> None:
-    def make(wrap: Any) -> Any:
-        s = Small(optim.Adam)
-        step = wrap(s.step)
+@alike
+def test_parameters_can_be_frozen_and_thawed(wrap: Any) -> Iterator[Any]:
+    s = Small(optim.Adam)
+    step = wrap(s.step)
+    for k in range(12):
+        s.model.bias.requires_grad = not 4 <= k < 7
+        yield step(batch(k + 1)), s.parameters
 
-        def run(k: int) -> Any:
-            s.model.bias.requires_grad = not 4 <= k < 7
+
+@alike
+def test_a_gradient_from_before_is_dropped_while_a_parameter_is_frozen(wrap: Any) -> Iterator[Any]:
+    s = Small()
+    step, gather = wrap(s.step), wrap(s.gather)
+    for k in range(18):
+        s.model.bias.requires_grad = k % 3 != 1
+        if k % 3 < 2:
             return step(batch(k + 1)), s.parameters
-
-        return run
-
-    alike(make, 12)
-
-
-def test_a_gradient_from_before_is_dropped_while_a_parameter_is_frozen() -> None:
-    def make(wrap: Any) -> Any:
-        s = Small()
-        step, gather = wrap(s.step), wrap(s.gather)
-
-        def run(k: int) -> Any:
-            s.model.bias.requires_grad = k % 3 != 1
-            if k % 3 < 2:
-                return step(batch(k + 1)), s.parameters
-            return gather(batch(k + 1)), [p.grad for p in s.parameters]
-
-        return run
-
-    alike(make, 18)
+        yield gather(batch(k + 1)), [p.grad for p in s.parameters]
 
 
 def test_freezing_and_thawing_in_turn_needs_no_new_recordings() -> None:
@@ -325,24 +294,19 @@ def test_freezing_and_thawing_in_turn_needs_no_new_recordings() -> None:
     assert sum(step._recorded.values()) == sum(oppose._recorded.values()) == 1
 
 
-def test_an_optimizer_can_go_on_from_a_state_or_start_anew() -> None:
-    def make(wrap: Any) -> Any:
-        s = Small(optim.Adam)
-        step, saved = wrap(s.step), []
-
-        def run(k: int) -> Any:
-            if k == 3:
-                saved[:] = s.model.state_dict(), s.optimizer.state_dict()
-            if k == 6:
-                s.model.load_state_dict(saved[0])
-                s.optimizer.load_state_dict(saved[1])
-            if k == 9:
-                s.optimizer.slots = [{} for _ in s.parameters]
-            return step(batch(k + 1)), s.parameters
-
-        return run
-
-    alike(make, 14)
+@alike
+def test_an_optimizer_can_go_on_from_a_state_or_start_anew(wrap: Any) -> Iterator[Any]:
+    s = Small(optim.Adam)
+    step, saved = wrap(s.step), []
+    for k in range(14):
+        if k == 3:
+            saved[:] = s.model.state_dict(), s.optimizer.state_dict()
+        if k == 6:
+            s.model.load_state_dict(saved[0])
+            s.optimizer.load_state_dict(saved[1])
+        if k == 9:
+            s.optimizer.slots = [{} for _ in s.parameters]
+        yield step(batch(k + 1)), s.parameters
 
 
 def test_a_refused_first_step_of_an_optimizer_leaves_no_slots() -> None:
@@ -387,24 +351,20 @@ def test_an_interrupt_while_a_recording_is_finished_leaves_no_symbols(
     equal(s.parameters, again.parameters, exact=False)
 
 
-def test_an_optimizer_follows_a_model_to_another_dtype() -> None:
-    def make(wrap: Any) -> Any:
-        s = Small(optim.Adam)
-        step = wrap(s.step)
-
-        def run(k: int) -> Any:
-            dtype = "float64" if 4 <= k < 8 else "float32"
-            s.model.to(dtype)
-            found = step(batch(k + 1).astype(dtype)), s.parameters, [slots["mean"] for slots in s.optimizer.slots]
-            assert {x.dtype for x in arrays_of(found)} == {np.dtype(dtype)}
-            return found
-
-        return run
-
-    alike(make, 12)
+@alike
+def test_an_optimizer_follows_a_model_to_another_dtype(wrap: Any) -> Iterator[Any]:
+    s = Small(optim.Adam)
+    step = wrap(s.step)
+    for k in range(12):
+        dtype = "float64" if 4 <= k < 8 else "float32"
+        s.model.to(dtype)
+        found = step(batch(k + 1).astype(dtype)), s.parameters, [slots["mean"] for slots in s.optimizer.slots]
+        assert {x.dtype for x in arrays_of(found)} == {np.dtype(dtype)}
+        yield found
 
 
-def test_an_optimizer_may_keep_arrays_that_grow() -> None:
+@alike
+def test_an_optimizer_may_keep_arrays_that_grow(wrap: Any) -> Iterator[Any]:
     class Gathering(optim.Optimizer):
         """Steps along the sum of all gradients so far."""
 
@@ -412,12 +372,10 @@ def test_an_optimizer_may_keep_arrays_that_grow() -> None:
             slots["all"] = tg.concatenate([slots["all"], g[None]]) if "all" in slots else g[None]
             return p - self.lr * slots["all"].sum(axis=0)
 
-    def make(wrap: Any) -> Any:
-        s = Small(Gathering)
-        step = wrap(s.step)
-        return lambda k: (step(batch(k + 1)), s.parameters, s.optimizer.slots[0]["all"])
-
-    alike(make, 6)
+    s = Small(Gathering)
+    step = wrap(s.step)
+    for k in range(6):
+        yield step(batch(k + 1)), s.parameters, s.optimizer.slots[0]["all"]
 
 
 class Masked(optim.Optimizer):
@@ -431,26 +389,21 @@ class Masked(optim.Optimizer):
 
 
 @pytest.mark.parametrize("make_optimizer", [Masked, optim.Adam])
-def test_slots_can_be_cleared_added_and_replaced(make_optimizer: Any) -> None:
-    def make(wrap: Any) -> Any:
-        s = Small(make_optimizer)
-        step, slots = wrap(s.step), s.optimizer.slots[0]
-        changes: dict[int, Any] = {
-            3: slots.clear,
-            5: lambda: slots.pop("velocity" if make_optimizer is Masked else "mean"),
-            6: lambda: slots.update(mask=np.zeros((2, 3), "f4")),
-            8: lambda: slots.pop("mask"),
-            9: lambda: slots.update(gain=0.5),
-            11: lambda: slots.update(gain=np.full((2, 3), 2.0, "f4")),
-        }
-
-        def run(k: int) -> Any:
-            changes.get(k, lambda: None)()
-            return step(batch(k + 1)), s.parameters, dict(slots)
-
-        return run
-
-    alike(make, 13)
+@alike
+def test_slots_can_be_cleared_added_and_replaced(wrap: Any, make_optimizer: Any) -> Iterator[Any]:
+    s = Small(make_optimizer)
+    step, slots = wrap(s.step), s.optimizer.slots[0]
+    changes: dict[int, Any] = {
+        3: slots.clear,
+        5: lambda: slots.pop("velocity" if make_optimizer is Masked else "mean"),
+        6: lambda: slots.update(mask=np.zeros((2, 3), "f4")),
+        8: lambda: slots.pop("mask"),
+        9: lambda: slots.update(gain=0.5),
+        11: lambda: slots.update(gain=np.full((2, 3), 2.0, "f4")),
+    }
+    for k in range(13):
+        changes.get(k, lambda: None)()
+        yield step(batch(k + 1)), s.parameters, dict(slots)
 
 
 @pytest.mark.parametrize("left", [lambda slots: slots.pop("kept"), lambda slots: slots.update(kept=0.0)])
@@ -473,7 +426,8 @@ def test_a_slot_that_a_step_drops_is_refused(left: Any) -> None:
     s.step(batch())  # and the optimiser can be used as ever
 
 
-def test_arrays_can_be_written_in_place() -> None:
+@alike
+def test_arrays_can_be_written_in_place(wrap: Any) -> Iterator[Any]:
     class Own(optim.Optimizer):
         """Momentum whose buffer is written and not assigned."""
 
@@ -483,26 +437,24 @@ def test_arrays_can_be_written_in_place() -> None:
             velocity += g
             return p - self.lr * velocity
 
-    def make(wrap: Any) -> Any:
-        s = Small(Own)
-        extra = tg.tensor(X[0], requires_grad=True)
+    s = Small(Own)
+    extra = tg.tensor(X[0], requires_grad=True)
 
-        def step(x: Any) -> Any:
-            extra.grad = None
-            loss = s.step(x * extra)
-            extra.data -= 0.5 * extra.grad.data
-            array = s.model.bias.data
-            before = +array
-            array *= 50.0
-            array /= 2.0
-            array //= 0.5
-            array %= 3.0
-            return loss + before.sum()
+    @wrap
+    def step(x: Any) -> Any:
+        extra.grad = None
+        loss = s.step(x * extra)
+        extra.data -= 0.5 * extra.grad.data
+        array = s.model.bias.data
+        before = +array
+        array *= 50.0
+        array /= 2.0
+        array //= 0.5
+        array %= 3.0
+        return loss + before.sum()
 
-        step = wrap(step)
-        return lambda k: (step(batch(k + 1)), s.parameters, extra, s.optimizer.slots[0]["velocity"])
-
-    alike(make)
+    for k in range(8):
+        yield step(batch(k + 1)), s.parameters, extra, s.optimizer.slots[0]["velocity"]
 
 
 @pytest.mark.parametrize(
@@ -541,24 +493,23 @@ def test_a_tensor_may_get_an_array_of_another_dtype() -> None:
     assert captured.profile(batch()).lines  # and a profile reads the new one, too
 
 
-def test_batches_without_rows() -> None:
-    def make(wrap: Any) -> Any:
-        tg.manual_seed(0)
-        cell, head = nn.Zoneout(nn.LSTMCell(3, 4)), nn.Linear(4, 2)
-        optimizer = optim.AdamW([*cell.parameters(), *head.parameters()])
+@alike
+def test_batches_without_rows(wrap: Any) -> Iterator[Any]:
+    tg.manual_seed(0)
+    cell, head = nn.Zoneout(nn.LSTMCell(3, 4)), nn.Linear(4, 2)
+    optimizer = optim.AdamW([*cell.parameters(), *head.parameters()])
 
-        def step(x: Any) -> Any:
-            optimizer.zero_grad()
-            outputs, state = nn.unroll(cell, x)
-            loss = (head(tg.dropout(outputs, 0.3)) ** 2).sum()
-            loss.backward()
-            optimizer.step()
-            return loss.detach(), bptt.detach(state)
+    def step(x: Any) -> Any:
+        optimizer.zero_grad()
+        outputs, state = nn.unroll(cell, x)
+        loss = (head(tg.dropout(outputs, 0.3)) ** 2).sum()
+        loss.backward()
+        optimizer.step()
+        return loss.detach(), bptt.detach(state)
 
-        run = tg.capture(step, exact=True) if wrap is tg.capture else step
-        return lambda k: (run(tg.zeros(5, 0, 3)), optimizer.parameters)
-
-    alike(make, 4)
+    run = tg.capture(step, exact=True) if wrap is tg.capture else step
+    for _ in range(4):
+        yield run(tg.zeros(5, 0, 3)), optimizer.parameters
 
 
 def test_numbers_that_are_equal_while_recording_may_differ_later() -> None:
