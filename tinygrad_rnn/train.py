@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -248,19 +249,16 @@ class Interrupt:
     ``asked`` between two steps. Outside the main thread, where Python has no signals, this does nothing.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
+    asked = False
+    _before: Any = None
 
     def _ask(self, *_: Any) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __enter__(self) -> Self:
-        try:
+        with suppress(ValueError):  # not the main thread
             self._before = signal.signal(signal.SIGINT, self._ask)
-        except ValueError:  # not the main thread
-            self._before = None
         return self
 
     def __exit__(self, *_: object) -> None:

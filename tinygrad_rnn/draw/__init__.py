@@ -7,9 +7,8 @@ from html import escape
 from typing import Any
 
 from ..tensor import Tensor
-from .html import html
 from .sketch import Rooted, sketch
-from .svg import svg
+from .svg import html, svg
 from .text import dot, text
 
 _STYLES = {"text": text, "dot": dot, "svg": svg, "html": html}

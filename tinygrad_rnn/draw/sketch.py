@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
 from typing import Any, Protocol
@@ -117,7 +117,7 @@ def sketch(
         count = len(set(hidden) & loop.steps.keys())
         pill = Item(-k - 1, "\u22ef", f"{count} steps", "fold", f"{count} time steps left out", min(hidden, default=0))
         band = Band([], {})
-        for step, members in loop.steps.items() if loop.steps else [(None, loop.nodes)]:
+        for step, members in loop.steps.items() or [(None, loop.nodes)]:
             if step in hidden:
                 boxes |= {node.id: pill for node in members}
             elif steps and step is not None:
@@ -138,11 +138,9 @@ def _names(names: Any) -> dict[Any, str]:
     """The name of each node, from a module, a mapping, or pairs of name and tensor."""
     if names is None:
         return {}
-    pairs: Iterable[tuple[str, Any]]
     if hasattr(names, "named_parameters"):
-        pairs = names.named_parameters()
-    else:
-        pairs = names.items() if isinstance(names, Mapping) else names
+        names = names.named_parameters()
+    pairs = names.items() if isinstance(names, Mapping) else names
     try:
         return {tensor.node: name for name, tensor in pairs if tensor.node is not None}
     except (AttributeError, TypeError, ValueError):

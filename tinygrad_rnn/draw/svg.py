@@ -1,10 +1,11 @@
-"""A layout as standalone SVG."""
+"""A layout as standalone SVG, and a page that plays the way back on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
 from math import log10
+from pathlib import Path
 
 from .layout import BOX_HEIGHT, Box, Layout, Point, Stripe, Wire
 from .sketch import Sketch
@@ -35,9 +36,8 @@ def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
     """The drawing as text that begins with <svg."""
     layout = Layout(sketch, pitch=12.0 if backward else 8.0)
     widths = _widths([wire.link.norm for wire in layout.wires])
-    newest_first = [item for band in reversed(sketch.bands) for item in reversed(band.items)]
     walked = {wire.link.child for wire in layout.wires if wire.link.followed}
-    turns = {item: turn for turn, item in enumerate(item for item in newest_first if item in walked)}
+    turns = {item: turn for turn, item in enumerate(item for item in reversed(sketch.items) if item in walked)}
     motion = _MOTION.format(pace=_PACE, period=_PACE * len(turns) + _PAUSE) if moving else ""
     size = (
         f'width="{layout.width:.0f}" height="{layout.height:.0f}" viewBox="0 0 {layout.width:.0f} {layout.height:.0f}"'
@@ -57,6 +57,12 @@ def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
         "</svg>",
     ]
     return "\n".join(parts)
+
+
+def html(sketch: Sketch, backward: bool) -> str:
+    """The drawing as a page that needs no other file."""
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    return page.replace("<svg/>", svg(sketch, backward))
 
 
 def _arrow(name: str) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .sketch import Item, Link, Sketch
+from .sketch import Item, Sketch
 
 
 def text(sketch: Sketch, backward: bool) -> str:
     """One line for each box, with its inputs; with ``backward``, also where each sends a gradient, newest first."""
     entering: dict[Item, list[str]] = defaultdict(list)
+    sent: dict[Item, list[str]] = defaultdict(list)
     for link in sketch.links:
-        entering[link.child].append(_told(link, link.parent) + ("" if link.followed else " (cut)"))
+        told = link.parent.label + ("" if link.norm is None else f" |g| {link.norm:.3g}")
+        entering[link.child].append(told + " (cut)" * (not link.followed))
+        sent[link.child] += [told] * link.followed
     lines = [f"{item.label} {item.detail}" for item in sketch.leaves]
     for title, items in _titled(sketch):
         lines += [title] if title else []
@@ -20,22 +23,10 @@ def text(sketch: Sketch, backward: bool) -> str:
             source = ", ".join([*entering[item], *(f"constant {name}" for name in item.constants)])
             label = f"  {item.label}" if title else item.label
             lines.append(label + f" {item.detail}" * (item.kind != "fold") + f" <- {source}" * bool(source))
-    return "\n".join([*lines, *(_backward(sketch) if backward else [])])
-
-
-def _backward(sketch: Sketch) -> list[str]:
-    sent: dict[Item, list[str]] = defaultdict(list)
-    for link in sketch.links:
-        if link.followed:
-            sent[link.child].append(_told(link, link.parent))
-    return [
-        "backward",
-        *(f"  {item.label} => {', '.join(sent[item])}" for item in reversed(sketch.items) if sent[item]),
-    ]
-
-
-def _told(link: Link, item: Item) -> str:
-    return item.label + ("" if link.norm is None else f" |g| {link.norm:.3g}")
+    if backward:
+        sending = [item for item in reversed(sketch.items) if sent[item]]
+        lines += ["backward", *(f"  {item.label} => {', '.join(sent[item])}" for item in sending)]
+    return "\n".join(lines)
 
 
 def _titled(sketch: Sketch) -> list[tuple[str, Sequence[Item]]]:
