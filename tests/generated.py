@@ -120,7 +120,7 @@ class CompiledKernel(ElementwiseKernel):
             name = Path(_folder) / str(len(_libraries))
             name.with_suffix(".cpp").write_text(code)
             command = [COMPILER, "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-o", f"{name}.so", f"{name}.cpp"]
-            subprocess.run(command, check=True)  # type: ignore[arg-type]
+            subprocess.run(command, check=True)
             _libraries[code] = ctypes.CDLL(f"{name}.so")
         return _libraries[code]
 

@@ -18,7 +18,6 @@ def gradients(*leaves: Tensor) -> list[np.ndarray]:
     """The gradients of some leaves, which are then forgotten."""
     found = []
     for x in leaves:
-        assert x.grad is not None
         found.append(x.grad.numpy())
         x.grad = None
     return found

@@ -35,6 +35,6 @@ def launches() -> Iterator[list[str]]:
         stack.enter_context(noting(strict_array.Ufunc, "__call__", lambda self, *_: self.ufunc.__name__))
         stack.enter_context(noting(generated.ElementwiseKernel, "__call__", kernel))
         stack.enter_context(noting(strict_array.StrictArray, "__setitem__", lambda *_: "copy"))
-        library = backend.get("strict").cublas._library  # type: ignore[attr-defined]
+        library = backend.get("strict").cublas._library
         stack.enter_context(noting(library, "cublasGemmEx", lambda *_: "product"))
         yield found

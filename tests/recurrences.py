@@ -58,7 +58,7 @@ def model(cell: nn.Module) -> tuple[nn.Module, Step]:
         return ((y @ head).sum() - x[0]) ** 2 / 10, state
 
     both = nn.Module()
-    both.cell, both.head = cell, head  # type: ignore[attr-defined]
+    both.cell, both.head = cell, head
     return both, step
 
 

@@ -114,7 +114,6 @@ class Stream:
 
     def end_capture(self) -> Graph:
         graph, last = self.graph, self.last
-        assert graph is not None
         streams, self.device.forked = [self, *self.device.forked], []
         for stream in streams:
             stream.graph, stream.last = None, frozenset()
@@ -255,5 +254,5 @@ def registered() -> Iterator[Device]:
     module = SimpleNamespace(**(vars(strict.xp) | functions | {"ElementwiseKernel": Kernel, "cuda": device.module()}))
     with patch.multiple(StrictArray, **methods), strict.registered(module) as home:
         home.xp.dot, home.xp.matmul = map(device.launching, (home.xp.dot, home.xp.matmul))
-        home.uniform = device.launching(home.uniform, "random numbers")  # type: ignore[method-assign]
+        home.uniform = device.launching(home.uniform, "random numbers")
         yield device

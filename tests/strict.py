@@ -157,4 +157,4 @@ class StrictBackend(CupyBackend):
 def registered(module: Any = xp) -> Iterator[CupyBackend]:
     """Makes the backend "strict" known while the block runs."""
     with patch.dict(backend._backends), patch.dict(backend._by_type), patch.dict(backend.modules):
-        yield backend.register(StrictBackend(module))  # type: ignore[misc]
+        yield backend.register(StrictBackend(module))

@@ -21,7 +21,7 @@ def _method(name: str, *parameters: str) -> Callable[..., StrictArray]:
             raise np.exceptions.AxisError(f"{name}: an array of no axes has none to name, though NumPy allows 0 and -1")
         return call(getattr(self._numbers, name), **given)
 
-    method.parameters = parameters  # type: ignore[attr-defined]
+    method.parameters = parameters
     return method
 
 
@@ -61,7 +61,7 @@ class StrictArray:
     """An array whose numbers are out of NumPy's reach."""
 
     __slots__ = ("__weakref__", "_numbers", "base")
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __init__(self, shape: Any, dtype: Any = float, memptr: Pointer | None = None, strides: Any = None) -> None:
         if isinstance(shape, np.ndarray):  # the numbers themselves, which CuPy would not take

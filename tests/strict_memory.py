@@ -50,7 +50,7 @@ class Memory:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Memory) and (self.ptr, self.size) == (other.ptr, other.size)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 class Pointer:

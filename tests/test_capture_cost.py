@@ -78,7 +78,7 @@ def test_recording_leaves_next_to_nothing_to_the_collector() -> None:
     gc.disable()
     try:
         captured()
-        lines = len(captured.func.replay.recorded.lines)  # type: ignore[attr-defined]
+        lines = len(captured.func.replay.recorded.lines)
         objects = gc.collect()
         assert objects < lines * (1 if sys.version_info >= (3, 11) else 1.3)  # of a dozen objects for each line
     finally:

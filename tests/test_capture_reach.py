@@ -129,7 +129,7 @@ class Wrapping:
 
 
 def _counted(x: Any) -> Any:
-    return x * _counted.scale  # type: ignore[attr-defined]
+    return x * _counted.scale
 
 
 def _importing(x: Any) -> Any:
@@ -303,14 +303,14 @@ def test_a_change_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_a_step_imports_from_its_own_package_is_seen(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     near, far = ModuleType("whole.part.near"), ModuleType("whole.far")
     part, whole = ModuleType("whole.part"), ModuleType("whole")
-    part.near, whole.far, part.__path__, whole.__path__ = near, far, [], []  # type: ignore[attr-defined]
+    part.near, whole.far, part.__path__, whole.__path__ = near, far, [], []
     for package in (near, far, part, whole):
         monkeypatch.setitem(sys.modules, package.__name__, package)
     space: dict[str, Any] = {"__name__": "whole.part.steps", "__package__": "whole.part"}
     exec(f"def step(x):\n    {line}\n    return x * {'m.scale' if line.endswith('m') else 'scale'}", space)
     captured = tg.capture(space["step"])
     for value in (2.0, 2.0, 2.0, 3.0, 4.0):
-        near.scale = far.scale = value  # type: ignore[attr-defined]
+        near.scale = far.scale = value
         assert captured(tg.ones(1)).item() == value
 
 
@@ -393,7 +393,7 @@ def test_what_the_step_does_not_mention_may_change_at_every_call() -> None:
 def test_the_search_does_not_enter_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some hold so much that it would take minutes, and caches, which would count as changes by the step."""
     library = ModuleType("torch")
-    library.is_tensor, library.cache = lambda x: library.cache.append(x), []  # type: ignore[attr-defined]
+    library.is_tensor, library.cache = lambda x: library.cache.append(x), []
     monkeypatch.setitem(globals(), "library", library)
     step = tg.capture(lambda x: (library.is_tensor(1), x * len(library.cache[:0]), x * 2)[2])
     library.is_tensor.__module__ = "torch.overrides"
@@ -414,7 +414,7 @@ def test_an_iterator_that_the_step_draws_from_is_refused() -> None:
         drawn = endless()
 
     trainer = Source()
-    trainer.drawn = endless()  # type: ignore[misc]
+    trainer.drawn = endless()
     batches_drawn = cycle([batch(1), batch(2)]).__next__
     several_batches, slots.scale = (endless(), endless()), endless()
     next_of_batches = partial(next, endless())

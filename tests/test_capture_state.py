@@ -51,7 +51,7 @@ def alike(results: Callable[..., Iterator[Any]]) -> Callable[..., None]:
         for found, expected in zip(results(tg.capture, **given), results(lambda step: step, **given), strict=True):
             equal(found, expected, exact=False)
 
-    test.__signature__ = Signature([*signature(results).parameters.values()][1:])  # type: ignore[attr-defined]
+    test.__signature__ = Signature([*signature(results).parameters.values()][1:])
     return test
 
 

@@ -301,7 +301,7 @@ def test_a_whole_layer() -> None:
     with pytest.raises(TypeError, match="record"):
         layer(data, record=True)
     with pytest.raises(TypeError, match="unrolled_by: it takes a function with unroll's arguments, not 3"):
-        layer.unrolled_by(3)  # type: ignore[arg-type]
+        layer.unrolled_by(3)
 
 
 # ---- as it was at the time ----
@@ -410,7 +410,7 @@ def test_memory_is_as_predicted(cell: Any) -> None:
         (plan.sqrt, {}),
         (plan.scheduled(3 * plan.smallest_budget), {"budget": 3 * plan.smallest_budget}),
     ]:
-        most = peak(lambda o=options: bptt.checkpointed(cell, xs, **o).state)  # type: ignore[misc]
+        most = peak(lambda o=options: bptt.checkpointed(cell, xs, **o).state)
         assert way.bytes * 0.6 < most < way.bytes * 1.4 + 2.2 * outputs
 
 
@@ -481,9 +481,9 @@ def test_what_does_not_fit_is_said() -> None:
             bptt.checkpointed(cell, xs, segments=segments)
     for wrong in (2.5, "2"):
         with pytest.raises(TypeError, match=f"segments says how many, a whole number, and cannot be {wrong!r}"):
-            bptt.checkpointed(cell, xs, segments=wrong)  # type: ignore[arg-type]
+            bptt.checkpointed(cell, xs, segments=wrong)
     with pytest.raises(TypeError, match="the budget is a number of bytes, and cannot be '1 MB'"):
-        bptt.checkpointed(cell, xs, budget="1 MB")  # type: ignore[arg-type]
+        bptt.checkpointed(cell, xs, budget="1 MB")
     assert bptt.checkpointed(cell, xs, segments=np.int64(2)).outputs.shape == (7, 2, H)
     with pytest.raises(ValueError, match="segments or a budget, not both"):
         bptt.checkpointed(cell, xs, segments=2, budget=10**6)

@@ -52,7 +52,6 @@ def ours(case: Case, labels: Any = None, **options: Any) -> tuple[np.ndarray, np
     labels = case.labels if labels is None else labels
     loss = nn.ctc_loss(tg.log_softmax(x), labels, case.inputs, case.lengths, blank=case.blank, **options)
     loss.sum().backward()
-    assert x.grad is not None
     return loss.numpy(), x.grad.numpy()
 
 
@@ -157,7 +156,6 @@ def test_derivatives_of_order_one_and_two() -> None:
 def test_the_gradient_is_the_posterior_of_each_class_at_each_step() -> None:
     x = tg.tensor(np.random.default_rng(0).standard_normal((6, 2, 4)), requires_grad=True)
     nn.ctc_loss(x, np.array([[1, 2, 2], [3, 1, 0]]), [6, 4], [3, 2], reduction="sum").backward()
-    assert x.grad is not None
     posterior = -x.grad.data
     assert (posterior >= 0).all()
     np.testing.assert_allclose(posterior.sum(axis=-1), [[1, 1]] * 4 + [[1, 0]] * 2, atol=1e-12)
@@ -179,7 +177,6 @@ def test_padding_may_hold_anything(bad: float) -> None:
         x = tg.tensor(scores, requires_grad=True)
         loss = nn.ctc_loss(x, labels, inputs, lengths)
         loss.backward()
-        assert x.grad is not None
         found.append((loss.item(), x.grad.numpy()))
     for loss_value, gradient in found[1:]:
         assert loss_value == found[0][0]

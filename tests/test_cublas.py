@@ -214,7 +214,7 @@ def test_without_it_the_array_module_does_all_products(load: Any, reason: str) -
     class Device(strict.StrictBackend):
         load_cublas = staticmethod(load)
 
-    home: CupyBackend = Device(strict.xp)  # type: ignore[arg-type]
+    home: CupyBackend = Device(strict.xp)
     assert str(home.cublas).startswith(reason)
     assert home.xp.dot is strict.xp.dot
 

@@ -56,8 +56,8 @@ def test_gradients_flow_through_what_is_fed_back() -> None:
     assert state == 3
     outputs[2].sum().backward()  # y_2 = a^6 x^8
     np.testing.assert_allclose(outputs.data[2], [0.5**6 * 2.0**8])
-    np.testing.assert_allclose(x.grad.data, [8 * 0.5**6 * 2.0**7])  # type: ignore[union-attr]
-    np.testing.assert_allclose(a.grad.data, 6 * 0.5**5 * 2.0**8)  # type: ignore[union-attr]
+    np.testing.assert_allclose(x.grad.data, [8 * 0.5**6 * 2.0**7])
+    np.testing.assert_allclose(a.grad.data, 6 * 0.5**5 * 2.0**8)
 
 
 def test_what_is_fed_back_last_is_not_asked_for() -> None:
@@ -233,7 +233,7 @@ def test_a_wide_beam_finds_the_likeliest_of_all(seed: int, ends: bool, penalty: 
         scores: dict[tuple[int, ...], float] = {}
         for tokens in product(range(vocabulary), repeat=steps):
             stop = tokens.index(end) + 1 if end in tokens else steps
-            scores[tokens[:stop] + (end,) * (steps - stop)] = log_probability(decoder, alone, b, tokens[:stop])  # type: ignore[operator]
+            scores[tokens[:stop] + (end,) * (steps - stop)] = log_probability(decoder, alone, b, tokens[:stop])
 
         def rank(tokens: tuple[int, ...], scores: dict[tuple[int, ...], float] = scores) -> float:
             length = tokens.index(end) if end in tokens else steps

@@ -108,7 +108,7 @@ def imports(path: Path, source: str | None = None) -> list[Import]:
             dotted = [[*module, alias.name] for alias in node.names]
         elif isinstance(node, ast.Import):
             dotted = [a.name.split(".")[1:] for a in node.names if a.name.split(".")[0] == ROOT.name]
-        found += [(node.lineno, target(parts)) for parts in dotted]  # type: ignore[attr-defined]
+        found += [(node.lineno, target(parts)) for parts in dotted]
     return found
 
 
@@ -225,7 +225,7 @@ def test_type_checkers_know_what_is_public(module: ModuleType) -> None:
     ],
 )
 def test_parameters_have_the_promised_names_and_defaults(function: object, parameters: str) -> None:
-    signature = inspect.signature(function)  # type: ignore[arg-type]
+    signature = inspect.signature(function)
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
     assert ", ".join(map(str, bare)) == parameters
 

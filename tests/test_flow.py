@@ -25,7 +25,7 @@ def rnn(scale: float = 1.0) -> nn.RNNCell:
 
 def tanh_run(cell: nn.RNNCell) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """States h_0, ..., h_T and the Jacobians of each row, J_t = diag(1 - h_t^2) W, by hand."""
-    w, u, b = cell.weight_hh.numpy(), cell.weight_ih.numpy(), cell.bias.numpy()  # type: ignore[union-attr]
+    w, u, b = cell.weight_hh.numpy(), cell.weight_ih.numpy(), cell.bias.numpy()
     hs = [np.zeros((B, H))]
     for x in XS:
         hs.append(np.tanh(hs[-1] @ w.T + x @ u.T + b))
@@ -89,9 +89,8 @@ def test_kept_gradients_are_those_of_the_states() -> None:
     run = bptt.unroll(cell, XS, record=True)
     found = flow.gradient_norms((run.outputs[-1] ** 3).sum(), run, keep=True)
     for name, gradients in expected.items():
-        close(found.gradients[name], np.stack([g.numpy() for g in gradients]))  # type: ignore[index]
+        close(found.gradients[name], np.stack([g.numpy() for g in gradients]))
     early = flow.gradient_norms(run.outputs[1].sum(), run, keep=True).gradients
-    assert early is not None
     assert early["h"].shape == (T, B, H)
     assert not early["h"][2:].any()
     assert flow.gradient_norms(run.outputs.sum(), run).gradients is None
@@ -155,7 +154,6 @@ def test_both_parts_of_the_gradient_are_all_of_it(make: Any) -> None:
     found = flow.gradient_paths(cubes, cell, XS)
     run = bptt.unroll(cell, XS, record=True)
     expected = flow.gradient_norms(cubes(run.outputs), run, keep=True).gradients
-    assert expected is not None
     assert found.state == ("c" if "c" in expected else "h")
     close(found.direct + found.recurrent, expected[found.state])
     close(found.norms["total"], flow.gradient_norms(cubes(run.outputs), run).norms[found.state])
@@ -589,7 +587,7 @@ def test_omega_and_its_derivatives_by_hand(scale: float) -> None:
             close(g, finite_difference(p, moved), 1e-6)
 
         def held() -> float:  # h_t is a constant too: the recurrent weights act in the last step alone
-            w, u, b = cell.weight_hh.numpy(), cell.weight_ih.numpy(), cell.bias.numpy()  # type: ignore[union-attr]
+            w, u, b = cell.weight_hh.numpy(), cell.weight_ih.numpy(), cell.bias.numpy()
             after = [np.tanh(h @ w.T + x @ u.T + b) for h, x in zip(hs, XS, strict=False)]
             return omega_by_hand([(1 - h * h)[:, :, None] * w for h in after], vs)
 

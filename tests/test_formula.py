@@ -115,7 +115,6 @@ def test_only_what_saves_launches_and_has_the_shape_of_all_inputs_is_written() -
     assert write(lambda given: [given[0] * given[1], given[1]], [x, y], np.ndarray) is None  # one launch as it is
     assert write(lambda given: [given[0] * 2 + 1], [x, y], np.ndarray) is None  # y would be left out
     written = write(lambda given: [given[1], given[0] * given[2], given[1] * given[0]], [x, y, 2.0], np.ndarray)
-    assert written is not None
     assert written.results == (1, 3, 4)  # the second value itself, and two outputs
     assert [(x, y, 2.0)[k] is v for k, v in zip(written.inputs, (x, y), strict=True)] == [True, True]
 

@@ -79,7 +79,6 @@ def test_it_adds_up_to_full_bptt(name: str, steps: int, batch: int, seed: int) -
         moment.backward()
     assert moment.step == steps - 1
     for p, expected in zip(parameters, full(step, tg.tensor(xs), state, parameters), strict=True):
-        assert p.grad is not None
         np.testing.assert_allclose(p.grad.numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
@@ -105,7 +104,6 @@ def test_a_state_that_is_learned_has_its_influence_from_the_start() -> None:
     for p, expected in zip(
         parameters, full(step, tg.tensor(xs), tg.broadcast_to(start, (2, 3)), parameters), strict=True
     ):
-        assert p.grad is not None
         np.testing.assert_allclose(p.grad.numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
@@ -148,7 +146,6 @@ def test_a_wider_state_leaves_gradients_in_the_dtype_of_their_parameters() -> No
     state = tg.ones(1, dtype="float64")
     for moment in bptt.real_time(lambda x, h: ((w * h * x).sum(), w * h), np.ones(2), state, [w]):
         moment.backward()
-        assert w.grad is not None
         assert w.grad.dtype == np.float32
     assert w.grad.item() == 1 + 2
 
@@ -235,5 +232,4 @@ def test_on_a_device_nothing_comes_to_the_host(device: Backend) -> None:
     state = tg.zeros(2, 3, backend=device.name)
     for moment in bptt.real_time(step, tg.ones(3, 2, 2, backend=device.name), state, cell.parameters()):
         moment.backward()
-    assert cell.weight_hh.grad is not None
     assert cell.weight_hh.grad.backend == device.name

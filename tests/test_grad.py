@@ -193,7 +193,6 @@ def test_a_parameter_that_the_function_makes_is_seen() -> None:
         return (x * x * made[-1]).sum()
 
     tg.hvp(f, np.ones(3), np.arange(3.0)).sum().backward()
-    assert made[-1].grad is not None
     assert made[-1].grad.tolist() == [0, 2, 4]
 
 
@@ -250,7 +249,6 @@ def test_an_input_that_is_no_leaf_alone_stops_the_walk() -> None:
     loss = (y * y).sum()
     tg.grad(loss, y)
     y.sum().backward()
-    assert x.grad is not None
     np.testing.assert_array_equal(x.grad.numpy(), np.cos(X))
 
 
@@ -264,8 +262,6 @@ def test_what_is_behind_inputs_alone_is_neither_entered_nor_freed() -> None:
         constants.append(found["x"].numpy() + found["y"].numpy())
         inner = {name: w - rate * found[name] for name, w in inner.items()}
     (inner["x"] + inner["y"]).sum().backward()
-    assert x.grad is not None
-    assert rate.grad is not None
     assert x.grad.tolist() == [1, 1]
     np.testing.assert_allclose(rate.grad.item(), -np.sum(constants), rtol=1e-6)
 
@@ -462,7 +458,6 @@ def test_jacobian_of_an_lstm_state_for_the_one_before(torch: Any) -> None:
     with torch.no_grad():
         for name, value in (("weight_ih_l0", cell.weight_ih), ("weight_hh_l0", cell.weight_hh)):
             getattr(reference, name).copy_(torch.tensor(value.data))
-        assert cell.bias is not None
         reference.bias_ih_l0.copy_(torch.tensor(cell.bias.data))
         reference.bias_hh_l0.zero_()
     expected = torch.autograd.functional.jacobian(

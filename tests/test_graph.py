@@ -176,7 +176,7 @@ def fallback(step: Any, match: str, device: streams.Device) -> None:
     assert warning.filename == __file__
     assert device.capturing is None
     assert (device.allocators, len(device.streams)) == ([None], 1)
-    assert (device.freed, backend.get("strict")._pools) == ([True], [])  # type: ignore[attr-defined]
+    assert (device.freed, backend.get("strict")._pools) == ([True], [])
     assert gc.isenabled()
 
 
@@ -237,7 +237,7 @@ def test_an_op_can_say_that_the_host_waits_for_it(device: streams.Device, monkey
 
 
 def test_a_graph_that_is_dropped_frees_its_memory_and_leaves_its_handle_to_the_next(device: streams.Device) -> None:
-    blas: Any = backend.get("strict").cublas  # type: ignore[attr-defined]
+    blas: Any = backend.get("strict").cublas
     before = dict(blas._handles)
     home: Any = backend.get("strict")
     for k in range(3):
@@ -258,7 +258,7 @@ def test_what_a_graph_may_not_make_is_made_again_if_memory_ran_out(
     device: streams.Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captured, x = played(lambda x: tg.tanh(x) @ x.T, calls=2), leaves(3, 4)
-    blas: Any = backend.get("strict").cublas  # type: ignore[attr-defined]
+    blas: Any = backend.get("strict").cublas
     with monkeypatch.context() as patched:
         patched.setattr(blas, "handle", short_of_memory)
         with pytest.raises(MemoryError):

@@ -155,7 +155,6 @@ def test_a_refused_backward_keeps_older_gradients_as_they_were() -> None:
     x = leaf(3)
     y = x.sin()
     y.sum().backward()
-    assert x.grad is not None
     kept, values = x.grad, x.grad.numpy()
     with pytest.raises(GraphError):
         (y.sum() + (x * x).sum()).backward()
@@ -353,7 +352,6 @@ def test_a_gradient_that_a_graph_saved_is_not_changed(write: Callable[[Tensor], 
     """``w * w.grad`` saves the gradient's array, which the next backward adds to and which clipping scales."""
     w = leaf(3)
     w.sin().sum().backward()
-    assert w.grad is not None
     slope = w.grad.numpy()
     penalty = (w * w.grad).sum()
     write(w)

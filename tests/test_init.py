@@ -202,7 +202,7 @@ def test_two_numbers_as_for_pytorch_are_refused(second: float) -> None:
     weight = nn.parameter(np.ones((2, 2)))
     for draw in (init.uniform_, init.normal_):
         with pytest.raises(TypeError, match=r"init: the generator is one of NumPy's, not .*where PyTorch's take two"):
-            draw(weight, -0.1, second)  # type: ignore[arg-type]
+            draw(weight, -0.1, second)
     assert (weight.numpy() == 1).all()
 
 

@@ -168,7 +168,7 @@ def test_what_cannot_be_saved_is_named(path: Path, tree: Any, words: str) -> Non
 
 def test_a_tree_in_the_place_of_the_path_is_named(path: Path) -> None:
     with pytest.raises(TypeError, match=r"the path comes first, save\(path, tree\), .* not a dict"):
-        tg.save({"a": 1}, path)  # type: ignore[arg-type]
+        tg.save({"a": 1}, path)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

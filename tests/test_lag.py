@@ -145,7 +145,6 @@ def test_it_does_not_depend_on_the_device(device: Backend) -> None:
         found.append(flow.gradient_by_lag(step, xs, start, w).norms["0"])
         for window in bptt.truncated(step, xs, start, 2, 4):
             window.backward(window.steps / 2)
-        assert w.grad is not None
         found.append(w.grad.numpy())
         w.grad = None
         found.append(window.losses.numpy())

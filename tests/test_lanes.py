@@ -203,7 +203,7 @@ def test_pieces_of_several_sizes_are_no_steps(device: streams.Device) -> None:
 
 
 def test_what_products_need_on_a_stream_goes_with_the_recording(device: streams.Device) -> None:
-    blas = tg.backend.get("strict").cublas  # type: ignore[attr-defined]
+    blas = tg.backend.get("strict").cublas
     trainer, before = Trainer(nn.LSTM(5, 5, num_layers=2)), len(blas._handles)
     captured = tg.capture(trainer.step)
     for x, target in batches(4):

@@ -376,11 +376,11 @@ def test_arguments_that_do_not_fit_together() -> None:
 
 def test_what_is_no_loss_and_no_model_is_refused() -> None:
     with pytest.raises(TypeError, match="lint: a Tensor with its history is needed, such as a loss, not a float"):
-        tg.lint(3.0)  # type: ignore[arg-type]
+        tg.lint(3.0)
     with pytest.raises(TypeError, match=r"lint: model is a Module, not a list; .* nn\.ModuleList"):
         tg.lint(tg.ones(1, requires_grad=True).sum(), [nn.Linear(2, 2)])
     with pytest.raises(TypeError, match="draw: a Tensor with its history is needed, such as a loss, not a ndarray"):
-        tg.draw(np.ones(3))  # type: ignore[arg-type]
+        tg.draw(np.ones(3))
 
 
 def test_weights_that_the_model_does_not_know_are_noted() -> None:

@@ -45,7 +45,6 @@ def ours(
     prediction = tg.log_softmax(x) if name == "nll_loss" and normalize else x
     loss = getattr(nn, name)(prediction, target, **options)
     loss.sum().backward()
-    assert x.grad is not None
     return loss.numpy(), x.grad.numpy()
 
 

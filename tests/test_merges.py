@@ -41,7 +41,7 @@ def assert_sum_of_single_uses(uses: Sequence[Use], x: np.ndarray) -> None:
 
 
 def slices(keys: Sequence[Any]) -> list[Use]:
-    return [lambda x, key=key: x[key] for key in keys]  # type: ignore[misc]
+    return [lambda x, key=key: x[key] for key in keys]
 
 
 @pytest.mark.parametrize(
@@ -100,18 +100,18 @@ def loop(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("shapes", [[(3,), (3,)], [(2, 3), (3,), (4, 2, 3)], [(0, 3), (2, 3)], [(1, 3)]])
 def test_one_weight_for_many_inputs(shapes: list[tuple[int, ...]]) -> None:
     xs = [normal(*shape) for shape in shapes]
-    assert_sum_of_single_uses([lambda w, x=x: tg.linear(x, w) for x in xs], normal(4, 3))  # type: ignore[misc]
+    assert_sum_of_single_uses([lambda w, x=x: tg.linear(x, w) for x in xs], normal(4, 3))
     # Where some inputs need gradients too, the uses belong to several plans, each with a merge of its own.
     leaves = [leaf(x) if k % 2 else tg.tensor(x) for k, x in enumerate(xs)]
     w, b = normal(4, 3), normal(4)
-    assert_sum_of_single_uses([lambda w, x=x: tg.linear(x, w, b) for x in leaves], w)  # type: ignore[misc]
-    assert_sum_of_single_uses([lambda b, x=x: tg.linear(x, w, b) for x in xs], b)  # type: ignore[misc]
+    assert_sum_of_single_uses([lambda w, x=x: tg.linear(x, w, b) for x in leaves], w)
+    assert_sum_of_single_uses([lambda b, x=x: tg.linear(x, w, b) for x in xs], b)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (1, 3, 4)])
 def test_one_factor_of_many_products(shape: tuple[int, ...]) -> None:
     factors = [normal(*batch, 2, 3) for batch in ((), (2,), (5, 2), (2,), (5, 1))]
-    assert_sum_of_single_uses([lambda b, a=a: a @ b for a in factors], normal(*shape))  # type: ignore[misc]
+    assert_sum_of_single_uses([lambda b, a=a: a @ b for a in factors], normal(*shape))
 
 
 def test_what_waits_for_a_weight_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_what_waits_for_a_weight_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("tinygrad_rnn.cotangents._LEAST", 0)
     for count in (99, 100):  # of which, three at a time, none are left at the end, or one
         xs = [normal(2, 3) + k for k in range(count)]
-        assert_sum_of_single_uses([lambda w, x=x: tg.linear(x, w) for x in xs], normal(4, 3))  # type: ignore[misc]
+        assert_sum_of_single_uses([lambda w, x=x: tg.linear(x, w) for x in xs], normal(4, 3))
     merged: list[tuple[str, str]] = []
 
     class Merges(Watcher):
@@ -176,7 +176,7 @@ def test_splits_along_two_axes_and_into_other_counts(sections: tuple[int, int]) 
     x = normal(6, 6)
     uses: list[Use] = [
         lambda x, n=n, axis=axis: tg.concatenate(tg.split(x, n, axis)) for n in sections for axis in (0, 1, -1)
-    ]  # type: ignore[misc]
+    ]
     assert_sum_of_single_uses(uses, x)
     assert_sum_of_single_uses([lambda x: tg.split(x, sections[0])[-1], lambda x: tg.split(x, sections[1])[0]], x)
 

@@ -275,9 +275,9 @@ def test_optimisers_refuse_what_they_cannot_hold() -> None:
         optim.Adam([p, p])
     for wrong in (tg.ones(2), p * 2, np.ones(2), "weight"):
         with pytest.raises(TypeError, match="leaf tensors that require a gradient"):
-            optim.SGD([p, wrong], lr=0.1)  # type: ignore[list-item]
+            optim.SGD([p, wrong], lr=0.1)
     with pytest.raises(TypeError, match=r"as model\.parameters\(\) gives them, not Linear\(2, 3\)"):
-        optim.SGD(nn.Linear(2, 3), lr=0.1)  # type: ignore[arg-type]
+        optim.SGD(nn.Linear(2, 3), lr=0.1)
     for options in (
         {"lr": -0.1},
         {"lr": math.nan},
@@ -316,8 +316,8 @@ def test_a_learning_rate_may_be_a_numpy_number(make: Any) -> None:
 
 
 def test_other_settings_may_be_arrays_of_one_number() -> None:
-    adam, sgd = optim.Adam(leaves(), eps=np.array(1e-6)), optim.SGD(leaves(), 0.1)  # type: ignore[arg-type]
-    sgd.momentum = np.array(0.5)  # type: ignore[assignment]
+    adam, sgd = optim.Adam(leaves(), eps=np.array(1e-6)), optim.SGD(leaves(), 0.1)
+    sgd.momentum = np.array(0.5)
     assert (type(adam.eps), adam.eps, type(sgd.momentum), sgd.momentum) == (float, 1e-6, float, 0.5)
 
 
@@ -465,4 +465,4 @@ def test_names_of_pytorch_say_what_is_here() -> None:
     with pytest.raises(AttributeError, match="a schedule has no attribute 'get_last_lr'; instead: lrs"):
         _ = optim.StepLR(opt, 1).get_last_lr
     with pytest.raises(AttributeError, match=r"instead: .*optim.StepLR"):
-        _ = optim.lr_scheduler  # type: ignore[attr-defined]
+        _ = optim.lr_scheduler

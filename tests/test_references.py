@@ -239,7 +239,6 @@ def test_over_nothing_they_are_pytorchs(name: str, shape: tuple[int, ...]) -> No
         y, expected = getattr(tg, name)(x, axis=axis), getattr(torch, name)(theirs, dim=axis)
         assert_same(y.numpy(), expected.detach().numpy())
         (y * y).sum().backward()
-        assert x.grad is not None
         assert x.grad.shape == shape
 
 

@@ -295,7 +295,7 @@ def test_what_is_no_optimiser_is_refused(wrong: Any) -> None:
         lambda o: optim.SequentialLR(o, [optim.StepLR(o, 5), optim.StepLR(o, 5)], [0]),
         lambda o: optim.SequentialLR(o, [optim.StepLR(o, 5) for _ in range(3)], [4, 3]),
         lambda o: optim.SequentialLR(o, [optim.StepLR(optimizer(), 5)], []),
-        lambda o: optim.SequentialLR(o, [o], []),  # type: ignore[list-item]
+        lambda o: optim.SequentialLR(o, [o], []),
         lambda o: optim.LambdaLR(o, lambda step: math.nan),
         lambda o: rates(o, optim.ExponentialLR(o, gamma=-0.5)),
     ],

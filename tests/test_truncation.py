@@ -300,7 +300,6 @@ def test_inputs_get_their_gradients() -> None:
     leaf = nn.parameter(xs)
     for window in bptt.truncated(step, leaf, tg.zeros(3, dtype="float64"), k1=3, k2=2):
         window.backward()
-    assert leaf.grad is not None
     assert [bool(g.any()) for g in leaf.grad.data] == [False, True, True] * 3
 
 

@@ -87,7 +87,7 @@ def test_streams_must_have_steps() -> None:
         with pytest.raises(ValueError, match="the stream is empty"):
             next(bptt.truncated(step, iter([]), None, 2, recompute=recompute))
     with pytest.raises(TypeError, match="xs must be an iterable of steps, not a int"):
-        bptt.truncated(step, 5, None, 2)  # type: ignore[arg-type]
+        bptt.truncated(step, 5, None, 2)
 
 
 def at_step_3(change: Callable[[Tensor, Any], Any]) -> Step:

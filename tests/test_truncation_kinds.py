@@ -93,7 +93,7 @@ def test_a_state_may_hold_the_logarithm_of_0() -> None:
     for stream in (bptt.truncated, lambda *args: bptt.randomly_truncated(*args[:3], 0.3, Scripted([False, False]))):
         (window,) = stream(step, [1.0, 2.0, 3.0], tg.tensor(np.array([0.0, -np.inf])), 3)
         window.backward()
-        found.append((window.loss.item(), w.grad.numpy()))  # type: ignore[union-attr]
+        found.append((window.loss.item(), w.grad.numpy()))
         w.grad = None
     assert found[0][0] == found[1][0]
     assert found[0][1][1] == found[1][1][1] == 0 < found[0][1][0] < found[1][1][0]
@@ -126,7 +126,7 @@ def test_only_the_memory_carries_the_gradient_back() -> None:
     (window,) = bptt.truncated(step, xs, start, 8)
     window.backward(8)
 
-    w, u, b = (p.data for p in (cell.weight_ih, cell.weight_hh, cell.bias))  # type: ignore[union-attr]
+    w, u, b = (p.data for p in (cell.weight_ih, cell.weight_hh, cell.bias))
     h = c = np.zeros(3)
     steps = []
     for x in xs:
@@ -148,7 +148,7 @@ def test_only_the_memory_carries_the_gradient_back() -> None:
         dc = dc * f
     close(cell.weight_ih.grad, dw, 1e-12)
     close(cell.weight_hh.grad, du, 1e-12)
-    close(cell.bias.grad, db, 1e-12)  # type: ignore[union-attr]
+    close(cell.bias.grad, db, 1e-12)
 
 
 def test_with_the_forget_gate_open_the_error_is_constant() -> None:

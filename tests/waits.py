@@ -49,7 +49,7 @@ def waiting(home: Backend, times: int = 0) -> Iterator[None]:
         return
     with ExitStack() as stack:
         if home.name == "cupy" and not times:  # then CuPy itself refuses to wait, inside of its functions too
-            import cupyx  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            import cupyx
 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "not possible to reliably detect", and soon to go
