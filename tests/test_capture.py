@@ -30,11 +30,10 @@ PLACED = {"contract"} if np.lib.NumpyVersion(np.__version__) < "2.3.0" else set(
 
 def equal(found: Any, expected: Any, exact: bool = True) -> None:
     for a, b in zip(arrays_of(found), arrays_of(expected), strict=True):
-        if exact:
-            if a.tobytes() != b.tobytes() or a.shape != b.shape:  # the quick question first
-                np.testing.assert_array_equal(a, b)
-        else:
-            np.testing.assert_allclose(a, b, rtol=0, atol=JOINED * max(1.0, float(np.abs(b).max(initial=0))))
+        if a.tobytes() == b.tobytes() and a.shape == b.shape:  # the quick question first
+            continue
+        tolerance = 0 if exact else JOINED * max(1.0, float(np.abs(b).max(initial=0)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
 def poison(captured: Any) -> None:
