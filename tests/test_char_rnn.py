@@ -48,6 +48,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(autouse=True)
+def without_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other runs than that one: it takes a third of their time."""
+    monkeypatch.setattr(char_rnn, "plot_curves", lambda *_: None)
+
+
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C in the middle of a training step."""
     train_on, steps = Training._train_on, iter(range(1, 10**6))
