@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -25,6 +26,15 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         if not alike(tree, other):
             raise ValueError(f"the trees differ in structure: {_outline(tree)} and {_outline(other)}")
     return rebuild(tree, [tree_map(function, tree[k], *(other[k] for other in others)) for k in keys_of(tree)])
+
+
+def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply a function to every leaf, None included; a container in which none changes stays the same object."""
+    if not isinstance(tree, (tuple, list, dict)):
+        return function(tree)
+    old = tree.values() if isinstance(tree, dict) else tree
+    new = [mapped(function, child) for child in old]
+    return tree if all(map(operator.is_, new, old)) else rebuild(tree, new)
 
 
 def tree_leaves(tree: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from ..backend import Array, Backend
 from ..formula import Pointwise
 from .joins import is_join, slots
 from .lanes import Lanes
-from .program import Line, Value, substitute
+from .program import Line, Value, runs, substitute
 from .straight import straight
 from .symbol import Scalar
 
@@ -156,13 +156,7 @@ def is_same(a: Any, b: Array) -> bool:
 
 def _in_runs(copies: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
     """Copies, in which runs of evenly spaced ones are merged into one."""
-    runs: list[list[tuple[Array, Array]]] = []
-    for copy in copies:
-        if runs and all(map(_evenly, zip(*runs[-1][-2:], copy, strict=True))):
-            runs[-1].append(copy)
-        else:
-            runs.append([copy])
-    for run in runs:
+    for run in runs(copies, lambda run, copy: all(map(_evenly, zip(*run[-2:], copy, strict=True)))):
         slots, sources = zip(*run, strict=True)
         yield (_spread(slots), _spread(sources)) if len(run) > 1 else run[0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from math import prod
@@ -13,7 +12,7 @@ import numpy as np
 from ..backend import Array, is_array, signature
 from ..op import Op, op_of
 from ..tape import at_step
-from ..tree import rebuild
+from ..tree import mapped
 
 TRIED = "tried"  # the name of random draws that a replay makes only if something reads them
 
@@ -177,15 +176,6 @@ def _gather(tree: Iterable[Any], found: list[Value]) -> None:
             _gather(x.values(), found)
 
 
-def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """A tree with a function applied to each leaf; containers in which none changes, the usual case, stay the same."""
-    if not isinstance(tree, (tuple, list, dict)):
-        return function(tree)
-    old = tree.values() if isinstance(tree, dict) else tree
-    new = [mapped(function, child) for child in old]
-    return tree if all(map(operator.is_, new, old)) else rebuild(tree, new)
-
-
 def substitute(tree: Any, new: dict[Value, Value]) -> Any:
     """A tree with some of its values replaced."""
     return mapped(lambda x: new.get(x, x) if type(x) is Value else x, tree)
@@ -206,6 +196,17 @@ def key_of(tree: Any) -> Any:
     if issubclass(kind, (float, np.floating)):
         return kind, repr(tree)
     return kind, tree if isinstance(tree, Hashable) and not hasattr(tree, "run") else id(tree)  # arrays, Scalars: by id
+
+
+def runs(items: Iterable[Any], follows: Callable[[list[Any], Any], bool]) -> list[list[Any]]:
+    """Items in runs; one that does not follow the run before it begins the next."""
+    found: list[list[Any]] = []
+    for item in items:
+        if found and follows(found[-1], item):
+            found[-1].append(item)
+        else:
+            found.append([item])
+    return found
 
 
 def _argument(x: Any) -> str:
@@ -231,9 +232,6 @@ class Program:
         self.lines = lines
         self.end = Line("end", "end", tuple, tuple(results), {}, Value((), None))
         self.end.let_go()
-
-    def __len__(self) -> int:
-        return len(self.lines)
 
     @property
     def results(self) -> list[Value]:

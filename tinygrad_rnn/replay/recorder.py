@@ -15,11 +15,11 @@ from ..backend import Array, Backend
 from ..op import Op, registry
 from ..record import Watcher
 from ..surroundings import is_ours
-from ..tree import tree_leaves
+from ..tree import mapped, tree_leaves
 from ..whereabouts import lines_outside
 from ..writes import owner_of
 from .functions import Functions
-from .program import TRIED, Line, Value, mapped
+from .program import TRIED, Line, Value
 from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refusals, refuse
 
 

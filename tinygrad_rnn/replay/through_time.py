@@ -35,8 +35,7 @@ def reassociate(program: Program) -> None:
             lines.append(early)
             line.read((late, early.result))
         lines.append(line)
-    if len(lines) > len(program):
-        program.lines = lines
+    program.lines = lines
 
 
 def _late_and_early(

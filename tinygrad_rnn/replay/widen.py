@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from .order import in_order_of
-from .program import Line, Program, Value
+from .program import Line, Program, Value, runs
 from .views import Slice, column_slices, columns, columns_line, getitem
 
 # Operands that leave every number unchanged, bit for bit: so a call can include a slice that it is not meant for.
@@ -58,7 +57,8 @@ class _Widening:
             ):
                 made.append(self._joined(base, slices, lines))
                 break  # the slices are now slices of the result
-            made += [self._joined(base, run, lines) for run in _runs(lines)]
+            adjacent = runs(lines, lambda run, part: run[-1].stop == part.start)
+            made += [self._joined(base, run, lines) for run in adjacent if len(run) > 1]
         return made
 
     def _signature(self, line: Line, part: Slice, base: Value) -> Any:
@@ -131,14 +131,3 @@ class _Widening:
             array = np.ascontiguousarray(np.broadcast_to(row, shape))
             self.constants[key] = Value(shape, dtype, "each_gate", array)
         return self.constants[key]
-
-
-def _runs(slices: Iterable[Slice]) -> list[list[Slice]]:
-    """Runs of two or more adjacent slices."""
-    runs: list[list[Slice]] = []
-    for part in slices:
-        if runs and runs[-1][-1].stop == part.start:
-            runs[-1].append(part)
-        else:
-            runs.append([part])
-    return [run for run in runs if len(run) > 1]
