@@ -205,6 +205,13 @@ def test_a_frozen_object_is_left_alone(strict_device: str) -> None:
     compare_backends(lambda x: x * settings.factor, tg.ones(2), backends=("numpy", strict_device)).check()
 
 
+def test_a_list_may_hold_itself(strict_device: str) -> None:
+    ring: list[Any] = [1.0]
+    ring.append(ring)
+    compare_backends(lambda x: x * ring[0], tg.ones(2), backends=("numpy", strict_device)).check()
+    assert ring[1] is ring
+
+
 def test_a_gradient_from_before_is_moved_too(strict_device: str) -> None:
     w: Any = tg.ones(2, requires_grad=True)
     (w * 3).sum().backward()
