@@ -117,7 +117,7 @@ def dispatcher(op: Op) -> Any:
         "_plain": plain,
         "_plain_types": PLAIN - {list, tuple},
         "_sequence": (list, tuple),
-        "_series": (list, tuple, map, GeneratorType),
+        "_series": (list, tuple, map, GeneratorType),  # in which all arrays of a call may come
         "_several": _SEVERAL,
         "_shape_of": _shape,
         "_shapes": _shapes,

@@ -192,7 +192,7 @@ def pad(x: Any, widths: Any, value: float = 0.0) -> Any:
     array([0., 1., 1., 0., 0.])
     """
     check_arrays("pad", x=x)
-    if backend.is_array(widths):
+    if isinstance(widths, np.ndarray):
         backend.host.reading(widths)
     given = list(widths) if np.iterable(widths) else [widths]
     needed = "widths are whole numbers: one, (before, after), or such a pair for each axis"
