@@ -144,7 +144,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "var": [*reductions(), of((3, 4), axis=0, ddof=1), of((3, 4), ddof=2, keepdims=True)],
     "std": [
         *(of((3, 4)), of((3, 4), axis=0), of((2, 3, 4), axis=(0, -1), keepdims=True, ddof=1), of((3, 4), ddof=2)),
-        *(S(normal(4, 3, 2).T, axis=1), S(normal(6, 8)[::-2, 1::3], axis=0)),
+        *(S(normal(4, 3, 2).T, axis=1), S(normal(6, 8)[::-2, 1::3], axis=0), of((0, 3), axis=1)),
     ],
     "logsumexp": [*reductions(), S(300 * normal(3, 4), axis=0)],
     "cumsum": [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), of((3,)), of((2, 0)), S(normal(4, 3).T)],
