@@ -335,6 +335,22 @@ def test_errors_inside_a_replay_come_before_anything_changes() -> None:
     assert (embedding.weight.numpy() != before).any()
 
 
+def test_an_error_inside_a_replay_names_the_operation_and_the_line() -> None:
+    model, weight = nn.Recurrent(nn.GRUCell(3, 4)), tg.ones(6, 3)
+
+    @tg.capture
+    def step(indices: Any) -> Any:
+        state = None
+        for t in range(3):
+            _, state = model.cell(tg.embedding(indices[t], weight), state)
+        return state
+
+    for _ in range(3):
+        step(np.zeros((3, 2), int))
+    with pytest.raises(IndexError, match=r"embedding: the index 6 .*, test_capture_face\.py:\d+, in a replay"):
+        step(np.full((3, 2), 6))
+
+
 def test_lengths_and_labels_out_of_range_are_refused_in_replays_too() -> None:
     model = nn.GRU(3, 4)
     scores = tg.log_softmax(tg.zeros(5, 2, 3))

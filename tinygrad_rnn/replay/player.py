@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend
+from .. import backend, tape
 from ..backend import Array, Backend
 from ..formula import Pointwise
+from ..whereabouts import ShapeError
 from .joins import is_join, slots
 from .lanes import Lanes
 from .program import Line, Value, runs, substitute
-from .straight import straight
+from .straight import failed_call, straight
 from .symbol import Scalar
 
 # NumPy 2.4.6 reads or writes the wrong elements if the output has gaps; for ``negative``, if the input has some too.
@@ -43,7 +44,13 @@ class Player:
 
     def __call__(self) -> None:
         self.set_numbers()
-        self._play()
+        try:
+            self._play()
+        except (IndexError, ValueError) as error:
+            failed = failed_call(error)
+            line = next(line for line, call in self.calls if call is failed)
+            kind = IndexError if isinstance(error, IndexError) else ShapeError  # as in an eager step
+            raise kind(f"{line.name}: {error}{tape.at_step(line.step)}, {line.where}, in a replay") from error
 
     def set_numbers(self) -> None:
         """Update the numbers that may change between replays."""

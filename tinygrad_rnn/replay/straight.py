@@ -21,13 +21,22 @@ def straight(parts: Iterable[Sequence[partial[Any]]]) -> Callable[[], None]:
     >>> said
     [1, 2, 3, 4]
     """
-    functions = [_function(part[k : k + _LINES]) for part in parts for k in range(0, len(part), _LINES)]
+    pieces = [part[k : k + _LINES] for part in parts for k in range(0, len(part), _LINES)]
+    functions = [(_function(calls), calls) for calls in pieces]
 
     def play() -> None:
-        for function in functions:
+        for function, _calls in functions:  # which failed_call reads
             function()
 
     return play
+
+
+def failed_call(error: Exception) -> partial[Any]:
+    """The call of a ``straight`` function that raised an error."""
+    at: Any = error.__traceback__
+    while at.tb_frame.f_code.co_name != "play":
+        at = at.tb_next
+    return at.tb_frame.f_locals["_calls"][at.tb_next.tb_lineno - 2]  # type: ignore[no-any-return]
 
 
 def _function(calls: Sequence[partial[Any]]) -> Callable[[], None]:
