@@ -1,4 +1,4 @@
-"""What all tests share: what is left out and why, a fresh seed for each test, a stand-in GPU."""
+"""What all tests share: what is left out and why, a fresh seed and registry for each test, a stand-in GPU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # or the threads of several workers wait for each other; before NumPy
 
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 import strict
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import backend
+from tinygrad_rnn.op import registry
 
 SLOW = {  # more than five seconds each, for little that others do not cover
     "test_a_rung_holds[08_clipping-strict]",
@@ -45,6 +47,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def seed() -> None:
     tg.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_operations() -> Iterator[None]:
+    """What a test registers is gone afterwards."""
+    with patch.dict(registry):
+        yield
 
 
 @pytest.fixture

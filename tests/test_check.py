@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,6 @@ from hypothesis.extra.numpy import array_shapes, mutually_broadcastable_shapes
 import tinygrad_rnn as tg
 from tinygrad_rnn import CheckError, Tensor, check, op
 from tinygrad_rnn.op import registry
-
-
-@pytest.fixture(autouse=True)
-def registry_as_before() -> Iterator[None]:
-    """What a test registers is gone afterwards."""
-    before = dict(registry)
-    yield
-    registry.clear()
-    registry.update(before)
 
 
 def report_of(function: Callable[..., Any], *samples: Any, **attributes: Any) -> str:

@@ -6,7 +6,6 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import patch
 
 import generated
 import numpy as np
@@ -29,13 +28,6 @@ def device() -> Iterator[Any]:
     """New tensors are made on the stand-in for CuPy."""
     with strict.registered() as home, tg.use_backend(home.name):
         yield home
-
-
-@pytest.fixture
-def forgotten() -> Iterator[None]:
-    """Operations of a test are no part of the registry afterwards."""
-    with patch.dict(registry):
-        yield
 
 
 def there(values: Any, dtype: str = "f4", **options: Any) -> tg.Tensor:
@@ -122,7 +114,7 @@ def test_only_what_saves_launches_and_has_the_shape_of_all_inputs_is_written() -
 # ---- on a device ----
 
 
-def test_a_kernel_and_a_rule_are_one_launch_each_yours_included(device: Any, forgotten: None) -> None:
+def test_a_kernel_and_a_rule_are_one_launch_each_yours_included(device: Any) -> None:
     @tg.op
     def softsign(xp: Any, x: Any, scale: Any) -> Any:
         return x / (1 + abs(x)) * scale
@@ -179,7 +171,7 @@ def test_a_slice_is_put_back_with_the_others_at_once(device: Any) -> None:
 
 
 @pytest.mark.parametrize("pair", [(0.0, -0.0), (1, 1.0), (True, 1), (2, 2.0), (float("nan"), 1.0)])
-def test_numbers_that_are_equal_are_still_told_apart(pair: tuple[Any, Any], device: Any, forgotten: None) -> None:
+def test_numbers_that_are_equal_are_still_told_apart(pair: tuple[Any, Any], device: Any) -> None:
     @tg.op
     def turned(xp: Any, x: Any, *, by: Any) -> Any:
         return xp.reciprocal(x * by) + (x > by)
@@ -190,7 +182,7 @@ def test_numbers_that_are_equal_are_still_told_apart(pair: tuple[Any, Any], devi
             np.testing.assert_array_equal(turned(there(x), by=by).numpy(), turned(x, by=by))
 
 
-def test_a_number_that_changes_time_and_again_makes_few_kernels(device: Any, forgotten: None) -> None:
+def test_a_number_that_changes_time_and_again_makes_few_kernels(device: Any) -> None:
     @tg.op
     def decayed(xp: Any, x: Any, *, rate: float) -> Any:
         return xp.exp(x * -rate)
@@ -221,7 +213,7 @@ def test_gradients_of_gradients_and_watchers_see_what_they_always_did(device: An
     report.check()
 
 
-def test_rules_that_give_shapes_of_their_own_are_run_one_by_one(device: Any, forgotten: None) -> None:
+def test_rules_that_give_shapes_of_their_own_are_run_one_by_one(device: Any) -> None:
     @tg.op
     def energy(xp: Any, x: Any, scale: Any) -> Any:
         return (x * x).sum(axis=-1, keepdims=True) * scale
@@ -235,7 +227,7 @@ def test_rules_that_give_shapes_of_their_own_are_run_one_by_one(device: Any, for
     assert results[0] == results[1] == [[[4, 8, 12], [16, 20, 24]], 91]
 
 
-def test_rules_that_compute_and_return_an_input_make_no_kernel(device: Any, forgotten: None) -> None:
+def test_rules_that_compute_and_return_an_input_make_no_kernel(device: Any) -> None:
     @tg.op
     def same(xp: Any, x: Any) -> Any:
         _ = (x * 2 + 1) * 3
@@ -267,7 +259,7 @@ def test_functions_of_floats_alone_are_not_written_for_others(name: str) -> None
         assert write(lambda given: [getattr(np, name)(given[0]) * 2.0 + 1], values, np.ndarray) is None
 
 
-def test_what_is_known_of_strange_dtypes_does_not_grow(device: Any, forgotten: None) -> None:
+def test_what_is_known_of_strange_dtypes_does_not_grow(device: Any) -> None:
     @tg.op
     def decayed(xp: Any, x: Any, *, rate: float) -> Any:
         return xp.exp(x * -rate)
@@ -281,9 +273,7 @@ SCALE = 2.0
 KEPT = {"scale": 2.0}
 
 
-def test_what_a_kernel_reads_out_of_its_surroundings_may_change(
-    device: Any, forgotten: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_kernel_reads_out_of_its_surroundings_may_change(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a kernel, or rule, is run as it is: its text would keep the number that was there at first."""
     factor = 2.0
 
