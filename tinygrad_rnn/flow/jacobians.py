@@ -151,23 +151,18 @@ def _directions(jacobian: np.ndarray, count: int | None, warmup: int, steps: int
     return np.tile(np.linalg.qr(drawn)[0], (rows, 1, 1))
 
 
-@no_grad()
-def _projected(who: str, cell: Any, xs: Any, state: Any) -> tuple[int, Any, Any]:
-    """The number of steps, all projected inputs, and the initial state."""
-    xs, _ = prepare(who, cell, xs)
-    if xs.ndim == 2 and getattr(cell, "input_size", None) is not None:
-        xs = expand_dims(xs, axis=1)
-        state = tree_map(lambda leaf: expand_dims(leaf, axis=0) if leaf.ndim == 1 else leaf, state)
-    zs = cell.input_projection(xs)
-    return xs.shape[0], zs, begin(cell, tree_map(itemgetter(0), zs), state)
-
-
 def step_jacobians(who: str, cell: Any, xs: Any, state: Any = None) -> Iterator[np.ndarray]:
     """dh_t / dh_{t-1} for each step, (B, n, n), on the host, by one backward pass through n copies of each row.
 
     Copy j of a row gets the j-th unit vector as its cotangent, which yields the j-th row of the Jacobian.
     """
-    steps, zs, state = _projected(who, cell, xs, state)
+    with no_grad():
+        xs, _ = prepare(who, cell, xs)
+        if xs.ndim == 2 and getattr(cell, "input_size", None) is not None:
+            xs = expand_dims(xs, axis=1)
+            state = tree_map(lambda leaf: expand_dims(leaf, axis=0) if leaf.ndim == 1 else leaf, state)
+        zs = cell.input_projection(xs)
+        state = begin(cell, tree_map(itemgetter(0), zs), state)
     parts = [as_tensor(leaf) for leaf in tree_leaves(state) if leaf.dtype.kind == "f"]
     sizes = [leaf.size // leaf.shape[0] for leaf in parts]
     rows, n = parts[0].shape[0], sum(sizes)
@@ -176,7 +171,7 @@ def step_jacobians(who: str, cell: Any, xs: Any, state: Any = None) -> Iterator[
         tensor(unit.reshape(-1, *leaf.shape[1:]), dtype=leaf.dtype, backend=leaf.backend)
         for unit, leaf in zip(units, parts, strict=True)
     ]
-    for t in range(steps):
+    for t in range(len(xs)):
         with no_grad():
             z = tree_map(lambda leaf: _copied(leaf[t], n), zs)  # noqa: B023
             copies = tree_map(lambda leaf: _copied(leaf, n), state)
