@@ -22,6 +22,7 @@ FLOORS = {  # files of ops, as they are read
     "elementwise": "Element by element, with a slope",
     "flat": "Element by element, without one",
     "reduce": "Along axes",
+    "scan": "Through time",
     "shape": "Shapes",
     "arrange": "The same elements in another order",
     "index": "Parts",

@@ -148,6 +148,10 @@ SAMPLES: dict[str, list[Sample]] = {
     ],
     "logsumexp": [*reductions(), S(300 * normal(3, 4), axis=0)],
     "cumsum": [*(of((2, 3, 4), axis=a) for a in (0, 1, -1)), of((3,)), of((2, 0)), S(normal(4, 3).T)],
+    "linear_scan": [
+        *(of(s, (s[0] + 1, *s[1:])) for s in ((4, 3), (9, 2, 3), (6,), (1, 2), (0, 3), (3, 0))),
+        *(S(normal(3, 4).T, normal(10, 6)[::-2, ::2]), S(integers(3, 4), normal(5))),
+    ],
     **each(
         "softmax log_softmax",
         lambda: [

@@ -18,7 +18,7 @@ from tinygrad_rnn.tree import tree_leaves, tree_map
 ALL = {**SAMPLES, **COMPOSITES}
 PROMOTING = (  # with integers, as in NumPy
     *("add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "maximum", "minimum"),
-    "logaddexp",
+    *("logaddexp", "linear_scan"),
 )
 EVEN = ("argmax", "argmin", "argsort", "scatter", "overlap_add", "add_along_axis", "add_rows")
 NO_FLOAT = (

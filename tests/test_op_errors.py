@@ -34,6 +34,13 @@ def line() -> int:
         ),
         (lambda m: tg.linear(m, tg.ones(4, 3), tg.ones(5)), ShapeError, ["linear: bias f32[5]", "4"]),
         (lambda m: tg.linear(m, tg.ones(3)), ShapeError, ["linear: weight f32[3] needs two axes"]),
+        (
+            lambda m: tg.linear_scan(m, m),
+            ShapeError,
+            ["linear_scan: a f32[2,3], b f32[2,3]: b must be one step longer than a, along the first axis"],
+        ),
+        (lambda m: tg.linear_scan(m[0, 0], m[0]), ShapeError, ["linear_scan: a f32[], b f32[3]: b must be one"]),
+        (lambda m: tg.linear_scan(0.5, m), TypeError, ["linear_scan: a 0.5, b f32[2,3]: a must be an array"]),
         (lambda m: m + tg.ones(4), ShapeError, ["add: a f32[2,3], b f32[4]", "broadcast"]),
         (
             lambda m: tg.ones(4, 2, 3).transpose(0, 1),

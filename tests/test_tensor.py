@@ -344,7 +344,7 @@ def test_augmented_assignment_within_no_grad_updates_a_leaf() -> None:
 
 METHODS = """abs absolute add all any argmax argmin argsort astype bitwise_and bitwise_or bitwise_xor broadcast_to
 ceil clip conv2d cos cross_entropy cumsum divide dropout embedding equal exp expand_dims expm1 flatten flip floor
-floor_divide greater greater_equal invert isfinite isinf isnan layer_norm less less_equal linear log log1p
+floor_divide greater greater_equal invert isfinite isinf isnan layer_norm less less_equal linear linear_scan log log1p
 log_softmax logaddexp logsumexp matmul max max_pool2d maximum mean min minimum multiply negative normalize not_equal
 outer pad power prod reciprocal relu remainder repeat reshape roll round sigmoid sign sin softmax softplus sort
 split sqrt square squeeze std subtract sum swapaxes take_along_axis tanh tile transpose tril triu var where"""

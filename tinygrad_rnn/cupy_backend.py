@@ -93,6 +93,14 @@ class CupyBackend(Backend):
     def row_sums(self, a: Array) -> Array:
         return a.sum(axis=-1, keepdims=True)
 
+    def linear_scan(self, a: Array, b: Array, y: Array) -> None:
+        y[...] = b
+        reach = 1  # up to here y is right; from here on, a holds products of the last ``reach`` factors
+        while reach < len(y):
+            y[reach:] += a * y[:-reach]
+            a = a[reach:] * a[:-reach]
+            reach *= 2
+
     def is_moderate(self, x: Array) -> bool:
         return False
 

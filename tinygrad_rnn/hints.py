@@ -9,6 +9,7 @@ TENSORS = {
     "allclose": "np.allclose(x.numpy(), y.numpy())",
     "arctan": "sin, cos and tanh are there; any other function is a kernel and a rule, see tg.op",
     "as_tensor": "tensor",
+    "associative_scan": "linear_scan",
     "autograd": "tg.grad, tg.jacobian, and tg.op for operations of your own",
     "bernoulli": "rand(*shape) < p",
     "bmm": "matmul, or @",

@@ -110,6 +110,14 @@ class Backend:
             return np.dot(a.reshape(-1), b.reshape(-1))
         return (a.dot(b) if b.ndim == 1 else np.vecdot(a, b))[..., None]
 
+    def linear_scan(self, a: Array, b: Array, y: Array) -> None:
+        """Write y_0 = b_0 and y_t = a_t * y_{t-1} + b_t into y, along the first axis; a begins at 1."""
+        a, b, y = a[..., None], b[..., None], y[..., None]  # or a step of a single axis would be no view
+        y[0] = b[0]
+        for factor, before, more, now in zip(a, y[:-1], b[1:], y[1:], strict=True):
+            np.multiply(factor, before, now)
+            np.add(now, more, now)
+
     def is_moderate(self, x: Array) -> bool:
         """Whether sums of e^x can neither overflow nor underflow; False if the host cannot tell cheaply."""
         moderate = x.size > 2**12 and x.dtype.itemsize > 2  # 2**12 ordinary terms overflow in float16

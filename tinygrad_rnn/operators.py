@@ -61,7 +61,8 @@ class Operators:
     any, all, argsort = ops.any, ops.all, ops.argsort
     broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
     softmax, log_softmax, take_along_axis = ops.softmax, ops.log_softmax, ops.take_along_axis
-    linear, normalize, cross_entropy, embedding = ops.linear, ops.normalize, ops.cross_entropy, ops.embedding
+    linear, linear_scan, normalize = ops.linear, ops.linear_scan, ops.normalize
+    cross_entropy, embedding = ops.cross_entropy, ops.embedding
     layer_norm, max_pool2d, split = ops.layer_norm, ops.max_pool2d, ops.split
     sort, roll, repeat, tile = map(_method, (ops.sort, ops.roll, ops.repeat, ops.tile))
     tril, triu, swapaxes, flatten = map(_method, (ops.tril, ops.triu, ops.swapaxes, ops.flatten))

@@ -69,6 +69,7 @@ from .nn import (
     softmax,
 )
 from .reduce import all, any, argmax, argmin, cumsum, max, mean, min, prod, std, sum, var
+from .scan import linear_scan
 from .shape import (
     broadcast_to,
     concatenate,
