@@ -100,6 +100,13 @@ def minimal(p: Arrays, x: np.ndarray, s: State) -> Result:
     return h, (h,), {"f": f, "n": n}
 
 
+def minimal_gru(p: Arrays, x: np.ndarray, s: State) -> Result:
+    z, n = sigmoid(x @ block(p, 0, "weight_ih").T + block(p, 0, "bias")), x @ block(p, 1, "weight_ih").T
+    n = n + block(p, 1, "bias")
+    h = (1 - z) * s[0] + z * n
+    return h, (h,), {"z": z, "n": n}
+
+
 RATES = np.array([0.1, 0.3, 0.7, 1.0])
 
 
@@ -197,6 +204,7 @@ CASES = {
     "gru after without bias": Case(lambda: nn.GRUCell(D, H, bias=False, **F64), gru_after),
     "gru before": Case(lambda: nn.GRUCell(D, H, reset="before", **F64), gru_before),
     "minimal": Case(lambda: nn.MGUCell(D, H, **F64), minimal),
+    "minimal gru": Case(lambda: nn.MinGRUCell(D, H, **F64), minimal_gru),
     "leaky": Case(lambda: nn.LeakyRNNCell(D, H, leak=RATES, **F64), leaky),
     "independent": Case(lambda: nn.IndRNNCell(D, H, **F64), independent),
     "highway": Case(lambda: nn.RHNCell(D, H, depth=3, **F64), highway),

@@ -29,8 +29,13 @@ WRAPPERS: list[Callable[[Any], Any]] = [
 @pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda w: getattr(w, "__name__", "VariationalDropout"))
 def test_every_wrapper_goes_round_every_cell(wrap: Callable[[Any], Any], cell: Any) -> None:
     """Six steps, so that taps reach past the beginning, with a gradient for every parameter."""
+    unfit = ""
     if wrap is nn.ResidualRecurrence and issubclass(cell, nn.LSTMCell):
-        with pytest.raises(TypeError, match="output is its state"):
+        unfit = "output is its state"
+    if wrap in (nn.SkipThroughTime, WRAPPERS[-1]) and cell is nn.MinGRUCell:
+        unfit = "the step of MinGRUCell makes no use of self.recur"
+    if unfit:
+        with pytest.raises(TypeError, match=unfit):
             nn.unroll(wrap(cell(5, 5)), tg.randn(6, 2, 5))
         return
     wrapped = wrap(cell(5, 5))

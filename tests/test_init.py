@@ -269,6 +269,7 @@ GATED: dict[str, Any] = {  # the cell, and its gates with their equations: what 
     "layer-norm GRU": (nn.LayerNormGRUCell, "z", ""),
     "per-gate layer-norm GRU": (nn.LayerNormPerGateGRUCell, "z", ""),
     "minimal gated unit": (nn.MGUCell, "", "f"),
+    "minimal GRU": (nn.MinGRUCell, "", "z"),
 }
 
 
@@ -311,7 +312,7 @@ def test_the_bias_of_each_gate_is_set_by_its_name(name: str) -> None:
             p, _ = other.bias_of(gate)
             assert init.gate_bias_(other, gate, value) is other
             found, usual = gates_without_weights(other), gates_without_weights(copy.deepcopy(cell))
-            squash = np.tanh if gate in ("g", "n") else lambda x: 1 / (1 + np.exp(-x))
+            squash = cell.activation if gate in ("g", "n") else lambda x: 1 / (1 + np.exp(-x))
             np.testing.assert_allclose(found[gate], squash(np.broadcast_to(value, 5)), rtol=1e-12)
             assert {n for n in found if (found[n] != usual[n]).any()} == {gate}
             assert p.dtype == np.float64

@@ -1,16 +1,17 @@
-"""Back-propagation through time: unrolling, truncation, checkpointing, and real-time recurrent learning."""
+"""Back-propagation through time: unrolling, scans, truncation, checkpointing, and real-time recurrent learning."""
 
 from ..nn.recurrent import Recorded, Unrolled, unroll
 from .carousel import GatesDetached
 from .checkpoint import checkpointed
 from .forward_mode import Moment, real_time
 from .memory import memory_plan
+from .scan import scanned
 from .state import detach
 from .truncation import Window, randomly_truncated, truncated
 
 # fmt: off
 __all__ = [
     "GatesDetached", "Moment", "Recorded", "Unrolled", "Window", "checkpointed", "detach", "memory_plan",
-    "randomly_truncated", "real_time", "truncated", "unroll",
+    "randomly_truncated", "real_time", "scanned", "truncated", "unroll",
 ]
 # fmt: on

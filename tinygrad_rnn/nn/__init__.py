@@ -6,7 +6,7 @@ from .cells import Cell, LSTMCell, LSTMState, RNNCell, WeightedCell
 from .convolution import Conv1d, Conv2d, MaxPool2d
 from .ctc import ctc_greedy_decode, ctc_loss
 from .decode import Beams, Written, beam_search, greedy, repeat_rows, roll_out, sample, take_rows, teacher_forced
-from .gated import CoupledLSTMCell, GRUCell, IndRNNCell, LeakyRNNCell, MGUCell, PeepholeLSTMCell, RHNCell
+from .gated import CoupledLSTMCell, GRUCell, IndRNNCell, LeakyRNNCell, MGUCell, MinGRUCell, PeepholeLSTMCell, RHNCell
 from .interop import load_torch_state_dict, torch_state_dict
 from .layers import Dropout, Embedding, LayerNorm, Linear, ModuleList, Sequential
 from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss, nll_loss
@@ -24,7 +24,7 @@ __all__ = [
     "GRU", "LSTM", "RNN", "AdditiveAttention", "Attention", "Beams", "Bidirectional", "Cell", "CellDropout",
     "Conv1d", "Conv2d", "CoupledLSTMCell", "Dropout", "Embedding", "GRUCell", "Highway", "IndRNNCell", "LSTMCell",
     "LSTMState", "LayerNorm", "LayerNormBasicLSTMCell", "LayerNormGRUCell", "LayerNormLSTMCell",
-    "LayerNormPerGateGRUCell", "LeakyRNNCell", "Linear", "MGUCell", "MaxPool2d", "Module", "ModuleList",
+    "LayerNormPerGateGRUCell", "LeakyRNNCell", "Linear", "MGUCell", "MaxPool2d", "MinGRUCell", "Module", "ModuleList",
     "PeepholeLSTMCell", "RHNCell", "RNNCell", "Recorded", "Recurrent", "RecurrentDropout", "Residual",
     "ResidualRecurrence", "SequenceLayer", "Sequential", "SkipState", "SkipThroughTime", "Stacked", "Unrolled",
     "VariationalDropout", "VariationalState", "WeightedCell", "Wrapper", "Written", "Zoneout", "beam_search",

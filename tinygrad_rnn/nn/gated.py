@@ -168,6 +168,46 @@ class MGUCell(WeightedCell):
         return h, h, {"f": f, "n": n}
 
 
+class MinGRUCell(WeightedCell):
+    """Minimal GRU, whose gates do not see the state, so that it is linear in it (Feng et al. 2024).
+
+    z = sigmoid(W_iz x_t + b_z), the first of two blocks of rows: z, n
+    n = W_in x_t + b_n
+    h_t = (1 - z) * h_{t-1} + z * n
+
+    ``bptt.scanned`` computes all time steps at once.
+
+    >>> from tinygrad_rnn import bptt, nn, ones
+    >>> layer = nn.Recurrent(nn.MinGRUCell(3, 5)).unrolled_by(bptt.scanned)
+    >>> layer(ones(7, 2, 3)).outputs.shape
+    (7, 2, 5)
+    """
+
+    blocks = 2
+    gate_names = ("z", "n")
+    keeps = {"z": -1}
+    activation = staticmethod(lambda n: n)
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **options: Any):
+        super().__init__(input_size, hidden_size, bias, **options)
+        del self.weight_hh
+
+    def gated(self, z: Any) -> tuple[Tensor, Tensor]:
+        """The gate z and the candidate n, for one step or all steps."""
+        z, n = split(z, 2, axis=-1)
+        return sigmoid(z), self.activation(n)
+
+    def linear(self, z: Any) -> tuple[Tensor, Tensor]:
+        """a and b in h_t = a * h_{t-1} + b, for one step or all steps."""
+        z, n = self.gated(z)
+        return 1 - z, z * n
+
+    def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
+        z, n = self.gated(z)
+        h = (1 - z) * state + z * n
+        return h, h, {"z": z, "n": n}
+
+
 class LeakyRNNCell(RNNCell):
     """Leaky integrator units: each moves a fraction a of the way to its simple-RNN value (Jaeger et al. 2007).
 
