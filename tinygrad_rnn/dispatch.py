@@ -20,7 +20,6 @@ import numpy as np
 from .backend import CHANGEABLE, PLAIN, Array, modules, namespace, plain
 from .tape import Node, Taped, clock, state
 from .tree import tree_map
-from .whereabouts import whereabouts
 from .writes import own
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ _UNWRAP = """
 
 _UNWRAP_ALL = """
     if {x} and _isinstance({x}[0], _series):
-        {changed} = _in_one(_op, {x}, {attributes})
+        {changed} = _op.in_one({x}, {attributes})
     if not {x}:
         raise _TypeError("{name}: at least one array is needed")
     _cls, _needs, _bare, _parents, {x} = _unwrap({x})"""
@@ -107,7 +106,6 @@ def dispatcher(op: Op) -> Any:
         "_changeable": CHANGEABLE,
         "_clock": clock,
         "_deliver": _deliver,
-        "_in_one": _in_one,
         "_isinstance": isinstance,
         "_kept": _kept,
         "_modules": modules,
@@ -279,15 +277,6 @@ def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tu
     needs = any(value.node is not None for value in taped)
     bare = sum(1 << i for i, x in enumerate(values) if x.__class__ in modules or isinstance(x, (list, tuple)))
     return type(taped[0]), int(needs), bare, parents, arrays
-
-
-def _in_one(op: Op, values: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Any, ...]:
-    """The arrays and attributes of a call with all arrays in one sequence, then perhaps attributes by position."""
-    arrays, *given = values
-    if len(given) > len(attributes):
-        known = ", ".join(attributes) or "nothing"
-        raise TypeError(f"{op.name}: after the list of arrays comes {known}, not {given}{whereabouts()}")
-    return tuple(arrays), *given, *[*attributes.values()][len(given) :]
 
 
 def _kept(value: Any) -> Any:

@@ -99,6 +99,14 @@ class Op:
         plan = self.plans[needs] = Plan(self, needed)
         return plan
 
+    def in_one(self, values: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Any, ...]:
+        """The arrays and attributes of a call with all arrays in one sequence, then perhaps attributes by position."""
+        arrays, *given = values
+        if len(given) > len(attributes):
+            known = _listed(attributes) or "nothing"
+            raise TypeError(f"{self.name}: after the list of arrays comes {known}, not {given}{whereabouts()}")
+        return tuple(arrays), *given, *[*attributes.values()][len(given) :]
+
     def refuse(self, others: dict[str, Any]) -> NoReturn:
         """Raise for arguments by name that the op does not have, such as PyTorch's dim."""
         name, known = next(iter(others)), [*self.inputs, *self.attributes]

@@ -6,10 +6,11 @@ from .cells import Cell, LSTMCell, LSTMState, RNNCell, WeightedCell
 from .convolution import Conv1d, Conv2d, MaxPool2d
 from .ctc import ctc_greedy_decode, ctc_loss
 from .decode import Beams, Written, beam_search, greedy, repeat_rows, roll_out, sample, take_rows, teacher_forced
-from .gated import CoupledLSTMCell, GRUCell, IndRNNCell, LeakyRNNCell, MGUCell, MinGRUCell, PeepholeLSTMCell, RHNCell
+from .gated import CoupledLSTMCell, GRUCell, IndRNNCell, LeakyRNNCell, PeepholeLSTMCell, RHNCell
 from .interop import load_torch_state_dict, torch_state_dict
 from .layers import Dropout, Embedding, LayerNorm, Linear, ModuleList, Sequential
 from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss, nll_loss
+from .minimal import MGUCell, MinGRUCell
 from .module import Module, functional_call, parameter
 from .noise import CellDropout, RecurrentDropout, VariationalDropout, VariationalState, Zoneout
 from .normalized import LayerNormBasicLSTMCell, LayerNormGRUCell, LayerNormLSTMCell, LayerNormPerGateGRUCell
