@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {}
     if "cupy" not in tg.available_backends():
         left_out["gpu"] = "no CUDA GPU with CuPy on this machine"
-    if not config.option.markexpr:
+    if not config.option.markexpr and not any("::" in asked for asked in config.args):
         left_out["slow"] = "takes long; run it with -m slow"
     for item in items:
         for marker, reason in left_out.items():

@@ -48,8 +48,8 @@ def alike(results: Callable[..., Iterator[Any]]) -> Callable[..., None]:
 
     @wraps(results)
     def test(**given: Any) -> None:
-        for found, expected in zip(results(tg.capture, **given), results(lambda step: step, **given), strict=True):
-            equal(found, expected, exact=False)
+        pairs = zip(results(tg.capture, **given), results(lambda step: step, **given), strict=True)
+        assert [equal(found, expected, exact=False) for found, expected in pairs]
 
     test.__signature__ = Signature([*signature(results).parameters.values()][1:])
     return test
@@ -269,8 +269,9 @@ def test_a_gradient_from_before_is_dropped_while_a_parameter_is_frozen(wrap: Any
     for k in range(18):
         s.model.bias.requires_grad = k % 3 != 1
         if k % 3 < 2:
-            return step(batch(k + 1)), s.parameters
-        yield gather(batch(k + 1)), [p.grad for p in s.parameters]
+            yield step(batch(k + 1)), s.parameters
+        else:
+            yield gather(batch(k + 1)), [p.grad for p in s.parameters]
 
 
 def test_freezing_and_thawing_in_turn_needs_no_new_recordings() -> None:

@@ -123,15 +123,37 @@ class Newer(nn.MinGRUCell):
         return super().full_step(z, tg.tanh(state))
 
 
+class Halved(nn.MinGRUCell):
+    def linear(self, z: Any) -> Any:
+        a, b = super().linear(z)
+        return a / 2, b
+
+
+class Constant(Average):
+    def linear(self, z: Any) -> Any:
+        return 0.9, z[1]
+
+    step = Average.step
+
+
 @pytest.mark.parametrize(
     ("cell", "told"),
     [
         (nn.GRUCell(D, H), r"scanned: GRUCell needs a method linear\(z\), in the class that defines its step, which"),
         (nn.Residual(Average()), r"scanned: Residual needs a method linear\(z\)"),
         (Newer(D, H), r"scanned: Newer needs a method linear\(z\)"),
+        (Halved(D, H), r"scanned: Halved needs a method linear\(z\)"),
         (nn.GRU(D, H), "scanned: a cell is an object with input_projection"),
     ],
 )
 def test_other_cells_are_refused(cell: Any, told: str) -> None:
     with pytest.raises(TypeError, match=told):
         bptt.scanned(cell, drawn(T, B, D))
+
+
+@pytest.mark.parametrize("mask", [None, PADDED])
+def test_a_and_b_must_have_the_shape_of_the_state_for_each_step(mask: Any) -> None:
+    with pytest.raises(
+        tg.ShapeError, match=r"scanned: Constant.linear must return a and b of \(.*\), not 0.9 and f64\["
+    ):
+        bptt.scanned(Constant(), drawn(T, B, D), mask=mask)

@@ -94,6 +94,7 @@ def test_a_list_of_arrays_may_hold_lists_and_begin_with_one() -> None:
     x = tg.tensor([2.0, 3.0], requires_grad=True)
     assert tg.stack([[1.0, 4.0], x], 1).tolist() == tg.stack(map(tg.tensor, [[1.0, 4.0], [2.0, 3.0]]), 1).tolist()
     assert tg.stack([[1.0], [2.0]]).tolist() == tg.stack(x for x in [[1.0], [2.0]]).tolist() == [[1.0], [2.0]]
+    assert tg.stack(reversed([2.0, 1.0])).tolist() == tg.stack({"a": 1.0, "b": 2.0}.values()).tolist() == [1.0, 2.0]
     y = tg.concatenate([[1.0], x, [4.0, 5.0], []])
     assert y.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0] == tg.concatenate([[[1.0]], x, [4.0, 5.0]], axis=None).tolist()
     y[:3].sum().backward()
@@ -461,7 +462,7 @@ def test_a_list_of_tensors_says_what_to_do() -> None:
         (lambda: tg.cat, "instead: concatenate"),
         (lambda: tg.nn.ReLU, "instead: tg.relu"),
         (lambda: tg.nn.Linear(2, 2).register_buffer, "a module has no attribute.*an attribute that holds a Tensor"),
-        (lambda: tg.nn.GRU(2, 2).weight_hh_l0, r"instead: layers\[0\].cell.weight_hh"),
+        (lambda: tg.nn.GRU(2, 2).weight_hh_l0, r"instead: layer.named_parameters"),
         (lambda: tg.nn.SequenceLayer().input_size, "defines no input_size"),
     ],
 )

@@ -10,9 +10,9 @@ import functools
 import inspect
 import linecache
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, ValuesView
 from contextlib import contextmanager
-from types import FunctionType, GeneratorType
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,7 +115,7 @@ def dispatcher(op: Op) -> Any:
         "_plain": plain,
         "_plain_types": PLAIN - {list, tuple},
         "_sequence": (list, tuple),
-        "_series": (list, tuple, map, GeneratorType),  # in which all arrays of a call may come
+        "_series": (list, tuple, Iterator, ValuesView),  # in which all arrays of a call may come
         "_several": _SEVERAL,
         "_shape_of": _shape,
         "_shapes": _shapes,

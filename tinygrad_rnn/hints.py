@@ -181,11 +181,12 @@ OPTIMISERS = {
     "lr_scheduler": "the schedules are in optim itself, optim.StepLR",
     "param_groups": "groups, each with settings of its own: opt.groups[0].lr",
 }
+_OUR_NAMES = "layer.named_parameters() has the names of parameters here, nn.torch_state_dict(layer) those of PyTorch"
 MODULES = {
     "add_module": "an attribute that holds the module",
     "apply": "for module in model.modules()",
-    "bias_hh_l0": "layers[0].cell.bias, one vector for both",
-    "bias_ih_l0": "layers[0].cell.bias, one vector for both",
+    "bias_hh_l0": _OUR_NAMES,
+    "bias_ih_l0": _OUR_NAMES,
     "children": "modules()",
     "cpu": "to('numpy')",
     "cuda": "to('cupy')",
@@ -199,8 +200,8 @@ MODULES = {
     "register_forward_hook": "tg.watching(watcher) sees every operation, and record=True the gates and states",
     "register_parameter": "an attribute that holds nn.parameter(...)",
     "requires_grad_": "for p in known: p.requires_grad = False, with known = list(model.parameters())",
-    "weight_hh_l0": "layers[0].cell.weight_hh",
-    "weight_ih_l0": "layers[0].cell.weight_ih",
+    "weight_hh_l0": _OUR_NAMES,
+    "weight_ih_l0": _OUR_NAMES,
 }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any
 
+from ..backend import signature
 from ..nn.fit import begin
 from ..nn.recurrent import Unrolled, prepare, project
 from ..nn.sequences import over
 from ..ops import concatenate, flip, linear_scan, where
 from ..tree import tree_map
+from ..whereabouts import ShapeError
 
 
 def scanned(cell: Any, xs: Any, state: Any = None, mask: Any = None, *, reverse: bool = False) -> Unrolled:
@@ -25,7 +27,8 @@ def scanned(cell: Any, xs: Any, state: Any = None, mask: Any = None, *, reverse:
     The recurrence is one ``linear_scan``. On the host, outputs and states are bit for bit those of ``unroll`` if
     ``step`` computes ``a * h + b`` too.
 
-    Raises TypeError for a cell without ``linear``, or with a ``step`` that is newer than it, in a subclass.
+    Raises TypeError for a cell without ``linear``, or if one class defines it and another one ``step``, as then they
+    may differ; ShapeError if a or b do not have the shape of h for each step.
 
     >>> from tinygrad_rnn import nn, ones
     >>> outputs, h = scanned(nn.MinGRUCell(3, 5), ones(7, 2, 3))
@@ -33,8 +36,9 @@ def scanned(cell: Any, xs: Any, state: Any = None, mask: Any = None, *, reverse:
     ((7, 2, 5), (2, 5))
     """
     xs, real = prepare("scanned", cell, xs, mask)
-    ways = [way for kind in type(cell).__mro__ for way in ("linear", "step", "full_step") if way in vars(kind)]
-    if ways[:1] != ["linear"]:
+    defined = [{"linear", "step", "full_step"} & vars(kind).keys() for kind in type(cell).__mro__]
+    newest = next(filter(None, defined), set())
+    if "linear" not in newest or len(newest) < 2:
         raise TypeError(
             f"scanned: {type(cell).__name__} needs a method linear(z), in the class that defines its step, which "
             "returns (a, b) such that the new state, and the output, is a * h + b; bptt.unroll takes any cell"
@@ -42,6 +46,11 @@ def scanned(cell: Any, xs: Any, state: Any = None, mask: Any = None, *, reverse:
     zs = project(cell, xs, real)
     h = begin(cell, tree_map(itemgetter(0), zs), state)
     a, b = cell.linear(zs)
+    if not all(getattr(x, "shape", None) == (len(xs), *h.shape) for x in (a, b)):
+        told = " and ".join(signature(x) if hasattr(x, "dtype") else repr(x) for x in (a, b))
+        raise ShapeError(
+            f"scanned: {type(cell).__name__}.linear must return a and b of {(len(xs), *h.shape)}, not {told}"
+        )
     if real is not None:
         a, b = where(over(real, a), a, 1), where(over(real, b), b, 0)
     if reverse:
