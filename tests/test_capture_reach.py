@@ -8,8 +8,8 @@ from collections import ChainMap, UserDict, deque
 from collections.abc import Iterator
 from enum import Enum
 from functools import cached_property, partial, partialmethod, singledispatch, singledispatchmethod, update_wrapper
-from itertools import cycle
-from queue import Queue, SimpleQueue
+from itertools import count, cycle
+from queue import LifoQueue, PriorityQueue, Queue, SimpleQueue
 from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -84,6 +84,10 @@ def _with_a_class(x: Any) -> Any:
         scale = SCALE
 
     return x * Here.scale
+
+
+def _scaled_by(x: Any, holder: Any) -> Any:
+    return x * holder.scale
 
 
 def _times(x: Any, scale: float = 2.0) -> Any:
@@ -417,7 +421,8 @@ def test_an_iterator_that_the_step_draws_from_is_refused() -> None:
     trainer.drawn = endless()
     batches_drawn = cycle([batch(1), batch(2)]).__next__
     several_batches, slots.scale = (endless(), endless()), endless()
-    next_of_batches = partial(next, endless())
+    next_of_batches, partial_drawn = partial(next, endless()), partial(endless().__next__)
+    sent_batches, pair_drawn = endless().send, Pair(endless())
 
     def by_default(drawn: Any = endless()) -> Any:  # noqa: B008
         return next(drawn).sum()
@@ -425,6 +430,9 @@ def test_an_iterator_that_the_step_draws_from_is_refused() -> None:
     for step in (
         lambda: next(several_batches[1]).sum(),
         lambda: next_of_batches().sum(),
+        lambda: partial_drawn().sum(),
+        lambda: sent_batches(None).sum(),
+        lambda: next(pair_drawn.first).sum(),
         by_default,
         lambda: batches.send(None).sum(),
         lambda: batches_drawn().sum(),
@@ -461,11 +469,57 @@ def test_what_a_weak_proxy_stands_for_is_no_iterator() -> None:
         equal(captured(tg.ones(3)), tg.ones(3) * settings.scale)
 
 
-def test_a_queue_that_the_step_draws_from_is_refused() -> None:
-    batches: Queue[Any] = Queue()
+class Loader:
+    """An iterator of the user's own, which a step may use for something else."""
+
+    def __init__(self) -> None:
+        self.drawn, self.scale = 0, 2.0
+
+    def __iter__(self) -> Iterator[float]:
+        return self
+
+    def __next__(self) -> float:
+        self.drawn += 1
+        return float(self.drawn)
+
+
+class Holding(Loader):
+    def __init__(self) -> None:
+        self.source, self.scale = count(1.0), 2.0
+
+    def __next__(self) -> float:
+        return next(self.source)
+
+
+class Mapped(map):  # type: ignore[type-arg]
+    """Its draws change no attribute."""
+
+
+@pytest.mark.parametrize("make", [Loader, Holding])
+def test_an_iterator_of_a_class_of_the_users_is_of_use_but_not_drawn_from(make: Any) -> None:
+    loader = make()
+    for captured, arguments in ((tg.capture(lambda x: x * loader.scale), ()), (tg.capture(_scaled_by), (loader,))):
+        for _ in range(3):
+            equal(captured(tg.ones(3), *arguments), tg.ones(3) * 2.0)
+
+
+@pytest.mark.parametrize("make", [Loader, Holding, lambda: Mapped(float, count(1))])
+def test_a_draw_from_an_iterator_of_a_class_of_the_users_is_refused(make: Any) -> None:
+    loader, held = make(), make()
+    draw = held.__next__
+    for step, arguments in ((next, (loader,)), (lambda: next(loader), ()), (lambda: draw(), ())):
+        captured = tg.capture(lambda *arguments, step=step: tg.ones(1) * step(*arguments))
+        captured(*arguments)
+        with pytest.raises(tg.CaptureError, match=r"the step (draws from|changes) "):
+            captured(*arguments)
+
+
+@pytest.mark.parametrize("kind", [Queue, LifoQueue, PriorityQueue])
+def test_a_queue_that_the_step_draws_from_is_refused(kind: Any) -> None:
+    batches = kind()
     for k in range(3):
-        batches.put(batch(k))
-    captured = tg.capture(lambda: batches.get().sum())
+        batches.put(float(k))
+    captured = tg.capture(lambda: tg.ones(1) * batches.get())
     captured()
     with pytest.raises(tg.CaptureError, match=r"the step changes .*batches\.queue"):
         captured()

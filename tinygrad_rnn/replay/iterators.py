@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import operator
 from functools import partial
-from types import MethodWrapperType
+from types import BuiltinMethodType, MethodWrapperType
 from typing import Any, NoReturn
 from weakref import ProxyTypes
 
+from ..surroundings import is_users
 from ..tape import CaptureError
 from ..whereabouts import whereabouts
 from .symbol import refusals
@@ -33,12 +34,15 @@ class Closed:
 
 def closed(x: Any, path: str) -> Any:
     """A stand-in for an iterator, or for a tuple or a partial function with iterators in it; x itself otherwise."""
-    if type(x) is tuple:
-        parts = tuple(closed(part, f"{path}[{k}]") for k, part in enumerate(x))
-        return x if all(map(operator.is_, parts, x)) else parts
+    if isinstance(x, tuple):
+        parts = [closed(part, f"{path}[{k}]") for k, part in enumerate(x)]
+        return x if all(map(operator.is_, parts, x)) else tuple.__new__(type(x), parts)
     if type(x) is partial:
-        arguments = closed(x.args, path)
-        return x if arguments is x.args else partial(x.func, *arguments, **x.keywords)
-    source = x.__self__ if type(x) is MethodWrapperType else x  # of draw = iter(batches).__next__
-    drawn = hasattr(type(source), "__next__") and type(source) not in ProxyTypes
-    return Closed(path) if drawn and not hasattr(source, "write") else x  # as files do
+        given = x.func, *x.args
+        stand_ins = closed(given, path)
+        return x if stand_ins is given else partial(*stand_ins, **x.keywords)
+    source = x.__self__ if type(x) in (MethodWrapperType, BuiltinMethodType) else x  # of draw = iter(batches).__next__
+    draw = getattr(type(source), "__next__", None)
+    if draw is None or type(source) in ProxyTypes or is_users(getattr(draw, "__module__", "builtins")):
+        return x  # what a user's own __next__ changes is seen as a change
+    return x if hasattr(source, "write") else Closed(path)  # files are iterators

@@ -43,7 +43,8 @@ _PARTS = ("__self__", "__func__", "func", "args", "keywords", "dispatcher", "fge
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # methods that the engine calls on any object
 _ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may use any attribute
-_HOLDERS = {"ChainMap", "Namespace", "Queue", "SimpleNamespace", "UserDict", "UserList"}  # Python's, for users' objects
+# Python's classes for users' objects.
+_HOLDERS = {"ChainMap", "LifoQueue", "Namespace", "PriorityQueue", "Queue", "SimpleNamespace", "UserDict", "UserList"}
 _MAKING = {"__init__", "__new__", "__post_init__"}
 _UNUSED = {"__del__", "__repr__", "__str__"}
 
