@@ -6,6 +6,7 @@ import sys
 import weakref
 from collections import ChainMap, UserDict, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, partial, partialmethod, singledispatch, singledispatchmethod, update_wrapper
 from itertools import count, cycle
@@ -512,6 +513,25 @@ def test_a_draw_from_an_iterator_of_a_class_of_the_users_is_refused(make: Any) -
         captured(*arguments)
         with pytest.raises(tg.CaptureError, match=r"the step (draws from|changes) "):
             captured(*arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    drawn: Any
+    scale: float
+
+
+def test_an_iterator_in_a_frozen_object_is_of_use_but_not_drawn_from() -> None:
+    held = iter([1.0, 2.0, 3.0])
+    frozen = Frozen(held, 2.0)
+    captured = tg.capture(lambda x: x * (frozen.scale if frozen.drawn else 0.0))
+    for _ in range(3):
+        equal(captured(tg.ones(3)), tg.ones(3) * 2.0)
+    captured = tg.capture(lambda x: x * next(frozen.drawn))
+    captured(tg.ones(3))
+    with pytest.raises(tg.CaptureError, match=r"the step draws from frozen\.drawn"):
+        captured(tg.ones(3))
+    assert frozen.drawn is held
 
 
 @pytest.mark.parametrize("kind", [Queue, LifoQueue, PriorityQueue])

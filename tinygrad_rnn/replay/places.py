@@ -70,7 +70,7 @@ class Attribute(Place):
     otherwise = staticmethod(getattr)
 
     def put(self, value: Any) -> None:
-        setattr(self.holder, self.key, value)
+        object.__setattr__(self.holder, self.key, value)  # also in a frozen dataclass
 
     def is_open(self) -> bool:
         return True
