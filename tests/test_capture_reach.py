@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import weakref
 from collections import ChainMap, UserDict, deque
@@ -393,6 +394,38 @@ def test_what_the_step_does_not_mention_may_change_at_every_call() -> None:
         trainer.losses.append(captured(batch(k)).item())
         trainer.calls += 1
     assert sum(captured._recorded.values()) == 1
+
+
+class Learner(nn.Module):
+    @tg.capture
+    def learn(self, x: Any) -> Any:
+        return x * 2.0
+
+    @tg.capture
+    def evaluate(self, x: Any) -> Any:
+        return x * SCALE
+
+
+class Looking:
+    @tg.capture
+    def learn(self, x: Any) -> Any:
+        return getattr(self, "scale", 2.0) * x
+
+    @tg.capture
+    def evaluate(self, x: Any) -> Any:
+        return x
+
+
+@pytest.mark.parametrize("kind", [Learner, Looking])
+def test_a_captured_method_does_not_take_another_one_for_an_attribute(kind: Any) -> None:
+    one = kind()
+    for learner in (one, copy.copy(one)):
+        for value in (2.0, 2.0, 3.0):
+            _set_global(value)
+            learner.learn(batch())
+        learner.evaluate(batch())
+        learner.learn(batch())
+        assert learner.learn._recorded.total() == 1
 
 
 def test_the_search_does_not_enter_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

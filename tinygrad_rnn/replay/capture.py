@@ -16,6 +16,7 @@ from .arguments import in_output, signature_of, without_symbols
 from .memory import Memory
 from .passes import GRAPH, JOINING, LANES, PASSES
 from .profile import Profile
+from .reach import OF_CAPTURED
 from .recorder import is_recording
 from .recording import Recording
 from .replay import Replay
@@ -71,7 +72,7 @@ class Captured(Generic[P, R]):
                 f"capture: {self._name} keeps its recordings with the object that it is a method of, and a "
                 f"{type(instance).__name__} has no __dict__ to keep them in; add '__dict__' to its __slots__"
             )
-        key = f"_captured_{self._name}_{id(self)}"
+        key = f"{OF_CAPTURED}{self._name}_{id(self)}"
         step, known = MethodType(self.step, instance), vars(instance).get(key)
         if known is None or known.step != step:  # it belongs to the object that this one was copied from
             known = Captured(step, self.without)
@@ -79,6 +80,8 @@ class Captured(Generic[P, R]):
                 setattr(instance, key, known)
             else:
                 vars(instance)[key] = known
+            for other in [x for kind in type(instance).__mro__ for x in vars(kind).values() if type(x) is Captured]:
+                other.__get__(instance)  # all at once: to a recording of one, the next would be a new attribute
         return known  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:

@@ -45,6 +45,7 @@ _PROTOCOL = ("forward", "initial_state", "input_projection", "step")  # methods 
 _ANY = frozenset({"__dict__", "attrgetter", "getattr", "hasattr", "vars"})  # code with these may use any attribute
 # Python's classes for users' objects.
 _HOLDERS = {"ChainMap", "LifoQueue", "Namespace", "PriorityQueue", "Queue", "SimpleNamespace", "UserDict", "UserList"}
+OF_CAPTURED = "_captured_"  # begins the names of attributes that keep the captured methods of an object
 _MAKING = {"__init__", "__new__", "__post_init__"}
 _UNUSED = {"__del__", "__repr__", "__str__"}
 
@@ -166,7 +167,7 @@ class Reach:
         every = not _ANY.isdisjoint(self._mentioned)
         if every:  # one more may be found by hasattr
             self.sizes.append((names, len(names), path))
-        found = [name for name in list(names) if every or name in self._mentioned or name in also]
+        found = [name for name in _attributes(names) if every or name in self._mentioned or name in also]
         for name in found:
             self._look(Place(names, name, f"{path}.{name}".lstrip(".")))
         return found
@@ -176,7 +177,7 @@ class Reach:
         if derived:
             ports = getattr(type(x), "ports", ())
             self.sizes.append((held, len(held), path))
-            for name in list(held):
+            for name in _attributes(held):
                 self._look(Place(held, name, f"{path}.{name}".lstrip(".")), name in ports)
         else:
             self._namespace(held, path)
@@ -228,6 +229,11 @@ def state_of(generator: Any) -> Any:
     if type(generator).__name__ == "RandomState":
         return repr(generator.get_state(legacy=False))
     return generator.getstate() if isinstance(generator, random.Random) else None
+
+
+def _attributes(names: Any) -> list[str]:
+    """The names of attributes, without those that keep captured methods."""
+    return [name for name in names if not str(name).startswith(OF_CAPTURED)]
 
 
 def _objects(arguments: Any) -> list[tuple[Any, str, bool]]:
