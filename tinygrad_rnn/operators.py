@@ -57,16 +57,16 @@ class Operators:
     floor, ceil, isnan, isinf, isfinite = ops.floor, ops.ceil, ops.isnan, ops.isinf, ops.isfinite
     maximum, minimum, clip, logaddexp = ops.maximum, ops.minimum, ops.clip, ops.logaddexp
     sum, prod, mean, max, min, var = ops.sum, ops.prod, ops.mean, ops.max, ops.min, ops.var
-    logsumexp, cumsum, argmax, argmin = ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
+    std, logsumexp, cumsum, argmax, argmin = ops.std, ops.logsumexp, ops.cumsum, ops.argmax, ops.argmin
     any, all, argsort = ops.any, ops.all, ops.argsort
-    broadcast_to, expand_dims, squeeze, flip, pad = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip, ops.pad
+    broadcast_to, expand_dims, squeeze, flip = ops.broadcast_to, ops.expand_dims, ops.squeeze, ops.flip
     softmax, log_softmax, take_along_axis = ops.softmax, ops.log_softmax, ops.take_along_axis
     linear, linear_scan, normalize = ops.linear, ops.linear_scan, ops.normalize
     cross_entropy, embedding = ops.cross_entropy, ops.embedding
     layer_norm, max_pool2d, split = ops.layer_norm, ops.max_pool2d, ops.split
     sort, roll, repeat, tile = map(_method, (ops.sort, ops.roll, ops.repeat, ops.tile))
     tril, triu, swapaxes, flatten = map(_method, (ops.tril, ops.triu, ops.swapaxes, ops.flatten))
-    std, astype, outer = map(_method, (ops.std, ops.astype, ops.outer))
+    pad, astype, outer = map(_method, (ops.pad, ops.astype, ops.outer))
     conv2d, dropout = map(_method, (ops.conv2d, ops.dropout))
 
     def __divmod__(self, other: Any) -> tuple[Any, Any]:
