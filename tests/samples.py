@@ -84,6 +84,7 @@ SAMPLES: dict[str, list[Sample]] = {
         *(S(normal(4, 3).T, np.array(0.7)), S(normal(3), np.array(1.0))),
     ],
     "lengths_within": [S(x, longest=3) for x in (np.array([0, 3, 2]), np.arange(4)[::-2], np.zeros(0, int))],
+    "as_mask": [S(x) for x in (np.array([[0, 1], [1, 1]]).T, np.array([0, 5, 1])[::2], np.zeros(0, int))],
     "labels_among": [
         S(np.array([[1, 2], [2, 0]]).T, np.array([2, 1]), classes=3, blank=0),
         S(np.zeros((0, 2), int), np.zeros(0, int), classes=3, blank=1),

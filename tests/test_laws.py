@@ -25,6 +25,7 @@ NO_FLOAT = (
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "any", "all"),
     *("argmax", "argmin", "argsort"),
     *("isnan", "isinf", "isfinite"),
+    "as_mask",
 )
 
 

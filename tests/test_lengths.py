@@ -157,6 +157,21 @@ def test_lengths_in_every_form(batch_first: bool) -> None:
         close(state, expected.state, 0)
 
 
+@pytest.mark.parametrize("wrong", [0.5, 2, -1, np.nan])
+def test_a_mask_of_other_numbers_than_0_and_1_is_refused(wrong: float) -> None:
+    mask = np.ones((T, B))
+    mask[1, 2] = wrong
+    for form in (mask, mask.tolist(), tg.tensor(mask)):
+        with pytest.raises(
+            ValueError, match=rf"mask f64\[6,4\]: a mask holds .* is {float(wrong)}, .* test_lengths.py"
+        ):
+            nn.LSTM(F, H)(tg.ones(T, B, F), mask=form)
+    with pytest.raises(
+        ValueError, match=r"mask i64\[3\]: a mask holds True or 1 and False or 0, but in this one is 2"
+    ):  # the numbers of rows are no mask of them
+        nn.reset(tg.zeros(3, H), rows=[0, 2, 1])
+
+
 def test_full_lengths_are_none() -> None:
     layer, x = nn.LSTM(F, H, 2, bidirectional=True, dtype="float64"), drawn(T, B, F)
     close(layer(x, lengths=[T] * B).outputs, layer(x).outputs, 0)

@@ -225,6 +225,19 @@ def test_to_dtype_keeps_the_tensors_and_drops_gradients() -> None:
         assert model.zeta.weight.grad.dtype == np.float64
 
 
+@pytest.mark.parametrize("convert", ["to", "load_state_dict"])
+def test_a_gradient_for_tensors_that_were_converted_meanwhile_is_not_lost_in_silence(convert: str) -> None:
+    model, kept = nn.Linear(2, 3), tg.ones(3, requires_grad=True)
+    loss = (model(tg.ones(1, 2)) * kept).sum()
+    double = {name: array.astype("float64") for name, array in model.state_dict().items()}
+    model.to("float64") if convert == "to" else model.load_state_dict(double)
+    with pytest.raises(tg.GraphError, match=r"since the forward pass, 2 of its tensors, such as \[3\], were converted"):
+        loss.backward()
+    assert kept.grad is None
+    (model(tg.ones(1, 2, dtype="float64")) * kept).sum().backward()
+    assert model.weight.grad.dtype == np.float64
+
+
 def test_to_nowhere_is_refused() -> None:
     with pytest.raises((tg.BackendError, TypeError), match="to: 'cpu' is neither a backend, 'numpy' or 'cupy', nor a"):
         Model().to("cpu")

@@ -92,7 +92,7 @@ class Node(list[Any]):
 class Leaf:
     """The end of the graph at a tensor that requires a gradient; the gradient accumulates here."""
 
-    __slots__ = ("dtype", "frozen", "grad", "id", "shape")
+    __slots__ = ("converted", "dtype", "frozen", "grad", "id", "shape")
     plan = None  # distinguishes a leaf from a node
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
@@ -101,6 +101,7 @@ class Leaf:
         self.dtype = dtype
         self.grad: Any = None  # a Tensor
         self.frozen = False  # whether gradients that arrive are dropped
+        self.converted = False  # whether its tensor has changed dtype or backend, and has another leaf since
 
     def __repr__(self) -> str:
         return f"leaf#{self.id}"

@@ -238,6 +238,11 @@ _accumulating = threading.RLock()  # threads may share leaves, and a sum that is
 
 def accumulate(arrived: dict[Node | Leaf, Any], record: bool = False) -> None:
     """Add a walk's results to the gradients of the leaves; with ``record``, the sums are differentiable."""
+    if lost := [leaf for leaf in arrived if isinstance(leaf, Leaf) and leaf.converted]:
+        raise GraphError(
+            f"backward: since the forward pass, {len(lost)} of its tensors, such as {list(lost[0].shape)}, were "
+            "converted to another dtype or backend, so their gradients do not fit them; convert before the forward pass"
+        )
     with _accumulating:
         for leaf, g in arrived.items():
             assert isinstance(leaf, Leaf)

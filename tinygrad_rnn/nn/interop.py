@@ -53,7 +53,7 @@ def torch_state_dict(module: Module) -> dict[str, np.ndarray]:
 
 
 def load_torch_state_dict(module: Module, mapping: Mapping[str, Any], strict: bool = True) -> str:
-    """Load a state with PyTorch's names, exactly; returns a message that says which biases were summed.
+    """Load a state with PyTorch's names, exactly; returns a message: which biases were summed, and which left out.
 
     mapping: from names, as in ``torch_state_dict``, to arrays, for example from ``safetensors.numpy.load_file(path)``.
     A tensor with several names, such as a tied weight, needs only one of them.
@@ -88,7 +88,10 @@ def load_torch_state_dict(module: Module, mapping: Mapping[str, Any], strict: bo
             if not np.array_equal(own.setdefault(own_names[t], array), array, equal_nan=array.dtype.kind == "f"):
                 raise ValueError(f"load_torch_state_dict: {slot.theirs[0]} is tied to another name, but holds others")
     module.load_state_dict(own, strict=False)
-    return _report(given, len(arrays))
+    halves = [name for slot in slots if slot not in given for name in slot.theirs if name in mapping]
+    return _report(given, len(arrays)) + "".join(
+        f"; {name} was left out, for its other half is missing" for name in halves
+    )
 
 
 def _report(slots: list[Slot], count: int) -> str:

@@ -218,6 +218,8 @@ def _replace(t: Tensor, array: Any) -> None:
     """Give a Tensor a new array; if its dtype or backend changes, its gradient no longer fits and is dropped."""
     if t.dtype != array.dtype or type(t.array) is not type(array):
         t.grad = None  # also that of a frozen parameter
+        if isinstance(t.node, Leaf):
+            t.node.converted = True
         t.array, t.node = array, Leaf(array.shape, array.dtype) if t.requires_grad else None
     else:
         t.data = array

@@ -110,8 +110,19 @@ def time_major(who: str, x: Any, lengths: Any = None, mask: Any = None, batch_fi
 def beside(mask: Any, x: Any) -> Any:
     """A mask as booleans; one on the host is moved to the backend of x."""
     mask = backend.plain(mask) if hasattr(mask, "shape") else np.asarray(mask)
-    mask = mask if mask.dtype.kind == "b" else mask != 0
+    mask = mask if mask.dtype.kind == "b" else as_mask(mask)
     return backend.of(bare_array(x)).from_host(mask) if isinstance(mask, np.ndarray) else mask
+
+
+@op(name="mask")
+def as_mask(xp: Any, mask: Array) -> Array:
+    """True where a mask is 1; ValueError if it holds other numbers than 0 and 1, for which a device does not look."""
+    if isinstance(mask, np.ndarray) and (strange := mask[(mask != 0) & (mask != 1)]).size:
+        raise ValueError(f"a mask holds True or 1 and False or 0, but in this one is {strange[0]}")
+    return mask != 0
+
+
+as_mask.vjp(mask=None)
 
 
 def over(mask: Any, x: Any) -> Any:
