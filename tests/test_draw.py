@@ -20,6 +20,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import GraphError, Tensor, bptt, flow, nn, tape
 from tinygrad_rnn.draw.layout import BOX_HEIGHT, DETAIL_WIDTH, Box, Layout, left_edge
 from tinygrad_rnn.draw.sketch import Item, Sketch, sketch
+from tinygrad_rnn.draw.svg import MEANINGS
 from tinygrad_rnn.graph import edges_of, reachable
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -241,6 +242,30 @@ def test_a_ring_where_a_constant_enters() -> None:
     assert len(rings) == 4  # and the targets
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_key_says_what_is_in_the_picture_and_nothing_else(gradients: bool) -> None:
+    def key(output: Tensor, **options: Any) -> list[str]:
+        picture = ET.fromstring(tg.draw(output, "svg", gradients=gradients, **options))
+        lines = [g.find(f"{SVG}text").text for g in picture.iter(f"{SVG}g") if g.get("class") == "key"]
+        assert all(34 + 10 + 6.62 * len(line) < float(picture.get("width")) for line in lines)
+        if gradients:
+            assert re.fullmatch(r"width: the norm of the gradient, [\d.e-]+ to [\d.e-]+, logarithmic", lines.pop())
+        return lines
+
+    w = tg.ones(2, requires_grad=True)
+    used, steps, back, cut, constant = (*MEANINGS.values(), "a constant: no gradient leaves there")
+    assert key((w * w).sum()) == [used]
+    assert key((w * w).sum(), backward=True) == [used, back]
+    h, _ = bptt.unroll(nn.RNNCell(2, 3), tg.ones(3, 1, 2))
+    assert key(h.sum()) == [used, steps, constant]
+    cell = nn.RNNCell(2, 3)
+    state = bptt.unroll(cell, tg.ones(2, 1, 2)).state
+    horizon = tg.tape.mark()
+    assert key(bptt.unroll(cell, tg.ones(2, 1, 2), state).outputs.sum(), backward=True, horizon=horizon) == [
+        *(used, steps, back, cut, constant),
+    ]
+
+
 def test_a_long_time_is_folded() -> None:
     model, loss = lstm_loss(1000)
     picture = tg.draw(loss, "svg", names=model, fold=2)
@@ -363,7 +388,7 @@ def test_norms_are_those_of_single_uses() -> None:
     states = {link.child.step: link.norm for link in made.links if link.input == "x" and link.child.step}
     assert states == pytest.approx({t: 0.5 ** (3 - t) * 0.5 for t in (1, 2, 3)})
     assert "|g| 0.125" in tg.draw(h.sum(), gradients=True)
-    assert 'tooltip="gradient 0.125"' in tg.draw(h.sum(), "dot", gradients=True)
+    assert 'tooltip="norm of the gradient 0.125"' in tg.draw(h.sum(), "dot", gradients=True)
 
 
 def test_norms_over_all_uses_add_up_to_the_gradient() -> None:

@@ -8,7 +8,7 @@ from math import log10
 from pathlib import Path
 
 from .layout import BOX_HEIGHT, Box, Layout, Point, Stripe, Wire
-from .sketch import Sketch
+from .sketch import Link, Sketch
 
 FILLS = {  # by kind: fill and border
     "leaf": ("#fff3c4", "#d9a400"),
@@ -22,10 +22,17 @@ FILLS = {  # by kind: fill and border
 }
 OTHER = ("#e6efe6", "#7d9c80")
 COLOURS = {"forward": "#6b7684", "state": "#1d4f91", "backward": "#d1345b", "cut": "#a0a8b3"}  # of links
+MEANINGS = {
+    "forward": "a result and where it is used",
+    "state": "from one time step to the next",
+    "backward": "the gradient's way back",
+    "cut": "not followed back",
+}
+_LINE = 16.0  # the height of a line of the key
 RADIUS = 5.0  # of corners
 _STYLE = """text{font-family:"DejaVu Sans Mono",Menlo,Consolas,monospace;text-anchor:middle;fill:#1f2733}
 .title{font-size:13px;font-weight:600}.leaf .title{font-size:11px}.detail{font-size:9px;fill:#5b6776}
-.time{font-size:11px;text-anchor:start;fill:#7a8594}path{fill:none;stroke-linejoin:round}"""
+.time,.key text{font-size:11px;text-anchor:start;fill:#7a8594}path{fill:none;stroke-linejoin:round}"""
 _MOTION = """@media(prefers-reduced-motion:no-preference){{
 .backward{{opacity:.2;animation:pass {period:.1f}s calc(var(--turn)*{pace}s) linear infinite}}}}
 @keyframes pass{{0%{{opacity:.2}}1%,3%{{opacity:1}}12%,100%{{opacity:.2}}}}"""
@@ -39,9 +46,10 @@ def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
     walked = {wire.link.child for wire in layout.wires if wire.link.followed}
     turns = {item: turn for turn, item in enumerate(item for item in reversed(sketch.items) if item in walked)}
     motion = _MOTION.format(pace=_PACE, period=_PACE * len(turns) + _PAUSE) if moving else ""
-    size = (
-        f'width="{layout.width:.0f}" height="{layout.height:.0f}" viewBox="0 0 {layout.width:.0f} {layout.height:.0f}"'
-    )
+    key = list(_key(layout, backward))
+    width = f"{max(layout.width, 60 + max((6.7 * len(meaning) for _, meaning in key), default=0)):.0f}"
+    height = f"{layout.height + _LINE * len(key):.0f}"
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
         f"<style>{_STYLE}{motion}</style><defs>{''.join(map(_arrow, COLOURS))}</defs>",
@@ -54,6 +62,11 @@ def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
         ),
         *(_stub(*constant) for constant in layout.constants),
         *(_box(box, sketch.hidden) for box in layout.boxes.values()),
+        *(
+            f'<g class="key" transform="translate(10 {layout.height + _LINE * line:.0f})">{mark}'
+            f'<text x="34" y="4">{meaning}</text></g>'
+            for line, (mark, meaning) in enumerate(key)
+        ),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -93,9 +106,8 @@ def _stripe(stripe: Stripe, hidden: Sequence[int]) -> str:
 def _lines(wire: Wire, width: float | None, backward: bool, turn: int | None) -> Iterator[str]:
     link = wire.link
     parent, child = link.parent.label, f"{link.child.label} ({link.input})"
-    norm = "" if link.norm is None else f", gradient {link.norm:.3g}"
-    between_steps = None not in (link.parent.step, link.child.step) and link.parent.step != link.child.step
-    kind = "cut" if not link.followed else "state" if between_steps else "forward"
+    norm = "" if link.norm is None else f", norm of the gradient {link.norm:.3g}"
+    kind = _kind(link)
     plain = 1.9 if kind == "state" else 1.2
     width = plain if width is None else width
     told = f"{parent} \u2192 {child}{norm}"
@@ -107,10 +119,32 @@ def _lines(wire: Wire, width: float | None, backward: bool, turn: int | None) ->
         yield _path(points, "backward", width, told, link.child.id, link.parent.id, f' style="--turn:{turn}"')
 
 
+def _kind(link: Link) -> str:
+    between_steps = None not in (link.parent.step, link.child.step) and link.parent.step != link.child.step
+    return "cut" if not link.followed else "state" if between_steps else "forward"
+
+
+def _key(layout: Layout, backward: bool) -> Iterator[tuple[str, str]]:
+    """What is below the drawing: marks that occur in it, and their meanings."""
+    links = [wire.link for wire in layout.wires]
+    kinds = {_kind(link) for link in links} | {"backward" for link in links if backward and link.followed}
+    norms = [link.norm for link in links if link.norm]
+    for kind, meaning in MEANINGS.items():
+        if kind in kinds:
+            yield f'<line x2="26" {_stroke(kind)} stroke-width="2"/>', meaning
+    if layout.constants:
+        yield _ring(13, 0), "a constant: no gradient leaves there"
+    if norms:
+        yield "", f"width: the norm of the gradient, {min(norms):.2g} to {max(norms):.2g}, logarithmic"
+
+
+def _stroke(kind: str) -> str:
+    return f'stroke="{COLOURS[kind]}"' + (' stroke-dasharray="5 4"' if kind == "cut" else "")
+
+
 def _path(points: Sequence[Point], kind: str, width: float, told: str, start: int, end: int, turn: str = "") -> str:
-    look = f'stroke="{COLOURS[kind]}"' + (' stroke-dasharray="5 4"' if kind == "cut" else "") + turn
     return (
-        f'<path class="{kind}" data-from="{start}" data-to="{end}" d="{_rounded(points)}" {look} '
+        f'<path class="{kind}" data-from="{start}" data-to="{end}" d="{_rounded(points)}" {_stroke(kind)}{turn} '
         f'stroke-width="{width:.2f}" marker-end="url(#{kind})"><title>{escape(told)}</title></path>'
     )
 
@@ -136,12 +170,15 @@ def _towards(corner: Point, other: Point) -> Point:
 
 def _stub(box: Box, x: float, input: str) -> str:
     """A ring where a constant enters."""
-    cut = COLOURS["cut"]
+    stalk = f'd="M{x:.1f} {box.y - 6:.1f}V{box.y:.1f}" stroke="{COLOURS["cut"]}" stroke-width="1.2"'
     return (
-        f'<g class="constant"><path d="M{x:.1f} {box.y - 6:.1f}V{box.y:.1f}" stroke="{cut}" stroke-width="1.2"/>'
-        f'<circle cx="{x:.1f}" cy="{box.y - 8.5:.1f}" r="2.5" fill="#fff" stroke="{cut}" stroke-width="1.2"/>'
+        f'<g class="constant"><path {stalk}/>{_ring(x, box.y - 8.5)}'
         f"<title>{escape(input)} of {escape(box.item.label)} is a constant: no gradient leaves here</title></g>"
     )
+
+
+def _ring(x: float, y: float) -> str:
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="#fff" stroke="{COLOURS["cut"]}" stroke-width="1.2"/>'
 
 
 def _box(box: Box, hidden: Sequence[int]) -> str:

@@ -47,7 +47,7 @@ def dot(sketch: Sketch, backward: bool) -> str:
     for link in sketch.links:
         looks = [] if link.followed else ["style=dashed"]
         if link.norm is not None:
-            looks.append(f'tooltip="gradient {link.norm:.3g}"')
+            looks.append(f'tooltip="norm of the gradient {link.norm:.3g}"')
         parent, child, shown = _name(link.parent), _name(link.child), f" [{', '.join(looks)}]" if looks else ""
         lines.append(f"  {parent} -> {child}{shown};")
         if backward and link.followed:
