@@ -19,7 +19,7 @@ from ..whereabouts import ShapeError
 from .cells import LSTMCell, RNNCell, WeightedCell
 from .gated import GRUCell
 from .layers import Sequential
-from .module import Module, _parts
+from .module import Module, named_parts
 from .rnn import DeepLayer
 
 Arrays = tuple[np.ndarray, ...]
@@ -117,7 +117,7 @@ def _slots(module: Module, prefix: str, above: tuple[Module, ...]) -> Iterator[S
     elif isinstance(module, WeightedCell) and type(module) in (RNNCell, LSTMCell, GRUCell):
         yield from _cell_slots(module, prefix, "")
     else:
-        for path, part in _parts(module, ""):
+        for path, part in named_parts(module):
             name = path.removeprefix("layers.") if isinstance(module, Sequential) else path
             if isinstance(part, Tensor) and part.is_leaf:
                 yield _same(f"{prefix}{name}", part)

@@ -154,7 +154,7 @@ class Module:
 
     @recursive_repr()  # a part may refer to the whole
     def __repr__(self) -> str:
-        inner = [f"{name}: {part!r}" for name, part in _parts(self, "") if isinstance(part, Module)]
+        inner = [f"{name}: {part!r}" for name, part in named_parts(self) if isinstance(part, Module)]
         return f"{type(self).__name__}({', '.join(filter(None, [self.extra_repr(), *inner]))})"
 
 
@@ -225,7 +225,7 @@ def _replace(t: Tensor, array: Any) -> None:
         t.data = array
 
 
-def _parts(holder: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def named_parts(holder: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Modules and Tensors held directly by an object, or by a container in it."""
     items: Any = vars(holder).items() if isinstance(holder, Module) else ()
     if isinstance(holder, (list, tuple, dict)):
@@ -235,12 +235,12 @@ def _parts(holder: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, (Module, Tensor)):
             yield path, value
         elif isinstance(value, (list, tuple, dict)):
-            yield from _parts(value, f"{path}.")
+            yield from named_parts(value, f"{path}.")
 
 
 def _all_parts(module: Module, prefix: str, entered: set[Module]) -> Iterator[tuple[str, Any]]:
     """Modules and Tensors at any depth; each module once, as a part may refer to the whole."""
-    for name, part in _parts(module, prefix):
+    for name, part in named_parts(module, prefix):
         if part not in entered:
             yield name, part
             if isinstance(part, Module):
