@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..nn import LayerNormBasicLSTMCell, LSTMCell, PeepholeLSTMCell
-from ..nn.cells import Gates
-from ..nn.wrappers import Wrapper, altered_step
+from ..nn.wrappers import RecurrenceDetached
 
 
-class GatesDetached(Wrapper):
+class GatesDetached(RecurrenceDetached):
     """An LSTM in which no gradient flows through the gates to the previous step: only the memory cell c carries it.
 
     c_t = f_t * c_{t-1} + i_t * g_t, so dc_t / dc_{t-1} = f_t, with i, f, g and o taken as constants in c_{t-1}, h_{t-1}
@@ -31,6 +28,3 @@ class GatesDetached(Wrapper):
         if not isinstance(cell, LSTMCell) or isinstance(cell, (PeepholeLSTMCell, LayerNormBasicLSTMCell)):
             raise TypeError(f"GatesDetached: it goes round an LSTM cell without peepholes, not a {type(cell).__name__}")
         super().__init__(cell)
-
-    def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
-        return altered_step(self, z, state, recur=lambda h, *rest, **how: self.cell.recur(h.detach(), *rest, **how))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..nn.cells import WeightedCell
 from ..nn.recurrent import unroll
-from ..nn.wrappers import Wrapper, altered_step
+from ..nn.wrappers import RecurrenceDetached
 from ..tensor import Tensor
 from .gradients import gradient_norms
 from .pictures import finish, ribbons, slide
@@ -45,13 +45,6 @@ class GradientPaths:
         return finish(ax)
 
 
-class GatesCut(Wrapper):
-    """A cell in which no gradient flows through the recurrent weights."""
-
-    def full_step(self, z: Any, state: Any) -> Any:
-        return altered_step(self, z, state, recur=lambda h, *rest, **how: self.cell.recur(h.detach(), *rest, **how))
-
-
 def gradient_paths(loss: Callable[[Any], Tensor], cell: Any, xs: Any, state: Any = None) -> GradientPaths:
     """How much of the gradient comes back along the memory alone, and how much through the recurrent weights.
 
@@ -76,7 +69,7 @@ def gradient_paths(loss: Callable[[Any], Tensor], cell: Any, xs: Any, state: Any
     if not isinstance(cell, WeightedCell):
         raise TypeError(f"gradient_paths: a cell with weights of its own is needed, not a {type(cell).__name__}")
     parts = []
-    for each in (cell, GatesCut(cell)):
+    for each in (cell, RecurrenceDetached(cell)):
         run = unroll(each, xs, state, record=True)
         found = gradient_norms(loss(run.outputs), run, keep=True).gradients
         assert found is not None

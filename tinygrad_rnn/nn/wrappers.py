@@ -228,3 +228,10 @@ def altered_step(wrapper: Wrapper, z: Any, state: Any, **methods: Any) -> tuple[
             f"nothing; write {_SPELLED[name]} there"
         )
     return taken
+
+
+class RecurrenceDetached(Wrapper):
+    """A cell in which no gradient flows through the recurrent weights to the previous step; forward is unchanged."""
+
+    def full_step(self, z: Any, state: Any) -> tuple[Any, Any, Gates]:
+        return altered_step(self, z, state, recur=lambda h, *rest, **how: self.cell.recur(h.detach(), *rest, **how))
