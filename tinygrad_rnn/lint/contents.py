@@ -18,9 +18,10 @@ from .finding import Case, Finding, where_made
 def parameters(case: Case) -> Iterator[Finding]:
     if case.model is None:
         return
+    tensors = dict(case.model.named_tensors())
     leaves = {node for node in case.nodes if isinstance(node, Leaf)}
     partial = any(hasattr(node, "again") for node in case.nodes)  # what backward will rebuild may use further leaves
-    for name, tensor in case.model.named_tensors():
+    for name, tensor in tensors.items():
         if not is_finite(tensor.array):
             yield Finding(
                 f"the parameter {name} is not finite",
@@ -30,8 +31,7 @@ def parameters(case: Case) -> Iterator[Finding]:
             )
         if tensor.node is not None and case.nodes and not partial and tensor.node not in leaves:
             yield _unused(case, name, tensor)
-    constant = [name for name, tensor in case.model.named_tensors() if tensor.node is None]
-    if constant:
+    if constant := [name for name, tensor in tensors.items() if tensor.node is None]:
         yield Finding(
             "some tensors of the model are not trained",
             ", ".join(constant),
@@ -39,8 +39,7 @@ def parameters(case: Case) -> Iterator[Finding]:
             "requires_grad = True for those that are meant to learn",
             note=True,
         )
-    known = {tensor.node for _, tensor in case.model.named_tensors()}
-    for leaf in leaves - known:
+    for leaf in leaves - {tensor.node for tensor in tensors.values()}:
         yield Finding(
             "something else than the model's parameters gets a gradient",
             f"{leaf!r} {list(leaf.shape)}",
@@ -48,8 +47,7 @@ def parameters(case: Case) -> Iterator[Finding]:
             "if it is a weight, let the object that holds it be a Module, and an attribute of the model",
             note=True,
         )
-    held = [name for name, tensor in case.model.named_tensors() if tensor.grad is not None]
-    if held:
+    if held := [name for name, tensor in tensors.items() if tensor.grad is not None]:
         yield Finding(
             "parameters still hold a gradient",
             ", ".join(held),
