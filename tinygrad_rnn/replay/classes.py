@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
@@ -17,14 +18,14 @@ class Classes:
     def __init__(self, program: Program) -> None:
         self.of: dict[Line, int] = {}
         self.members: list[list[Line]] = []
-        self.behind: dict[Value, int] = {}  # a bit for each class that a value depends on, its own included
+        self.behind: dict[Value, int] = defaultdict(int)  # a bit for each class that a value depends on, and its own
         kinds: dict[Any, int] = {}
         numbers: dict[tuple[int, int], int] = {}
         seen: dict[tuple[int, int], int] = {}  # by step and kind: lines so far
         for line in program.lines:
             mask = 0
             for value in line.reads:
-                mask |= self.behind.get(value, 0)
+                mask |= self.behind[value]
             if line.step is not None:
                 kind = kinds.setdefault(self._role(line), len(kinds))
                 place = seen[line.step, kind] = seen.get((line.step, kind), 0) + 1
@@ -51,7 +52,7 @@ class Classes:
     def recurs(self, number: int) -> bool:
         """Whether a member of a class depends on another one."""
         bit = 1 << number
-        return any(self.behind.get(value, 0) & bit for line in self.members[number] for value in line.reads)
+        return any(self.behind[value] & bit for line in self.members[number] for value in line.reads)
 
 
 def _attributes(line: Line) -> Any:
@@ -136,7 +137,7 @@ class Columns:
         read = {x for line in members for x in line.reads}
         classes = {item.source for x in read if (item := self._item(x)) is not None and isinstance(item.source, int)}
         read.update(*map(self.in_time, classes))
-        return reduce(or_, (self.classes.behind.get(x, 0) for x in read), 0)
+        return reduce(or_, (self.classes.behind[x] for x in read), 0)
 
     def gather(self, members: list[Line]) -> tuple[list[Any], list[Line]]:
         """The inputs of a joined line, and the lines that make them."""

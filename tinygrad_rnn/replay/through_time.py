@@ -56,8 +56,8 @@ def _late_and_early(
                 shapes[:2] == [line.result.shape] * 2
                 and shapes[2] is not None
                 and {late.dtype, a.dtype, b.dtype} == {line.result.dtype}  # or a b would lose precision
-                and classes.behind.get(late, 0) & bit
-                and not (classes.behind.get(a, 0) | classes.behind.get(b, 0)) & bit
+                and classes.behind[late] & bit
+                and not (classes.behind[a] | classes.behind[b]) & bit
             ):
                 return late, a, b
     return None
@@ -112,7 +112,7 @@ def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classe
         if number in seen:
             continue
         seen.add(number)
-        if any(classes.behind.get(v, 0) >> goal & 1 for line in classes.members[number] for v in line.reads):
+        if any(classes.behind[v] >> goal & 1 for line in classes.members[number] for v in line.reads):
             return True
         ahead += after.get(number, ())
     return False
