@@ -19,7 +19,7 @@ from .check import CheckError
 from .op import Op
 from .plan import BoundRule
 from .record import Watcher
-from .replay.places import ABSENT, Place
+from .replay.places import ABSENT, Place, refill
 from .replay.reach import Reach
 from .tape import Leaf, Node, Taped, bare_array, host_array
 from .tree import tree_items, tree_map
@@ -222,7 +222,7 @@ def _moved(reach: Reach, home: Any) -> Iterator[None]:
             if is_array(value):
                 place.put(there(value))
         for container, content in contents:
-            stack.callback(_refill, container, content)
+            stack.callback(refill, container, content)
         stack.enter_context(_same_random_numbers(home, reach.generators))
         yield
 
@@ -264,11 +264,6 @@ def _set(t: Any, array: Any, node: Any) -> None:
 def _can_be_refilled(container: Any) -> bool:
     """Whether a container can be cleared and refilled. A module's namespace is not: globals that f adds stay."""
     return "__name__" not in container if isinstance(container, dict) else isinstance(container, (list, set, deque))
-
-
-def _refill(container: Any, content: Any) -> None:
-    container.clear()
-    (container.update if isinstance(container, (dict, set)) else container.extend)(content)
 
 
 def _rewinder(generator: Any) -> Callable[[], None]:

@@ -45,11 +45,10 @@ class Arena:
 
     def place(self, value: Value) -> Array:
         """Where a value lies, as an array in memory that is never touched."""
-        place, block = self._layout.place[value], self._layout.block[value]
-        if not block.owned or not place.size:
+        place = self._layout.place[value]
+        if not self._layout.block[value].owned or not place.size:
             return place
-        offset = self._layout.extent[value].begin - block.address + block.offset
-        return np.ndarray(place.shape, place.dtype, self._memory, offset, place.strides)
+        return np.ndarray(place.shape, place.dtype, self._memory, self._layout.offset(value), place.strides)
 
 
 def lifetimes(lines: Sequence[Line], layout: Layout) -> dict[Value, tuple[int, int]]:

@@ -82,6 +82,11 @@ class Layout:
                 del self.base[line.result]  # it is a copy, not a view
                 self.views[value].remove(line)
 
+    def offset(self, value: Value) -> int:
+        """Where a value begins in the arena, or in the memory of the existing array that holds it, in bytes."""
+        block = self.block[value]
+        return self.extent[value].begin - block.address + block.offset
+
     def root(self, value: Value) -> Value:
         """The base at the end of a chain of views."""
         while value in self.base:

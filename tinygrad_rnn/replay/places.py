@@ -32,6 +32,12 @@ def _member(items: Any, key: Any, default: Any) -> Any:
 _READ: dict[type, Any] = {dict: dict.get, MappingProxyType: MappingProxyType.get, CellType: _content, set: _member}
 
 
+def refill(container: Any, content: Any) -> None:
+    """Replace what a dictionary, a set, a list or a deque holds."""
+    container.clear()
+    (container.update if isinstance(container, (dict, set)) else container.extend)(content)
+
+
 class Place:
     """A place that holds a value: an item of a list or dictionary, such as an object's ``__dict__``."""
 

@@ -72,8 +72,7 @@ class Player:
             elif not place.size:  # its place may be past the end
                 self.arrays[value] = self.xp.zeros(place.shape, place.dtype)
             else:
-                memory = self.arena if block.owned else block.outside
-                offset = self._layout.extent[value].begin - block.address + block.offset
+                memory, offset = self.arena if block.owned else block.outside, self._layout.offset(value)
                 key = id(memory), offset, place.shape, place.strides, place.dtype
                 if key not in self._by_place:
                     self._by_place[key] = self.home.view(memory, offset, place.shape, place.dtype, place.strides)

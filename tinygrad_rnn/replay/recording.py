@@ -19,7 +19,7 @@ from ..tape import CaptureError, Leaf, Taped, bare_array, collector_resting
 from ..tensor import Tensor
 from ..tree import tree_leaves
 from .arguments import Arguments, apart, check_output, copied, in_output, leaves, without_symbols
-from .places import ArrayOfGradient, Attribute, Place
+from .places import ArrayOfGradient, Attribute, Place, refill
 from .ports import Gradient, Port, committed, is_like
 from .program import Value
 from .reach import Reach, state_of
@@ -102,8 +102,7 @@ class Recording:
             for leaf, g in self.grads_before.items():
                 leaf.grad = g
             for container, held in filled:  # an optimiser's first step adds slots
-                container.clear()
-                (container.update if isinstance(container, dict) else container.extend)(held)
+                refill(container, held)
             for place, value in before:
                 place.put(value)
             for tensor in _symbolic():
