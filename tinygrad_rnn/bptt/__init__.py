@@ -1,6 +1,6 @@
 """Back-propagation through time: unrolling, scans, truncation, checkpointing, and real-time recurrent learning."""
 
-from ..nn.recurrent import Recorded, Unrolled, unroll
+from ..nn.unrolling import Recorded, Unrolled, unroll
 from .carousel import GatesDetached
 from .checkpoint import checkpointed
 from .forward_mode import Moment, real_time

@@ -15,7 +15,7 @@ from .. import backend, ops, tape
 from ..grad_mode import enable_grad, no_grad
 from ..nn.fit import begin
 from ..nn.module import Module
-from ..nn.recurrent import Unrolled, advance, prepare, project
+from ..nn.unrolling import Unrolled, advance, prepare, project
 from ..record import Watcher
 from ..tape import GraphError, Node, bare_array
 from ..tensor import Tensor

@@ -14,7 +14,7 @@ from ..create import zeros, zeros_beside
 from ..graph import reachable
 from ..nn.fit import begin
 from ..nn.module import first_tensor
-from ..nn.recurrent import advance, check_cell, project
+from ..nn.unrolling import advance, check_cell, project
 from ..ops import broadcast_to
 from ..shortage import readable
 from ..tape import Node, bare_array

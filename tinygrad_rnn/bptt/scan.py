@@ -7,8 +7,8 @@ from typing import Any
 
 from ..backend import signature
 from ..nn.fit import begin
-from ..nn.recurrent import Unrolled, prepare, project
 from ..nn.sequences import over
+from ..nn.unrolling import Unrolled, prepare, project
 from ..ops import concatenate, flip, linear_scan, where
 from ..tree import tree_map
 from ..whereabouts import ShapeError

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..nn.recurrent import Recorded
+from ..nn.unrolling import Recorded
 from ..tape import host_array
 from .pictures import finish, slide
 

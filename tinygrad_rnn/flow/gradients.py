@@ -12,7 +12,7 @@ import numpy as np
 
 from ..clip import norms
 from ..grad import grad
-from ..nn.recurrent import Recorded, innermost, named
+from ..nn.unrolling import Recorded, innermost, named
 from ..tape import GraphError, Leaf, Node, host_array
 from ..tensor import Tensor
 from ..tree import tree_items

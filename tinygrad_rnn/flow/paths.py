@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..nn.cells import WeightedCell
-from ..nn.recurrent import unroll
+from ..nn.unrolling import unroll
 from ..nn.wrappers import RecurrenceDetached
 from ..tensor import Tensor
 from .gradients import gradient_norms

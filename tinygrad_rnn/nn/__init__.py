@@ -14,10 +14,10 @@ from .minimal import MGUCell, MinGRUCell
 from .module import Module, functional_call, parameter
 from .noise import CellDropout, RecurrentDropout, VariationalDropout, VariationalState, Zoneout
 from .normalized import LayerNormBasicLSTMCell, LayerNormGRUCell, LayerNormLSTMCell, LayerNormPerGateGRUCell
-from .recurrent import Recorded, Unrolled, unroll
+from .recurrent_layers import Bidirectional, Recurrent, SequenceLayer, Stacked
 from .rnn import GRU, LSTM, RNN
 from .sequences import last, length_mask, mean, padded, reset
-from .stacks import Bidirectional, Recurrent, SequenceLayer, Stacked
+from .unrolling import Recorded, Unrolled, unroll
 from .wrappers import Highway, Residual, ResidualRecurrence, SkipState, SkipThroughTime, Wrapper
 
 # fmt: off

@@ -25,7 +25,7 @@ from ..grad_mode import no_grad
 from ..tape import bare_array, host_array
 from ..tree import Tree, tree_leaves, tree_map
 from ..whereabouts import ShapeError
-from .recurrent import Unrolled
+from .unrolling import Unrolled
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 

@@ -17,7 +17,7 @@ from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .cells import Gates, WeightedCell
 from .fit import asking, check_input
-from .recurrent import innermost, wrapped
+from .unrolling import innermost, wrapped
 from .wrappers import Wrapper, altered_step, need_weights
 
 

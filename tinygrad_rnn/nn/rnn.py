@@ -14,8 +14,8 @@ from ..whereabouts import ShapeError
 from .cells import LSTMCell, RNNCell, WeightedCell
 from .fit import check_sizes
 from .gated import GRUCell
-from .recurrent import Recorded
-from .stacks import Bidirectional, Recurrent, SequenceLayer, Stacked
+from .recurrent_layers import Bidirectional, Recurrent, SequenceLayer, Stacked
+from .unrolling import Recorded
 
 
 class DeepLayer(Stacked):

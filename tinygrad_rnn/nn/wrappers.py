@@ -16,7 +16,7 @@ from ..tensor import Tensor
 from . import init
 from .cells import Cell, Gates, WeightedCell
 from .fit import initial_state
-from .recurrent import step_and_gates, wrapped
+from .unrolling import step_and_gates, wrapped
 
 
 class Wrapper(Cell):

@@ -13,8 +13,8 @@ from ..tree import tree_map
 from .fit import begin, initial_state
 from .layers import Dropout
 from .module import Module, first_tensor, parameter
-from .recurrent import Recorded, Unrolled, check_cell, check_features, unroll
 from .sequences import time_major
+from .unrolling import Recorded, Unrolled, check_cell, check_features, unroll
 
 if TYPE_CHECKING:
     from typing_extensions import Self
