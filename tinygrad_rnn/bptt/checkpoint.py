@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import backend, ops, tape
 from ..grad_mode import enable_grad, no_grad
-from ..nn.fit import begin
+from ..nn.checks import begin
 from ..nn.module import Module
 from ..nn.unrolling import Unrolled, advance, prepare, project
 from ..record import Watcher

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from .. import backend
 from ..create import zeros, zeros_beside
 from ..graph import reachable
-from ..nn.fit import begin
+from ..nn.checks import begin
 from ..nn.module import first_tensor
 from ..nn.unrolling import advance, check_cell, project
 from ..ops import broadcast_to

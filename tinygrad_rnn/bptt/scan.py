@@ -6,7 +6,7 @@ from operator import itemgetter
 from typing import Any
 
 from ..backend import signature
-from ..nn.fit import begin
+from ..nn.checks import begin
 from ..nn.sequences import over
 from ..nn.unrolling import Unrolled, prepare, project
 from ..ops import concatenate, flip, linear_scan, where

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Number
 from typing import Any
 
-from ..nn.fit import outline
+from ..nn.checks import outline
 from ..tensor import Tensor
 from ..tree import Tree, tree_map
 from ..whereabouts import ShapeError

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..grad import pull_back
 from ..grad_mode import enable_grad, no_grad
-from ..nn.fit import begin
+from ..nn.checks import begin
 from ..nn.unrolling import prepare
 from ..ops import expand_dims, repeat
 from ..tensor import Tensor, as_tensor, tensor

@@ -19,7 +19,7 @@ from ..ops import linear, sigmoid, split, tanh
 from ..tensor import Tensor
 from ..tree import tree_leaves
 from . import init
-from .fit import NoInitialState, begin, check_input, check_sizes
+from .checks import NoInitialState, begin, check_input, check_sizes
 from .module import Module, first_tensor, parameter
 
 Gates = dict[str, Tensor]

@@ -12,7 +12,7 @@ from ..ops.conv import Pair, pair
 from ..tensor import Tensor
 from ..whereabouts import misfit
 from . import init
-from .fit import check_sizes
+from .checks import check_sizes
 from .module import Module, parameter
 
 

@@ -12,8 +12,8 @@ from ..op import op
 from ..tape import bare_array, host_array
 from ..tensor import Tensor, owned, tensor
 from ..whereabouts import ShapeError, misfit
+from .ctc_paths import NEVER, path_sums
 from .losses import reduced
-from .paths import NEVER, path_sums
 from .sequences import lengths_within
 
 

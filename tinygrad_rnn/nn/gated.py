@@ -13,7 +13,7 @@ from ..ops import broadcast_to, concatenate, linear, sigmoid, split, tanh
 from ..tensor import Tensor, tensor
 from . import init
 from .cells import Gates, LSTMCell, LSTMState, RNNCell, WeightedCell
-from .fit import check_sizes
+from .checks import check_sizes
 
 
 class CoupledLSTMCell(LSTMCell):

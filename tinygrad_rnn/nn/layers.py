@@ -14,7 +14,7 @@ from ..ops.nn import check_probability
 from ..tensor import Tensor, as_tensor
 from ..whereabouts import misfit
 from . import init
-from .fit import check_sizes
+from .checks import check_sizes
 from .module import Module, parameter
 
 

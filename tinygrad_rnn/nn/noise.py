@@ -16,7 +16,7 @@ from ..tape import bare_array
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .cells import Gates, WeightedCell
-from .fit import asking, check_input
+from .checks import asking, check_input
 from .unrolling import innermost, wrapped
 from .wrappers import Wrapper, altered_step, need_weights
 

@@ -13,7 +13,7 @@ from ..ops import concatenate, layer_norm, linear, normalize, sigmoid, split, ta
 from ..tensor import Tensor
 from . import init
 from .cells import Gates, LSTMCell, LSTMState, WeightedCell
-from .fit import check_input
+from .checks import check_input
 from .gated import GRUCell
 
 

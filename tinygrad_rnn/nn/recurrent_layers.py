@@ -10,7 +10,7 @@ import numpy as np
 from ..create import zeros_beside
 from ..ops import broadcast_to, concatenate, swapaxes
 from ..tree import tree_map
-from .fit import begin, initial_state
+from .checks import begin, initial_state
 from .layers import Dropout
 from .module import Module, first_tensor, parameter
 from .sequences import time_major

@@ -12,7 +12,7 @@ from ..ops import stack
 from ..tree import tree_map
 from ..whereabouts import ShapeError
 from .cells import LSTMCell, RNNCell, WeightedCell
-from .fit import check_sizes
+from .checks import check_sizes
 from .gated import GRUCell
 from .recurrent_layers import Bidirectional, Recurrent, SequenceLayer, Stacked
 from .unrolling import Recorded

@@ -10,7 +10,7 @@ from ..ops import stack, where
 from ..tensor import Tensor
 from ..tree import tree_items, tree_leaves, tree_map
 from ..whereabouts import ShapeError
-from .fit import begin, check_input
+from .checks import begin, check_input
 from .sequences import over, time_major
 
 

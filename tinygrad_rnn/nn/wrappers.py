@@ -15,7 +15,7 @@ from ..ops import linear, sigmoid
 from ..tensor import Tensor
 from . import init
 from .cells import Cell, Gates, WeightedCell
-from .fit import initial_state
+from .checks import initial_state
 from .unrolling import step_and_gates, wrapped
 
 
