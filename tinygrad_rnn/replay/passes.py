@@ -9,7 +9,7 @@ from ..backend import Backend
 from .fuse import fuse, narrow
 from .lower import lower
 from .program import Line, Program, Value, key_of
-from .sums import sum_over_time
+from .sum_over_time import sum_over_time
 from .through_time import batch, hoist, reassociate
 from .views import VIEWS
 from .wavefront import wavefront

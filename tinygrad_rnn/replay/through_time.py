@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .classes import Classes, Columns
+from .line_classes import Classes, Columns
 from .order import AT_ONCE, in_order_of
 from .program import Line, Program, Value
 from .views import getitem, reshape_line
