@@ -24,7 +24,7 @@ FLOORS = [
     ["backend"],
     ["tape"],
     ["writes", "grad_mode"],
-    ["graph", "shortage", "whereabouts"],
+    ["graph", "out_of_memory", "whereabouts"],
     ["dispatch"],
     ["plan"],
     ["op"],

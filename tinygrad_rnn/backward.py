@@ -9,8 +9,8 @@ from typing import Any
 from . import backend, writes
 from .cotangents import Cotangents
 from .grad_mode import enable_grad
+from .out_of_memory import OutOfMemoryError, explained
 from .plan import BoundRule
-from .shortage import OutOfMemoryError, explained
 from .tape import CaptureError, GraphError, Leaf, Node, Taped, collector_resting, state
 
 

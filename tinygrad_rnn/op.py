@@ -27,8 +27,8 @@ from . import backend, tape
 from .backend import Array, signature
 from .dispatch import dispatcher, forget, parameters_of
 from .hints import ARGUMENTS
+from .out_of_memory import explained
 from .plan import Plan, Rule
-from .shortage import explained
 from .whereabouts import ShapeError, whereabouts
 
 if TYPE_CHECKING:

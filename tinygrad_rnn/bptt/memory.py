@@ -16,7 +16,7 @@ from ..nn.checks import begin
 from ..nn.module import first_tensor
 from ..nn.unrolling import advance, check_cell, project
 from ..ops import broadcast_to
-from ..shortage import readable
+from ..out_of_memory import readable
 from ..tape import Node, bare_array
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map

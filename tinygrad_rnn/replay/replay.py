@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, shortage, writes
+from .. import backend, out_of_memory, writes
 from ..backend import Array
 from ..tape import Leaf, Taped, bare_array, collector_resting
 from ..tensor import Tensor
@@ -111,7 +111,7 @@ class Replay:
         try:
             self.player = (Player if passes.GRAPH in self.without else GraphPlayer)(lanes, home)
         except MemoryError as error:
-            raise shortage.of_replay(error, lanes.arena.size, lanes.count > 1) from error
+            raise out_of_memory.of_replay(error, lanes.arena.size, lanes.count > 1) from error
         self.copies: list[tuple[Array, Array]] = []  # after the calls, in this order: target and source
 
         def final(symbol: Symbol) -> Array:

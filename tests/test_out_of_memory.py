@@ -38,7 +38,9 @@ def test_forward(network: Any) -> None:
     with room_for(600_000), pytest.raises(MemoryError) as caught:  # the graph of all steps takes about a million
         bptt.unroll(*network)
     message = str(caught.value)
-    where = re.match(r"\w+: out of memory, time step (\d+), cells.py:\d+, called from test_shortage.py:\d+\. ", message)
+    where = re.match(
+        r"\w+: out of memory, time step (\d+), cells.py:\d+, called from test_out_of_memory.py:\d+\. ", message
+    )
     assert where, message
     step = int(where[1])
     assert 10 < step < T - 5
@@ -81,7 +83,7 @@ def test_on_the_host() -> None:
     x = tg.broadcast_to(tg.zeros(1), shape=(10**15,))
     kept = tg.exp(tg.ones(64, 1024, requires_grad=True))
     with pytest.raises(
-        MemoryError, match=r"^add: out of memory, test_shortage.py:\d+\. Unable to allocate 3.55 PiB"
+        MemoryError, match=r"^add: out of memory, test_out_of_memory.py:\d+\. Unable to allocate 3.55 PiB"
     ) as e:
         x + 1
     assert "exp's y 256 KiB (in one array)" in str(e.value)
