@@ -157,8 +157,8 @@ def test_folders_import_without_cycles() -> None:
     for folder in sorted(path.parent.name for path in ROOT.glob("*/__init__.py")):
         waiting = {
             name_of(path): {name for _, name in imports(path) if name.startswith(f"{folder}/") and name != f"{folder}/"}
-            for path in (ROOT / folder).glob("*.py")
-            if path.name != "__init__.py"
+            for path in (ROOT / folder).rglob("*.py")
+            if path != ROOT / folder / "__init__.py"
         }
         while waiting:
             ready = {name for name, needs in waiting.items() if not needs & waiting.keys()}

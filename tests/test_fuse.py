@@ -16,7 +16,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
 from tinygrad_rnn.formula import EXPRESSIONS, PREAMBLE
 from tinygrad_rnn.op import registry
-from tinygrad_rnn.replay.pointwise import kernel
+from tinygrad_rnn.replay.passes.pointwise import kernel
 from tinygrad_rnn.replay.program import Line, Value
 
 compiler = pytest.mark.skipif(generated.COMPILER is None, reason="no C++ compiler on this machine")

@@ -19,8 +19,8 @@ from test_graph import leaves, played
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
-from tinygrad_rnn.replay import wavefront
 from tinygrad_rnn.replay.lanes import hazards, spread, waits
+from tinygrad_rnn.replay.passes import wavefront
 from tinygrad_rnn.replay.program import Line, Value
 
 

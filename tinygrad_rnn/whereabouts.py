@@ -40,7 +40,8 @@ def lines_outside() -> list[str]:
     return lines
 
 
-_ENGINE = {__package__, f"{__package__}.ops", f"{__package__}.replay"}  # modules directly in these packages, not deeper
+# Modules directly in these packages, not deeper.
+_ENGINE = {__package__, f"{__package__}.ops", f"{__package__}.replay", f"{__package__}.replay.passes"}
 
 
 @cache

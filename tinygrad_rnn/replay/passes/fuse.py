@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..formula import Pointwise
+from ...formula import Pointwise
+from ..program import Line, Program, Value
+from ..views import Slice, column_slices, columns_line
 from .pointwise import is_pointwise, kernel
-from .program import Line, Program, Value
-from .views import Slice, column_slices, columns_line
 
 _QUIET = tuple(f"{__package__.partition('.')[0]}.{folder}." for folder in ("ops", "replay"))
 _OPERANDS = 48  # of a kernel at most: its launch parameters must fit into 4096 bytes

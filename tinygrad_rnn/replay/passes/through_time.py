@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ..program import Line, Program, Value
+from ..views import getitem, reshape_line
 from .line_classes import Classes, Columns
 from .order import AT_ONCE, in_order_of
-from .program import Line, Program, Value
-from .views import getitem, reshape_line
 
 BLOCK = 2**16  # elements of a block of steps, which stays in the cache while several lines pass over it
 

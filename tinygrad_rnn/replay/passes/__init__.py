@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..backend import Backend
-from .fuse import fuse, narrow
-from .lower import lower
-from .program import Line, Program, Value, key_of
-from .sum_over_time import sum_over_time
-from .through_time import batch, hoist, reassociate
-from .views import VIEWS
-from .wavefront import wavefront
-from .widen import widen
+from ...backend import Backend
+from ..program import Line, Program, Value, key_of
+from ..views import VIEWS
+from . import fuse, lower, sum_over_time, through_time, wavefront, widen
 
 
 def share(program: Program) -> None:
@@ -46,16 +41,16 @@ def draw_first(program: Program) -> None:
 
 
 PASSES = {
-    "lower": lower,
+    "lower": lower.lower,
     "share": share,
-    "hoist": hoist,
-    "widen": widen,
-    "sum_over_time": sum_over_time,
-    "reassociate": reassociate,
-    "batch": batch,
-    "narrow": narrow,
-    "fuse": fuse,
-    "wavefront": wavefront,
+    "hoist": through_time.hoist,
+    "widen": widen.widen,
+    "sum_over_time": sum_over_time.sum_over_time,
+    "reassociate": through_time.reassociate,
+    "batch": through_time.batch,
+    "narrow": fuse.narrow,
+    "fuse": fuse.fuse,
+    "wavefront": wavefront.wavefront,
     "draw_first": draw_first,
 }
 

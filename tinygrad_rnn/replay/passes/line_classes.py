@@ -7,9 +7,9 @@ from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
 
-from .joins import gather_line
-from .program import Line, Program, Value, key_of
-from .views import getitem, slice_line
+from ..joins import gather_line
+from ..program import Line, Program, Value, key_of
+from ..views import getitem, slice_line
 
 
 class Classes:

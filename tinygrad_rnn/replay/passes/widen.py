@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..program import Line, Program, Value, runs
+from ..views import Slice, column_slices, columns, columns_line, getitem
 from .order import in_order_of
-from .program import Line, Program, Value, runs
-from .views import Slice, column_slices, columns, columns_line, getitem
 
 # Operands that leave every number unchanged, bit for bit: so a call can include a slice that it is not meant for.
 _NEUTRAL: dict[Any, float] = {np.multiply: 1.0, np.add: -0.0}

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any
 
-from .joins import concatenate_line, gather_line, in_order, is_join
+from ..joins import concatenate_line, gather_line, in_order, is_join
+from ..program import Line, Program, Value
+from ..views import getitem, reshape, reshape_line, slice_line
 from .order import in_order_of
-from .program import Line, Program, Value
-from .views import getitem, reshape, reshape_line, slice_line
 
 _BLOCKS = 16  # of steps, at most: each costs launches
 _ROWS = 64  # of a product, at least: fewer are no faster

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from heapq import heappop, heappush
 
-from .program import Line
+from ..program import Line
 
 AT_ONCE = -1  # the position of a line that comes as soon as its inputs are computed
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
-from .joins import gather_line
+from ... import ops
+from ..joins import gather_line
+from ..program import Line, Program, Value
+from ..views import reshape, reshape_line
 from .order import AT_ONCE, in_order_of
-from .program import Line, Program, Value
-from .views import reshape, reshape_line
 
 _FEWEST = 4  # steps, at least, to be worthwhile
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
-from ..backend import Array
-from ..formula import ArrayOperators, dtypes_of
-from .program import Line, Program, Value, key_of
-from .views import reshape
+from ... import ops
+from ...backend import Array
+from ...formula import ArrayOperators, dtypes_of
+from ..program import Line, Program, Value, key_of
+from ..views import reshape
 
 
 class _Traced(ArrayOperators):
