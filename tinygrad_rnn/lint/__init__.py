@@ -8,8 +8,10 @@ from ..graph import check_tensor, reachable
 from ..nn.sequences import time_major
 from ..tape import bare_array
 from ..tensor import Tensor
-from .contents import double, padding, parameters, softmax_twice
 from .finding import Case, Finding, Findings
+from .operations import double, softmax_twice
+from .padding import padding
+from .parameters import parameters
 from .windows import freed, history, not_reset, older_window, overwritten
 
 _CHECKS = history, freed, overwritten, older_window, not_reset, parameters, padding, softmax_twice, double

@@ -1,0 +1,57 @@
+"""Checks of operations that do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..graph import edges_of
+from ..tape import Node
+from .finding import Case, Finding, where_made
+
+_SAME_VALUES = ("reshape", "transpose", "swapaxes", "getitem", "squeeze", "expand_dims", "astype", "where", "flip")
+
+
+def softmax_twice(case: Case) -> Iterator[Finding]:
+    for node in case.operations:
+        if node.plan.op.name not in ("cross_entropy", "log_softmax", "softmax"):
+            continue
+        source = _behind(node)
+        if source is not None and source.plan.op.name in ("softmax", "log_softmax"):
+            harmless = source.plan.op.name == "log_softmax"
+            yield Finding(
+                f"{source.plan.op.name} before {node.plan.op.name}, which takes logits",
+                f"{where_made(node)}, from {where_made(source)}",
+                "it changes nothing, and costs time"
+                if harmless
+                else "probabilities are squashed once more, which bounds the loss from below and makes gradients small",
+                "give the logits, or nll_loss for what is log_softmax already",
+                note=harmless,
+            )
+
+
+def _behind(node: Node) -> Node | None:
+    """The operation that computed a node's first input, looking through those in ``_SAME_VALUES``."""
+    while True:
+        parent = edges_of(node)[0].parent
+        if not isinstance(parent, Node) or not parent:
+            return None
+        node = parent
+        if node.plan.op.name not in _SAME_VALUES:
+            return node
+
+
+def double(case: Case) -> Iterator[Finding]:
+    """The first operation that makes float64 from float32 and a constant or parameter."""
+    for node in case.operations:
+        wide = node.dtype.itemsize
+        narrow = [edge.parent.dtype for edge in edges_of(node) if edge.parent.dtype.itemsize < wide]
+        if node.plan.op.name != "astype" and narrow:
+            yield Finding(
+                f"{narrow[0]} becomes {node.dtype}",
+                where_made(node),
+                "a constant or parameter of the wider type came in, such as a NumPy array without a dtype; all that "
+                "follows takes twice the time and the memory",
+                f"x.astype('{narrow[0]}') for the data, nn.parameter(data, '{narrow[0]}')",
+                note=True,
+            )
+            return
