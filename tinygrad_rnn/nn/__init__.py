@@ -2,6 +2,7 @@
 
 from . import init
 from .attention import AdditiveAttention, Attention
+from .cell_dropout import CellDropout, RecurrentDropout, VariationalDropout, VariationalState, Zoneout
 from .cells import Cell, LSTMCell, LSTMState, RNNCell, WeightedCell
 from .convolution import Conv1d, Conv2d, MaxPool2d
 from .ctc import ctc_greedy_decode, ctc_loss
@@ -12,7 +13,6 @@ from .layers import Dropout, Embedding, LayerNorm, Linear, ModuleList, Sequentia
 from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss, nll_loss
 from .minimal import MGUCell, MinGRUCell
 from .module import Module, functional_call, parameter
-from .noise import CellDropout, RecurrentDropout, VariationalDropout, VariationalState, Zoneout
 from .normalized import LayerNormBasicLSTMCell, LayerNormGRUCell, LayerNormLSTMCell, LayerNormPerGateGRUCell
 from .recurrent_layers import Bidirectional, Recurrent, SequenceLayer, Stacked
 from .rnn import GRU, LSTM, RNN

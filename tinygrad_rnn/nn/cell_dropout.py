@@ -1,4 +1,4 @@
-"""Noise around a cell against overfitting: dropout in several places, and zoneout. Random only while training.
+"""Dropout within and around a cell, and zoneout, against overfitting. Random only while training.
 
 Each step draws from the generator that ``manual_seed`` seeds, outside of any kernel.
 """
