@@ -65,8 +65,8 @@ class Optimizer:
         ):
             value = value.item()  # an np.float64, as from np.cos, would turn float32 parameters into float64
         if name in self.unsigned:
-            if isinstance(value, float) and not issubclass(type(value), float):  # a stand-in, in a recorded step
-                value = value.checked(partial(self._check, name))  # type: ignore[attr-defined]
+            if hasattr(value, "checked"):  # a number that may change, in a recorded step
+                value = value.checked(partial(self._check, name))
             else:
                 self._check(name, value)
         super().__setattr__(name, value)
