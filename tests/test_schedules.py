@@ -349,3 +349,26 @@ def test_a_step_of_a_sequence_that_lacks_its_metric_does_not_count() -> None:
     with pytest.raises(TypeError, match="step needs the metric"):
         schedule.step()
     assert schedule.state_dict() == before
+
+
+def test_a_schedule_does_not_undo_what_another_one_did() -> None:
+    opt = optimizer(lr=1.0)
+    warm_up, fall = optim.LinearLR(opt), optim.ReduceLROnPlateau(opt, patience=0)
+    warm_up.step()
+    for _ in range(2):
+        fall.step(1.0)
+    with pytest.raises(ValueError, match=r"LinearLR: the learning rate is \[0.0\d+\], not \[0.\d+\]"):
+        warm_up.step()
+    assert opt.lr < 0.1
+    assert warm_up.steps == 1
+
+
+def test_a_schedule_does_not_undo_an_assignment() -> None:
+    opt = optimizer(lr=1.0)
+    schedule = optim.ExponentialLR(opt, 0.5)
+    opt.lr = 0.1
+    with pytest.raises(ValueError, match="assign to the schedule's base_lrs and lrs instead"):
+        schedule.step()
+    schedule.base_lrs = schedule.lrs = [0.2]
+    schedule.step()
+    assert opt.lr == 0.1

@@ -52,6 +52,7 @@ class Schedule:
     def lrs(self, rates: Sequence[float]) -> None:
         for group, rate in zip(self.optimizer.groups, rates, strict=True):
             group.lr = rate
+        self._left = self.lrs
 
     def begin(self, base_lrs: list[float]) -> None:
         """Set the rates of step 0."""
@@ -66,7 +67,15 @@ class Schedule:
         """Advance by one training step, or one epoch, whichever the schedule counts.
 
         metric: the model's current quality, for schedules that need it; a number, or a Tensor with one element.
+
+        Raises ValueError if something else has changed the rate since, as this step would undo that.
         """
+        if self.lrs != self._left:
+            self.refuse(
+                f"the learning rate is {self.lrs}, not {self._left} as this schedule left it, and a step would undo "
+                "the change. If another schedule made it, make one of both: SequentialLR, or LambdaLR with the product "
+                "of the factors; if an assignment did, assign to the schedule's base_lrs and lrs instead"
+            )
         self._go_to(self.steps + 1)
 
     def _go_to(self, steps: int) -> None:
