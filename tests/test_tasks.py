@@ -164,6 +164,11 @@ def test_what_is_no_symbol_has_no_vector(symbols: list[Any]) -> None:
         tasks.one_hot(np.array(symbols), 3)
 
 
+def test_a_set_with_a_foreign_symbol_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"multi_hot: \['c', 'd'\] are not among the symbols 'ab'"):
+        tasks.multi_hot(iter(["a", "bdc"]), "ab")
+
+
 def test_bad_settings_are_named() -> None:
     rng = np.random.default_rng(0)
     for draw, words in (

@@ -234,6 +234,9 @@ def multi_hot(sets: Iterable[str], symbols: str) -> np.ndarray:
     array([[1., 0., 0.],
            [1., 1., 0.]], dtype=float32)
     """
+    sets = list(sets)
+    if foreign := set().union(*sets).difference(symbols):
+        raise ValueError(f"multi_hot: {sorted(foreign)} are not among the symbols {symbols!r}")
     return np.array([[symbol in members for symbol in symbols] for members in sets], np.float32)
 
 
