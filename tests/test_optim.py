@@ -462,6 +462,8 @@ def test_names_of_pytorch_say_what_is_here() -> None:
     for holder in (opt, optim.Groups(opt)):
         with pytest.raises(AttributeError, match=r"instead: groups, .* opt.groups\[0\].lr"):
             _ = holder.param_groups
+        with pytest.raises(AttributeError, match="has no attribute 'learning_rate'; instead: lr"):
+            holder.learning_rate = 0.5
     with pytest.raises(AttributeError, match="a schedule has no attribute 'get_last_lr'; instead: lrs"):
         _ = optim.StepLR(opt, 1).get_last_lr
     with pytest.raises(AttributeError, match=r"instead: .*optim.StepLR"):

@@ -178,6 +178,7 @@ OPTIMISERS = {
     "PolynomialLR": "LambdaLR",
     "add_param_group": "optim.Groups(opt, another), of two optimisers",
     "get_last_lr": "lrs",
+    "learning_rate": "lr",
     "lr_scheduler": "the schedules are in optim itself, optim.StepLR",
     "param_groups": "groups, each with settings of its own: opt.groups[0].lr",
 }
