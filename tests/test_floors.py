@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -234,6 +236,17 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert f'version = "{tg.__version__}"' in (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
     with pytest.raises(AttributeError, match="module 'tinygrad_rnn' has no attribute 'tensors'"):
         tg.tensors  # noqa: B018
+
+
+def test_what_training_needs_is_imported_on_demand() -> None:
+    program = """
+import sys
+import tinygrad_rnn as tg
+names = [f"tinygrad_rnn.{name}" for name in ("curves", "tasks", "text", "train")]
+assert not sys.modules.keys() & set(names)
+assert [m.__name__ for m in (tg.curves, tg.tasks, tg.text, tg.train)] == names
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_page_on_the_code_has_every_file_on_its_floor() -> None:

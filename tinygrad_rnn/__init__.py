@@ -152,6 +152,10 @@ def __getattr__(name: str) -> str:
         from importlib.metadata import version
 
         return version("tinygrad-rnn")
+    if name in ("curves", "tasks", "text", "train"):  # likewise
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")  # type: ignore[return-value]
     from .hints import TENSORS, missing
 
     raise missing(name, f"module {__name__!r}", TENSORS.get(name))
