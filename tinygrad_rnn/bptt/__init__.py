@@ -1,9 +1,9 @@
 """Back-propagation through time: unrolling, scans, truncation, checkpointing, and real-time recurrent learning."""
 
 from ..nn.unrolling import Recorded, Unrolled, unroll
-from .carousel import GatesDetached
 from .checkpoint import checkpointed
 from .forward_mode import Moment, real_time
+from .gates_detached import GatesDetached
 from .memory import memory_plan
 from .scan import scanned
 from .state import detach

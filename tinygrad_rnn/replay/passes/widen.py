@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..program import Line, Program, Value, runs
+from ..symbol import Scalar
 from ..views import Slice, column_slices, columns, columns_line, getitem
 from .order import in_order_of
 
@@ -77,7 +78,7 @@ class _Widening:
             elif (
                 base.dtype.kind == "f"
                 and np.ndim(x) == 0
-                and not hasattr(x, "run")
+                and not isinstance(x, Scalar)
                 and np.result_type(base.dtype, x) == base.dtype
             ):
                 signature.append("scalar")
