@@ -12,7 +12,7 @@ from .. import backend, tape
 from ..grad import grad
 from ..grad_mode import enable_grad
 from ..replay.recorder import is_recording
-from ..replay.symbol import refuse
+from ..replay.refusal import refuse
 from ..tape import GraphError
 from ..tensor import Tensor, accumulate
 from ..tree import tree_leaves, tree_map

@@ -15,7 +15,8 @@ from ..tree import rebuild, tree_leaves, tree_map
 from .iterators import closed
 from .program import Value, key_of
 from .recorder import Recorder, bare
-from .symbol import Scalar, Symbol
+from .scalar import Scalar
+from .symbol import Symbol
 
 _BY_VALUE = (int, float, complex, str, bytes, type, type(None), np.generic, np.dtype, range, slice)
 

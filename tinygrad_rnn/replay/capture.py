@@ -19,8 +19,8 @@ from .profile import Profile
 from .reach import OF_CAPTURED
 from .recorder import is_recording
 from .recording import Recording
+from .refusal import NumberError
 from .replay import Replay
-from .symbol import NumberError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import ops
 from ..op import registry
-from .symbol import Symbol, refused
+from .refusal import refused
+from .symbol import Symbol
 
 if TYPE_CHECKING:
     from .recorder import Recorder

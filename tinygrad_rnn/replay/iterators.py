@@ -11,7 +11,7 @@ from weakref import ProxyTypes
 from ..surroundings import is_users
 from ..tape import CaptureError
 from ..whereabouts import whereabouts
-from .symbol import refusals
+from .refusal import refusals
 
 
 class Closed:

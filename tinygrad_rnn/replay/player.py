@@ -17,8 +17,8 @@ from ..whereabouts import ShapeError
 from .joins import is_join, slots
 from .lanes import Lanes
 from .program import Line, Value, runs, substitute
+from .scalar import Scalar
 from .straight import failed_call, straight
-from .symbol import Scalar
 
 # NumPy 2.4.6 reads or writes the wrong elements if the output has gaps; for ``negative``, if the input has some too.
 _WRONG_ACROSS_GAPS = {np.negative, np.isfinite, np.isinf, np.isnan}

@@ -13,6 +13,7 @@ from ..backend import Array, is_array, signature
 from ..op import Op, op_of
 from ..tape import at_step
 from ..tree import mapped
+from .scalar import Scalar
 
 TRIED = "tried"  # the name of random draws that a replay makes only if something reads them
 
@@ -195,7 +196,7 @@ def key_of(tree: Any) -> Any:
     kind = type(tree)  # not isinstance, which takes a Scalar for a float
     if issubclass(kind, (float, np.floating)):
         return kind, repr(tree)
-    return kind, tree if isinstance(tree, Hashable) and not hasattr(tree, "run") else id(tree)  # arrays, Scalars: by id
+    return kind, tree if isinstance(tree, Hashable) and kind is not Scalar else id(tree)  # arrays, Scalars: by id
 
 
 def runs(items: Iterable[Any], follows: Callable[[list[Any], Any], bool]) -> list[list[Any]]:
@@ -220,7 +221,7 @@ def _argument(x: Any) -> str:
         return f"slice({', '.join(map(_argument, parts))})"
     if is_array(x):
         return signature(x) if x.ndim else f"np.{x.dtype.name}({x.item()!r})"
-    if hasattr(x, "run"):
+    if isinstance(x, Scalar):
         return f"Scalar({x.number})"
     return f"np.{x.__name__}" if isinstance(x, type) else repr(x)
 

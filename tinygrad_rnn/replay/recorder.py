@@ -20,7 +20,9 @@ from ..whereabouts import lines_outside
 from ..writes import owner_of
 from .functions import Functions
 from .program import TRIED, Line, Value
-from .symbol import DeviceSymbol, NumberError, Scalar, Symbol, refusals, refuse
+from .refusal import NumberError, refusals, refuse
+from .scalar import Scalar
+from .symbol import DeviceSymbol, Symbol
 
 
 class _SymbolBackend(Backend):

@@ -24,7 +24,9 @@ from .ports import Gradient, Port, committed, is_like
 from .program import Value
 from .reach import Reach, state_of
 from .recorder import Recorder, bare, recording
-from .symbol import Scalar, Symbol, refusals
+from .refusal import refusals
+from .scalar import Scalar
+from .symbol import Symbol
 
 _SMALL = 2**14  # bytes
 

@@ -27,7 +27,8 @@ from .ports import Port, is_like
 from .profile import Profile, Row
 from .program import Line, Program, Value
 from .recording import Recording
-from .symbol import Scalar, Symbol
+from .scalar import Scalar
+from .symbol import Symbol
 
 
 class Replay:

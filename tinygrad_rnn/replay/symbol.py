@@ -1,4 +1,4 @@
-"""Stand-ins for arrays, and for numbers that may change, while a step is recorded.
+"""Stand-ins for arrays while a step is recorded.
 
 A ``Symbol`` holds its array in this run and its place in the program. Kernels never see one: an operation on symbols
 runs on their arrays and adds a line. What a program cannot express, such as a branch on a value, is refused.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -16,41 +16,10 @@ from .. import backend, ops
 from ..backend import Array
 from ..op import registry
 from ..operators import Operators
-from ..tape import CaptureError, state
 from ..whereabouts import whereabouts
 from .program import Value
+from .refusal import MissingError, refuse, refused
 from .views import VIEWS
-
-
-class NumberError(CaptureError):
-    """A step does more than arithmetic with a number that may change."""
-
-
-class MissingError(CaptureError, AttributeError):
-    """A step asks an array for something that its stand-in does not have."""
-
-
-refusals: list[CaptureError] = []  # all of a recording, as the step may catch one and go on
-
-
-def refuse(what: str, kind: type[CaptureError] = CaptureError) -> NoReturn:
-    """Raise an error that says what the step does, and in which line."""
-    error = kind(
-        f"capture: the step {what}{whereabouts()}. A recorded step cannot depend on values; compute with operations "
-        "(tg.where for a choice), or move this out of the step"
-    )
-    if state.keep is not None:  # else a symbol or a number has outlived its recording
-        refusals.append(error)
-    raise error
-
-
-def refused(what: str, kind: type[CaptureError] = CaptureError) -> Callable[..., Any]:
-    """A method that refuses."""
-
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        refuse(what, kind)
-
-    return method
 
 
 def _shows_port(value: Value) -> bool:
@@ -161,65 +130,3 @@ def _in_place(function: Callable[..., Any]) -> Callable[..., Symbol]:
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
     setattr(Symbol, f"__i{_name}__", _in_place(getattr(operator, f"__{_name}__")))
-
-
-class Scalar:
-    """A Python number that may change between replays, such as a learning rate: replays redo the arithmetic on it."""
-
-    __slots__ = ("number", "run")
-
-    def __init__(self, number: float, run: Callable[[], float]) -> None:
-        self.number = number  # its value in this run
-        self.run = run  # computes its value in a replay
-
-    __repr__ = __str__ = __format__ = refused("makes text of a number that may change", NumberError)
-
-    __class__ = property(lambda self: float)  # type: ignore[assignment]  # for isinstance
-
-    def checked(self, check: Callable[[float], None]) -> Scalar:
-        """This number; now and in each replay, ``check`` is called with it, and may raise."""
-
-        def run() -> float:
-            number = self.run()
-            check(number)
-            return number
-
-        check(self.number)
-        return Scalar(self.number, run)
-
-    def _compared(self, other: Any) -> Any:
-        if isinstance(other, (int, float, Scalar)):
-            refuse("compares a number that may change", NumberError)
-        return NotImplemented  # an array can compare
-
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
-    __array_ufunc__ = None  # operators of arrays, also on a device, leave the work to the number's
-    __bool__ = refused("asks whether a number that may change is true", NumberError)
-    __hash__ = __array__ = refused("looks a number up that may change", NumberError)  # type: ignore[assignment]
-    __float__ = __int__ = __index__ = __round__ = refused("makes a constant of a number that may change", NumberError)
-
-
-def _arithmetic(name: str, swapped: bool = False) -> Callable[..., Any]:
-    """The method for one of Python's operators; with an array, it is an operation."""
-    function = getattr(operator, name)
-
-    def method(self: Scalar, *others: Any) -> Any:
-        operands = (*others, self) if swapped else (self, *others)
-        if any(not isinstance(other, (int, float, Scalar)) for other in others):
-            arrays = all(map(backend.is_array, others))
-            return getattr(Operators, f"__{name}__")(*operands) if arrays else NotImplemented
-
-        def run() -> float:
-            return function(*[x.run() if isinstance(x, Scalar) else x for x in operands])
-
-        number = function(*[x.number if isinstance(x, Scalar) else x for x in operands])
-        return Scalar(number, run)
-
-    return method
-
-
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-    setattr(Scalar, f"__{_name}__", _arithmetic(_name))
-    setattr(Scalar, f"__r{_name}__", _arithmetic(_name, swapped=True))
-for _name in ("neg", "pos", "abs"):
-    setattr(Scalar, f"__{_name}__", _arithmetic(_name))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...formula import Formula, Pointwise, Text, functions
 from ..program import Line, Value
-from ..symbol import Scalar
+from ..scalar import Scalar
 
 _known: dict[Any, bool] = {}  # whether a function can be a formula, by its inputs
 _KEPT = 1 << 12  # entries at most

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..program import Line, Program, Value, runs
-from ..symbol import Scalar
+from ..scalar import Scalar
 from ..views import Slice, column_slices, columns, columns_line, getitem
 from .order import in_order_of
 
