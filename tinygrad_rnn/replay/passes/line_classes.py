@@ -12,7 +12,7 @@ from ..program import Line, Program, Value, key_of
 from ..views import getitem, slice_line
 
 
-class Classes:
+class LineClasses:
     """The class of each line that belongs to a time step, and the classes that each value depends on."""
 
     def __init__(self, program: Program) -> None:
@@ -76,7 +76,7 @@ class Item(NamedTuple):
 class Columns:
     """The inputs of a class's members: for each input, one array over all time steps."""
 
-    def __init__(self, classes: Classes) -> None:
+    def __init__(self, classes: LineClasses) -> None:
         self.classes = classes
         self.lines: list[Line] = []
         self.whole: dict[tuple[int, int, int], Value] = {}  # by class, start, count: its results as one array

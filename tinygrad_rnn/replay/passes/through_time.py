@@ -13,7 +13,7 @@ import numpy as np
 
 from ..program import Line, Program, Value
 from ..views import getitem, reshape_line
-from .line_classes import Classes, Columns
+from .line_classes import Columns, LineClasses
 from .order import AT_ONCE, in_order_of
 
 BLOCK = 2**16  # elements of a block of steps, which stays in the cache while several lines pass over it
@@ -24,7 +24,7 @@ def reassociate(program: Program) -> None:
 
     So a b, or a + b, can be done for many steps at once.
     """
-    classes = Classes(program)
+    classes = LineClasses(program)
     readers = program.uses()
     lines: list[Line] = []
     for line in program.lines:
@@ -39,7 +39,7 @@ def reassociate(program: Program) -> None:
 
 
 def _late_and_early(
-    line: Line, classes: Classes, readers: dict[Value, list[Line]]
+    line: Line, classes: LineClasses, readers: dict[Value, list[Line]]
 ) -> tuple[Value, Value, Value] | None:
     if line.function not in (np.multiply, np.add) or line not in classes.of:
         return None
@@ -75,7 +75,7 @@ def hoist(program: Program) -> None:
 
 def _join_classes(program: Program, kind: str, most: int, join: Callable[..., list[Line]]) -> None:
     """Join the lines of classes of a kind; the results of those joined to one have ``most`` elements, at most."""
-    classes = Classes(program)
+    classes = LineClasses(program)
     position = {line: i for i, line in enumerate(program.lines)}
     after: dict[int, set[int]] = {}  # by chosen class: the chosen classes that it depends on
     columns = Columns(classes)
@@ -104,7 +104,7 @@ def _join_classes(program: Program, kind: str, most: int, join: Callable[..., li
     program.lines = in_order_of(position | dict.fromkeys(columns.lines, AT_ONCE))
 
 
-def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: Classes) -> bool:
+def _leads_to(after: dict[int, set[int]], start: int, goal: int, classes: LineClasses) -> bool:
     """Whether a class depends on another one, directly or through chosen classes."""
     ahead, seen = [start], set()
     while ahead:
