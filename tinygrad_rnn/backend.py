@@ -211,7 +211,7 @@ def set_random_state(state: dict[str, Any]) -> None:
         get(name).set_random_state(state[name])
 
 
-def short_dtype(dtype: Any) -> str:
+def _short_dtype(dtype: Any) -> str:
     """``f32`` for ``float32``, ``i64`` for ``int64``, ``bool`` unchanged."""
     name = np.dtype(dtype).name
     letters = name.rstrip("0123456789")
@@ -220,7 +220,7 @@ def short_dtype(dtype: Any) -> str:
 
 def signature(array: Array) -> str:
     """Dtype and shape of an array, or of anything else that has both, such as ``f32[32,128]``."""
-    return f"{short_dtype(array.dtype)}[{','.join(map(str, array.shape))}]"
+    return f"{_short_dtype(array.dtype)}[{','.join(map(str, array.shape))}]"
 
 
 def is_dtype(x: Any) -> bool:

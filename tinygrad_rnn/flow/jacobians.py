@@ -79,7 +79,7 @@ def jacobian_spectrum(cell: Any, xs: Any, state: Any = None) -> JacobianSpectrum
     >>> found.jacobians.shape, found.singular_values.shape
     ((7, 2, 10, 10), (7, 2, 10))
     """
-    jacobians = np.stack(list(step_jacobians("jacobian_spectrum", cell, xs, state)))
+    jacobians = np.stack(list(_step_jacobians("jacobian_spectrum", cell, xs, state)))
     products = np.stack([*accumulate(jacobians[::-1], np.matmul)])[::-1]  # products[s] is dh_T / dh_s
     return JacobianSpectrum(
         jacobians,
@@ -126,7 +126,7 @@ def lyapunov_exponents(
     array([[ 0.6931, -0.6931]])
     """
     logs: list[np.ndarray] = []
-    for t, jacobian in enumerate(step_jacobians("lyapunov_exponents", cell, xs, state)):
+    for t, jacobian in enumerate(_step_jacobians("lyapunov_exponents", cell, xs, state)):
         if t == 0:
             directions = _directions(jacobian, count, warmup, len(xs))
         directions, r = np.linalg.qr(jacobian @ directions)
@@ -151,7 +151,7 @@ def _directions(jacobian: np.ndarray, count: int | None, warmup: int, steps: int
     return np.tile(np.linalg.qr(drawn)[0], (rows, 1, 1))
 
 
-def step_jacobians(who: str, cell: Any, xs: Any, state: Any = None) -> Iterator[np.ndarray]:
+def _step_jacobians(who: str, cell: Any, xs: Any, state: Any = None) -> Iterator[np.ndarray]:
     """dh_t / dh_{t-1} for each step, (B, n, n), on the host, by one backward pass through n copies of each row.
 
     Copy j of a row gets the j-th unit vector as its cotangent, which yields the j-th row of the Jacobian.

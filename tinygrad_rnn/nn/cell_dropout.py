@@ -62,7 +62,7 @@ class Zoneout(Wrapper):
     def _mixed(self, old: Any, new: Any, p: float) -> Any:
         if not p or new.dtype.kind != "f":
             return new
-        return where(drawn_mask(new, 1 - p), new, old) if self.training else new + p * (old - new)
+        return where(_drawn_mask(new, 1 - p), new, old) if self.training else new + p * (old - new)
 
 
 class CellDropout(Wrapper):
@@ -166,7 +166,7 @@ class VariationalDropout(Wrapper):
         def mask(like: Any, p: float) -> Tensor | None:
             if not (self.training and p):
                 return None
-            return like > 0 if asking.for_shapes else Tensor.wrap(drawn_mask(like, 1 - p))
+            return like > 0 if asking.for_shapes else Tensor.wrap(_drawn_mask(like, 1 - p))
 
         return VariationalState(inner, mask(z, self.input), mask(h, self.recurrent), mask(h, self.output))
 
@@ -175,20 +175,20 @@ class VariationalDropout(Wrapper):
         of_input, of_recurrent, of_output = masks if self.training else (None,) * 3
 
         def recur(h: Any, *rest: Any, **how: Any) -> Any:
-            return self.cell.recur(masked(h, of_recurrent, self.recurrent), *rest, **how)
+            return self.cell.recur(_masked(h, of_recurrent, self.recurrent), *rest, **how)
 
         if self.training and self.input:
-            z = self.cell.input_projection(masked(z, of_input, self.input))
+            z = self.cell.input_projection(_masked(z, of_input, self.input))
         output, inner, gates = altered_step(self, z, inner, **({} if of_recurrent is None else {"recur": recur}))
-        return masked(output, of_output, self.output), VariationalState(inner, *masks), gates
+        return _masked(output, of_output, self.output), VariationalState(inner, *masks), gates
 
 
-def drawn_mask(x: Any, p: float) -> Any:
+def _drawn_mask(x: Any, p: float) -> Any:
     """Booleans of x's shape, on its backend, each True with probability p."""
     array = bare_array(x)
     return backend.of(array).uniform(array.shape) < p
 
 
-def masked(x: Any, keep: Any, p: float) -> Any:
+def _masked(x: Any, keep: Any, p: float) -> Any:
     """x divided by 1 - p where it is kept, and 0 elsewhere; x itself without a mask."""
     return x if keep is None else where(keep, x * (1 / (1 - p)), 0)

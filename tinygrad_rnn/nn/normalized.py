@@ -108,7 +108,7 @@ class LayerNormBasicLSTMCell(NormalizedCell, LSTMCell):
 
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, LSTMState, Gates]:
         h, c = state
-        a = normalize_blocks(self.recur(h, z), 4, self.eps) * self.gain
+        a = _normalize_blocks(self.recur(h, z), 4, self.eps) * self.gain
         i, f, g, o = split(a if self.bias is None else a + self.bias, 4, axis=-1)
         i, f, g, o = sigmoid(i), sigmoid(f), self.activation(g), sigmoid(o)
         c = layer_norm(f * c + i * g, self.gain_c, self.bias_c, self.eps)
@@ -183,13 +183,13 @@ class LayerNormPerGateGRUCell(NormalizedCell, GRUCell):
     def full_step(self, z: Any, state: Any) -> tuple[Tensor, Tensor, Gates]:
         h, (gates, new) = state, z
         gates, n = split(self.recur(h, gates), (2 * self.hidden_size,), axis=-1)
-        gates = normalize_blocks(gates, 2, self.eps) * self.gain + self.shift
+        gates = _normalize_blocks(gates, 2, self.eps) * self.gain + self.shift
         r, keep = split(sigmoid(gates), 2, axis=-1)
         n = self.activation(layer_norm(new + r * n, self.gain_n, self.shift_n, self.eps))
         h = n + keep * (h - n)
         return h, h, {"r": r, "z": keep, "n": n}
 
 
-def normalize_blocks(a: Any, blocks: int, eps: float) -> Tensor:
+def _normalize_blocks(a: Any, blocks: int, eps: float) -> Tensor:
     """Apply ``normalize`` to each of several equal blocks of the last axis."""
     return normalize(a.reshape((*a.shape[:-1], blocks, a.shape[-1] // blocks)), eps=eps).reshape(a.shape)

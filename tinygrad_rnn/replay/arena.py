@@ -25,7 +25,7 @@ class Arena:
     def __init__(self, layout: Layout, order: Sequence[Line], lane: Mapping[Line, int]) -> None:
         self._layout = layout
         lanes: dict[Block, set[int]] = {block: set() for block in layout.blocks}
-        for value, lines in lifetimes(order, layout).items():
+        for value, lines in _lifetimes(order, layout).items():
             if (block := layout.block.get(value)) in lanes:
                 block.used(layout.extent[value], lines)
         for line, number in lane.items():
@@ -51,7 +51,7 @@ class Arena:
         return np.ndarray(place.shape, place.dtype, self._memory, self._layout.offset(value), place.strides)
 
 
-def lifetimes(lines: Sequence[Line], layout: Layout) -> dict[Value, tuple[int, int]]:
+def _lifetimes(lines: Sequence[Line], layout: Layout) -> dict[Value, tuple[int, int]]:
     """The first and the last line that use each value. Taking a view does not count."""
     found: dict[Value, tuple[int, int]] = {}
     for i, line in enumerate([*lines, layout.program.end]):

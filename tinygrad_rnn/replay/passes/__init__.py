@@ -55,15 +55,15 @@ PASSES = {
 }
 
 JOINING = {"hoist", "sum_over_time", "reassociate", "wavefront"}  # may change the last bits of a result
-FOR_LAUNCHES = {"narrow", "fuse", "wavefront", "draw_first"}  # on a GPU, where launches are the bottleneck
-FOR_THE_CACHE = {"widen", "reassociate", "batch"}  # on a CPU
+_FOR_LAUNCHES = {"narrow", "fuse", "wavefront", "draw_first"}  # on a GPU, where launches are the bottleneck
+_FOR_THE_CACHE = {"widen", "reassociate", "batch"}  # on a CPU
 GRAPH, LANES = "graph", "lanes"  # not passes, but can be left out like them: the CUDA graph, and lanes in it
 _NEEDS = {LANES: GRAPH, "wavefront": LANES}  # useless without the other
 
 
 def left_out(without: Collection[str], home: Backend) -> set[str]:
     """The names to leave out on a backend: those asked for, those for other backends, and those that need these."""
-    names = {*without, *(FOR_THE_CACHE if home.cuda else FOR_LAUNCHES)}
+    names = {*without, *(_FOR_THE_CACHE if home.cuda else _FOR_LAUNCHES)}
     if not home.cuda or not hasattr(home.xp.cuda, "Graph"):
         names.add(GRAPH)
     for name, other in _NEEDS.items():

@@ -16,7 +16,7 @@ from ..views import getitem, reshape_line
 from .line_classes import Columns, LineClasses
 from .order import AT_ONCE, in_order_of
 
-BLOCK = 2**16  # elements of a block of steps, which stays in the cache while several lines pass over it
+_BLOCK = 2**16  # elements of a block of steps, which stays in the cache while several lines pass over it
 
 
 def reassociate(program: Program) -> None:
@@ -65,7 +65,7 @@ def _late_and_early(
 
 def batch(program: Program) -> None:
     """Make one call for many steps instead of one for each, for elementwise lines that do not recur."""
-    _join_classes(program, "ufunc", BLOCK, _joined_elementwise)
+    _join_classes(program, "ufunc", _BLOCK, _joined_elementwise)
 
 
 def hoist(program: Program) -> None:
