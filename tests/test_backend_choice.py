@@ -149,8 +149,9 @@ def test_the_environment_chooses_the_default() -> None:
     code = "import tinygrad_rnn as tg; print(tg.zeros(1).backend)"
     without = 'import sys; sys.modules["cupy"] = None'
     assert run(code, TINYGRAD_RNN_BACKEND="numpy") == "numpy"
-    assert "BackendError: backend 'cupy' was asked for. CuPy is not" in run(without, code, TINYGRAD_RNN_BACKEND="cupy")
-    assert "BackendError: there is no backend 'jax'; there are 'cupy'" in run(code, TINYGRAD_RNN_BACKEND="jax")
+    said = "BackendError: TINYGRAD_RNN_BACKEND: "
+    assert f"{said}backend 'cupy' was asked for. CuPy is not" in run(without, code, TINYGRAD_RNN_BACKEND="cupy")
+    assert f"{said}there is no backend 'jax'; there are 'cupy'" in run(code, TINYGRAD_RNN_BACKEND="jax")
 
 
 def test_cupy_is_started_by_its_name_or_by_its_first_array() -> None:

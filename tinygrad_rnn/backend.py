@@ -141,7 +141,12 @@ _process_default: str | None = None
 
 def default() -> Backend:
     """The backend for new tensors: from use_backend, else set_backend, else TINYGRAD_RNN_BACKEND, else NumPy."""
-    return get(_default.name or _process_default or os.environ.get("TINYGRAD_RNN_BACKEND") or "numpy")
+    if chosen := _default.name or _process_default:
+        return get(chosen)
+    try:
+        return get(os.environ.get("TINYGRAD_RNN_BACKEND") or "numpy")
+    except BackendError as error:
+        raise BackendError(f"TINYGRAD_RNN_BACKEND: {error}") from None
 
 
 def chosen(name: str | None) -> Backend:
