@@ -439,6 +439,17 @@ def test_tensors_are_keys_by_identity() -> None:
     assert {x: 1}[x] == 1
 
 
+@pytest.mark.parametrize("reduce", [np.sum, np.mean, np.var, np.std, np.max, np.min, np.prod])
+def test_reductions_of_numpy_are_those_of_a_tensor(reduce: Any) -> None:
+    a = np.arange(6.0).reshape(2, 3)
+    x = tg.tensor(a, requires_grad=True)
+    y = reduce(x, axis=1, keepdims=True)
+    assert y.requires_grad
+    np.testing.assert_allclose(y.numpy(), reduce(a, axis=1, keepdims=True))
+    with pytest.raises(TypeError, match=r"mean: there is no argument 'dtype'"):
+        np.mean(x, dtype="float32")
+
+
 def test_numpy_does_not_take_tensors_unasked() -> None:
     assert np.asarray(tg.ones(2)).tolist() == np.concatenate([tg.ones(1), tg.ones(1)]).tolist() == [1, 1]  # constants
     with pytest.raises(ValueError, match=r"a copy and no view; x\.data is the array itself"):
