@@ -397,7 +397,7 @@ def test_a_cell_that_says_nothing_of_sizes_goes_on_from_a_given_state() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [nn.GRU(2, 3), lambda x, h: (x, h), nn.Linear(2, 2)], ids=["layer", "function", "map"]
+    "wrong", [nn.GRU(2, 3), lambda x, h: (x, h), nn.Linear(2, 2), nn.GRUCell], ids=["layer", "function", "map", "class"]
 )
 @pytest.mark.parametrize(
     ("unroll", "call"),

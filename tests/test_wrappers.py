@@ -237,6 +237,7 @@ def test_attention_learns_and_ignores_what_is_not_there() -> None:
         (lambda: nn.Highway(nn.LSTMCell(3, 4)), ValueError, "Highway: .* one size"),
         (lambda: nn.Residual(nn.Linear(3, 3)), TypeError, "Residual: it goes round a cell, .* not round a Linear"),
         (lambda: nn.Zoneout(nn.LSTM), TypeError, "Zoneout: it goes round a cell"),
+        (lambda: nn.Zoneout(nn.LSTMCell), TypeError, "Zoneout: it goes round a cell, .* a <class '.*LSTMCell'>"),
         (lambda: nn.Zoneout(nn.LSTMCell(3, 4), 1.0), ValueError, "Zoneout: a probability .* not 1.0"),
         (lambda: nn.Zoneout(nn.LSTMCell(3, 4), (0.1, -0.1)), ValueError, "Zoneout: a probability .* not -0.1"),
         (lambda: nn.Zoneout(nn.GRUCell(3, 4), (0.1, 0.1))(tg.ones(2, 3)), ValueError, "Zoneout: .* 2 .* the 1 parts"),

@@ -59,9 +59,14 @@ def unroll(
     return advance(cell, zs, state, real, reverse=reverse, record=record)
 
 
+def is_cell(cell: Any) -> bool:
+    """Whether this has a cell's two methods, and is no class, as ``LSTMCell`` where ``LSTMCell(3, 4)`` is meant."""
+    return not isinstance(cell, type) and hasattr(cell, "input_projection") and hasattr(cell, "step")
+
+
 def check_cell(who: str, cell: Any) -> None:
     """Raise TypeError for anything but a cell."""
-    if not (hasattr(cell, "input_projection") and hasattr(cell, "step")):
+    if not is_cell(cell):
         cure = "layer.unrolled_by(bptt.checkpointed)(xs)" if who == "checkpointed" else "layer(xs)"
         raise TypeError(
             f"{who}: a cell is an object with input_projection(x) and step(z, state), but {cell!r} is none; a layer "

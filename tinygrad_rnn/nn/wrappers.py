@@ -16,7 +16,7 @@ from ..tensor import Tensor
 from . import init
 from .cells import Cell, Gates, WeightedCell
 from .checks import initial_state
-from .unrolling import step_and_gates, wrapped
+from .unrolling import is_cell, step_and_gates, wrapped
 
 
 class Wrapper(Cell):
@@ -25,10 +25,9 @@ class Wrapper(Cell):
     told: tuple[str, ...] = ()  # the settings that repr shows
 
     def __init__(self, cell: Any):
-        if not (hasattr(cell, "input_projection") and hasattr(cell, "step")):
+        if not is_cell(cell):
             raise TypeError(
-                f"{type(self).__name__}: it goes round a cell, with input_projection and step, "
-                f"not round a {type(cell).__name__}"
+                f"{type(self).__name__}: it goes round a cell, with input_projection and step, not round a {cell!r}"
             )
         self.cell = cell
         for size in ("input_size", "hidden_size", "output_size"):
