@@ -342,7 +342,7 @@ def test_jacobians_of_any_cell_equal_finite_differences(name: str) -> None:
     found = flow.jacobian_spectrum(cell, XS).jacobians
     with tg.no_grad():
         _, state = bptt.unroll(cell, XS[:3])
-        leaves = tg.backend and nn.unrolling.named(state)
+        leaves = tg.backend and nn.states.named(state)
         flat = np.concatenate([leaf.numpy().reshape(B, -1) for leaf in leaves.values()], axis=1)
 
         def after(vector: np.ndarray) -> np.ndarray:
@@ -350,7 +350,7 @@ def test_jacobians_of_any_cell_equal_finite_differences(name: str) -> None:
             parts = iter(np.split(vector, ends, axis=1))
             moved = tg.tree.tree_map(lambda leaf: tg.tensor(next(parts).reshape(leaf.shape)), state)
             _, new = cell(XS[3], moved)
-            return np.concatenate([leaf.numpy().reshape(B, -1) for leaf in nn.unrolling.named(new).values()], axis=1)
+            return np.concatenate([leaf.numpy().reshape(B, -1) for leaf in nn.states.named(new).values()], axis=1)
 
         n, step = flat.shape[1], 1e-6
         for j in range(n):

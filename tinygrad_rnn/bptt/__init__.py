@@ -1,12 +1,12 @@
 """Back-propagation through time: unrolling, scans, truncation, checkpointing, and real-time recurrent learning."""
 
+from ..nn.states import detach
 from ..nn.unrolling import Recorded, Unrolled, unroll
 from .checkpoint import checkpointed
 from .forward_mode import Moment, real_time
 from .gates_detached import GatesDetached
 from .memory import memory_plan
 from .scan import scanned
-from .state import detach
 from .truncation import Window, randomly_truncated, truncated
 
 # fmt: off

@@ -11,13 +11,13 @@ import numpy as np
 from .. import backend, tape
 from ..grad import grad
 from ..grad_mode import enable_grad
+from ..nn.states import detach
 from ..replay.recorder import is_recording
 from ..replay.refusal import refuse
 from ..tape import GraphError
 from ..tensor import Tensor, accumulate
 from ..tree import tree_leaves, tree_map
 from ..whereabouts import ShapeError
-from .state import detach
 from .trail import checked
 
 

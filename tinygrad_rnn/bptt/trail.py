@@ -9,11 +9,13 @@ from typing import Any
 from .. import tape
 from ..backward import walk
 from ..graph import reachable
+from ..nn.checks import outline
+from ..nn.states import detach
 from ..ops import stack
 from ..tape import GraphError, Leaf, Node
 from ..tensor import Tensor, accumulate, filled_like
 from ..tree import tree_leaves
-from .state import check_successor, detach
+from ..whereabouts import ShapeError
 
 StepFunction = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -135,7 +137,7 @@ class Trail:
         if loss.array.shape != ():
             cure = "make it a scalar with .mean() or .sum() (and return the loss first, then the state)"
             raise ValueError(f"truncated: the loss of step {self.time} has shape {loss.shape}; {cure}")
-        check_successor(before, state, self.time)
+        _check_successor(before, state, self.time)
         if not trusted:
             _refuse_strangers([loss, state], before, moment, self.time)
         self.state = state
@@ -176,3 +178,26 @@ def _refuse_strangers(results: Any, before: Any, moment: int, time: int) -> None
             f"truncated: step {time} uses {strangers[-1].origin}, which was computed outside of this step and is not "
             "part of its state. Compute it inside step, carry it in the state, or use it without history, x.detach()"
         )
+
+
+def _check_successor(before: Any, after: Any, time: int) -> None:
+    """Raise unless a step returned a state with the structure and shapes of the one it was given, or was given None."""
+    if before is None:
+        return
+    old, new = _form(before), _form(after)
+    if old != new:
+        kind = ShapeError if _form(before, shapes=False) == _form(after, shapes=False) else TypeError
+        raise kind(
+            f"truncated: step {time} was given the state {outline(before)} and returned {outline(after)}; "
+            "a state keeps its structure and its shapes"
+        )
+
+
+def _form(tree: Any, shapes: bool = True) -> Any:
+    """A state's structure, with shapes or without; types of tuples and lists do not matter."""
+    if isinstance(tree, dict):
+        return {name: _form(part, shapes) for name, part in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return [_form(part, shapes) for part in tree]
+    shape = getattr(tree, "shape", None)
+    return tree if tree is None else tuple(shape) if shapes and shape is not None else ()

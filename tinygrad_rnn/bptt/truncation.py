@@ -9,12 +9,12 @@ from typing import Any
 
 from .. import tape
 from ..backend import is_array
+from ..nn.states import detach
 from ..ops import isfinite, where
 from ..tape import GraphError, Node
 from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from ..writes import own
-from .state import detach
 from .trail import StepFunction, Trail, Window
 
 

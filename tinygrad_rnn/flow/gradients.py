@@ -12,7 +12,8 @@ import numpy as np
 
 from ..clip import norms
 from ..grad import grad
-from ..nn.unrolling import Recorded, innermost, named
+from ..nn.states import innermost, named
+from ..nn.unrolling import Recorded
 from ..tape import GraphError, Leaf, Node, host_array
 from ..tensor import Tensor
 from ..tree import tree_items

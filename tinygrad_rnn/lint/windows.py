@@ -8,7 +8,8 @@ from itertools import pairwise
 from .. import writes
 from ..backend import is_finite
 from ..graph import Stretch, edges_of, reachable, stretches
-from ..nn.sequences import beside, outlives_reset
+from ..nn.sequences import beside
+from ..nn.states import outlives_reset
 from ..tape import Leaf, Node, bare_array
 from ..tree import tree_items
 from .finding import Case, Finding, where_made

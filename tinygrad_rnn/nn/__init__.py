@@ -6,7 +6,7 @@ from .cell_dropout import CellDropout, RecurrentDropout, VariationalDropout, Var
 from .cells import Cell, LSTMCell, LSTMState, RNNCell, WeightedCell
 from .convolution import Conv1d, Conv2d, MaxPool2d
 from .ctc import ctc_greedy_decode, ctc_loss
-from .decode import Beams, Written, beam_search, greedy, repeat_rows, roll_out, sample, take_rows, teacher_forced
+from .decode import Beams, Written, beam_search, greedy, roll_out, sample, teacher_forced
 from .gated import CoupledLSTMCell, GRUCell, IndRNNCell, LeakyRNNCell, PeepholeLSTMCell, RHNCell
 from .interop import load_torch_state_dict, torch_state_dict
 from .layers import Dropout, Embedding, LayerNorm, Linear, ModuleList, Sequential
@@ -16,7 +16,8 @@ from .module import Module, functional_call, parameter
 from .normalized import LayerNormBasicLSTMCell, LayerNormGRUCell, LayerNormLSTMCell, LayerNormPerGateGRUCell
 from .recurrent_layers import Bidirectional, Recurrent, SequenceLayer, Stacked
 from .rnn import GRU, LSTM, RNN
-from .sequences import last, length_mask, mean, padded, reset
+from .sequences import last, length_mask, mean, padded
+from .states import repeat_rows, reset, take_rows
 from .unrolling import Recorded, Unrolled, unroll
 from .wrappers import Highway, Residual, ResidualRecurrence, SkipState, SkipThroughTime, Wrapper
 

@@ -17,7 +17,7 @@ from ..tensor import Tensor
 from ..tree import tree_leaves, tree_map
 from .cells import Gates, WeightedCell
 from .checks import asking, check_input
-from .unrolling import innermost, wrapped
+from .states import innermost, wrapped
 from .wrappers import Wrapper, altered_step, need_weights
 
 

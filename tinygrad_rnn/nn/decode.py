@@ -23,8 +23,9 @@ import numpy as np
 from .. import backend, ops, tape
 from ..grad_mode import no_grad
 from ..tape import bare_array, host_array
-from ..tree import Tree, tree_leaves, tree_map
+from ..tree import tree_leaves
 from ..whereabouts import ShapeError
+from .states import repeat_rows, take_rows
 from .unrolling import Unrolled
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -222,21 +223,6 @@ def beam_search(
                 break
     order = np.argsort(-scores / ((5 + lengths) / 6) ** length_penalty, axis=1, kind="stable")
     return Beams(*(a[..., rows, order] for a in (written, lengths, scores)))
-
-
-def take_rows(state: Tree, rows: Any) -> Tree:
-    """Select rows of a state, in this order; its leaves are (..., B, H) or (B,)."""
-    return tree_map(lambda leaf: ops.index(leaf, rows if leaf.ndim == 1 else (..., rows, slice(None))), state)
-
-
-def repeat_rows(state: Tree, times: int) -> Tree:
-    """Repeat each row of a state, with the copies side by side; its leaves are (..., B, H) or (B,).
-
-    >>> from tinygrad_rnn import tensor
-    >>> repeat_rows(tensor([[1.0], [2.0]]), 2).tolist()
-    [[1.0], [1.0], [2.0], [2.0]]
-    """
-    return tree_map(lambda leaf: ops.repeat(leaf, times, 0 if leaf.ndim == 1 else -2), state)
 
 
 def _check_steps(who: str, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Sequences of unequal length: padding, masks, last outputs, means over time, and rows that start anew.
+"""Sequences of unequal length: padding, masks, last outputs, and means over time.
 
 A mask (T, B) is True or 1 where a step is real. Any pattern works, even gaps and rows without a real step. ``lengths``
 (B,) stand for the mask ``t < length``. Sequences are time-major unless ``batch_first``.
@@ -17,8 +17,6 @@ from ..op import op
 from ..ops import where
 from ..tape import bare_array
 from ..tensor import Tensor
-from ..tree import Tree, tree_map
-from ..whereabouts import ShapeError
 
 
 def padded(sequences: Iterable[Any], value: float = 0, batch_first: bool = False) -> tuple[Any, np.ndarray]:
@@ -181,32 +179,3 @@ def mean(outputs: Any, lengths: Any = None, mask: Any = None, batch_first: bool 
     total = ops.sum(where(over(mask, outputs), outputs, 0), axis=0)
     count = ops.maximum(ops.sum(mask, axis=0), 1)
     return total / over(ops.astype(count, dtype=outputs.dtype), total)
-
-
-def outlives_reset(leaf: Any, initial: Any) -> bool:
-    """Whether ``reset`` leaves a leaf alone: a mask, if there is no state to begin from that holds another one."""
-    return bool(leaf.dtype.kind == "b" and initial is None)
-
-
-def reset(state: Tree, rows: Any, initial: Any = None) -> Tree:
-    """Reset some rows of a carried state; the other rows go on, and so do their gradients.
-
-    state: nested leaves (..., B, H), of a cell or a layer; None, for a state that has not begun, stays None.
-    rows: (B,), True or 1 for rows to reset. initial: the state to reset them to, of the same structure; 0 if None.
-        Without ``initial``, boolean leaves stay as they are: they are masks, as of ``VariationalDropout``, and 0 would
-        drop all.
-
-    Raises ShapeError if a leaf has a different number of rows.
-
-    >>> from tinygrad_rnn import nn, ones
-    >>> reset(nn.LSTMState(ones(2, 1), ones(2, 1)), [True, False]).c.tolist()
-    [[0.0], [1.0]]
-    """
-
-    def begin_anew(leaf: Any, start: Any = 0) -> Any:
-        anew = beside(rows, leaf)
-        if anew.ndim != 1 or leaf.ndim < 2 or leaf.shape[-2] != anew.shape[0]:
-            raise ShapeError(f"reset: rows of shape {anew.shape} do not fit a state of shape {leaf.shape}")
-        return leaf if outlives_reset(leaf, initial) else where(anew[:, None], start, leaf)
-
-    return tree_map(begin_anew, state) if initial is None else tree_map(begin_anew, state, initial)

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from .. import tape
 from ..ops import stack, where
 from ..tensor import Tensor
-from ..tree import tree_items, tree_leaves, tree_map
+from ..tree import tree_leaves, tree_map
 from ..whereabouts import ShapeError
 from .checks import begin, check_input
 from .sequences import over, time_major
+from .states import named
 
 
 class Unrolled(NamedTuple):
@@ -166,21 +167,6 @@ def _step(cell: Any, z: Any, state: Any) -> tuple[Any, Any]:
     if not isinstance(taken, tuple):  # a Tensor of two rows would unpack silently
         raise TypeError(f"{type(cell).__name__}.step must return (output, next state), not {taken!r}")
     return taken
-
-
-def innermost(state: Any) -> Any:
-    """The cell's own state, without what wrappers have added."""
-    while type(state) in wrapped:
-        state = state.state
-    return state
-
-
-wrapped: set[type] = set()  # classes of states in which wrappers put something beside the cell's own, ``state``
-
-
-def named(state: Any) -> dict[str, Any]:
-    """The leaves of a state by name; a single leaf is called h, and leaves of a wrapped cell keep their names."""
-    return {".".join(n for n in path.split(".") if n != "state") or "h": leaf for path, leaf in tree_items(state)}
 
 
 def _in_time(values: list[Any], real: Any, reverse: bool) -> Any:

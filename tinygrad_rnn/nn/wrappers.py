@@ -16,7 +16,8 @@ from ..tensor import Tensor
 from . import init
 from .cells import Cell, Gates, WeightedCell
 from .checks import initial_state
-from .unrolling import is_cell, step_and_gates, wrapped
+from .states import wrapped
+from .unrolling import is_cell, step_and_gates
 
 
 class Wrapper(Cell):
