@@ -190,10 +190,7 @@ for _ in range(40):
 
 
 def test_captured_steps_that_are_dropped_do_not_pile_up() -> None:
-    """A recording counts as old at once, and the collector does not look at old objects by itself.
-
-    In a process of its own, as what other tests do with the collector counts too.
-    """
+    """In a process of its own, as what other tests do with the collector counts too."""
     root = Path(tg.__file__).parents[1]
     ran = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, check=True, cwd=root)
     counts = list(map(int, ran.stdout.split()))

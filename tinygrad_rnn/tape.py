@@ -191,28 +191,15 @@ def unmark(since: int, before: int) -> None:
     del state.marks[first:last], state.steps[first:last]
 
 
-_pauses = itertools.count(1)  # counts lasting pauses of the collector
-_PAUSES = 48  # lasting pauses per full collection; a captured step takes three
-
-
 @contextmanager
-def collector_resting(lasting: bool = False) -> Iterator[None]:
-    """Pause Python's cyclic collector: a graph has no cycles, so visiting it while it grows would be in vain.
-
-    lasting: new objects will stay, so they count as old at once instead of being visited after the pause. Freezing
-    hides new objects from the collector's counters, so every 48th lasting pause ends in a full collection.
-    """
+def collector_resting() -> Iterator[None]:
+    """Pause Python's cyclic collector: a graph has no cycles, so visiting it while it grows would be in vain."""
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collecting:
-            if lasting and next(_pauses) % _PAUSES == 0:
-                gc.collect()
-            elif lasting and not gc.get_freeze_count():  # what the user froze must stay frozen
-                gc.freeze()
-                gc.unfreeze()
             gc.enable()
 
 

@@ -50,7 +50,7 @@ class Recording:
         before = [(place, place.get()) for place in (*[place for place, _ in arrays], *numbers)]
         filled = [(container, container.copy()) for container, *_ in self.reach.sizes_of_ports]
         home = self.home = _home([value for _, value in before], (args, kwargs))
-        with collector_resting(lasting=True), recording(home) as recorder:
+        with collector_resting(), recording(home) as recorder:
             self.lines = recorder.lines
             self.numbers: list[tuple[Place, Any]] = [(p, Scalar(p.get(), p.get)) for p in numbers]
             arguments = Arguments(recorder, args, kwargs, floats_change)

@@ -34,7 +34,7 @@ from .symbol import Symbol
 class Replay:
     """The program of a recording, with the arrays that it works on."""
 
-    @collector_resting(lasting=True)
+    @collector_resting()
     def __init__(self, recording: Recording, without: Collection[str]) -> None:
         self.recording = recording
         self.recorded = Program(recording.lines, recording.values())
@@ -84,7 +84,7 @@ class Replay:
                 port.later.put(found.copy())
         self._ready()
 
-    @collector_resting(lasting=True)
+    @collector_resting()
     def _ready(self) -> None:
         """Lay out the memory, make the calls, and list the copies that must follow them."""
         with _recounted(self):
