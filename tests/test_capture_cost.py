@@ -89,8 +89,8 @@ def test_recording_leaves_next_to_nothing_to_the_collector() -> None:
 @pytest.mark.parametrize("enabled", [False, True])
 def test_the_collector_is_left_as_it_was(enabled: bool, frozen: bool) -> None:
     captured = step_of(nn.RNNCell, 4)
-    if frozen:
-        gc.freeze()
+    if not frozen:
+        gc.unfreeze()
     if not enabled:
         gc.disable()
     try:
@@ -100,7 +100,7 @@ def test_the_collector_is_left_as_it_was(enabled: bool, frozen: bool) -> None:
         assert (gc.get_freeze_count() > held // 2) if frozen else gc.get_freeze_count() == held
     finally:
         gc.enable()
-        gc.unfreeze()
+        gc.freeze()  # as before
 
 
 def test_cycles_of_the_user_are_still_found() -> None:
