@@ -7,14 +7,13 @@ from .cells import Cell, LSTMCell, LSTMState, RNNCell, WeightedCell
 from .convolution import Conv1d, Conv2d, MaxPool2d
 from .ctc import ctc_greedy_decode, ctc_loss
 from .decode import Beams, Written, beam_search, greedy, roll_out, sample, teacher_forced
-from .gated import CoupledLSTMCell, GRUCell, PeepholeLSTMCell, RHNCell
+from .gated import CoupledLSTMCell, GRUCell, MGUCell, MinGRUCell, PeepholeLSTMCell, RHNCell
 from .interop import load_torch_state_dict, torch_state_dict
 from .layers import Dropout, Embedding, LayerNorm, Linear, ModuleList, Sequential
 from .losses import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss, nll_loss
-from .minimal import MGUCell, MinGRUCell
 from .module import Module, functional_call, parameter
 from .normalized import LayerNormBasicLSTMCell, LayerNormGRUCell, LayerNormLSTMCell, LayerNormPerGateGRUCell
-from .recurrent_layers import Bidirectional, Recurrent, SequenceLayer, Stacked
+from .recurrent import Bidirectional, Recurrent, SequenceLayer, Stacked
 from .rnn import GRU, LSTM, RNN
 from .sequences import last, length_mask, mean, padded
 from .states import repeat_rows, reset, take_rows

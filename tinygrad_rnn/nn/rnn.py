@@ -14,7 +14,7 @@ from ..whereabouts import ShapeError
 from .cells import LSTMCell, RNNCell, WeightedCell
 from .checks import check_sizes
 from .gated import GRUCell
-from .recurrent_layers import Bidirectional, Recurrent, SequenceLayer, Stacked
+from .recurrent import Bidirectional, Recurrent, SequenceLayer, Stacked
 from .unrolling import Recorded
 
 
