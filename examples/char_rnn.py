@@ -128,7 +128,7 @@ def train(settings: dict[str, Any], out: Path, prime: str, replay: str, saved: A
 def read_run(path: Path) -> Any:
     """What an earlier run saved."""
     if not path.exists():
-        raise tg.CheckpointError(f"there is no {path}; train first")
+        raise FileNotFoundError(f"there is no {path}; train first")
     saved = tg.load(path)
     if not isinstance(saved, dict) or saved.get("program") != "char_rnn":
         raise tg.CheckpointError(f"{path} was not saved by this program; give the folder of one of its runs as --out")

@@ -33,7 +33,7 @@ def test_a_file_that_is_no_text_is_told_in_one_sentence(tmp_path: Path, content:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for path, words in ((tmp_path / "nowhere.txt", "there is no file"), (tmp_path, "is a folder")):
-        with pytest.raises(TextError, match=words):
+        with pytest.raises(FileNotFoundError, match=words):
             read_text(path)
 
 

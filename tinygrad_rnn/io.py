@@ -70,12 +70,12 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     A named tuple gets back its class if that module is imported, else a new class of the same name.
 
-    Raises CheckpointError if the file is missing, truncated, or was not written by ``save``.
+    Raises FileNotFoundError if there is no such file, CheckpointError if it is truncated or ``save`` did not write it.
     """
     safetensors = import_extra("safetensors", "tg.load")
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise CheckpointError(f"there is no file {path}; give the path of one that tg.save wrote")
+        raise FileNotFoundError(f"load: there is no file {path}; give the path of one that tg.save wrote")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -19,12 +19,12 @@ class TextError(ValueError):
 def read_text(path: str | os.PathLike[str]) -> str:
     r"""The content of a UTF-8 text file, with ``\n`` at the end of each line on every system.
 
-    Raises TextError if the file is missing, empty, or not text.
+    Raises FileNotFoundError if there is no such file, TextError if it is empty or not text.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
         what = f"{path} is a folder" if os.path.isdir(path) else f"there is no file {path}"
-        raise TextError(f"{what}; give the path of a text file")
+        raise FileNotFoundError(f"{what}; give the path of a text file")
     with open(path, "rb") as file:
         content = file.read()
     if not content:
