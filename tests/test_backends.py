@@ -397,6 +397,10 @@ def test_writing_into_a_saved_array_is_noticed(device: Backend) -> None:
         w.data -= 1.0
         with pytest.raises(tg.GraphError, match="changed in place since"):
             y.sum().backward()
+    y = x * w
+    w.T[::-1].data[0] = x.data[:, 0]
+    with pytest.raises(tg.GraphError, match="changed in place since"):
+        y.sum().backward()
 
 
 def test_the_rest_of_a_backend(device: Backend) -> None:

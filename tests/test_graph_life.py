@@ -238,6 +238,7 @@ def test_notes_of_arrays_do_not_pile_up() -> None:
     for _ in range(5):
         write(leaf(3))
         write(kept)
+        assert leaf(3, 3)[0].data.shape == (3,)
     assert (len(writes._lent), len(writes._writes)) == before
 
 
@@ -286,6 +287,15 @@ def through_a_view(w: Tensor) -> None:
     w.detach().data.T[0] = 5.0
 
 
+def through_a_passing_view(w: Tensor) -> None:
+    w.T.data[0] = 5.0
+    w.data.sum()
+
+
+def through_a_passing_row(w: Tensor) -> None:
+    w[0].data[:] = 5.0
+
+
 def through_an_exchange(w: Tensor) -> None:
     w.data[...] = w.data[::-1].copy()  # after which the same numbers are there
 
@@ -305,6 +315,8 @@ def through_numpy(w: Tensor) -> None:
         through_a_row,
         through_a_view,
         through_numpy,
+        through_a_passing_view,
+        through_a_passing_row,
         through_an_exchange,
     ],
 )

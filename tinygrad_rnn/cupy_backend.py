@@ -148,6 +148,9 @@ class CupyBackend(Backend):
     def extent(self, array: Array) -> tuple[int, int]:
         return int(array.data.mem.ptr), int(array.data.mem.size)
 
+    def at(self, owner: Array, address: int, dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+        return self.view(owner, address - self.address(owner), shape, dtype, strides)
+
     def view(self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]) -> Array:
         return self.xp.ndarray(shape, dtype, memory.data + offset, strides)
 

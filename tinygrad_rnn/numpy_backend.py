@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -195,6 +195,11 @@ class Backend:
         while getattr(array, "base", None) is not None:
             array = array.base
         return self.address(array), array.nbytes
+
+    def at(self, owner: Array, address: int, dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+        """A view that begins at an address in the memory that ``owner`` owns, in whatever order."""
+        told = {"version": 3, "data": (address, False), "typestr": dtype.str, "shape": shape, "strides": strides}
+        return np.asarray(SimpleNamespace(__array_interface__=told))
 
     def view(self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]) -> Array:
         """A view of ``memory`` that begins at a byte offset."""

@@ -20,7 +20,9 @@ from .backend import Array
 from .tape import clock, state
 
 _writes: list[tuple[weakref.ref[Any], int]] = []  # arrays that were changed in place, and when
-_lent: list[tuple[weakref.ref[Any], int, Any]] = []  # arrays that were handed out, when, and their checksums then
+# Arrays that were handed out: the memory's owner, when, and the checksum then, by place. The array may be gone soon,
+# as after w[0].data[:] = 1, while what was written into it stays.
+_lent: dict[Any, tuple[weakref.ref[Any], int, Any]] = {}
 _writing = threading.Lock()
 last_write = 0  # the latest of all those moments: nodes with higher ids need no check
 
@@ -39,15 +41,17 @@ def wrote(*arrays: Array) -> None:
 def lend(array: Array) -> None:
     """Note the checksum of an array that is handed out to someone who may write to it unannounced."""
     global last_write
-    owner, held = owner_of(array), backend.of(array).checksum(array)
+    if state.keep is not None:  # a recorder refuses such writes itself
+        return
+    owner, home = owner_of(array), backend.of(array)
+    held, place = home.checksum(array), (id(owner), home.address(array), array.dtype, array.shape, array.strides)
     with _writing:
-        for ref, when, before in _lent:
-            if ref() is array and bool(before != held):  # someone wrote into it, some time after it was handed out
-                _writes[:] = [(known, then) for known, then in _writes if known() is not owner or then > when]
-                _writes.append((weakref.ref(owner), when))
+        _, when, before = _lent.get(place, (None, 0, held))
+        if before is not held and bool(before != held):  # someone wrote into it, some time after it was handed out
+            _writes[:] = [(known, then) for known, then in _writes if known() is not owner or then > when]
+            _writes.append((weakref.ref(owner), when))
         last_write = clock()
-        _lent[:] = [entry for entry in _lent if (known := entry[0]()) is not None and known is not array]
-        _lent.append((weakref.ref(array), last_write, held))
+        _lent[place] = weakref.ref(owner, lambda _: _lent.pop(place, None)), last_write, held
 
 
 _LARGE = 2**16  # bytes: copying smaller arrays is faster than comparing
@@ -74,24 +78,26 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 def overwritten() -> Callable[[Array, int], bool]:
     """A function that says whether the memory of an array was changed in place between a moment and this call."""
-    noted = [*((ref, when, None) for ref, when in _writes), *_lent]
+    noted: list[Any] = [(None, ref, when, None) for ref, when in _writes]
+    noted += [(place, *lent) for place, lent in _lent.copy().items()]  # the collector may take entries away meanwhile
 
     @functools.cache
     def by_owner() -> dict[int, list[int]]:  # indices by owner's id, which may be reused
         found: dict[int, list[int]] = {}
-        for k, (ref, *_) in enumerate(noted):
+        for k, (_, ref, *_) in enumerate(noted):
             found.setdefault(id(owner_of(ref())), []).append(k)
         return found
 
     @functools.cache
     def differs(k: int) -> bool:  # each checksum is computed once
-        ref, _, held = noted[k]
-        return held is None or bool(backend.of(array := ref()).checksum(array) != held)
+        place, ref, _, held = noted[k]
+        home = backend.of(owner := ref())
+        return place is None or bool(home.checksum(home.at(owner, *place[1:])) != held)
 
     def written_since(array: Array, moment: int) -> bool:
         owner = owner_of(array)
         about = [(k, *noted[k]) for k in by_owner().get(id(owner), ())]
-        return any(when > moment and owner_of(ref()) is owner and differs(k) for k, ref, when, _ in about)
+        return any(when > moment and owner_of(ref()) is owner and differs(k) for k, _, ref, when, _ in about)
 
     return written_since
 
