@@ -335,6 +335,14 @@ def test_errors_inside_a_replay_come_before_anything_changes() -> None:
     assert (embedding.weight.numpy() != before).any()
 
 
+@pytest.mark.parametrize(("target", "told"), [(9, "the target 9 is out of range"), (-100, "given ignore_index=-100")])
+def test_a_target_that_is_no_class_is_told_when_a_step_is_recorded_too(target: int, told: str) -> None:
+    captured = tg.capture(lambda targets: nn.cross_entropy(tg.zeros(2, 5), targets))
+    for _ in range(2):
+        with pytest.raises(IndexError, match=told):
+            captured(tg.tensor([0, target]))
+
+
 def test_an_error_inside_a_replay_names_the_operation_and_the_line() -> None:
     model, weight = nn.Recurrent(nn.GRUCell(3, 4)), tg.ones(6, 3)
 

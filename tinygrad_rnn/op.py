@@ -133,7 +133,8 @@ class Op:
         reason = error
         if isinstance(error, AttributeError) and bare:  # the kernel took them for arrays
             reason = TypeError(f"{_listed(bare)} must be an array, such as tg.tensor({bare[0]})")
-        told = self.explain(*arrays, **attributes) if self.explain and not bare else None
+        looked_at = [getattr(a, "array", a) for a in arrays]  # while a step is recorded, a symbol refuses to be read
+        told = self.explain(*looked_at, **attributes) if self.explain and not bare else None
         message = f"{self.name}: {told or _diagnosis(reason, inputs, attributes)}{where}"
         for kind, raised in ((IndexError, IndexError), (ValueError, ShapeError), (TypeError, TypeError)):
             if isinstance(reason, kind):
