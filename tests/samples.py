@@ -63,7 +63,10 @@ SAMPLES: dict[str, list[Sample]] = {
     **each("negative square exp expm1 sin cos tanh sigmoid softplus logistic", one),
     **each("log log1p sqrt reciprocal", lambda: one(positive)),
     **each("absolute sign relu floor ceil isnan isinf isfinite", lambda: one(distinct)),
-    "round": [*one(distinct), S(distinct(3, 4), decimals=1), S(distinct(4), decimals=-1), S(integers(90, 4))],
+    "round": [
+        *(*one(distinct), S(distinct(3, 4), decimals=1), S(distinct(4), decimals=-1)),
+        *(S(x, decimals=d) for x in [integers(90, 4)] for d in (0, -1)),
+    ],
     "divide": two(normal, positive),
     "power": exponents(),
     "clip": [
