@@ -162,7 +162,7 @@ def steps(engine: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]
                 losses = [step()]
                 figure["first_s"] = time.perf_counter() - begin
                 figure["losses"] = [*losses, step(), step()]
-                figure["ms"] = timed(measure, step, 0.5 if quick else 2.0)
+                figure["ms"] = timed(measure, step, 0 if tiny else 0.5 if quick else 2)
                 del step
             yield figure
 
@@ -180,7 +180,7 @@ def crossover(_: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]:
                 step = build_captured(*data) if mode == "captured" else build_tinygrad_rnn(*data)
                 for _warm in range(3):
                     step()
-                figure["ms"] = statistics.median(timed(measure, step, 0.2))
+                figure["ms"] = statistics.median(timed(measure, step, 0 if tiny else 0.2))
                 del step
             yield figure
 
@@ -217,7 +217,7 @@ def limits(_: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]:
 
         def best(call: Callable[[], Any], times: int) -> float:
             """Seconds per call, of many in a row."""
-            return min(timed(measure, lambda: [call() for _ in range(times)], 0.2)) / times / 1e3
+            return min(timed(measure, lambda: [call() for _ in range(times)], 0 if tiny else 0.2)) / times / 1e3
 
         def product_of(a: Any, b: Any) -> Callable[[], Any]:
             out = ones(a.shape[0], b.shape[1])
