@@ -57,28 +57,28 @@ class ElementwiseKernel:
         ]
         for x, dtype in zip(arrays, types, strict=True):
             assert x.dtype == dtype, "Type is mismatched."
-        shape = np.broadcast_shapes(*(x.shape for x in arrays))
         given, results = arrays[: len(self.inputs)], arrays[len(self.inputs) :]
+        shape = results[0].shape
         assert all(y.shape == shape for y in results), "Out shape is mismatched"
         given = [x if x.shape == shape else np.broadcast_to(x, shape) for x in given]
         for k, y in enumerate(results):
             assert not any(np.shares_memory(y, other) for other in results[:k])
             for x in given:
-                assert not np.shares_memory(x, y) or place(x) == place(y), "threads would race"
+                assert x is y or not np.shares_memory(x, y) or place(x) == place(y), "threads would race"
         self.compute(given, results)
 
+    @np.errstate(all="ignore")
     def compute(self, given: list[np.ndarray], results: list[np.ndarray]) -> None:
         """Let NumPy do what the body says."""
         values: dict[str, Any] = {f"a{k}": x for k, x in enumerate(given)}
-        with np.errstate(all="ignore"):
-            for (target, expression), code in zip(self.statements, self.compiled, strict=True):
-                value = eval(code, NAMES, values)
-                if target[0] == "y":
-                    results[int(target[1:])][...] = value
-                else:
-                    kind, name = target.split()
-                    value = np.asarray(value)
-                    values[name] = value.copy() if expression[0] == "a" else value.astype(TYPES[kind])
+        for (target, expression), code in zip(self.statements, self.compiled, strict=True):
+            value = eval(code, NAMES, values)
+            if target[0] == "y":
+                results[int(target[1:])][...] = value
+            else:
+                kind, name = target.split()
+                value = np.asarray(value)
+                values[name] = value.copy() if expression[0] == "a" else value.astype(TYPES[kind])
 
 
 def place(x: np.ndarray) -> Any:

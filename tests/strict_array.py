@@ -260,13 +260,13 @@ def _axes_taken(part: Any) -> int:
     return part.ndim if getattr(part, "dtype", None) == np.bool_ else 1
 
 
+@np.errstate(all="ignore")
 def call(function: Callable[..., Any], *args: Any, out: StrictArray | None = None, **kwargs: Any) -> StrictArray:
     """A function of NumPy, as silent about overflow as a GPU, which writes to ``out`` if there is one."""
-    with np.errstate(all="ignore"):
-        if out is None:
-            return wrap(function(*args, **kwargs))
-        function(*args, out=numbers_of(out), **kwargs)
-        return out
+    if out is None:
+        return wrap(function(*args, **kwargs))
+    function(*args, out=numbers_of(out), **kwargs)
+    return out
 
 
 class Ufunc:

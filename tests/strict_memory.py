@@ -44,8 +44,11 @@ class Memory:
     """What was allocated at once."""
 
     def __init__(self, root: np.ndarray) -> None:
-        self.ptr, self.size = root.ctypes.data, root.nbytes
-        self.bytes = root.reshape(-1, order="A").view(np.uint8) if root.nbytes else root
+        self._root, self.ptr, self.size = root, root.ctypes.data, root.nbytes
+
+    @property
+    def bytes(self) -> np.ndarray:
+        return self._root.reshape(-1, order="A").view(np.uint8) if self.size else self._root
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Memory) and (self.ptr, self.size) == (other.ptr, other.size)
@@ -65,6 +68,6 @@ class Pointer:
 
 def root(numbers: Any) -> np.ndarray:
     """The array that owns a view's memory."""
-    while getattr(numbers, "base", None) is not None:
-        numbers = numbers.base
+    while (base := getattr(numbers, "base", None)) is not None:
+        numbers = base
     return np.asarray(numbers)
