@@ -62,7 +62,7 @@ def presentations(cell: nn.Cell, rng: np.random.Generator, most: int) -> tuple[i
 
 def lstm(rng: np.random.Generator, quick: bool) -> Outcome:
     """An LSTM within 25,000 presentations."""
-    right, said = presentations(nn.LSTMCell(7, 12), rng, 1501 if quick else 25_001)
+    right, said = presentations(nn.LSTMCell(7, 12), rng, 751 if quick else 25_001)
     return Outcome(right >= (100 if quick else 256), said)
 
 
