@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,17 @@ def test_complex_numbers_are_refused_and_not_made_real() -> None:
     for create_graph in (False, True):
         with pytest.raises(GraphError, match=r"turned .*failed: .*real numbers .*not complex"):
             tg.grad(turned(x).sum(), x, create_graph=create_graph)
+
+
+@pytest.mark.parametrize("value", [Fraction(1, 2), timedelta(1), np.timedelta64(1, "s")], ids=repr)
+def test_numbers_that_are_none_of_numpys_are_refused(value: Any) -> None:
+    for x in (tg.ones(2, requires_grad=True), tg.zeros(0)):
+        with pytest.raises(TypeError, match=r"multiply: a f32.*: tensors hold real numbers or booleans, not \w+"):
+            _ = x * value
+    with pytest.raises(
+        TypeError, match=r"where: .*: tensors hold real numbers or booleans, not str\d+, test_tensor.py"
+    ):
+        tg.where(tg.ones(2) > 0, tg.ones(2), "none")
 
 
 @pytest.mark.parametrize(

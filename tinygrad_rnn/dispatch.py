@@ -38,8 +38,7 @@ _UNWRAP = """
             _bare |= {bit}
         elif {x}.__class__ not in _plain_types:
             {x} = _plain({x})
-            if {x}.__class__ in _modules or {x}.__class__ in _sequence:
-                _bare |= {bit}"""
+            _bare |= {bit} if {x}.__class__ in _modules or {x}.__class__ in _sequence else {odd}"""
 
 _UNWRAP_ALL = """
     if {x} and _isinstance({x}[0], _series):
@@ -113,7 +112,7 @@ def dispatcher(op: Op) -> Any:
         "_new": object.__new__,
         "_numpy": np,
         "_plain": plain,
-        "_plain_types": PLAIN - {list, tuple},
+        "_plain_types": PLAIN - {list, str, tuple},
         "_sequence": (list, tuple),
         "_series": (list, tuple, Iterator, ValuesView),  # in which all arrays of a call may come
         "_several": _SEVERAL,
@@ -217,7 +216,7 @@ def _source(op: Op, signature: inspect.Signature) -> str:
         parents = []
     else:
         inputs, call, first = f"({', '.join(names)},)", ", ".join(names), names[0]
-        unwrap = "".join(_UNWRAP.format(x=name, i=i, bit=1 << i) for i, name in enumerate(names))
+        unwrap = "".join(_UNWRAP.format(x=name, i=i, bit=1 << i, odd=1 << len(names)) for i, name in enumerate(names))
         parents = [f"_node{i}" for i in range(len(names))]
     named = {parameter for rule in op.rules.values() for parameter in parameters_of(rule)}
     # How the names that a rule may use are spelled in the function, if not as they are.
