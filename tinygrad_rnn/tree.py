@@ -33,7 +33,7 @@ def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
     if not isinstance(tree, (tuple, list, dict)):
         return function(tree)
     old = tree.values() if isinstance(tree, dict) else tree
-    new = [mapped(function, child) for child in old]
+    new = [mapped(function, child) if isinstance(child, (tuple, list, dict)) else function(child) for child in old]
     return tree if all(map(operator.is_, new, old)) else rebuild(tree, new)
 
 

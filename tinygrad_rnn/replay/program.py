@@ -148,7 +148,7 @@ class Line:
         """Set its inputs."""
         self.inputs = inputs
         self.reads: list[Value] = []  # all values, those inside keys included
-        _gather((inputs, self.attributes), self.reads)
+        _gather((*inputs, *self.attributes.values()), self.reads)
 
     def let_go(self) -> None:
         """Break the reference cycle between a dead line and its results, so that no collector has to."""
@@ -182,18 +182,23 @@ def substitute(tree: Any, new: dict[Value, Value]) -> Any:
     return mapped(lambda x: new.get(x, x) if type(x) is Value else x, tree)
 
 
+_PLAIN = {Value, int, str, type(None)}  # what most arguments are
+
+
 def key_of(tree: Any) -> Any:
     """A hashable key, equal for arguments of lines that are the same. 0.0 and -0.0 have different keys.
 
     Numbers that may change have different keys too, even if they are equal while recording.
     """
+    kind = type(tree)  # not isinstance, which takes a Scalar for a float
+    if kind in _PLAIN:
+        return kind, tree
     if isinstance(tree, (tuple, list)):
-        return type(tree), *map(key_of, tree)
+        return kind, *map(key_of, tree)
     if isinstance(tree, dict):
         return dict, *map(key_of, tree.items())
     if isinstance(tree, slice):
         return slice, tree.start, tree.stop, tree.step
-    kind = type(tree)  # not isinstance, which takes a Scalar for a float
     if issubclass(kind, (float, np.floating)):
         return kind, repr(tree)
     return kind, tree if isinstance(tree, Hashable) and kind is not Scalar else id(tree)  # arrays, Scalars: by id
