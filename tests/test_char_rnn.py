@@ -19,7 +19,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn.text import Vocabulary
 from tinygrad_rnn.train import Training
 
-TINY = ["--quick", "--hidden", "8", "--layers", "1", "--batch", "50"]  # 23 windows an epoch
+TINY = ["--quick", "--hidden", "8", "--layers", "1", "--batch", "125", "--steps", "10"]  # 23 windows an epoch
 WINDOWS = 23
 
 
