@@ -45,9 +45,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """No full collection looks through what is there when a module's tests begin: that takes a tenth of a second."""
     gc.collect()
-    gc.freeze()  # or each full collection looks through all the tests and packages, which takes a tenth of a second
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
