@@ -34,7 +34,7 @@ def test_it_runs_on_a_device(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     figures = pytest.importorskip("matplotlib.figure")
     monkeypatch.setattr(figures.Figure, "savefig", lambda *_, **__: None)  # what is drawn is on the host by then
     monkeypatch.chdir(tmp_path)
-    (row,) = run_all.run(name, PROGRAMS[name], ["--seeds", "1", "--steps", "2", "--backend", device.name])
+    (row,) = run_all.run(name, PROGRAMS[name], ["--quick", "--steps", "2", "--backend", device.name])
     assert row.seeds in ("0 of 1", "1 of 1"), row  # two steps learn little, but nothing is refused
 
 
