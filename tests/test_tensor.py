@@ -149,6 +149,8 @@ def test_numbers_that_are_none_of_numpys_are_refused(value: Any) -> None:
     for x in (tg.ones(2, requires_grad=True), tg.zeros(0)):
         with pytest.raises(TypeError, match=r"multiply: a f32.*: tensors hold real numbers or booleans, not \w+"):
             _ = x * value
+    with pytest.raises(TypeError, match=r"stack: xs\[0\] f32.*: tensors hold real numbers or booleans, not object"):
+        tg.stack([tg.ones(()), Fraction(1, 2)])
     with pytest.raises(
         TypeError, match=r"where: .*: tensors hold real numbers or booleans, not str\d+, test_tensor.py"
     ):

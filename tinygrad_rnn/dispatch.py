@@ -275,7 +275,8 @@ def _unwrap(values: tuple[Any, ...]) -> tuple[Any, int, int, tuple[Any, ...], tu
     arrays = tuple([value.array if isinstance(value, Taped) else value for value in values])
     needs = any(value.node is not None for value in taped)
     bare = sum(1 << i for i, x in enumerate(values) if x.__class__ in modules or isinstance(x, (list, tuple)))
-    return type(taped[0]), int(needs), bare, parents, arrays
+    odd = (len(taped) < len(values)) << len(values)
+    return type(taped[0]), int(needs), bare | odd, parents, arrays
 
 
 def _kept(value: Any) -> Any:
