@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     assert_type(step(x, factor=2.0), Tensor)
     assert_type(tg.clip_grad_norm_(nn.Linear(3, 1).parameters(), 1.0), tg.ClipReport)
     assert_type(optim.Adam([x]).state_dict(), dict[str, Any])
+    assert_type(tg.text.Vocabulary("ab").decode([0, 1]), str)
 
     @tg.no_grad()
     def evaluate(x: Tensor) -> float:

@@ -6,6 +6,8 @@ unrolling them gives backpropagation through time.
 
 # fmt: off
 # isort: off
+import typing
+
 from . import backend, bptt, flow, nn, ops, optim, tape
 from .anomaly import detect_anomaly
 from .backend import (
@@ -55,6 +57,9 @@ __all__ = [
     "tile", "transpose", "tril", "triu", "use_backend", "var", "vjp", "watching", "where", "zeros", "zeros_like",
 ]
 # fmt: on
+
+if typing.TYPE_CHECKING:  # else on demand
+    from . import curves as curves, tasks as tasks, text as text, train as train
 
 
 def __getattr__(name: str) -> str:
