@@ -367,8 +367,18 @@ def test_a_schedule_does_not_undo_an_assignment() -> None:
     opt = optimizer(lr=1.0)
     schedule = optim.ExponentialLR(opt, 0.5)
     opt.lr = 0.1
-    with pytest.raises(ValueError, match="assign to the schedule's base_lrs and lrs instead"):
+    with pytest.raises(ValueError, match="assign to this ExponentialLR's base_lrs and lrs instead"):
         schedule.step()
     schedule.base_lrs = schedule.lrs = [0.2]
     schedule.step()
     assert opt.lr == 0.1
+
+
+def test_a_warm_up_by_hand_may_round() -> None:
+    opt = optimizer(lr=0.1)
+    schedule = optim.ExponentialLR(opt, 0.5)
+    for step in range(3):
+        opt.lr = 0.1 * (step + 1) / 3
+    assert opt.lr != 0.1
+    schedule.step()
+    assert opt.lr == 0.05

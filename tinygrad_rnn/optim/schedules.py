@@ -70,11 +70,11 @@ class Schedule:
 
         Raises ValueError if something else has changed the rate since, as this step would undo that.
         """
-        if self.lrs != self._left:
+        if not all(map(math.isclose, self.lrs, self._left)):  # a warm-up by hand may end in another last bit
             self.refuse(
                 f"the learning rate is {self.lrs}, not {self._left} as this schedule left it, and a step would undo "
                 "the change. If another schedule made it, make one of both: SequentialLR, or LambdaLR with the product "
-                "of the factors; if an assignment did, assign to the schedule's base_lrs and lrs instead"
+                f"of the factors; if an assignment did, assign to this {type(self).__name__}'s base_lrs and lrs instead"
             )
         self._go_to(self.steps + 1)
 
