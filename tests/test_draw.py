@@ -20,7 +20,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import GraphError, Tensor, bptt, flow, nn, tape
 from tinygrad_rnn.draw.layout import BOX_HEIGHT, DETAIL_WIDTH, Box, Layout, left_edge
 from tinygrad_rnn.draw.sketch import Item, Sketch, sketch
-from tinygrad_rnn.draw.svg import MEANINGS
+from tinygrad_rnn.draw.svg import COLOURS, DASHES, MEANINGS
 from tinygrad_rnn.graph import edges_of, reachable
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -242,28 +242,76 @@ def test_a_ring_where_a_constant_enters() -> None:
     assert len(rings) == 4  # and the targets
 
 
-@pytest.mark.parametrize("gradients", [False, True])
-def test_a_key_says_what_is_in_the_picture_and_nothing_else(gradients: bool) -> None:
-    def key(output: Tensor, **options: Any) -> list[str]:
-        picture = ET.fromstring(tg.draw(output, "svg", gradients=gradients, **options))
-        lines = [g.find(f"{SVG}text").text for g in picture.iter(f"{SVG}g") if g.get("class") == "key"]
-        assert all(34 + 10 + 6.62 * len(line) < float(picture.get("width")) for line in lines)
-        if gradients:
-            assert re.fullmatch(r"width: the norm of the gradient, [\d.e-]+ to [\d.e-]+, logarithmic", lines.pop())
-        return lines
+def key_of(output: Tensor, **options: Any) -> list[str]:
+    picture = ET.fromstring(tg.draw(output, "svg", **options))
+    lines = [g.findtext(f"{SVG}text") for g in picture.iter(f"{SVG}g") if g.get("class") == "key"]
+    assert all(34 + 10 + 6.62 * len(line or "") < float(picture.get("width", 0)) for line in lines)
+    return [line or "" for line in lines]
 
+
+def test_a_key_says_what_is_in_the_picture_and_nothing_else() -> None:
+    used, steps, back, cut = (MEANINGS[kind] for kind in ("forward", "state", "backward", "cut"))
+    constant = "a constant: the gradient ends here"
     w = tg.ones(2, requires_grad=True)
-    used, steps, back, cut, constant = (*MEANINGS.values(), "a constant: no gradient leaves there")
-    assert key((w * w).sum()) == [used]
-    assert key((w * w).sum(), backward=True) == [used, back]
+    assert key_of((w * w).sum()) == [used]
+    assert key_of((w * w).sum(), backward=True) == [used, back]
+    assert key_of((w * w).sum(), backward=True, gradients=True) == [used, back, "a gradient of norm 1.4, the largest"]
     h, _ = bptt.unroll(nn.RNNCell(2, 3), tg.ones(3, 1, 2))
-    assert key(h.sum()) == [used, steps, constant]
+    assert key_of(h.sum()) == [used, steps, constant]
     cell = nn.RNNCell(2, 3)
     state = bptt.unroll(cell, tg.ones(2, 1, 2)).state
     horizon = tg.tape.mark()
-    assert key(bptt.unroll(cell, tg.ones(2, 1, 2), state).outputs.sum(), backward=True, horizon=horizon) == [
-        *(used, steps, back, cut, constant),
-    ]
+    outputs, _ = bptt.unroll(cell, tg.ones(2, 1, 2), state)
+    assert key_of(outputs.sum(), backward=True, horizon=horizon) == [used, steps, back, cut, constant]
+
+
+def widths(picture: str) -> list[tuple[float, str, str]]:
+    """Of the links back, newest first: width, colour, and what is told of them."""
+    found = [p for p in ET.fromstring(picture).iter(f"{SVG}path") if p.get("class") == "backward"]
+    found.sort(key=lambda p: int(p.get("style", "").removeprefix("--turn:")))
+    return [(float(p.get("stroke-width", 0)), p.get("stroke", ""), p.findtext(f"{SVG}title") or "") for p in found]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e28])
+def test_widths_go_by_the_logarithm_of_norms_however_small_or_large(scale: float) -> None:
+    x = tg.ones(4, requires_grad=True)
+    y = x * np.float32(scale)
+    for _ in range(5):
+        y = y * 1e-3
+    y = y.sum() * 1.0
+    options: dict[str, Any] = {"backward": True, "gradients": True}
+    norms = [1.0, *(2 * 1e-3**k for k in range(6)), 2e-15 * scale]
+    top = max(norms)
+    for (width, _, told), norm in zip(widths(tg.draw(y, "svg", **options)), norms, strict=True):
+        assert float(told.rpartition(" ")[2]) == pytest.approx(norm, rel=1e-2)
+        assert width == pytest.approx(0.8 + 5.2 * max(0.0, 1 + np.log10(norm / top) / 8), abs=0.01)
+    largest, least = key_of(y, **options)[-2:]
+    assert largest == f"a gradient of norm {top:.2g}, the largest"
+    assert least == f"one of {top / 1e8:.2g} or less; widths between go by the logarithm"
+
+
+def test_infinite_gradients_have_a_colour_and_leave_others_their_widths() -> None:
+    x, w = tg.tensor([1.0, 0.0], requires_grad=True), tg.ones(2, requires_grad=True)
+    with np.errstate(all="ignore"):
+        loss = (tg.sqrt(x) * w * 100).sum() + (w * 1000).sum()
+        picture = tg.draw(loss, "svg", backward=True, gradients=True)
+        assert MEANINGS["nonfinite"] in key_of(loss, backward=True, gradients=True)
+    (strange,) = [link for link in widths(picture) if link[1] == COLOURS["nonfinite"]]
+    assert re.fullmatch(r"sqrt#\d+ \(x\) \u2192 leaf#\d+, norm of the gradient inf", strange[2])
+    assert len({width for width, *_ in widths(picture)}) > 3
+
+
+def test_links_without_a_norm_are_dotted_where_others_have_one() -> None:
+    cell = nn.RNNCell(2, 3)
+    loss = bptt.unroll(cell, tg.ones(30, 1, 2)).outputs.sum()
+    for gradients in (False, True):
+        picture = tg.draw(loss, "svg", names=cell, backward=True, gradients=gradients)
+        dotted = [
+            p for p in ET.fromstring(picture).iter(f"{SVG}path") if p.get("stroke-dasharray") == DASHES["unmeasured"]
+        ]
+        ends = {(p.findtext(f"{SVG}title") or "").rpartition(" ")[2].partition("#")[0] for p in dotted}
+        assert ends == ({"weight_hh", "linear"} if gradients else set())
+        assert (MEANINGS["unmeasured"] in key_of(loss, backward=True, gradients=gradients)) == gradients
 
 
 def test_a_long_time_is_folded() -> None:

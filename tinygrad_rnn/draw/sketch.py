@@ -243,7 +243,7 @@ def _links(
 
 
 def _norm(g: Any) -> float:
-    return float(backend.of(g).xp.sqrt((g * g).sum()))
+    return float(backend.of(g).norms([g])[0])
 
 
 def _sent(edge: Edge, cotangent: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from math import log10
+from math import isfinite, log
 from pathlib import Path
 
 from .layout import BOX_HEIGHT, Box, Layout, Point, Stripe, Wire
@@ -21,13 +21,24 @@ FILLS = {  # by kind: fill and border
     "fold": ("#eef0f3", "#b3bac4"),
 }
 OTHER = ("#e6efe6", "#7d9c80")
-COLOURS = {"forward": "#6b7684", "state": "#1d4f91", "backward": "#d1345b", "cut": "#a0a8b3"}  # of links
+COLOURS = {  # of links
+    "forward": "#6b7684",
+    "state": "#1d4f91",
+    "backward": "#d1345b",
+    "unmeasured": "#d1345b",
+    "nonfinite": "#f08c00",
+    "cut": "#a0a8b3",
+}
+DASHES = {"unmeasured": "1 4", "cut": "5 4"}
 MEANINGS = {
     "forward": "a result and where it is used",
     "state": "from one time step to the next",
     "backward": "the gradient's way back",
+    "unmeasured": "the same to or from steps that are left out, with a norm that is not computed",
+    "nonfinite": "a gradient that is infinite or NaN",
     "cut": "not followed back",
 }
+WIDTHS = 0.8, 6.0  # of links, from the smallest gradient to the largest
 _LINE = 16.0  # the height of a line of the key
 RADIUS = 5.0  # of corners
 _STYLE = """text{font-family:"DejaVu Sans Mono",Menlo,Consolas,monospace;text-anchor:middle;fill:#1f2733}
@@ -42,11 +53,11 @@ _PACE, _PAUSE = 0.2, 2.0  # seconds: for each operation of the backward pass, an
 def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
     """The drawing as text that begins with <svg."""
     layout = Layout(sketch, pitch=12.0 if backward else 8.0)
-    widths = _widths([wire.link.norm for wire in layout.wires])
+    scale = _Scale([wire.link for wire in layout.wires])
     walked = {wire.link.child for wire in layout.wires if wire.link.followed}
     turns = {item: turn for turn, item in enumerate(item for item in reversed(sketch.items) if item in walked)}
     motion = _MOTION.format(pace=_PACE, period=_PACE * len(turns) + _PAUSE) if moving else ""
-    key = list(_key(layout, backward))
+    key = list(_key(layout, scale, backward))
     width = f"{max(layout.width, 60 + max((6.7 * len(meaning) for _, meaning in key), default=0)):.0f}"
     height = f"{layout.height + _LINE * len(key):.0f}"
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
@@ -55,11 +66,7 @@ def svg(sketch: Sketch, backward: bool, moving: bool = False) -> str:
         f"<style>{_STYLE}{motion}</style><defs>{''.join(map(_arrow, COLOURS))}</defs>",
         '<rect width="100%" height="100%" rx="8" fill="#fff"/>',
         *(_stripe(stripe, sketch.hidden) for stripe in layout.stripes),
-        *(
-            line
-            for wire, width in zip(layout.wires, widths, strict=True)
-            for line in _lines(wire, width, backward, turns.get(wire.link.child))
-        ),
+        *(line for wire in layout.wires for line in _lines(wire, scale, backward, turns.get(wire.link.child))),
         *(_stub(*constant) for constant in layout.constants),
         *(_box(box, sketch.hidden) for box in layout.boxes.values()),
         *(
@@ -85,12 +92,25 @@ def _arrow(name: str) -> str:
     )
 
 
-def _widths(norms: Sequence[float | None]) -> list[float | None]:
-    """Line widths from 0.8 to 6 by the logarithm of the norms, over at most eight powers of ten."""
-    logs = [log10(norm) for norm in norms if norm]
-    top = max(logs, default=0.0)
-    span = max(top - max(min(logs, default=0.0), top - 8), 1e-9)
-    return [None if n is None else 0.8 + 5.2 * max(0.0, 1 - (top - log10(n)) / span) if n else 0.4 for n in norms]
+class _Scale:
+    """Widths and colours of links by the norms of their gradients, over at most eight powers of ten."""
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self.norms = [link.norm for link in links if link.norm is not None]
+        sizes = [norm for norm in self.norms if norm and isfinite(norm)]
+        self.top = max(sizes, default=0.0)
+        self.low = max(min(sizes, default=0.0), self.top / 1e8)
+
+    def width(self, norm: float) -> float:
+        if norm < self.top:
+            return WIDTHS[0] + (WIDTHS[1] - WIDTHS[0]) * log(max(norm, self.low) / self.low) / log(self.top / self.low)
+        return WIDTHS[1] if norm else WIDTHS[0]  # of the largest, and of NaN
+
+    def kind(self, link: Link, kind: str) -> str:
+        """A link's colour: that of its kind, unless its norm is out of the ordinary."""
+        if link.norm is not None and not isfinite(link.norm):
+            return "nonfinite"
+        return "unmeasured" if kind == "backward" and self.norms and link.norm is None else kind
 
 
 def _stripe(stripe: Stripe, hidden: Sequence[int]) -> str:
@@ -103,20 +123,23 @@ def _stripe(stripe: Stripe, hidden: Sequence[int]) -> str:
     )
 
 
-def _lines(wire: Wire, width: float | None, backward: bool, turn: int | None) -> Iterator[str]:
+def _lines(wire: Wire, scale: _Scale, backward: bool, turn: int | None) -> Iterator[str]:
     link = wire.link
     parent, child = link.parent.label, f"{link.child.label} ({link.input})"
     norm = "" if link.norm is None else f", norm of the gradient {link.norm:.3g}"
     kind = _kind(link)
     plain = 1.9 if kind == "state" else 1.2
-    width = plain if width is None else width
-    told = f"{parent} \u2192 {child}{norm}"
-    yield _path(wire.points, kind, plain if backward else width, told, link.parent.id, link.child.id)
+    width = plain if link.norm is None else scale.width(link.norm)
+    told, ends = f"{parent} \u2192 {child}{norm}", (link.parent.id, link.child.id)
+    colour, forward_width = (kind, plain) if backward else (scale.kind(link, kind), width)
+    yield _path(wire.points, kind, colour, forward_width, told, ends)
     if backward and link.followed:
         points = [(x + 4, y + 4) for x, y in reversed(wire.points)]
         points[0], points[-1] = (points[0][0], wire.points[-1][1]), (points[-1][0], wire.points[0][1])
         told = f"{child} \u2192 {parent}{norm}"
-        yield _path(points, "backward", width, told, link.child.id, link.parent.id, f' style="--turn:{turn}"')
+        yield _path(
+            points, "backward", scale.kind(link, "backward"), width, told, ends[::-1], f' style="--turn:{turn}"'
+        )
 
 
 def _kind(link: Link) -> str:
@@ -124,28 +147,39 @@ def _kind(link: Link) -> str:
     return "cut" if not link.followed else "state" if between_steps else "forward"
 
 
-def _key(layout: Layout, backward: bool) -> Iterator[tuple[str, str]]:
+def _key(layout: Layout, scale: _Scale, backward: bool) -> Iterator[tuple[str, str]]:
     """What is below the drawing: marks that occur in it, and their meanings."""
     links = [wire.link for wire in layout.wires]
-    kinds = {_kind(link) for link in links} | {"backward" for link in links if backward and link.followed}
-    norms = [link.norm for link in links if link.norm]
+    followed = [link for link in links if link.followed]
+    kinds = {_kind(link) for link in links}
+    kinds.update(scale.kind(link, "backward" if backward else _kind(link)) for link in followed)
     for kind, meaning in MEANINGS.items():
         if kind in kinds:
-            yield f'<line x2="26" {_stroke(kind)} stroke-width="2"/>', meaning
+            yield _sample(kind, 2), meaning
     if layout.constants:
-        yield _ring(13, 0), "a constant: no gradient leaves there"
-    if norms:
-        yield "", f"width: the norm of the gradient, {min(norms):.2g} to {max(norms):.2g}, logarithmic"
+        yield _ring(13, 0), "a constant: the gradient ends here"
+    if scale.top:
+        kind = "backward" if backward else "forward"
+        yield _sample(kind, WIDTHS[1]), f"a gradient of norm {scale.top:.2g}, the largest"
+        if (least := min(scale.norms)) < scale.top:
+            less = " or less" if least < scale.low else ""
+            yield _sample(kind, WIDTHS[0]), f"one of {scale.low:.2g}{less}; widths between go by the logarithm"
+
+
+def _sample(kind: str, width: float) -> str:
+    return f'<line x2="26" {_stroke(kind)} stroke-width="{width}"/>'
 
 
 def _stroke(kind: str) -> str:
-    return f'stroke="{COLOURS[kind]}"' + (' stroke-dasharray="5 4"' if kind == "cut" else "")
+    return f'stroke="{COLOURS[kind]}"' + (f' stroke-dasharray="{DASHES[kind]}"' if kind in DASHES else "")
 
 
-def _path(points: Sequence[Point], kind: str, width: float, told: str, start: int, end: int, turn: str = "") -> str:
+def _path(
+    points: Sequence[Point], kind: str, colour: str, width: float, told: str, ends: tuple[int, int], turn: str = ""
+) -> str:
     return (
-        f'<path class="{kind}" data-from="{start}" data-to="{end}" d="{_rounded(points)}" {_stroke(kind)}{turn} '
-        f'stroke-width="{width:.2f}" marker-end="url(#{kind})"><title>{escape(told)}</title></path>'
+        f'<path class="{kind}" data-from="{ends[0]}" data-to="{ends[1]}" d="{_rounded(points)}" {_stroke(colour)}{turn}'
+        f' stroke-width="{width:.2f}" marker-end="url(#{colour})"><title>{escape(told)}</title></path>'
     )
 
 
