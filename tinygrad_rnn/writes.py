@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -78,26 +79,28 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 def overwritten() -> Callable[[Array, int], bool]:
     """A function that says whether the memory of an array was changed in place between a moment and this call."""
-    noted: list[Any] = [(None, ref, when, None) for ref, when in _writes]
-    noted += [(place, *lent) for place, lent in _lent.copy().items()]  # the collector may take entries away meanwhile
+    written, lent = _writes.copy(), _lent.copy()  # the rest waits, as most graphs are newer than any write
 
     @functools.cache
-    def by_owner() -> dict[int, list[int]]:  # indices by owner's id, which may be reused
-        found: dict[int, list[int]] = {}
-        for k, (_, ref, *_) in enumerate(noted):
-            found.setdefault(id(owner_of(ref())), []).append(k)
+    def by_owner() -> dict[int, list[Any]]:  # by the owner's id, which may be reused
+        found: dict[int, list[Any]] = defaultdict(list)
+        for ref, when in written:
+            found[id(ref())].append((None, ref, when))
+        for place, (ref, when, _) in lent.items():
+            found[place[0]].append((place, ref, when))
         return found
 
     @functools.cache
-    def differs(k: int) -> bool:  # each checksum is computed once
-        place, ref, _, held = noted[k]
+    def differs(place: Any) -> bool:  # each checksum is computed once
+        if place is None:
+            return True
+        ref, _, held = lent[place]
         home = backend.of(owner := ref())
-        return place is None or bool(home.checksum(home.at(owner, *place[1:])) != held)
+        return bool(home.checksum(home.at(owner, *place[1:])) != held)
 
     def written_since(array: Array, moment: int) -> bool:
         owner = owner_of(array)
-        about = [(k, *noted[k]) for k in by_owner().get(id(owner), ())]
-        return any(when > moment and owner_of(ref()) is owner and differs(k) for k, _, ref, when, _ in about)
+        return any(when > moment and ref() is owner and differs(place) for place, ref, when in by_owner()[id(owner)])
 
     return written_since
 
