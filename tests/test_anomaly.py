@@ -78,6 +78,28 @@ def test_forward_the_last_finite_neighbour_is_the_step_before() -> None:
     assert told.endswith("; before that it made f32[2] in [1.62e+03, 5.28e+08] in time step 1")
 
 
+def test_forward_only_the_same_use_is_a_neighbour() -> None:
+    """Not another operation of that name, be it in a time step or of other lines, nor one of another shape."""
+    x, bad = tg.ones(5, 2, 3), np.full((4, 4), np.inf, "float32")
+
+    def after_the_loop() -> None:
+        outputs, _ = bptt.unroll(nn.RNNCell(3, 4), x)
+        tg.linear(outputs[-1], bad)
+
+    def of_another_line() -> None:
+        tg.linear(tg.ones(2, 4), tg.eye(4))
+        tg.linear(tg.ones(2, 4), bad)
+
+    def of_another_shape() -> None:
+        for rows, weight in ((2, np.eye(4)), (3, bad)):
+            tg.linear(tg.ones(rows, 4), weight)
+
+    for run in (after_the_loop, of_another_line, of_another_shape):
+        told = report(run)
+        assert told.startswith("linear made f")
+        assert "before that" not in told
+
+
 def test_forward_a_broadcast_input_is_told_at_its_own_place() -> None:
     a, b = tg.ones(2, 3, requires_grad=True), tg.tensor([[2.0], [0.0]])
     assert report(lambda: a / b).endswith("; first at [1, 0], with 0 of the 3 in its row finite, where a = 1, b = 0")

@@ -24,7 +24,7 @@ from .ops.shape import broadcasts
 from .plan import BoundRule
 from .record import Lines
 from .tape import Leaf, Node, Taped, bare_array
-from .whereabouts import whereabouts
+from .whereabouts import lines_outside, whereabouts
 
 
 @contextmanager
@@ -61,7 +61,7 @@ class _Trap(Lines):
         super().__init__()
         self._now: int | None = None
         self._count: dict[str, int] = defaultdict(int)  # by op: how often it was called in this time step
-        self._last: dict[tuple[str, int], tuple[int | None, Array]] = {}  # by op and count: time step and result
+        self._last: dict[tuple[Any, ...], tuple[int | None, Array]] = {}  # by use of an op: time step and result
         self._intended: list[weakref.ref[Any]] = []  # results with infinities that the code asked for
 
     def forward(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any], result: Taped) -> None:
@@ -70,7 +70,7 @@ class _Trap(Lines):
         if now != self._now:
             self._now = now
             self._count.clear()
-        key = op.name, self._count[op.name] if now is not None else 0
+        use = op.name, None if now is None else self._count[op.name], *lines_outside()
         self._count[op.name] += 1
         if not is_finite(result.array):
             if not self._is_intended([*inputs, *attributes.values()], result.array):
@@ -78,10 +78,10 @@ class _Trap(Lines):
                 came = "" if all(map(is_finite, inputs)) else " (it came in with an input)"
                 raise FloatingPointError(
                     f"{op.name} made {_range(result.array)}{came} from {_ranges(values)}{whereabouts()}"
-                    f"{_first(result.array, values)}{self._before(*key)}{self._on_the_way_back()}"
+                    f"{_first(result.array, values)}{self._before(use, result.array)}{self._on_the_way_back()}"
                 )
             self._intended.append(weakref.ref(result.array))
-        self._last[key] = now, result.array
+        self._last[use] = now, result.array
 
     def _is_intended(self, values: list[Any], made: Array) -> bool:
         """Whether an infinite number or a mask came in, and all infinities that were made stem from what came in."""
@@ -101,11 +101,11 @@ class _Trap(Lines):
         is_mask = backend.is_array(x) and bool(((x == 0) | (x == -math.inf)).all() and (x != 0).any())
         return is_mask or any(ref() is x for ref in self._intended)
 
-    def _before(self, name: str, count: int) -> str:
-        """What the same operation made the last time, when all was finite."""
-        if (name, count) not in self._last:
+    def _before(self, use: tuple[Any, ...], made: Array) -> str:
+        """What the same use of the operation made the last time, when all was finite."""
+        step, array = self._last.get(use, (None, None))
+        if array is None or array.shape != made.shape:
             return ""
-        step, array = self._last[name, count]
         return f"; before that it made {_range(array)}" + ("" if step is None else f" in time step {step}")
 
     def _on_the_way_back(self) -> str:
