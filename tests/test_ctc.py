@@ -234,7 +234,7 @@ def test_raw_arrays_are_taken_too() -> None:
     [
         ({"log_probabilities": np.zeros((5, 3))}, ShapeError, r"\(5, 3\) must be \(time, batch, classes\)"),
         ({"log_probabilities": np.zeros((0, 2, 3))}, ShapeError, r"at least one time step"),
-        ({"targets": np.ones((3, 2), int)}, ShapeError, r"3 rows of targets, but 2"),
+        ({"targets": np.ones((3, 2), int)}, ShapeError, r"3 rows of targets, but 2 .*: targets\.T for"),
         ({"targets": np.ones((2, 2))}, ShapeError, r"targets must be integers"),
         ({"targets": np.ones((2, 2, 1), int)}, ShapeError, r"targets must be integers"),
         ({"targets": np.ones(4, int)}, ShapeError, r"4 labels one after another need .* not \[2, 1\]"),

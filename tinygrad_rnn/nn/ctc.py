@@ -148,7 +148,10 @@ def _rows(targets: Tensor | None, lengths: Tensor | None, batch: int) -> Tensor:
         raise ShapeError(f"ctc_loss: targets must be integers (batch, labels), not {targets!r}")
     if targets.ndim == 2:
         if len(targets) != batch:
-            raise ShapeError(f"ctc_loss: there are {len(targets)} rows of targets, but {batch} of log-probabilities")
+            raise ShapeError(
+                f"ctc_loss: there are {len(targets)} rows of targets, but {batch} of log-probabilities; targets are "
+                "(batch, labels): targets.T for what is (labels, batch), or nn.padded(labels, batch_first=True)"
+            )
         return targets.astype(np.int64)
     counts = np.zeros(batch, np.int64) if lengths is None else host_array(lengths)
     if counts.shape != (batch,) or counts.min(initial=0) < 0 or counts.sum() != len(targets):
