@@ -261,7 +261,7 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing(name: str) -> No
     if "schedulers" in before:
         others.append({**before, "lrs": [9.0], "schedulers": [before["schedulers"][0], {}]})
     for other in [{}, *others]:
-        with pytest.raises(KeyError, match="belongs to a schedule of another kind"):
+        with pytest.raises(KeyError, match=r"\w+: the state is that of a schedule of another kind, \w+"):
             schedule.load_state_dict(other)
     for which in ("lrs", "base_lrs"):
         with pytest.raises(ValueError, match="the state is of 2 groups, not of 1"):
@@ -382,3 +382,14 @@ def test_a_warm_up_by_hand_may_round() -> None:
     assert opt.lr != 0.1
     schedule.step()
     assert opt.lr == 0.05
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_step_within_a_captured_step_is_told_where_it_belongs(name: str) -> None:
+    schedule = MAKERS[name](optimizer())
+    step = tg.capture(lambda x: schedule.step(x.sum()))
+    step(tg.ones(1))
+    before = schedule.state_dict()
+    with pytest.raises(tg.CaptureError, match=r"calls step\(\) of a \w+, which belongs after the call of the captured"):
+        step(tg.ones(1))
+    assert schedule.state_dict() == before

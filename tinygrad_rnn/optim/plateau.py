@@ -58,6 +58,7 @@ class ReduceLROnPlateau(Schedule):
         return base_lr  # until ``step`` cuts it
 
     def step(self, metric: Any = None) -> None:
+        self._step_outside()
         if metric is None:
             raise TypeError("ReduceLROnPlateau: step needs the metric, such as the validation loss")
         value = float(metric)

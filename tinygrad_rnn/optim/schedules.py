@@ -19,6 +19,8 @@ from itertools import count, pairwise
 from typing import Any
 
 from ..hints import OPTIMISERS, hinted
+from ..replay.recorder import is_recording
+from ..replay.refusal import refuse
 from .base import Optimizer
 
 _numbers = count()  # of all schedules, in the order in which they are made
@@ -68,8 +70,10 @@ class Schedule:
 
         metric: the model's current quality, for schedules that need it; a number, or a Tensor with one element.
 
-        Raises ValueError if something else has changed the rate since, as this step would undo that.
+        Raises ValueError if something else has changed the rate since, as this step would undo that, and CaptureError
+        within a captured step.
         """
+        self._step_outside()
         if not all(map(math.isclose, self.lrs, self._left)):  # a warm-up by hand may end in another last bit
             self.refuse(
                 f"the learning rate is {self.lrs}, not {self._left} as this schedule left it, and a step would undo "
@@ -77,6 +81,11 @@ class Schedule:
                 f"of the factors; if an assignment did, assign to this {type(self).__name__}'s base_lrs and lrs instead"
             )
         self._go_to(self.steps + 1)
+
+    def _step_outside(self) -> None:
+        """Refuse a step while one is recorded: a replay would not count it."""
+        if is_recording():
+            refuse(f"calls step() of a {type(self).__name__}, which belongs after the call of the captured step")
 
     def _go_to(self, steps: int) -> None:
         rates = [self.rate(steps, base_lr) for base_lr in self.base_lrs]
@@ -100,8 +109,8 @@ class Schedule:
         own = self.state_dict()
         if state.keys() != own.keys() or state["kind"] != own["kind"]:
             raise KeyError(
-                f"{type(self).__name__}: the state holds {list(state)}, but {list(own)} are needed; it belongs to a "
-                f"schedule of another kind, {state.get('kind', 'which it does not tell')}"
+                f"{own['kind']}: the state is that of a schedule of another kind, "
+                f"{state.get('kind', 'which it does not tell')}, and holds {list(state)}; needed are {list(own)}"
             )
         for rates in (state["lrs"], state["base_lrs"]):
             if len(rates) != len(self.lrs):
@@ -265,6 +274,7 @@ class SequentialLR(Schedule):
         return self.schedulers[k].rate(step - [0, *self.milestones][k], base_lr)
 
     def step(self, metric: Any = None) -> None:
+        self._step_outside()
         steps = self.steps + 1
         present = self.schedulers[bisect_right(self.milestones, steps)]
         if steps in self.milestones:
