@@ -242,6 +242,17 @@ def test_notes_of_arrays_do_not_pile_up() -> None:
     assert (len(writes._lent), len(writes._writes)) == before
 
 
+def test_notes_of_rows_that_are_gone_do_not_pile_up_and_lose_no_write() -> None:
+    w = leaf(2000, 2)
+    y = w * w
+    w[7].data[:] = 5.0
+    for k in range(2000):
+        assert w[k].data.shape == (2,)
+    assert len(writes._lent) < 600
+    with pytest.raises(GraphError, match="changed in place since"):
+        y.sum().backward()
+
+
 def test_a_write_before_the_graph_is_allowed() -> None:
     w = leaf(3)
     w.data -= 0.1

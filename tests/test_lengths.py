@@ -163,7 +163,7 @@ def test_a_mask_of_other_numbers_than_0_and_1_is_refused(wrong: float) -> None:
     mask[1, 2] = wrong
     for form in (mask, mask.tolist(), tg.tensor(mask)):
         with pytest.raises(
-            ValueError, match=rf"mask f64\[6,4\]: a mask holds .* is {float(wrong)}, .* test_lengths.py"
+            ValueError, match=rf"mask f64\[6,4\]: a mask holds .* is {float(wrong)}; .* test_lengths.py"
         ):
             nn.LSTM(F, H)(tg.ones(T, B, F), mask=form)
     with pytest.raises(

@@ -21,9 +21,10 @@ from .backend import Array
 from .tape import clock, state
 
 _writes: list[tuple[weakref.ref[Any], int]] = []  # arrays that were changed in place, and when
-# Arrays that were handed out: the memory's owner, when, and the checksum then, by place. The array may be gone soon,
-# as after w[0].data[:] = 1, while what was written into it stays.
-_lent: dict[Any, tuple[weakref.ref[Any], int, Any]] = {}
+# Arrays that were handed out, by place: the memory's owner, when, the checksum then, and the array. It may be gone
+# soon, as after w[0].data[:] = 1, while what was written into it stays.
+_lent: dict[Any, tuple[weakref.ref[Any], int, Any, weakref.ref[Any]]] = {}
+_most = _FEW = 256  # entries, before those whose array is gone are looked through
 _writing = threading.Lock()
 last_write = 0  # the latest of all those moments: nodes with higher ids need no check
 
@@ -47,12 +48,37 @@ def lend(array: Array) -> None:
     owner, home = owner_of(array), backend.of(array)
     held, place = home.checksum(array), (id(owner), home.address(array), array.dtype, array.shape, array.strides)
     with _writing:
-        _, when, before = _lent.get(place, (None, 0, held))
-        if before is not held and bool(before != held):  # someone wrote into it, some time after it was handed out
-            _writes[:] = [(known, then) for known, then in _writes if known() is not owner or then > when]
-            _writes.append((weakref.ref(owner), when))
+        _, when, before, _ = _lent.get(place, (None, 0, held, None))
+        if before is not held:
+            _compare(owner, when, before, held)
         last_write = clock()
-        _lent[place] = weakref.ref(owner, lambda _: _lent.pop(place, None)), last_write, held
+        kept = weakref.ref(owner, lambda _: _lent.pop(place, None))
+        _lent[place] = kept, last_write, held, weakref.ref(array)
+        if len(_lent) > _most:
+            _settle()
+
+
+def _compare(owner: Array, when: int, before: Any, now: Any) -> None:
+    """If checksums differ, note that someone wrote there, some time after it was handed out."""
+    if bool(before != now):
+        _writes[:] = [(known, then) for known, then in _writes if known() is not owner or then > when]
+        _writes.append((weakref.ref(owner), when))
+
+
+def _settle() -> None:
+    """Drop the entries of arrays that are gone, so that rows of a long series, each read once, do not pile up."""
+    global _most
+    for place, (ref, when, held, array) in _lent.copy().items():
+        if array() is None:
+            if (owner := ref()) is not None:
+                _compare(owner, when, held, _checksum_at(owner, place))
+            _lent.pop(place, None)
+    _most = max(_FEW, 2 * len(_lent))
+
+
+def _checksum_at(owner: Array, place: Any) -> Any:
+    home = backend.of(owner)
+    return home.checksum(home.at(owner, *place[1:]))
 
 
 _LARGE = 2**16  # bytes: copying smaller arrays is faster than comparing
@@ -86,7 +112,7 @@ def overwritten() -> Callable[[Array, int], bool]:
         found: dict[int, list[Any]] = defaultdict(list)
         for ref, when in written:
             found[id(ref())].append((None, ref, when))
-        for place, (ref, when, _) in lent.items():
+        for place, (ref, when, *_) in lent.items():
             found[place[0]].append((place, ref, when))
         return found
 
@@ -94,9 +120,8 @@ def overwritten() -> Callable[[Array, int], bool]:
     def differs(place: Any) -> bool:  # each checksum is computed once
         if place is None:
             return True
-        ref, _, held = lent[place]
-        home = backend.of(owner := ref())
-        return bool(home.checksum(home.at(owner, *place[1:])) != held)
+        ref, _, held, _ = lent[place]
+        return bool(_checksum_at(ref(), place) != held)
 
     def written_since(array: Array, moment: int) -> bool:
         owner = owner_of(array)

@@ -116,7 +116,7 @@ def beside(mask: Any, x: Any) -> Any:
 def as_mask(xp: Any, mask: Array) -> Array:
     """True where a mask is 1; ValueError if it holds other numbers than 0 and 1, for which a device does not look."""
     if isinstance(mask, np.ndarray) and (strange := mask[(mask != 0) & (mask != 1)]).size:
-        raise ValueError(f"a mask holds True or 1 and False or 0, but in this one is {strange[0]}")
+        raise ValueError(f"a mask holds True or 1 and False or 0, but in this one is {strange[0]}; mask != 0 makes one")
     return mask != 0
 
 

@@ -79,6 +79,7 @@ class Schedule:
                 f"the learning rate is {self.lrs}, not {self._left} as this schedule left it, and a step would undo "
                 "the change. If another schedule made it, make one of both: SequentialLR, or LambdaLR with the product "
                 f"of the factors; if an assignment did, assign to this {type(self).__name__}'s base_lrs and lrs instead"
+                "; if a loaded state of the optimiser did, load the schedule's too"
             )
         self._go_to(self.steps + 1)
 
