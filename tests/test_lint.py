@@ -213,10 +213,9 @@ def test_a_parameter_that_is_cut_off() -> None:
 def test_a_detach_further_on_leaves_parameters_without_a_gradient() -> None:
     model = Model()
     outputs, _ = model.layer(tg.randn(6, 2, 3))
-    found = tg.lint(nn.cross_entropy(model.head(outputs.detach()), TARGETS), model)
-    assert {f.what for f in found} == {
-        f"the parameter layer.cell.{n} gets no gradient" for n in ("weight_ih", "weight_hh", "bias")
-    }
+    (found,) = tg.lint(nn.cross_entropy(model.head(outputs.detach()), TARGETS), model)
+    assert found.what == "3 parameters get no gradient"
+    assert found.where == "layer.cell.weight_ih, layer.cell.weight_hh, layer.cell.bias"
 
 
 def test_a_graph_that_backward_will_rebuild_is_not_freed() -> None:
@@ -245,6 +244,18 @@ def test_gradients_of_an_earlier_backward_are_noted() -> None:
     assert not tg.lint(window(model)[0], model)
 
 
+def test_mistakes_come_before_notes_and_many_names_are_shortened() -> None:
+    model = Model(nn.GRU(3, 5, num_layers=2))
+    window(model)[0].backward()
+    outputs, _ = model.layer(tg.randn(6, 2, 3))
+    x = tg.ones(3, requires_grad=True)
+    found = tg.lint(model.head(outputs.detach()).sum() + (x * np.ones(3)).sum() + x.softmax().softmax().sum(), model)
+    assert [f.note for f in found] == [False, False, True, True, True]
+    names = [name for name, _ in model.named_parameters()]
+    assert found[0].what == "8 parameters get no gradient"
+    assert found[0].where == ", ".join(names[:4]) + " and 4 more"
+
+
 def test_constants_of_a_model_are_noted_together() -> None:
     model = Model()
     model.scale, model.layer.cell.weight_ih.requires_grad = tg.ones(4), False
@@ -263,6 +274,9 @@ def test_a_parameter_that_is_not_finite() -> None:
         "the loss is not finite",
         "the parameter head.bias is not finite",
     ]
+    model.layer.cell.weight_hh.data *= np.float32("inf")
+    found = tg.lint(window(model)[0], model)[1]
+    assert (found.what, found.where) == ("2 parameters are not finite", "layer.cell.weight_hh, head.bias")
 
 
 def test_a_parameter_that_was_changed_in_place() -> None:

@@ -48,7 +48,8 @@ def lint(
     ``detach`` hides the graph behind it; only the gap shows. Source lines are known within ``detect_anomaly`` and where
     ``record.Lines`` watched. What ``bptt.checkpointed`` will rebuild in backward is not seen. The graph is kept.
 
-    Returns a list, empty if nothing was found. Raises only for arguments that do not fit together.
+    Returns a list, mistakes before notes; it is empty if nothing was found. Raises only for arguments that do not fit
+    together.
 
     >>> from tinygrad_rnn import nn, ones
     >>> model = nn.Sequential(nn.Linear(3, 2))
@@ -72,4 +73,5 @@ def lint(
         mask = bare_array(mask).swapaxes(0, 1) if batch_first else bare_array(mask)
     nodes = [] if loss.node is None else reachable([loss.node], horizon=horizon or 0)
     case = Case(loss, model, outputs, mask, state, starts, initial, nodes)
-    return Findings(finding for check in _CHECKS for finding in check(case))
+    found = [finding for check in _CHECKS for finding in check(case)]
+    return Findings(sorted(found, key=lambda finding: finding.note))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..record import line_of
@@ -48,6 +49,12 @@ class Case(NamedTuple):
     def operations(self) -> list[Node]:
         """The nodes that are not leaves and not freed by backward."""
         return [node for node in self.nodes if isinstance(node, Node) and node]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names one after another; of more than five, the first four and the number of the others."""
+    names = list(names)
+    return ", ".join(names if len(names) <= 5 else [*names[:3], f"{names[3]} and {len(names) - 4} more"])
 
 
 def where_made(node: Node) -> str:
