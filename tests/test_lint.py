@@ -369,6 +369,39 @@ def test_float64_among_float32() -> None:
     assert found.cure == "x.astype('float32') for the data, nn.parameter(data, 'float32')"
 
 
+def test_float64_parameters_of_float32_data() -> None:
+    class Own(nn.Cell):
+        def __init__(self) -> None:
+            self.input_size, self.output_size = 3, 4
+            self.w = nn.parameter(np.random.default_rng(0).standard_normal((4, 4)))
+            self.u = nn.parameter(np.random.default_rng(1).standard_normal((4, 3)))
+
+        def input_projection(self, x: Any) -> Any:
+            return tg.linear(x, self.u)
+
+        def step(self, z: Any, h: Any) -> Any:
+            h = tg.tanh(tg.linear(h, self.w, z))
+            return h, h
+
+    cell, x = Own(), tg.randn(5, 2, 3)
+    (found,) = tg.lint(bptt.unroll(cell, x).outputs.sum(), cell)
+    assert found.note
+    assert found.what == "float32 becomes float64"
+    assert found.where.startswith("linear#")
+    assert found.where.endswith("[5, 2, 4]; of the model, w, u are float64")
+    assert not tg.lint(bptt.unroll(cell, x.astype("float64")).outputs.sum(), cell)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
+def test_float64_on_purpose_is_not_noted(cell: Any) -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 3)).to("float64")
+    layer = nn.Recurrent(cell(3, 5)).to("float64")
+    outputs, _ = layer(model(tg.randn(6, 2, 3).astype("float64")), lengths=[6, 4])
+    loss = nn.cross_entropy(outputs, TARGETS, mask=nn.length_mask([6, 4], 6))
+    assert not tg.lint(loss, nn.ModuleList([model, layer]))
+    assert not tg.lint((outputs * tg.ones(6, 2, 1)).sum())  # a mask of 0 and 1
+
+
 def test_losses_that_backward_cannot_start_from() -> None:
     x = tg.ones(3, requires_grad=True)
     assert whats(tg.lint(x * 2)) == ["the loss is not a scalar"]

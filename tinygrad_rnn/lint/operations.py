@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..graph import edges_of
-from ..tape import Node
-from .finding import Case, Finding, where_made
+from ..tape import Leaf, Node
+from .finding import Case, Finding, listed, where_made
 
 _SAME_VALUES = ("reshape", "transpose", "swapaxes", "getitem", "squeeze", "expand_dims", "astype", "where", "flip")
 
@@ -43,12 +43,16 @@ def _behind(node: Node) -> Node | None:
 def double(case: Case) -> Iterator[Finding]:
     """The first operation that makes float64 from float32 and a constant or parameter."""
     for node in case.operations:
-        wide = node.dtype.itemsize
-        narrow = [edge.parent.dtype for edge in edges_of(node) if edge.parent.dtype.itemsize < wide]
+        wide, parents = node.dtype.itemsize, [edge.parent for edge in edges_of(node)]
+        meets_leaf = any(isinstance(parent, Leaf) for parent in parents)  # else it may be a mask, which does not widen
+        data = [x for _, x in node.arrays()] if meets_leaf else []
+        narrow = [x.dtype for x in (*parents, *data) if x.dtype.kind == "f" and x.dtype.itemsize < wide]
         if node.plan.op.name != "astype" and narrow:
+            tensors = () if case.model is None else case.model.named_tensors()
+            names = listed(name for name, tensor in tensors if tensor.dtype == node.dtype)
             yield Finding(
                 f"{narrow[0]} becomes {node.dtype}",
-                where_made(node),
+                where_made(node) + (f"; of the model, {names} are {node.dtype}" if names else ""),
                 "a constant or parameter of the wider type came in, such as a NumPy array without a dtype; all that "
                 "follows takes twice the time and the memory",
                 f"x.astype('{narrow[0]}') for the data, nn.parameter(data, '{narrow[0]}')",
