@@ -354,6 +354,22 @@ def test_softmax_before_cross_entropy() -> None:
     assert not tg.lint(nn.cross_entropy(tg.linear(logits.softmax(), tg.eye(4)), targets))  # attention, say
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("lengths", [None, [6, 4]])
+def test_ctc_of_logits(dtype: str, lengths: Any) -> None:
+    head, x, labels = nn.Linear(3, 5).to(dtype), tg.randn(6, 2, 3).astype(dtype), np.array([[1, 2], [4, 3]])
+    (found,) = tg.lint(nn.ctc_loss(head(x), labels, lengths), head)
+    assert found.what == "scores above 0 in ctc_loss, which takes log-probabilities"
+    assert found.where.startswith("path_sums#")
+    assert ", from linear#" in found.where
+    (found,) = tg.lint(nn.ctc_loss(head(x).softmax(), labels, lengths), head)
+    assert ", from softmax#" in found.where
+    assert not tg.lint(nn.ctc_loss((1000 * head(x)).log_softmax(), labels, lengths), head)
+    assert not tg.lint(nn.ctc_loss(head(x).softmax().log(), labels, lengths), head)
+    logits = tg.ones(6, 2, 5, requires_grad=True)
+    assert whats(tg.lint(nn.ctc_loss(logits, labels, lengths))) == [found.what]
+
+
 def test_float64_among_float32() -> None:
     x = tg.ones(3, requires_grad=True)
     (found,) = tg.lint((x * np.ones(3)).tanh().sum())

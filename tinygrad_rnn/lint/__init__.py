@@ -9,12 +9,12 @@ from ..nn.sequences import time_major
 from ..tape import bare_array
 from ..tensor import Tensor
 from .finding import Case, Finding, Findings
-from .operations import double, softmax_twice
+from .operations import ctc, double, softmax_twice
 from .padding import padding
 from .parameters import parameters
 from .windows import freed, history, not_reset, older_window, overwritten
 
-_CHECKS = history, freed, overwritten, older_window, not_reset, parameters, padding, softmax_twice, double
+_CHECKS = history, freed, overwritten, older_window, not_reset, parameters, padding, softmax_twice, ctc, double
 
 
 def lint(
@@ -33,7 +33,7 @@ def lint(
     """Report what is probably wrong with a loss before backward: what, where, why, and how to fix it.
 
     It always finds a state that still holds an older window, a loss without history or that is not finite, overwritten
-    saved arrays, softmax before cross-entropy, and float64 among float32. Arguments add further checks:
+    saved arrays, softmax before cross-entropy, CTC of logits, and float64 among float32. Arguments add further checks:
 
     model: a module. Finds parameters that get no gradient, are cut off by ``detach``, are not finite, or still hold the
         gradient of an earlier backward; and other leaves that require a gradient.

@@ -40,6 +40,20 @@ def _behind(node: Node) -> Node | None:
             return node
 
 
+def ctc(case: Case) -> Iterator[Finding]:
+    for node in case.operations:
+        clipped = _behind(node) if node.plan.op.name == "path_sums" else None
+        if clipped is not None and (clipped.saved["x"] > 0.01).any():  # more than rounding
+            taken = _behind(clipped)
+            source = _behind(taken) if taken else None
+            yield Finding(
+                "scores above 0 in ctc_loss, which takes log-probabilities",
+                where_made(node) + (f", from {where_made(source)}" if source else ""),
+                "so the loss is not -log of a probability; of logits it falls below 0, without bound",
+                "nn.ctc_loss(tg.log_softmax(logits), ...)",
+            )
+
+
 def double(case: Case) -> Iterator[Finding]:
     """The first operation that makes float64 from float32 and a constant or parameter."""
     for node in case.operations:

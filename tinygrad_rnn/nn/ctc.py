@@ -37,7 +37,8 @@ def ctc_loss(
 
     computed in log space for the whole batch at once. Its derivative is the backward recursion of the paper.
 
-    log_probabilities: (T, B, classes), from ``log_softmax``.
+    log_probabilities: (T, B, classes), from ``log_softmax``. Other scores are summed in the same way, and their
+    loss may fall below 0; ``lint`` finds logits that were given by mistake.
     targets: integers, (B, S), or all sequences concatenated, (sum of target_lengths,).
     input_lengths, target_lengths: (B,), the number of real steps and labels in each row; None means all. Values beyond
     them are ignored.
