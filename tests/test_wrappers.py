@@ -196,6 +196,23 @@ def test_attention(kind: Any, masked: bool) -> None:
 
 
 @ATTENTIONS
+def test_memory_that_was_not_repeated_for_a_beam_is_told_how(kind: Any) -> None:
+    attention, memory = kind(nn.GRUCell(3, 3), memory_size=3), tg.randn(5, 2, 3)
+    told = r"Attention: the memory has 2 rows, the state 6; for beam_search, attend to nn\.repeat_rows\(memory, width\)"
+
+    def search(memory: Any) -> Any:
+        cell = attention.over(memory)
+        return nn.beam_search(
+            lambda tokens, h: cell(np.eye(3, dtype="float32")[tokens], h), tg.zeros(2, 3), [0, 0], 4, width=3
+        )
+
+    with pytest.raises(tg.ShapeError, match=told):
+        search(memory)
+    np.testing.assert_equal(search(nn.repeat_rows(memory, 3)).tokens.shape, (4, 2, 3))
+    np.testing.assert_equal(search(memory[:, :1]).tokens.shape, (4, 2, 3))  # one for all
+
+
+@ATTENTIONS
 def test_the_gradient_of_attention_equals_finite_differences_at_order_one_and_two(kind: Any) -> None:
     class Attending(nn.Module):
         def __init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..ops import concatenate, expand_dims, linear, matmul, softmax, sum, tanh, where
 from ..tensor import Tensor
-from ..whereabouts import ShapeError
+from ..whereabouts import ShapeError, misfit
 from . import init
 from .cells import Cell, Gates
 from .sequences import over, time_major
@@ -43,7 +43,10 @@ class Attention(Wrapper):
         self.weight_c = self.filled(init.fan_in_uniform((size, memory_size + size), memory_size + size))
 
     def over(self, memory: Any, lengths: Any = None, mask: Any = None) -> Cell:
-        """A cell that attends to memory (S, B, memory_size); lengths (B,) or a mask (S, B) mark its real steps."""
+        """A cell that attends to memory (S, B, memory_size); lengths (B,) or a mask (S, B) mark its real steps.
+
+        Memory of one row is that of all. Raises ShapeError for other shapes, also where the state has other rows.
+        """
         name = type(self).__name__
         if memory.ndim != 3 or memory.shape[-1] != self.memory_size:
             raise ShapeError(f"{name}: the memory must have shape (S, B, {self.memory_size}), not {memory.shape}")
@@ -52,6 +55,11 @@ class Attention(Wrapper):
         keys = linear(memory, self.weight_a)
 
         def look(h: Any) -> tuple[Any, Any]:
+            if memory.shape[1] not in (1, len(h)):
+                raise misfit(
+                    f"{name}: the memory has {memory.shape[1]} rows, the state {len(h)}; for beam_search, attend to "
+                    "nn.repeat_rows(memory, width), with np.repeat(lengths, width)"
+                )
             scores = self.scores(keys, h)
             if real is not None:
                 scores = where(real, scores, float(np.finfo(scores.dtype).min) / 2)  # not -inf: none may be real
