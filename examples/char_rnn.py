@@ -100,6 +100,9 @@ def train(settings: dict[str, Any], out: Path, prime: str, replay: str, saved: A
     tqdm, *_ = (import_extra(name, "this program") for name in ("tqdm", "safetensors", "matplotlib"))  # now, not later
     training, run = prepare(settings, prime, replay, saved)
     windows = len(training.windows)
+    if training.epoch >= settings["epochs"]:
+        quick = " of a --quick run" if "limit" in settings else ""
+        print(f"{training.epoch} of {settings['epochs']} epochs{quick} are done; --resume --epochs N goes on")
     out.mkdir(parents=True, exist_ok=True)
     with Interrupt() as interrupt:
         while training.epoch < settings["epochs"]:

@@ -88,8 +88,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         assert same(tg.load(tmp_path / name), tg.load(trained / name)), name
 
 
-def test_more_epochs_can_be_added(trained: Path, tmp_path: Path) -> None:
+def test_more_epochs_can_be_added(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*TINY, "--epochs", "1", "--out", str(tmp_path)) == 0
+    assert "goes on" not in capsys.readouterr().out
+    assert run("--resume", "--out", str(tmp_path)) == 0
+    assert "\n1 of 1 epochs of a --quick run are done; --resume --epochs N goes on\n" in capsys.readouterr().out
     assert run("--resume", "--epochs", "2", "--out", str(tmp_path)) == 0
     resumed, whole = (tg.load(out / "state.safetensors") for out in (tmp_path, trained))
     assert same(resumed["training"], whole["training"])
