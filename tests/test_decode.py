@@ -354,3 +354,14 @@ def test_targets_may_be_lists() -> None:
     found = nn.teacher_forced(decoder, state, [0, 0], targets).outputs
     expected = nn.teacher_forced(decoder, state, [0, 0], np.array(targets)).outputs
     np.testing.assert_array_equal(found.data, expected.data)
+
+
+@pytest.mark.parametrize("wrong", [0, 3, np.random.RandomState(0)], ids=repr)
+def test_what_is_no_generator_is_refused(wrong: Any) -> None:
+    def step(tokens: Any, state: Any) -> Any:
+        return tg.zeros(2, 5), state
+
+    with pytest.raises(TypeError, match=r"sample: the random generator is one of NumPy's, .*default_rng\(0\), not "):
+        nn.sample(step, None, [0, 0], 7, generator=wrong)
+    with pytest.raises(TypeError, match=r"teacher_forced: the random generator is one of NumPy's"):
+        nn.teacher_forced(step, None, [0, 0], np.ones((3, 2), int), 0.5, generator=wrong)

@@ -179,3 +179,13 @@ def test_bad_settings_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             draw()
+
+
+@pytest.mark.parametrize("wrong", [0, None, np.random.RandomState(0), np.random.default_rng], ids=repr)
+def test_what_is_no_generator_is_told_what_is(wrong: Any) -> None:
+    for draw in (tasks.first_symbol, tasks.adding, tasks.temporal_order, tasks.copy_memory, tasks.parity):
+        with pytest.raises(TypeError, match=rf"{draw.__name__}: .* rng = np\.random\.default_rng\(0\), not "):
+            draw(20, 4, wrong)
+    for write in (tasks.reber, tasks.embedded_reber):
+        with pytest.raises(TypeError, match=rf"{write.__name__}: .* rng = np\.random\.default_rng\(0\), not "):
+            write(wrong)

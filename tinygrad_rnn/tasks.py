@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .nn.checks import check_generator
+
 Generator = np.random.Generator
 
 
@@ -46,7 +48,7 @@ def first_symbol(steps: int, batch: int, rng: Generator, distractors: int = 4) -
     >>> (symbols[0] == first).all(), int(symbols[1:].min())
     (np.True_, 2)
     """
-    _check("first_symbol", steps, batch, at_least=1)
+    _check("first_symbol", rng, steps, batch, at_least=1)
     symbols = rng.integers(2, 2 + distractors, size=(steps, batch))
     symbols[0] = rng.integers(2, size=batch)
     return Batch(symbols, symbols[0].copy())
@@ -68,7 +70,7 @@ def adding(steps: int, batch: int, rng: Generator, form: int = 2015) -> Batch:
     """
     if form not in (1997, 2015):
         raise ValueError(f"adding: the form is 1997 or 2015, not {form!r}")
-    _check("adding", steps, batch, at_least=22 if form == 1997 else 2)
+    _check("adding", rng, steps, batch, at_least=22 if form == 1997 else 2)
     return _adding_of_1997(steps, batch, rng) if form == 1997 else _adding_of_2015(steps, batch, rng)
 
 
@@ -109,7 +111,7 @@ def temporal_order(steps: int, batch: int, rng: Generator, form: int = 1997) -> 
     """
     if form not in (1997, 2013):
         raise ValueError(f"temporal_order: the form is 1997 or 2013, not {form!r}")
-    _check("temporal_order", steps, batch, at_least=10)
+    _check("temporal_order", rng, steps, batch, at_least=10)
     tenth, rows = steps // 10, np.arange(batch)
     length = int(rng.integers(steps, steps + tenth + 1)) if form == 1997 else steps
     symbols = rng.integers(2, 6, size=(length, batch))
@@ -134,7 +136,7 @@ def copy_memory(delay: int, batch: int, rng: Generator, items: int = 10, symbols
     >>> xs[:, 0].tolist(), ys[:, 0].tolist()
     ([6, 5, 8, 8, 9, 8, 8], [8, 8, 8, 8, 8, 6, 5])
     """
-    _check("copy_memory", delay, batch, at_least=1)
+    _check("copy_memory", rng, delay, batch, at_least=1)
     kept = rng.integers(symbols, size=(items, batch))
     inputs = np.full((delay + 2 * items, batch), symbols)
     targets = inputs.copy()
@@ -150,7 +152,7 @@ def parity(steps: int, batch: int, rng: Generator) -> Batch:
     >>> bits[:, 0].tolist(), odd[:, 0].tolist()
     ([1, 1, 0, 0, 0], [1, 0, 0, 0, 0])
     """
-    _check("parity", steps, batch, at_least=1)
+    _check("parity", rng, steps, batch, at_least=1)
     bits = rng.integers(2, size=(steps, batch))
     return Batch(bits, bits.cumsum(axis=0) % 2)
 
@@ -184,6 +186,7 @@ def reber(rng: Generator) -> str:
     >>> reber(np.random.default_rng(0))
     'BPVVE'
     """
+    check_generator("reber", rng)
     state, string = 0, ""
     while state < len(_ARCS):
         symbol = str(rng.choice(list(_ARCS[state])))
@@ -200,6 +203,7 @@ def embedded_reber(rng: Generator) -> str:
     >>> embedded_reber(np.random.default_rng(0))
     'BPBPVPXTTTTVVEPE'
     """
+    check_generator("embedded_reber", rng)
     arm = str(rng.choice(["T", "P"]))
     return f"B{arm}{reber(rng)}{arm}E"
 
@@ -240,6 +244,7 @@ def multi_hot(sets: Iterable[str], symbols: str) -> np.ndarray:
     return np.array([[symbol in members for symbol in symbols] for members in sets], np.float32)
 
 
-def _check(task: str, steps: int, batch: int, at_least: int) -> None:
+def _check(task: str, rng: Generator, steps: int, batch: int, at_least: int) -> None:
+    check_generator(task, rng)
     if steps < at_least or batch < 1:
         raise ValueError(f"{task}: at least {at_least} steps and a batch of 1 are needed, not {steps} and {batch}")

@@ -22,6 +22,14 @@ def check_sizes(layer: Any, least: int, **sizes: Any) -> None:
             raise (ValueError if whole else TypeError)(told)
 
 
+def check_generator(who: str, generator: Any) -> None:
+    """Raise TypeError unless it is a generator of NumPy's: a seed would be drawn from anew each time."""
+    if not isinstance(generator, np.random.Generator):
+        raise TypeError(
+            f"{who}: the random generator is one of NumPy's, such as rng = np.random.default_rng(0), not {generator!r}"
+        )
+
+
 def check_input(cell: Any, x: Any) -> None:
     """Raise unless the inputs are floating-point, with ``cell.input_size`` features along the last axis."""
     name, size = type(cell).__name__, cell.input_size

@@ -25,6 +25,7 @@ from ..grad_mode import no_grad
 from ..tape import bare_array, host_array
 from ..tree import tree_leaves
 from ..whereabouts import ShapeError
+from .checks import check_generator
 from .states import repeat_rows, take_rows
 from .unrolling import Unrolled
 
@@ -84,7 +85,7 @@ def teacher_forced(
     start: (B,) tokens. targets: (T, B) tokens.
     ratio: the probability, for each step and row, that the input is the previous target. Otherwise it is the model's
         own most likely token, so that the model learns to recover from errors (scheduled sampling, Bengio et al. 2015).
-    generator: the random generator; None means the one that ``manual_seed`` seeds.
+    generator: a ``numpy.random.Generator``; None means the one that ``manual_seed`` seeds.
 
     Raises ValueError for a ratio outside [0, 1] and for targets of the wrong shape.
 
@@ -97,6 +98,8 @@ def teacher_forced(
         raise ValueError(f"teacher_forced: the ratio is a probability from 0 to 1, not {ratio}")
     if targets.ndim != 2 or targets.shape[1:] != start.shape:
         raise ValueError(f"teacher_forced: targets of shape {targets.shape} must be (T, B), with start {start.shape}")
+    if generator is not None:
+        check_generator("teacher_forced", generator)
     home = _home(targets, state)
     size = targets.shape
     drawn = home.from_host(generator.random(size)) if generator else home.numbers("random", size, np.float64)
@@ -150,6 +153,8 @@ def sample(
     home, tokens = _begun(who, state, start, steps)
     if not 0 <= temperature < np.inf:
         raise ValueError(f"sample: the temperature must not be negative or infinite, as {temperature} is")
+    if generator is not None:
+        check_generator("sample", generator)
     rng = generator or backend.host.generator
     ended, lengths, written = np.zeros(len(tokens), bool), np.zeros(len(tokens), int), []
     with no_grad():
