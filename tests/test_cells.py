@@ -407,7 +407,8 @@ def test_what_is_no_cell_is_refused(unroll: Any, call: str, wrong: Any) -> None:
     with pytest.raises(TypeError) as error:
         unroll(wrong, tg.ones(4, 1, 2))
     told = f"{unroll.__name__}: a cell is an object with input_projection(x) and step(z, state), but {wrong!r} is none"
-    assert str(error.value) == f"{told}; a layer goes over the sequence by itself, {call}"
+    cure = f"a layer goes over the sequence by itself, {call}, and its cell is layer.cell, or layer.layers[0].cell"
+    assert str(error.value) == f"{told}; {cure}"
 
 
 def test_a_cell_defines_a_step_or_a_full_step() -> None:

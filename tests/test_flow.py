@@ -207,6 +207,10 @@ def test_the_direct_part_equals_that_of_pytorch_without_gates() -> None:
 def test_paths_are_those_of_a_cell_that_has_recurrent_weights() -> None:
     with pytest.raises(TypeError, match="gradient_paths: a cell with weights of its own is needed, not a Zoneout"):
         flow.gradient_paths(cubes, nn.Zoneout(nn.GRUCell(F, H)), XS)
+    with pytest.raises(
+        TypeError, match=r"gradient_paths: a cell is .* GRU\(2, 4\) is none; .* its cell is layer\.cell"
+    ):
+        flow.gradient_paths(cubes, nn.GRU(F, H), XS)
 
     class Spelled(nn.RNNCell):
         def full_step(self, z: Any, state: Any) -> Any:
@@ -540,6 +544,10 @@ def test_saturation_of_nothing_is_refused() -> None:
         flow.saturation(run)
     with pytest.raises(ValueError, match="no record of f"):
         flow.saturation(run, gates=["f"])
+    with pytest.raises(
+        ValueError, match=r"saturation: the values of h are not all in \[0, 1\], as those of a gate are"
+    ):
+        flow.saturation(run, gates=["h"])
     with pytest.raises(ValueError, match="edge"):
         flow.saturation(run, edge=0.5)
 
@@ -691,5 +699,5 @@ def test_every_picture_has_its_words(draw: Callable[[Any, Any], Any], tmp_path: 
 
 
 def test_saturation_needs_a_record() -> None:
-    with pytest.raises(TypeError, match=r"unroll\(\.\.\., record=True\) returns it, not a Unrolled"):
+    with pytest.raises(TypeError, match=r"unroll\(\.\.\., record=True\) returns it; this is of type Unrolled"):
         flow.saturation(nn.unroll(nn.LSTMCell(3, 4), tg.ones(2, 2, 3)))

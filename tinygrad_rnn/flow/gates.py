@@ -50,7 +50,7 @@ def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.
     gates: names, such as "f"; by default all entries with values from 0 to 1.
     mask: (T, B), which steps are real; the others do not count. A step without a real row has the share NaN.
 
-    Raises ValueError if there is no such gate, or if the edge is not between 0 and 0.5.
+    Raises ValueError if there is no such gate, if its values are not all in [0, 1], or if the edge is not in (0, 0.5).
 
     >>> from tinygrad_rnn import nn, ones
     >>> found = saturation(nn.unroll(nn.LSTMCell(3, 5), ones(7, 2, 3), record=True), gates=["i", "f", "o"])
@@ -61,17 +61,22 @@ def saturation(record: Any, gates: Sequence[str] | None = None, edge: float = 0.
     if not isinstance(named, Mapping):
         raise TypeError(
             "saturation: the record of one cell (of layers, run.record[0]) is needed, as unroll(..., record=True) "
-            f"returns it, not a {type(named).__name__}"
+            f"returns it; this is of type {type(named).__name__}"
         )
     if not 0 < edge < 0.5:
         raise ValueError(f"saturation: the edge must be above 0 and below 0.5, not {edge}")
     values = {name: host_array(named[name]) for name in (named if gates is None else gates) if name in named}
     values = {name: x.reshape(len(x), -1, x.shape[-1]) for name, x in values.items()}
+    within = {name: x for name, x in values.items() if 0 <= x.min() <= x.max() <= 1}
     if gates is None:
-        values = {name: x for name, x in values.items() if 0 <= x.min() <= x.max() <= 1}
+        values = within
     if not values or (gates is not None and len(values) < len(gates)):
         wanted = "values within 0 and 1" if gates is None else ", ".join(gates)
         raise ValueError(f"saturation: no record of {wanted}; there are {', '.join(named)}")
+    if beyond := values.keys() - within.keys():
+        raise ValueError(
+            f"saturation: the values of {', '.join(sorted(beyond))} are not all in [0, 1], as those of a gate are"
+        )
     steps, batch, _ = next(iter(values.values())).shape
     real = np.ones((steps, batch), bool) if mask is None else host_array(mask).astype(bool)
     return Saturation(

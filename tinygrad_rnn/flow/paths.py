@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..nn.cells import WeightedCell
-from ..nn.unrolling import unroll
+from ..nn.unrolling import check_cell, unroll
 from ..nn.wrappers import RecurrenceDetached
 from ..tensor import Tensor
 from .gradients import gradient_norms
@@ -66,6 +66,7 @@ def gradient_paths(loss: Callable[[Any], Tensor], cell: Any, xs: Any, state: Any
     >>> found.state, found.direct.shape
     ('c', (7, 2, 5))
     """
+    check_cell("gradient_paths", cell)
     if not isinstance(cell, WeightedCell):
         raise TypeError(f"gradient_paths: a cell with weights of its own is needed, not a {type(cell).__name__}")
     parts = []

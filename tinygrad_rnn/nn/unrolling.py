@@ -71,7 +71,7 @@ def check_cell(who: str, cell: Any) -> None:
         cure = "layer.unrolled_by(bptt.checkpointed)(xs)" if who == "checkpointed" else "layer(xs)"
         raise TypeError(
             f"{who}: a cell is an object with input_projection(x) and step(z, state), but {cell!r} is none; a layer "
-            f"goes over the sequence by itself, {cure}"
+            f"goes over the sequence by itself, {cure}, and its cell is layer.cell, or layer.layers[0].cell"
         )
 
 
