@@ -60,7 +60,7 @@ def test_unknown_backends() -> None:
         lambda: tg.use_backend("jax").__enter__(),
         lambda: tg.ones(1).to("jax"),
     ):
-        with pytest.raises(BackendError, match="there is no backend 'jax'; there are 'cupy', 'numpy'"):
+        with pytest.raises(BackendError, match="there is no backend 'jax'; there are 'cupy', 'numpy'; CUDA is 'cupy'"):
             ask()
 
 

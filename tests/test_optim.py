@@ -464,7 +464,11 @@ def test_names_of_pytorch_say_what_is_here() -> None:
             _ = holder.param_groups
         with pytest.raises(AttributeError, match="has no attribute 'learning_rate'; instead: lr"):
             holder.learning_rate = 0.5
+        with pytest.raises(AttributeError, match="has no attribute 'state'; instead: slots"):
+            _ = holder.state
     with pytest.raises(AttributeError, match="a schedule has no attribute 'get_last_lr'; instead: lrs"):
         _ = optim.StepLR(opt, 1).get_last_lr
     with pytest.raises(AttributeError, match=r"instead: .*optim.StepLR"):
         _ = optim.lr_scheduler
+    with pytest.raises(AttributeError, match="'NAdam'; instead: Adam"):
+        _ = optim.NAdam

@@ -486,6 +486,7 @@ def test_a_list_of_tensors_says_what_to_do() -> None:
         (lambda: tg.ones(2).permute, "a Tensor has no attribute 'permute'; instead: transpose"),
         (lambda: tg.ones(2).nonsense, "'Tensor' object has no attribute 'nonsense'$"),
         (lambda: tg.cat, "instead: concatenate"),
+        (lambda: tg.ones(2).fill_, "instead: nn.init.constant_"),
         (lambda: tg.nn.ReLU, "instead: tg.relu"),
         (lambda: tg.nn.Linear(2, 2).register_buffer, "a module has no attribute.*an attribute that holds a Tensor"),
         (lambda: tg.nn.GRU(2, 2).weight_hh_l0, r"instead: layer.named_parameters"),

@@ -79,7 +79,7 @@ def get(name: str) -> Backend:
         return _backends[name]
     if name != "cupy":
         known = sorted({*_backends, "cupy"})
-        raise BackendError(f"there is no backend {name!r}; there are {', '.join(map(repr, known))}")
+        raise BackendError(f"there is no backend {name!r}; there are {', '.join(map(repr, known))}; CUDA is 'cupy'")
     found = _cupy_or_reason()
     if isinstance(found, str):
         raise BackendError(f"backend 'cupy' was asked for. {found}")

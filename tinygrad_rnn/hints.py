@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 TENSORS = {
+    "FloatTensor": "tensor, or astype('float32')",
+    "LongTensor": "tensor, or astype('int64')",
     "add_": "x += y within no_grad for a parameter, else x = x + y",
     "allclose": "np.allclose(x.numpy(), y.numpy())",
     "arctan": "sin, cos and tanh are there; any other function is a kernel and a rule, see tg.op",
@@ -42,6 +44,7 @@ TENSORS = {
     "empty": "zeros",
     "expand": "broadcast_to, of one tuple",
     "expand_as": "broadcast_to(y.shape)",
+    "fill_": "nn.init.constant_(x, number) for a parameter, else x = tg.full(x.shape, number)",
     "float": "astype('float32')",
     "float32": "np.float32, or 'float32'",
     "float64": "np.float64, or 'float64'",
@@ -114,6 +117,7 @@ TENSORS = {
     "type_as": "astype(y.dtype)",
     "unbind": "iteration: a, b = x",
     "unsqueeze": "expand_dims",
+    "utils": "tg.text.Windows for a text; batches may come from any iterator, and nn.padded pads",
     "value_and_grad": "loss.backward(), or tg.grad(loss, parameters)",
     "view": "reshape",
     "view_as": "reshape(y.shape)",
@@ -174,13 +178,17 @@ OPTIMISERS = {
     "ChainedScheduler": "LambdaLR with the product of the factors",
     "ConstantLR": "LambdaLR",
     "CosineAnnealingWarmRestarts": "SequentialLR of several CosineAnnealingLR",
+    "LBFGS": "Adam, or SGD with momentum",
+    "NAdam": "Adam, or SGD with nesterov=True",
     "OneCycleLR": "SequentialLR of LinearLR and CosineAnnealingLR",
     "PolynomialLR": "LambdaLR",
+    "RAdam": "Adam, with a LinearLR to warm up",
     "add_param_group": "optim.Groups(opt, another), of two optimisers",
     "get_last_lr": "lrs",
     "learning_rate": "lr",
     "lr_scheduler": "the schedules are in optim itself, optim.StepLR",
     "param_groups": "groups, each with settings of its own: opt.groups[0].lr",
+    "state": "slots, in the order of parameters",
 }
 _OUR_NAMES = "layer.named_parameters() has the names of parameters here, nn.torch_state_dict(layer) those of PyTorch"
 MODULES = {

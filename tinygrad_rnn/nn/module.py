@@ -102,7 +102,7 @@ class Module:
         if backend.is_dtype(where):
             where, dtype = None, where
         elif where not in (None, "numpy", "cupy", *backend.available_backends()):
-            raise TypeError(f"to: {where!r} is neither a backend, 'numpy' or 'cupy', nor a dtype")
+            raise TypeError(f"to: {where!r} is neither a backend, 'numpy' or 'cupy', nor a dtype; CUDA is 'cupy'")
         if dtype is not None and np.dtype(dtype).kind != "f":
             raise TypeError(f"to: {np.dtype(dtype)} cannot hold weights; a floating-point dtype is needed")
         moved = [
