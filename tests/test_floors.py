@@ -255,3 +255,9 @@ def test_the_page_on_the_code_has_every_file_on_its_floor() -> None:
     assert sorted(name for row in rows for name in row) == sorted(name for floor in FLOORS for name in floor)
     floors = [floor_of(name) for row in rows for name in sorted(row, key=floor_of)]
     assert floors == sorted(floors)
+
+
+def test_the_page_on_the_code_names_the_files_of_each_folder() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "code.md").read_text(encoding="utf-8")
+    files = [path for kind in ("*/*.py", "*/*.html") for path in ROOT.glob(kind) if path.name != "__init__.py"]
+    assert not [path.name for path in files if f"`{path.name}`" not in page]
