@@ -60,7 +60,7 @@ class Optimizer:
         self.slots: list[Slots] = [{} for _ in self.parameters]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in OPTIMISERS:  # such as learning_rate, which would change nothing
+        if name in ("learning_rate", "param_groups"):  # which would change nothing
             raise missing(name, type(self).__name__, OPTIMISERS[name])
         if isinstance(value, np.generic) or (
             isinstance(value, np.ndarray) and value.size == 1 and name in self.unsigned
