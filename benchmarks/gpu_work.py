@@ -44,9 +44,10 @@ def shapes(quick: bool, tiny: bool) -> dict[str, Workload]:
 def grid(quick: bool, tiny: bool) -> dict[str, Workload]:
     """The training steps among which to look for the crossover between CPU and GPU."""
     batches, sizes = ([1, 64], [128, 1024]) if quick else ([1, 16, 64, 256], [64, 128, 256, 512, 1024])
+    steps = 25
     if tiny:
-        batches, sizes = [1, 2], [4]
-    return {f"{h}, {b}": Workload(batch=b, steps=25, hidden_size=h, layers=1) for h, b in product(sizes, batches)}
+        batches, sizes, steps = [1, 2], [4], 4
+    return {f"{h}, {b}": Workload(batch=b, steps=steps, hidden_size=h, layers=1) for h, b in product(sizes, batches)}
 
 
 # ---- devices, precisions, clocks ----
@@ -192,7 +193,7 @@ def char(_: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]:
     with ExitStack() as stack:
         set_up("tinygrad_rnn", device, stack)
         settings = char_rnn.QUICK if quick or tiny else char_rnn.DEFAULTS
-        settings |= {"limit": 3000} if tiny else {}
+        settings |= {"limit": 3000, "steps": 5} if tiny else {}
         training, _ = char_rnn.prepare(settings, "", "fast")
         for epoch in range(1 if quick else 2):
             begin = time.perf_counter()
