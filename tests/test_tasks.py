@@ -181,7 +181,9 @@ def test_bad_settings_are_named() -> None:
             draw()
 
 
-@pytest.mark.parametrize("wrong", [0, None, np.random.RandomState(0), np.random.default_rng], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", [0, None, np.random.RandomState(0), np.random.default_rng], ids=["seed", "none", "RandomState", "function"]
+)
 def test_what_is_no_generator_is_told_what_is(wrong: Any) -> None:
     for draw in (tasks.first_symbol, tasks.adding, tasks.temporal_order, tasks.copy_memory, tasks.parity):
         with pytest.raises(TypeError, match=rf"{draw.__name__}: .* rng = np\.random\.default_rng\(0\), not "):
