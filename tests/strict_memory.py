@@ -44,7 +44,10 @@ class Memory:
     """What was allocated at once."""
 
     def __init__(self, root: np.ndarray) -> None:
-        self._root, self.ptr, self.size = root, root.ctypes.data, root.nbytes
+        self._root = root
+
+    ptr = property(lambda self: self._root.ctypes.data)
+    size = property(lambda self: self._root.nbytes)
 
     @property
     def bytes(self) -> np.ndarray:
