@@ -284,7 +284,7 @@ def test_what_is_made_again_takes_little_memory(exact: bool) -> None:
 
         captured = tg.capture(step, exact=exact)
         for _ in range(3):
-            captured(tg.ones(144, 16, 3))
+            captured(tg.ones(100, 16, 3))
         planned.append(captured.memory.planned)
     assert planned[1] < planned[0] / 3, planned
 

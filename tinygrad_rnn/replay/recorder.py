@@ -165,8 +165,8 @@ class Recorder(Watcher):
         if repr(backend.host.random_state()) != self._drawn:
             refuse("drew random numbers from the generator of parameters, which would be the same in each replay")
 
-    def call(self, op: Op, *inputs: Any, **attributes: Any) -> Any:
-        """Run a kernel on this run's arrays, and record the call."""
+    def call(self, op: Op, inputs: Any, attributes: dict[str, Any], present: Any) -> Any:
+        """Run a kernel on the present inputs and attributes, with this run's arrays, and record the call."""
         if attributes.pop("out", None) is not None:
             refuse(f"gives {op.name} an array to write to")
         if op is ops.where.op and isinstance(inputs[0], Scalar):
@@ -179,7 +179,7 @@ class Recorder(Watcher):
                 self.see(bare(x))
             elif op is ops.getitem.op:
                 refuse("picks elements by a boolean array, and so as many as its values say")
-        array = op.kernel(self.home.xp, *bare(inputs), **bare(attributes))
+        array = op.kernel(self.home.xp, *present[0], **present[1])
         if not backend.is_array(array):
             array = self.home.xp.asarray(array)  # NumPy returns scalars for 0-d results
         attributes, inputs = mapped(self._read, attributes), mapped(self._read, inputs)
@@ -247,9 +247,10 @@ def _deciding(op: Op, attributes: dict[str, Any]) -> list[Any]:
 
 def _stand_in(op: Op, xp: Any, *inputs: Any, **attributes: Any) -> Any:
     """Run a kernel, through the recorder if symbols are among its arguments."""
-    arguments = (*inputs, *attributes.values())
-    if bare(arguments) is not arguments:
-        return _current().call(op, *inputs, **attributes)
+    arguments = inputs, attributes
+    present = bare(arguments)
+    if present is not arguments:
+        return _current().call(op, *arguments, present)
     if _active.recorder is not None:
         for x in filter(backend.is_array, tree_leaves(arguments)):
             _active.recorder.see(x)
