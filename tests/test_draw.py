@@ -295,7 +295,12 @@ def test_infinite_gradients_have_a_colour_and_leave_others_their_widths() -> Non
     with np.errstate(all="ignore"):
         loss = (tg.sqrt(x) * w * 100).sum() + (w * 1000).sum()
         picture = tg.draw(loss, "svg", backward=True, gradients=True)
-        assert MEANINGS["nonfinite"] in key_of(loss, backward=True, gradients=True)
+        key = key_of(loss, backward=True, gradients=True)
+    assert MEANINGS["nonfinite"] in key
+    assert key[-2:] == [
+        "a gradient of norm 1.4e+03, the largest",
+        "one of 1; widths between go by the logarithm",
+    ]
     (strange,) = [link for link in widths(picture) if link[1] == COLOURS["nonfinite"]]
     assert re.fullmatch(r"sqrt#\d+ \(x\) \u2192 leaf#\d+, norm of the gradient inf", strange[2])
     assert len({width for width, *_ in widths(picture)}) > 3

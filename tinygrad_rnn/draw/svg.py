@@ -97,9 +97,9 @@ class _Scale:
 
     def __init__(self, links: Sequence[Link]) -> None:
         self.norms = [link.norm for link in links if link.norm is not None]
-        sizes = [norm for norm in self.norms if norm and isfinite(norm)]
-        self.top = max(sizes, default=0.0)
-        self.low = max(min(sizes, default=0.0), self.top / 1e8)
+        finite = [norm for norm in self.norms if isfinite(norm)]
+        self.least, self.top = min(finite, default=0.0), max(finite, default=0.0)
+        self.low = max(min(filter(None, finite), default=0.0), self.top / 1e8)  # the largest that is drawn thin
 
     def width(self, norm: float) -> float:
         if norm < self.top:
@@ -161,8 +161,8 @@ def _key(layout: Layout, scale: _Scale, backward: bool) -> Iterator[tuple[str, s
     if scale.top:
         kind = "backward" if backward else "forward"
         yield _sample(kind, WIDTHS[1]), f"a gradient of norm {scale.top:.2g}, the largest"
-        if (least := min(scale.norms)) < scale.top:
-            less = " or less" if least < scale.low else ""
+        if scale.least < scale.top:
+            less = " or less" if scale.least < scale.low else ""
             yield _sample(kind, WIDTHS[0]), f"one of {scale.low:.2g}{less}; widths between go by the logarithm"
 
 
