@@ -193,7 +193,7 @@ def char(_: str, device: str, quick: bool, tiny: bool) -> Iterator[Figure]:
     with ExitStack() as stack:
         set_up("tinygrad_rnn", device, stack)
         settings = char_rnn.QUICK if quick or tiny else char_rnn.DEFAULTS
-        settings |= {"limit": 3000, "steps": 5} if tiny else {}
+        settings = settings | {"limit": 3000, "steps": 5} if tiny else settings
         training, _ = char_rnn.prepare(settings, "", "fast")
         for epoch in range(1 if quick else 2):
             begin = time.perf_counter()

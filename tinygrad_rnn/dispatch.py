@@ -25,6 +25,7 @@ from .writes import own
 if TYPE_CHECKING:
     from .op import Op
 
+# bit: of a bare array, or a list, at this place. odd: of anything else that may not be a number that NumPy can hold.
 _UNWRAP = """
     if _isinstance({x}, _Taped):
         _cls = {x}.__class__

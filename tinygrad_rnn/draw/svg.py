@@ -26,7 +26,7 @@ COLOURS = {  # of links
     "state": "#1d4f91",
     "backward": "#d1345b",
     "unmeasured": "#d1345b",
-    "nonfinite": "#f08c00",
+    "nonfinite": "#8e24aa",
     "cut": "#a0a8b3",
 }
 DASHES = {"unmeasured": "1 4", "cut": "5 4"}
